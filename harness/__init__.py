@@ -1,0 +1,1 @@
+"""videomla-bench: run suites over streaming video models, keep records, make tables."""

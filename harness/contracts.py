@@ -1,0 +1,311 @@
+"""The three contracts: what a model, a metric and a probe must give. Read this file first.
+
+A model streams chunks of pixels; a metric turns one clip into numbers; a probe drives a live model. The harness
+owns seeds, files, clocks and retries: a model writes no file and reads no clock. Constructing any of the three is
+cheap, imports no heavy package and touches no device, so that a plan can be made on a machine without torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+Frames = NDArray[np.uint8]
+"""Pixels, uint8 [batch, frames, height, width, 3], or [frames, height, width, 3] for a single clip."""
+Direction = Literal["higher", "lower", "none"]
+
+
+class Options(BaseModel):
+    """Base of every plug-in's options: unknown keys are refused, values are checked and frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A new prompt for every clip of the batch, from pixel frame `frame` on."""
+
+    frame: int
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of a model: a batch of clips of equal length.
+
+    Attributes:
+        prompts: one text for each clip of the batch.
+        seeds: one seed for each clip; equal seeds and prompts must give equal clips.
+        frames: pixel frames wanted of each clip.
+        switches: later prompts, in order of their frame.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    frames: int
+    switches: tuple[Switch, ...] = ()
+
+    @property
+    def batch(self) -> int:
+        """Number of clips asked for."""
+        return len(self.prompts)
+
+
+class Spans(Protocol):
+    """Names a stage while it runs; the harness, never the model, reads the clock behind it.
+
+    Names: `text`, `prefix`, `chunk[i].denoise`, `chunk[i].clean_pass`, `decode[i]`, `to_host`, `switch`.
+    """
+
+    def __call__(self, name: str) -> AbstractContextManager[None]:
+        """A context that lasts as long as the stage `name`."""
+        ...
+
+
+def no_spans(name: str) -> AbstractContextManager[None]:
+    """The `Spans` that measures nothing."""
+    return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model says of itself without its weights being allocated. `None` means that it does not apply.
+
+    Attributes:
+        family: the published method, as in `videomla` or `self_forcing`.
+        height, width: pixels of a frame.
+        frame_rate: nominal frames per second of the clips.
+        frames_per_chunk: pixel frames that one chunk adds in the steady state.
+        temporal_ratio: pixel frames per latent frame (4 for Wan's VAE, 1 without one).
+        parameters: weights of the video transformer.
+        layers: transformer blocks with a self-attention cache.
+        window_frames: latent frames that attention sees, sink and current chunk included; None when unlimited.
+        sink_frames: latent frames that are never evicted.
+        tokens_per_frame: tokens of one latent frame.
+        cached_scalars: numbers kept per token and layer.
+        cache_bytes: bytes of one request's full window over all layers, guidance's second cache included.
+        forwards_per_chunk: network calls per chunk, clean pass and guidance included.
+        weights: `trained`, `random` (speed and memory only; marked in every table) or `none`.
+        weight_digests: SHA-256 by file name.
+        licence: of the weights, as the user must respect it.
+        details: anything else, JSON.
+    """
+
+    family: str
+    height: int
+    width: int
+    frame_rate: float
+    frames_per_chunk: int
+    temporal_ratio: int = 1
+    parameters: int | None = None
+    layers: int | None = None
+    window_frames: int | None = None
+    sink_frames: int | None = None
+    tokens_per_frame: int | None = None
+    cached_scalars: int | None = None
+    cache_bytes: int | None = None
+    forwards_per_chunk: int | None = None
+    weights: Literal["trained", "random", "none"] = "none"
+    weight_digests: Mapping[str, str] = field(default_factory=dict)
+    licence: str = ""
+    details: Mapping[str, Json] = field(default_factory=dict)
+
+
+class VideoModel(ABC):
+    """A streaming video model behind a name and checked options.
+
+    `version` changes whenever the adapter's code could change a pixel. The harness calls `load` once, `stream` any
+    number of times, and `unload` when no more units need the model.
+    """
+
+    version: ClassVar[str] = "1"
+    schema: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Options) -> None:
+        self.options: Any = options
+
+    @abstractmethod
+    def describe(self) -> ModelCard:
+        """The model's card. Allocates no weights."""
+
+    def identity(self, device: str) -> Mapping[str, Json]:
+        """What decides the pixels beyond name, version and options: weight digests, resolved back end, dtype.
+
+        Part of every unit's key. Imports no torch. `device` is `cpu` or `cuda`.
+        """
+        return {"weights": dict(self.describe().weight_digests)}
+
+    def load(self, device: str) -> None:
+        """Bring the weights to `device` (`cpu`, `cuda`, `cuda:1`). Raises `WeightsError` when they do not fit."""
+        return
+
+    @abstractmethod
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        """Yield decoded chunks, uint8 [batch, frames, height, width, 3], `request.frames` frames in all.
+
+        Each chunk is yielded as soon as its pixels are on the host. The first may be shorter than the others.
+        Randomness comes from `request.seeds` alone, a generator a clip.
+        """
+
+    def unload(self) -> None:
+        """Free the weights."""
+        return
+
+
+# --------------------------------------------------------------------------------------------- metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One number that a metric or a probe gives, and how to read it."""
+
+    name: str
+    unit: str = ""
+    direction: Direction = "higher"
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A finished clip as a metric sees it.
+
+    Attributes:
+        path: the video file.
+        prompt: the text it was made from (the first one, when it switches).
+        seed: its seed; `index` counts the samples of one prompt from 0.
+        frames, height, width, frame_rate: as in the file.
+        digest: SHA-256 of the decoded frames.
+        switches: later prompts as (pixel frame, text).
+        read: decodes the whole clip, uint8 [frames, height, width, 3].
+    """
+
+    path: Path
+    prompt: str
+    seed: int
+    index: int
+    frames: int
+    height: int
+    width: int
+    frame_rate: float
+    digest: str
+    read: Callable[[], Frames]
+    switches: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a plug-in can run here; when not, why, and the command that mends it."""
+
+    ready: bool
+    reason: str = ""
+    fix: str = ""
+
+
+class Metric(ABC):
+    """Numbers of one clip, and their aggregate over clips.
+
+    `score` may need the metric's own packages; `aggregate` is pure, so totals can be recomputed without them.
+
+    Attributes:
+        version: changes whenever a score could change.
+        values: every number that `score` gives.
+        environment: name of the environment that `score` runs in; `core` is this process.
+    """
+
+    version: ClassVar[str] = "1"
+    schema: ClassVar[type[Options]] = Options
+    values: ClassVar[tuple[Value, ...]]
+    environment: ClassVar[str] = "core"
+
+    def __init__(self, options: Options) -> None:
+        self.options: Any = options
+
+    def available(self) -> Availability:
+        """Whether environment and weights are here. Cheap; imports nothing heavy."""
+        return Availability(True)
+
+    def identity(self) -> Mapping[str, Json]:
+        """What decides a score beyond name, version, options and clip: weight digests, the environment's lock."""
+        return {}
+
+    def setup(self, device: str) -> None:
+        """Import packages and load weights, once, before the first `score`."""
+        return
+
+    @abstractmethod
+    def score(self, clip: Clip) -> Mapping[str, float]:
+        """One float for each of `values`; NaN where the clip does not define it. Raises `ClipError`."""
+
+    def aggregate(self, name: str, scores: Sequence[float]) -> float:
+        """The value `name` over clips. Pure: floats in, a float out. The mean unless overridden."""
+        return float(np.mean(scores)) if len(scores) else float("nan")
+
+
+# ---------------------------------------------------------------------------------------------- probes
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a probe has the model do: prompts and seeds to draw from, and the pixel frames of a clip."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    frames: int
+    batch: int = 1
+    switches: tuple[Switch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The model under measurement: how to name it, what it says of itself, and how to make it live.
+
+    `load` returns the model ready on `device`; `name` and `options` suffice to make it anew in a fresh process.
+    """
+
+    name: str
+    options: Mapping[str, Json]
+    card: ModelCard
+    device: str
+    load: Callable[[], VideoModel]
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a probe found: headline values, every raw sample by name, and notes for the record."""
+
+    values: Mapping[str, float]
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    notes: Mapping[str, Json] = field(default_factory=dict)
+
+
+class Probe(ABC):
+    """A measurement of a live model, or of the device alone when `needs_model` is false."""
+
+    version: ClassVar[str] = "1"
+    schema: ClassVar[type[Options]] = Options
+    values: ClassVar[tuple[Value, ...]]
+    needs_model: ClassVar[bool] = True
+
+    def __init__(self, options: Options) -> None:
+        self.options: Any = options
+
+    def available(self, device: str) -> Availability:
+        """Whether the probe can run on `device`."""
+        return Availability(True)
+
+    @abstractmethod
+    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+        """Run the measurement. `subject` is None only where `needs_model` is false."""

@@ -1,0 +1,1 @@
+"""Locked environments for metrics whose packages cannot be installed beside each other."""

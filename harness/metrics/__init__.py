@@ -1,0 +1,1 @@
+"""Metrics of a clip; heavy imports happen inside `setup`."""

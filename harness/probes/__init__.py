@@ -1,0 +1,1 @@
+"""Probes: measurements of a live model, alone on its device."""

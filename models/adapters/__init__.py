@@ -1,0 +1,1 @@
+"""Adapters: a name, a window policy and a checkpoint layout each; importing one imports no torch."""
