@@ -72,7 +72,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     Returns:
         float64, the shape of `x`.
     """
-    pairs = x.double().unflatten(-1, (-1, 2))
+    pairs = x.double().reshape(*x.shape[:-1], -1, 2)
     shape = (1, angles.shape[0], *([1] * (x.dim() - 3)), angles.shape[1])
     cos, sin = angles.double().cos().reshape(shape), angles.double().sin().reshape(shape)
     even, odd = pairs[..., 0], pairs[..., 1]
