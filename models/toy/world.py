@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
 from itertools import product
@@ -81,7 +81,7 @@ class Caption:
     background: str
 
     def __post_init__(self) -> None:
-        kinds = (COLOURS, SHAPES, SPEEDS, DIRECTIONS, BACKGROUNDS)
+        kinds: tuple[Collection[str], ...] = (COLOURS, SHAPES, SPEEDS, DIRECTIONS, BACKGROUNDS)
         for name, value, known in zip(self.__slots__, astuple(self), kinds, strict=True):
             if value not in known:
                 raise ValueError(f"{name} {value!r} is not one of: {', '.join(known)}")
