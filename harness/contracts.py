@@ -221,12 +221,14 @@ class Metric(ABC):
     Attributes:
         version: changes whenever a score could change.
         values: every number that `score` gives.
+        derived: every number that `derive` makes from the aggregates of `values`.
         environment: name of the environment that `score` runs in; `core` is this process.
     """
 
     version: ClassVar[str] = "1"
     schema: ClassVar[type[Options]] = Options
     values: ClassVar[tuple[Value, ...]]
+    derived: ClassVar[tuple[Value, ...]] = ()
     environment: ClassVar[str] = "core"
 
     def __init__(self, options: Options) -> None:
@@ -251,6 +253,10 @@ class Metric(ABC):
     def aggregate(self, name: str, scores: Sequence[float]) -> float:
         """The value `name` over clips. Pure: floats in, a float out. The mean unless overridden."""
         return float(np.mean(scores)) if len(scores) else float("nan")
+
+    def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        """Each of `derived` from the aggregates of `values`; one that cannot be made is left out. Pure."""
+        return {}
 
 
 # ---------------------------------------------------------------------------------------------- probes
