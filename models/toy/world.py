@@ -59,14 +59,17 @@ SPEEDS: dict[str, int] = {"slowly": 1, "quickly": 2}
 GRAMMAR = "a COLOUR SHAPE moves SPEED DIRECTION on a BACKGROUND background"
 EXAMPLE = "a red circle moves slowly to the left on a navy background"
 
+_SUBSAMPLES = 16
+
+FULL = _SUBSAMPLES**2
+"""What `coverage` counts for a pixel that lies inside the shape."""
+
 PAD, UNKNOWN = 0, 1
 """Ids of the padding and of every word that no caption uses."""
 
 TEXT_LENGTH = 8
 """Ids that `tokens` gives for a text; a caption fills at most six."""
 
-_SUBSAMPLES = 16
-_FULL = _SUBSAMPLES**2
 _FUNCTION_WORDS = frozenset({"a", "moves", "to", "the", "on", "background"})
 
 
@@ -194,11 +197,10 @@ def _windows() -> NDArray[np.int64]:
 @cache
 def _palette() -> NDArray[np.uint8]:
     # [colour, background, coverage 0..256, 3], rounded to the nearest integer.
-    full = _FULL
-    alpha = np.arange(full + 1)[:, None]
+    alpha = np.arange(FULL + 1)[:, None]
     ink = np.array(list(COLOURS.values()), np.int64)[:, None, None, :]
     paper = np.array(list(BACKGROUNDS.values()), np.int64)[None, :, None, :]
-    return ((ink * alpha + paper * (full - alpha) + full // 2) // full).astype(np.uint8)
+    return ((ink * alpha + paper * (FULL - alpha) + FULL // 2) // FULL).astype(np.uint8)
 
 
 def render_batch(
@@ -231,7 +233,7 @@ def render_batch(
     centre = origin + time[:, :, None] * np.array([caption.step for caption in captions])[:, None, :]
     roll = (SIZE // 2 - centre) % SIZE
     alpha = _windows()[shape[:, None], roll[:, :, 1], roll[:, :, 0]]
-    table = (colour * len(BACKGROUNDS) + background) * (_FULL + 1)
+    table = (colour * len(BACKGROUNDS) + background) * (FULL + 1)
     clips: NDArray[np.uint8] = np.take(_palette().reshape(-1, 3), alpha + table[:, None, None, None], axis=0)
     return clips
 
