@@ -1,0 +1,214 @@
+"""Where weights lie: a path, a folder or a Hub id become files, and files become digests. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import NotAvailable, WeightsError
+
+ROOT_VARIABLE = "VIDEOMLA_WEIGHTS"
+CACHE_VARIABLE = "VIDEOMLA_CACHE"
+SUFFIXES = (".safetensors", ".pt", ".pth")
+INDEX_SUFFIX = ".index.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w][\w./-]*)?")
+_ALWAYS_HASHED = 8 << 20  # below this, hashing costs less than keeping a cache honest
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Resolved weight files.
+
+    Attributes:
+        name: what the user wrote.
+        files: the files that hold tensors; several only when `index` is set.
+        index: the `*.index.json` of a sharded checkpoint.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    index: Path | None = None
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 by file name."""
+        return {path.name: digest(path) for path in self.files}
+
+
+def resolve(name: str | Path, download: bool = False) -> Source:
+    """Files behind a path, a folder, or a Hub id `org/name` or `org/name:file/in/the/repository`.
+
+    A Hub id is looked up in `$VIDEOMLA_WEIGHTS/org/name`, then in the local Hub cache. Nothing is downloaded unless
+    `download` is true, which only a command typed by the user may set.
+
+    Raises:
+        WeightsError: no such path, no weights in the folder, several where one is meant, a shard is missing.
+        NotAvailable: a Hub id that is not on this machine.
+    """
+    text = str(name)
+    path = Path(text).expanduser()
+    if path.exists():
+        return _from_path(text, path)
+    if isinstance(name, Path) or not _HUB_ID.fullmatch(text) or (path.suffix in SUFFIXES and ":" not in text):
+        raise WeightsError(
+            f"{text} does not exist",
+            f"give a file ({', '.join(SUFFIXES)}), a folder, or a Hub id such as org/name",
+        )
+    return _from_hub(text, download)
+
+
+def _from_hub(text: str, download: bool) -> Source:
+    repository, _, inner = text.partition(":")
+    if ".." in inner.split("/"):
+        raise WeightsError(f"{text}: the file lies outside its repository", "give a path inside it")
+    root = os.environ.get(ROOT_VARIABLE)
+    folder = Path(root).expanduser() / repository if root else None
+    if folder is None or not (folder / inner).exists():
+        folder = _hub_snapshot(repository, inner, download)
+    if folder is None or not (folder / inner).exists():
+        place = f"{root or '$' + ROOT_VARIABLE}/{repository}"
+        wanted = f" {inner}" if inner else ""
+        raise NotAvailable(
+            f"weights {text} are not on this machine (offline root: {root or 'not set'})",
+            f"hf download {repository}{wanted} --local-dir {place} and set {ROOT_VARIABLE}",
+        )
+    return _from_path(text, folder / inner)
+
+
+def _hub_snapshot(repository: str, inner: str, download: bool) -> Path | None:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    except ImportError:
+        if download:
+            raise NotAvailable("huggingface_hub is not installed", "pip install 'videomla-bench[wan]'") from None
+        return None
+    patterns = [inner] if inner else None
+    try:
+        return Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=not download))
+    except LocalEntryNotFoundError:
+        return None
+    except (HfHubHTTPError, RepositoryNotFoundError, OSError) as error:
+        raise NotAvailable(
+            f"weights {repository} cannot be downloaded: {error}", "check the name and the network"
+        ) from error
+
+
+def _from_path(text: str, path: Path) -> Source:
+    if path.is_dir():
+        path = _pick(text, path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return Source(text, _shards(path), path)
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"{path} is no checkpoint that can be read", f"give one of {', '.join(SUFFIXES)}")
+    return Source(text, (path,))
+
+
+def _pick(text: str, folder: Path) -> Path:
+    """The one checkpoint of a folder: a sharded index first, then a single file, then `transformer/` of a pipeline."""
+    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    if len(indices) == 1:
+        return indices[0]
+    found = indices or sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if len(found) == 1:
+        return found[0]
+    if not found and (folder / "transformer").is_dir():
+        return _pick(text, folder / "transformer")
+    if found:
+        names = ", ".join(path.name for path in found[:10])
+        raise WeightsError(f"{folder} holds {len(found)} checkpoints: {names}", "name the file that is meant")
+    raise WeightsError(f"{folder} holds no checkpoint", f"put one there ({', '.join(SUFFIXES)})")
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name to shard name of a `*.index.json`. Raises `WeightsError` when it is malformed."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is no shard index: {type(error).__name__}", "download it again") from error
+    if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):
+        raise WeightsError(f"{path} is no shard index: weight_map is empty or malformed", "download it again")
+    for shard in table.values():
+        if Path(shard).name != shard or Path(shard).suffix not in SUFFIXES:
+            raise WeightsError(f"{path} names {shard!r}, which is no file beside it", "download it again")
+    return table
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    shards = sorted({index.parent / shard for shard in read_index(index).values()})
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise WeightsError(
+            f"{index}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:10])}",
+            f"put them into {index.parent}",
+        )
+    return tuple(shards)
+
+
+# --------------------------------------------------------------------------------------------- digests
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    For a large file it is remembered by path, size, inode and times in `$VIDEOMLA_CACHE` (or the user's cache folder).
+    """
+    state = path.stat()
+    if state.st_size < _ALWAYS_HASHED:
+        return hash_file(path)
+    key = f"{path.resolve()}|{state.st_size}|{state.st_ino}|{state.st_mtime_ns}|{state.st_ctime_ns}"
+    cache = cache_folder() / "digests.json"
+    known = _read_cache(cache)
+    if key not in known:
+        known[key] = hash_file(path)
+        with contextlib.suppress(OSError):  # a read-only home costs time, not correctness
+            write_atomically(cache, json.dumps(known, indent=0).encode())
+    return known[key]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hex, read now."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def joint_digest(digests: Sequence[str]) -> str:
+    """One SHA-256 for several files, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """`$VIDEOMLA_CACHE`, or `videomla-bench` in the user's cache folder. May not exist yet."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videomla-bench"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never a part. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _read_cache(path: Path) -> dict[str, str]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -1,0 +1,198 @@
+"""Checkpoints of the transformer: opened in any published layout, checked against a module, loaded tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import WeightsError
+from models.layouts import Layout, canonical, unwrap
+from models.sources import Source, resolve
+from models.tensorfiles import TensorFile, open_tensors
+
+SHOWN = 10
+
+
+class Checkpoint:
+    """Named tensors on disk under the names of the original Wan2.1 checkpoint; nothing is read until asked for.
+
+    Attributes:
+        source: the files. `layout`: the layout they are in.
+        part: the entry taken from a training checkpoint, as in `generator_ema`; empty for a plain state dict.
+        shapes: shape by original name.
+        metadata: strings of a safetensors header.
+    """
+
+    def __init__(self, source: Source, file: TensorFile, layout: Layout | Literal["auto"], lora: Lora | None) -> None:
+        self.source = source
+        self.part = file.part
+        self.metadata = dict(file.metadata)
+        self._file = file
+        self._stored, self.layout = canonical(source.name, file.shapes, layout)
+        self.shapes = {name: file.shapes[stored] for name, stored in self._stored.items()}
+        self._lora = lora
+        if lora is not None:
+            lora.check(self.shapes)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def read(self, name: str) -> Tensor:
+        """One tensor on the CPU, LoRA merged. Raises `WeightsError` when it is absent or not finite."""
+        if name not in self._stored:
+            raise WeightsError(f"{self.source.name} has no {name}", "give a checkpoint of the whole model")
+        tensor = self._file.read(self._stored[name])
+        check_finite(self.source.name, name, tensor)
+        return tensor if self._lora is None else self._lora.merge(name, tensor)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 by file name, the LoRA's file included."""
+        return self.source.digests() | (self._lora.source.digests() if self._lora else {})
+
+
+def open_checkpoint(
+    source: str | Path | Source,
+    layout: Layout | Literal["auto"] = "auto",
+    ema: bool | None = None,
+    lora: str | Path | Source | None = None,
+    lora_alpha: float | None = None,
+    download: bool = False,
+) -> Checkpoint:
+    """Open a checkpoint of the transformer.
+
+    Args:
+        source: a file, a folder, or a Hub id (see `models.sources.resolve`, also for `download`).
+        ema: averaged weights or raw ones, where a training checkpoint holds both; None prefers the averaged.
+        lora: low-rank update to merge: W + alpha / rank * B A.
+        lora_alpha: its alpha; None means alpha = rank, which holds for LongLive (both 256).
+
+    Raises:
+        WeightsError: the file is missing, truncated, unsafe or in no known layout.
+        NotAvailable: a Hub id that is not on this machine.
+    """
+    found = source if isinstance(source, Source) else resolve(source, download)
+    update = None
+    if lora is not None:
+        update = Lora(lora if isinstance(lora, Source) else resolve(lora, download), lora_alpha)
+    return Checkpoint(found, open_tensors(found, ema), layout, update)
+
+
+class Lora:
+    """A low-rank update in peft's naming (`<linear>.lora_A.weight`, `.lora_B.weight`), merged while reading.
+
+    LongLive's `lora.pt` keeps it under `generator_lora`.
+    """
+
+    def __init__(self, source: Source, alpha: float | None = None) -> None:
+        self.source = source
+        self.alpha = alpha
+        self._file = open_tensors(source, parts=("generator_lora",))
+        self._pairs: dict[str, dict[str, str]] = {}
+        unknown = []
+        for stored in self._file.shapes:
+            name = unwrap(stored).replace(".default.", ".")
+            stem, _, leaf = name.rpartition(".lora_")
+            if leaf not in ("A.weight", "B.weight"):
+                unknown.append(stored)
+                continue
+            self._pairs.setdefault(f"{stem}.weight", {})[leaf[0]] = stored
+        if unknown or not self._pairs:
+            shown = ", ".join(unknown[:SHOWN]) or "none"
+            raise WeightsError(f"{source.name} is no LoRA; its unknown names are {shown}", "give lora_A/lora_B pairs")
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse an update whose pairs are incomplete or do not fit the base weights."""
+        wrong = []
+        for name, pair in self._pairs.items():
+            down, up = (self._file.shapes[pair[leaf]] if leaf in pair else () for leaf in "AB")
+            fits = len(down) == len(up) == 2 and down[0] == up[1] and shapes.get(name) == (up[0], down[1])
+            if not fits:
+                wrong.append(f"{name} (A {_shape(down)}, B {_shape(up)}, base {_shape(shapes.get(name, ()))})")
+        if wrong:
+            raise WeightsError(
+                f"{self.source.name} does not fit its base: {_listed(wrong)}", "give the base it was trained on"
+            )
+
+    def merge(self, name: str, weight: Tensor) -> Tensor:
+        """`weight` plus its update, computed in float32, in `weight`'s dtype."""
+        pair = self._pairs.get(name)
+        if pair is None:
+            return weight
+        down, up = (self._file.read(pair[leaf]) for leaf in "AB")
+        for leaf, tensor in (("A", down), ("B", up)):
+            check_finite(self.source.name, pair[leaf], tensor)
+        scale = 1.0 if self.alpha is None else self.alpha / down.shape[0]
+        return torch.addmm(weight.float(), up.float(), down.float(), alpha=scale).to(weight.dtype)
+
+
+def load_into(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Give every parameter and buffer of `module` the checkpoint's values, one tensor at a time.
+
+    Build the module on the meta device: then memory peaks at the model plus one tensor (a shard, at most). Floating
+    tensors become `dtype` (None keeps the file's). Whether a parameter wants gradients stays as it was.
+
+    Raises:
+        WeightsError: names are missing, unexpected or misshapen (all in one message), or a tensor holds NaN or Inf.
+    """
+    targets = dict(module.state_dict(keep_vars=True))
+    check_names(checkpoint.source.name, {name: tuple(t.shape) for name, t in targets.items()}, checkpoint.shapes)
+    for name, old in targets.items():
+        tensor = checkpoint.read(name)
+        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        # A copy always: what is read may be a view of the mapped file.
+        fresh = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
+        owner_name, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(owner_name)
+        if isinstance(old, nn.Parameter):
+            setattr(owner, leaf, nn.Parameter(fresh, requires_grad=old.requires_grad))
+        else:
+            setattr(owner, leaf, fresh)
+
+
+def check_names(source: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:
+    """Raise one `WeightsError` with every disagreement between two tables of shapes, ten names of each kind."""
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    misshapen = [
+        f"{name} {_shape(found[name])} instead of {_shape(expected[name])}"
+        for name in expected
+        if name in found and tuple(found[name]) != tuple(expected[name])
+    ]
+    parts = [
+        f"{len(names)} {kind}: {_listed(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if names
+    ]
+    if parts:
+        sizes = "choose the preset whose sizes and attention the checkpoint has"
+        raise WeightsError(f"{source} does not fit the model; {'; '.join(parts)}", sizes)
+
+
+def check_finite(source: str, name: str, tensor: Tensor) -> None:
+    """Raise `WeightsError` naming the tensor when it holds NaN or Inf."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    low, high = torch.aminmax(tensor)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise WeightsError(
+            f"{source}: {name} holds NaN or Inf", "the file is damaged or training diverged; take another"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f", … {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "none"

@@ -1,0 +1,110 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import NotAvailable, WeightsError
+from models.sources import digest, resolve, write_atomically
+
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "weights"
+    monkeypatch.setenv("VIDEOMLA_WEIGHTS", str(root))
+    monkeypatch.setenv("VIDEOMLA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (root / "org" / "name" / "checkpoints").mkdir(parents=True)
+    return root
+
+
+def test_a_hub_id_is_found_under_the_offline_root(offline: Path) -> None:
+    inner = offline / "org" / "name" / "checkpoints" / "dmd.pt"
+    inner.touch()
+    assert resolve("org/name:checkpoints/dmd.pt").files == (inner,)
+    (offline / "org" / "name" / "model.safetensors").touch()
+    assert [path.name for path in resolve("org/name").files] == ["model.safetensors"]
+
+
+def test_a_hub_id_that_is_not_here_says_how_to_bring_it() -> None:
+    with pytest.raises(NotAvailable, match="org/other") as caught:
+        resolve("org/other:a.pt")
+    assert "hf download org/other a.pt" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["org/name:../../secret.pt", "org/name:checkpoints/../../x.pt"])
+def test_a_hub_id_does_not_leave_its_repository(name: str) -> None:
+    with pytest.raises(WeightsError):
+        resolve(name)
+
+
+@pytest.mark.parametrize("name", ["nowhere.pt", "a/b/c/d", "folder/model.safetensors", "/none/such.pt", ""])
+def test_a_missing_path_is_no_hub_id(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError):
+        resolve(name)
+
+
+def test_a_folder_must_hold_one_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(WeightsError, match="holds no checkpoint"):
+        resolve(folder)
+    for name in ("a.pt", "b.safetensors"):
+        (folder / name).touch()
+    with pytest.raises(WeightsError, match=r"2 checkpoints: a\.pt, b\.safetensors"):
+        resolve(folder)
+
+
+@pytest.mark.parametrize("shard", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "x.py"])
+def test_an_index_names_only_its_neighbours(tmp_path: Path, shard: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"w": "%s"}}' % shard)  # noqa: UP031
+    with pytest.raises(WeightsError, match="no file beside it"):
+        resolve(index)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"w": 3}}'])
+def test_a_malformed_index_is_refused(tmp_path: Path, text: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(WeightsError, match="no shard index"):
+        resolve(index)
+
+
+def test_digest_of_a_small_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    path.touch()
+    assert digest(path) == EMPTY
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(bytes(9 << 20))
+    first = digest(path)
+    cache = tmp_path / "cache" / "digests.json"
+    cache.write_text(cache.read_text().replace(first, "0" * 64))
+    assert digest(path) == "0" * 64
+    state = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"x")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert digest(path) not in (first, "0" * 64)
+    cache.write_text("{broken")
+    assert len(digest(path)) == 64
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f"
+    write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [found.name for found in tmp_path.iterdir() if found.is_file()] == ["f"]
