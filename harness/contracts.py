@@ -147,6 +147,13 @@ class VideoModel(ABC):
         """
         return {"weights": dict(self.describe().weight_digests)}
 
+    def request_identity(self, prompt: str, seed: int) -> Mapping[str, Json]:
+        """What decides this one clip's pixels beyond `identity`, as the digest of a file it is read from.
+
+        Part of the key of the generate unit. Imports no torch.
+        """
+        return {}
+
     def load(self, device: str) -> None:
         """Bring the weights to `device` (`cpu`, `cuda`, `cuda:1`). Raises `WeightsError` when they do not fit."""
         return

@@ -41,6 +41,12 @@ class RecordError(HarnessError):
     """A record file cannot be read, written or compared."""
 
 
+class StorageError(HarnessError):
+    """The disk is full or refuses a write; nothing that was recorded is lost."""
+
+    exit_code = 1
+
+
 class WeightsError(HarnessError):
     """A checkpoint is missing, truncated, unsafe, or does not fit its model."""
 

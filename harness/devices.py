@@ -1,0 +1,132 @@
+"""Devices without torch: what `auto` means here, and how a record describes the machine."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from harness.contracts import Json
+from harness.errors import NotAvailable
+
+PACKAGES = ("videomla-bench", "torch", "triton", "numpy", "av", "pandas", "scipy", "safetensors")
+"""Whose versions stand in every record, where they are installed."""
+
+
+@functools.cache
+def cuda_devices() -> int:
+    """CUDA devices that torch could use: 0 without a driver, or with a torch that was built without CUDA.
+
+    Asks the driver directly (`cuInit`, `cuDeviceGetCount`), which honours CUDA_VISIBLE_DEVICES.
+    """
+    if not _torch_has_cuda():
+        return 0
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _torch_has_cuda() -> bool:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    try:
+        text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return re.search(r"^cuda\b[^=]*=\s*['\"]", text, re.MULTILINE) is not None
+
+
+def resolve(device: str) -> str:
+    """`auto` as `cuda` where there is one and `cpu` elsewhere; raises `NotAvailable` for a `cuda` that is not here."""
+    if device == "auto":
+        return "cuda" if cuda_devices() else "cpu"
+    if device.startswith("cuda") and not cuda_devices():
+        raise NotAvailable("no CUDA device that torch can use", "--set device=cpu, or install torch built for CUDA")
+    return device
+
+
+def describe(device: str) -> dict[str, Json]:
+    """The machine as records keep it: the device's kind and name, memory, cores, operating system; no host name."""
+    found: dict[str, Json] = {
+        "kind": device.partition(":")[0],
+        "name": _gpu_name() if device.startswith("cuda") else _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_bytes": _memory(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    return found
+
+
+@functools.cache
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named.group(1).strip() if named else platform.machine()
+
+
+@functools.cache
+def _gpu_name() -> str:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "unknown"
+    name = ctypes.create_string_buffer(256)
+    handle = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), 0) or driver.cuDeviceGetName(name, 256, handle):
+        return "unknown"
+    return name.value.decode(errors="replace")
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+@functools.cache
+def versions() -> Mapping[str, Json]:
+    """Versions of Python and of the packages that could change a result, without importing them."""
+    found: dict[str, Json] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state(*folders: Path) -> Mapping[str, Json]:
+    """Commit and dirty flag of the first of `folders` that git tracks, and its number as `of`; nulls without one."""
+    for index, folder in enumerate(folders):
+        commit = _git(folder, "rev-parse", "HEAD")
+        if commit and _git(folder, "ls-files", "--error-unmatch", "."):
+            dirty = _git(folder, "status", "--porcelain", "--untracked-files=no")
+            return {"commit": commit, "dirty": bool(dirty), "of": ("code", "suite")[min(index, 1)]}
+    return {"commit": None, "dirty": None, "of": None}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

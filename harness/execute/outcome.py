@@ -1,0 +1,60 @@
+"""What a run reports: a tick after every unit, and the outcome at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Progress of a run, after each unit and whenever `message` changes.
+
+    Attributes:
+        finished: units of this run's work that are through, whatever their status. total: all of that work.
+        failed: of those finished.
+        seconds: since the run began its work.
+        message: what is going on, as in `loading dense`; empty with a record.
+        record: the record just written.
+    """
+
+    finished: int
+    total: int
+    failed: int
+    seconds: float
+    message: str = ""
+    record: Record | None = None
+
+
+Progress = Callable[[Tick], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. Counts are of planned units, by the newest record of each.
+
+    Attributes:
+        folder: the run folder.
+        planned: units of the plan. found: of those, done before this run. made: done by it.
+        failed, skipped: what the newest record says. pending: neither tried nor done.
+        stopped: why the run ended early; empty when it went through.
+    """
+
+    folder: Path
+    planned: int
+    found: int
+    made: int
+    failed: int
+    skipped: int
+    pending: int
+    stopped: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 everything is done, 1 something failed or the run was stopped, 3 units are missing or were skipped."""
+        if self.failed or self.stopped:
+            return 1
+        return 3 if self.pending or self.skipped else 0

@@ -1,0 +1,87 @@
+"""Prompt files: one prompt a line, or a column of a CSV or JSONL file, checked against a digest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from pathlib import Path
+
+from harness.errors import SuiteError, nearest
+
+MAX_BYTES = 256 * 2**20
+MAX_PROMPT = 100_000
+"""Characters of one prompt."""
+
+
+def read_prompts(path: Path, column: str, sha256: str, where: str) -> tuple[list[str], str]:
+    """The prompts in `path` and the SHA-256 of its bytes.
+
+    `.csv` and `.jsonl` are read by `column`; any other file has one prompt a line, blank lines left out. Every line
+    is a prompt, also one that starts with `#`. Raises `SuiteError` that starts with `where`.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise SuiteError(f"{where}: prompt file {path.name} is larger than {MAX_BYTES >> 20} MiB")
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        known = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        hint = f"; {nearest(path.name, known)}" if known else ""
+        raise SuiteError(f"{where}: prompt file {path} does not exist{hint}") from error
+    except UnicodeDecodeError as error:
+        raise SuiteError(f"{where}: prompt file {path} is not UTF-8") from error
+    except OSError as error:
+        raise SuiteError(f"{where}: prompt file {path} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 and digest != sha256:
+        raise SuiteError(
+            f"{where}: prompt file {path} has SHA-256 {digest}, not {sha256}",
+            "restore the file, or write its new digest if the change is meant",
+        )
+    readers = {".csv": _from_csv, ".jsonl": _from_jsonl}
+    reader = readers.get(path.suffix.lower())
+    prompts = reader(text, column, f"{where}: {path.name}") if reader else text.split("\n")
+    return [prompt.rstrip("\r") for prompt in prompts if prompt.strip()], digest
+
+
+def check_prompts(prompts: list[str], where: str) -> None:
+    """Refuse an empty list, an empty prompt, and one that no model could take."""
+    if not prompts:
+        raise SuiteError(f"{where}: no prompts")
+    for prompt in prompts:
+        if not prompt.strip():
+            raise SuiteError(f"{where}: a prompt is empty")
+        if len(prompt) > MAX_PROMPT:
+            raise SuiteError(f"{where}: a prompt has {len(prompt)} characters (at most {MAX_PROMPT})")
+        if any("\ud800" <= char <= "\udfff" for char in prompt):
+            raise SuiteError(f"{where}: a prompt is no valid text: {prompt[:40]!r}")
+
+
+def _from_csv(text: str, column: str, where: str) -> list[str]:
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        names = list(rows.fieldnames or [])
+        if column not in names:
+            raise SuiteError(f"{where}: no column {column!r}; {nearest(column, names)}")
+        return [row[column] or "" for row in rows]
+    except csv.Error as error:
+        raise SuiteError(f"{where}: not CSV: {error}") from error
+
+
+def _from_jsonl(text: str, column: str, where: str) -> list[str]:
+    prompts: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SuiteError(f"{where}:{number}: not JSON") from error
+        value = row.get(column) if isinstance(row, dict) else None
+        if not isinstance(value, str):
+            known = [str(name) for name in row] if isinstance(row, dict) else []
+            raise SuiteError(f"{where}:{number}: no text {column!r}; {nearest(column, known)}")
+        prompts.append(value)
+    return prompts

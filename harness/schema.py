@@ -1,0 +1,217 @@
+"""What a suite file may say, as pydantic models; `harness.suite.load` reads one. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from harness.contracts import Json
+
+JsonValue = Any
+"""What YAML can say; pydantic cannot build a schema from the recursive `Json`."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,79}$")]
+Label = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f:]{0,120}$")]
+
+
+class Part(BaseModel):
+    """Base of every mapping in a suite: unknown keys are refused, values are strict and frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelEntry(Part):
+    """One arm, or several when it has a `grid`.
+
+    Attributes:
+        name: a registered model. A `grid` may give it instead, under the key `name`.
+        label: how tables call the arm; the name unless given. A grid adds ` [option=value]`.
+        options: checked by the model's own schema; in a loaded suite every default is filled in.
+        grid: values by option; the arm is repeated for every combination. Empty in a loaded suite.
+    """
+
+    name: str = ""
+    label: Label = ""
+    options: dict[str, JsonValue] = {}
+    grid: dict[str, list[JsonValue]] = {}
+
+
+class PromptSet(Part):
+    """A named list of prompts. In a loaded suite `texts` holds them: each once, where it first stood, up to `limit`.
+
+    Attributes:
+        texts: the prompts themselves, when they are written in the suite.
+        file: a text file with one prompt a line, or `.csv` or `.jsonl` with `column`; relative to the suite.
+        column: the column (CSV) or key (JSONL) that holds the prompt.
+        sha256: digest of the file's bytes; the file is refused when it differs. Filled in on load.
+        limit: take the first so many.
+    """
+
+    texts: list[str] = []
+    file: str = ""
+    column: str = "prompt"
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
+def _listed(value: Any) -> Any:
+    return {"texts": value} if isinstance(value, list) else value
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Prompts = Annotated[PromptSet, BeforeValidator(_listed)]
+Frames = Annotated[int, Field(ge=1, le=1_000_000)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
+
+
+class MetricUse(Part):
+    """A registered metric and its options; a bare name is enough in the file."""
+
+    name: str
+    options: dict[str, JsonValue] = {}
+
+
+class SwitchEntry(Part):
+    """From pixel frame `frame` on, prompt i of the section gives way to prompt i of the set `prompts`.
+
+    A set of one prompt serves all.
+    """
+
+    frame: Annotated[int, Field(ge=1)]
+    prompts: str
+
+
+class Video(Part):
+    """How clips are written: H.264, yuv420p. The default quality keeps small clips nearly lossless.
+
+    Attributes:
+        crf: constant rate factor of x264, 0 (lossless in yuv420p) to 51.
+        preset: of x264.
+    """
+
+    crf: Annotated[int, Field(ge=0, le=51)] = 8
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"] = (
+        "medium"
+    )
+
+
+class Section(Part):
+    """What generate and measure sections share.
+
+    Attributes:
+        name: unique in the suite; tables refer to it.
+        models: labels of the arms that take part; all of them unless given. A label before its grid stands for all.
+    """
+
+    name: Name
+    models: list[str] | None = None
+    switches: list[SwitchEntry] = []
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str) -> str:
+        if name == "card":
+            raise ValueError("'card' names the model's card in tables; choose another name")
+        return name
+
+    @model_validator(mode="after")
+    def _switches_in_order(self) -> Section:
+        frames = [switch.frame for switch in self.switches]
+        last = getattr(self, "frames", None)
+        if frames != sorted(set(frames)):
+            raise ValueError("switches must come in the order of their frames")
+        if frames and last is not None and frames[-1] >= last:
+            raise ValueError(f"a switch at frame {frames[-1]} never happens in {last} frames")
+        return self
+
+
+class GenerateSection(Section):
+    """Clips for every arm, prompt and seed, and the metrics that score them."""
+
+    prompts: str
+    seeds: Seeds = [0]
+    frames: Frames
+    metrics: list[Annotated[MetricUse, BeforeValidator(_named)]] = []
+
+
+class MeasureSection(Section):
+    """One probe over every arm, alone on the device. `prompts` may be left out where the probe needs none."""
+
+    probe: str
+    options: dict[str, JsonValue] = {}
+    prompts: str = ""
+    seeds: Seeds = [0]
+    frames: Frames = 1
+    batch: Annotated[int, Field(ge=1)] = 1
+
+
+class Column(Part):
+    """A column of a table.
+
+    Attributes:
+        value: `section:value name`, or `card:field of the model card`.
+        label: heading; the value's own label unless given.
+        format: a Python format specification, as in `.3f`.
+        metric: the metric that gives the value, where two of one section give one of that name.
+    """
+
+    value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
+    label: str = ""
+    format: str = ""
+    metric: str = ""
+
+
+class TableSpec(Part):
+    """A table: one row an arm, one column a value."""
+
+    name: Name
+    title: str = ""
+    columns: Annotated[list[Column], Field(min_length=1)]
+
+
+ErrorPolicy = Literal["continue", "stop"] | int | float
+
+
+class Suite(Part):
+    """A checked suite, made by `harness.suite.load`; `plan.json` keeps it with prompts, options and grids resolved.
+
+    Attributes:
+        suite: name; the run folder is `runs/<suite>` unless given.
+        device: `auto` takes CUDA where torch can use it.
+        reference: label of the arm that others are compared with; the first one unless given.
+        errors: when to stop: never (`continue`), at the first failure (`stop`), at a count, or at a fraction of
+            all planned units.
+        incomplete: whether a mean over fewer clips than planned is refused or marked.
+    """
+
+    suite: Name
+    title: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    reference: str = ""
+    errors: ErrorPolicy = "continue"
+    incomplete: Literal["refuse", "mark"] = "refuse"
+    models: Annotated[list[ModelEntry], Field(min_length=1)]
+    prompts: dict[str, Prompts] = {}
+    video: Video = Video()
+    generate: list[GenerateSection] = []
+    measure: list[MeasureSection] = []
+    tables: list[TableSpec] = []
+
+    @field_validator("errors")
+    @classmethod
+    def _positive(cls, policy: ErrorPolicy) -> ErrorPolicy:
+        if isinstance(policy, bool) or (not isinstance(policy, str) and not policy > 0):
+            raise ValueError("must be continue, stop, a count (5) or a fraction (0.1)")
+        if isinstance(policy, float) and policy >= 1:
+            raise ValueError("a fraction lies between 0 and 1; a count is written without a point")
+        return policy
+
+
+def dump(suite: Suite) -> dict[str, Json]:
+    """`suite` as JSON; `Suite.model_validate` reads it back."""
+    data: dict[str, Json] = suite.model_dump(mode="json")
+    return data

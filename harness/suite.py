@@ -1,0 +1,293 @@
+"""Reads a suite file and resolves it: includes, overrides, grids, prompt files, and every name it mentions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from harness import located, registry
+from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel
+from harness.errors import HarnessError, OptionError, SuiteError, nearest
+from harness.located import Loc, Located
+from harness.prompts import check_prompts, read_prompts
+from harness.schema import GenerateSection, MeasureSection, MetricUse, ModelEntry, PromptSet, Suite
+
+MAX_ARMS = 1000
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
+    """Read, check and resolve the suite in `path`; `overrides` are `key=value` as given to `--set`.
+
+    Names of models, metrics and probes and all their options are checked and defaults filled in; grids are expanded;
+    prompt files are read and their digests compared. Raises `SuiteError` with one line `file:line: …`.
+    """
+    doc = located.read(path)
+    for assignment in overrides:
+        located.override(doc, assignment)
+    written = _validate(doc)
+    origins, arms = _arms(doc, written)
+    prompts = {name: _prompts(doc, name, entry) for name, entry in written.prompts.items()}
+    generate = [_generate(doc, index, section) for index, section in enumerate(written.generate)]
+    measure = [_measure(doc, index, section) for index, section in enumerate(written.measure)]
+    suite = written.model_copy(
+        update={
+            "models": arms,
+            "prompts": prompts,
+            "generate": generate,
+            "measure": measure,
+            "reference": written.reference or arms[0].label,
+        }
+    )
+    _check_references(doc, suite, origins)
+    _check_columns(doc, suite)
+    labels = {section.name: _labels(section.models, origins) for section in (*generate, *measure)}
+    return suite.model_copy(
+        update={
+            "generate": [section.model_copy(update={"models": labels[section.name]}) for section in generate],
+            "measure": [section.model_copy(update={"models": labels[section.name]}) for section in measure],
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------- shape of the file
+
+
+def _validate(doc: Located) -> Suite:
+    try:
+        return Suite.model_validate(doc.data)
+    except ValidationError as error:
+        fault = error.errors()[0]
+    loc: Loc = tuple(fault["loc"])
+    where = doc.where(loc)
+    last = str(loc[-1]) if loc else "suite"
+    if fault["type"] == "extra_forbidden":
+        raise SuiteError(f"{where}: unknown key {last!r}; {nearest(last, _fields(loc[:-1]))}")
+    if fault["type"] == "missing":
+        raise SuiteError(f"{where}: key {last!r} is missing")
+    dotted = ".".join(str(part) for part in loc)
+    message = fault["msg"].removeprefix("Value error, ")
+    given = repr(fault["input"])
+    shown = f" (got {given if len(given) < 60 else given[:57] + '...'})" if "Value error" not in fault["msg"] else ""
+    raise SuiteError(f"{where}: {dotted}: {message}{shown}{_near_literal(fault)}")
+
+
+def _near_literal(fault: Any) -> str:
+    if fault["type"] != "literal_error" or not isinstance(fault["input"], str):
+        return ""
+    choices = str(fault["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
+    return f"; {nearest(fault['input'], choices)}"
+
+
+def _fields(loc: Loc) -> list[str]:
+    """The keys that the mapping at `loc` may have."""
+    model: type[BaseModel] = Suite
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            inner = _model_in(model.model_fields[part].annotation)
+            model = inner or model
+    return [*model.model_fields, *(["include"] if model is Suite else [])]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(inner) for inner in get_args(annotation))
+    return next((model for model in found if model is not None), None)
+
+
+# --------------------------------------------------------------------------------------------- the arms
+
+
+def _arms(doc: Located, suite: Suite) -> tuple[dict[str, list[str]], list[ModelEntry]]:
+    """The arms after their grids, and by each label as written the labels it stands for."""
+    arms: list[ModelEntry] = []
+    origins: dict[str, list[str]] = {}
+    for index, entry in enumerate(suite.models):
+        loc: Loc = ("models", index)
+        for name, options, suffix in _combinations(doc, loc, entry):
+            if not name:
+                raise SuiteError(f"{doc.where(loc)}: key 'name' is missing")
+            checked = _plugin(doc, loc, registry.models, name, options)
+            label = f"{entry.label or name}{suffix}"
+            if any(label == other.label for other in arms):
+                raise SuiteError(f"{doc.where(loc)}: two models are labelled {label!r}; give one another `label`")
+            arms.append(ModelEntry(name=name, label=label, options=checked))
+            for origin in {label, entry.label or name}:
+                origins.setdefault(origin, []).append(label)
+    if len(arms) > MAX_ARMS:
+        raise SuiteError(f"{doc.where(('models',))}: {len(arms)} models after grids (at most {MAX_ARMS})")
+    return origins, arms
+
+
+def _combinations(doc: Located, loc: Loc, entry: ModelEntry) -> list[tuple[str, dict[str, Any], str]]:
+    """(model name, options, label suffix) for every combination of the grid."""
+    size = 1
+    for key, values in entry.grid.items():
+        size *= len(values)
+        if not values:
+            raise SuiteError(f"{doc.where((*loc, 'grid', key))}: grid {key!r} has no values")
+        if key in entry.options:
+            raise SuiteError(f"{doc.where((*loc, 'grid', key))}: {key!r} stands both in `options` and in `grid`")
+        if key == "name" and (entry.name or not all(isinstance(value, str) for value in values)):
+            raise SuiteError(f"{doc.where((*loc, 'grid', key))}: `grid: {{name: [...]}}` replaces `name`, with texts")
+    if size > MAX_ARMS:
+        raise SuiteError(f"{doc.where((*loc, 'grid'))}: the grid has {size} combinations (at most {MAX_ARMS})")
+    combinations = []
+    for point in itertools.product(*entry.grid.values()):
+        chosen = dict(zip(entry.grid, point, strict=True))
+        name = chosen.pop("name", entry.name)
+        suffix = ", ".join(f"{key}={value}" for key, value in chosen.items())
+        combinations.append((name, {**entry.options, **chosen}, f" [{suffix}]" if suffix else ""))
+    return combinations
+
+
+def _plugin(
+    doc: Located,
+    loc: Loc,
+    kind: registry.Registry[VideoModel] | registry.Registry[Metric] | registry.Registry[Probe],
+    name: str,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Check that `name` is registered and takes `options`; the options with every default filled in."""
+    try:
+        schema: type[Options] = kind.get(name).schema
+        checked = registry.check_options(f"{kind.kind} {name}", schema, options)
+    except OptionError as error:
+        wrong = [key for key in options if f"{key!r}" in error.message]
+        place = next((at for key in wrong for at in _option_places(doc, loc, key)), (*loc, "options"))
+        raise _at(doc, place, error) from error
+    except HarnessError as error:
+        raise _at(doc, (*loc, "name") if kind.kind != "probe" else (*loc, "probe"), error) from error
+    resolved: dict[str, Any] = checked.model_dump(mode="json")
+    return resolved
+
+
+def _option_places(doc: Located, loc: Loc, key: str) -> list[Loc]:
+    return [at for at in ((*loc, "options", key), (*loc, "grid", key)) if at in doc.marks]
+
+
+def _at(doc: Located, loc: Loc, error: HarnessError) -> SuiteError:
+    hint = f"; {error.fix}" if error.fix else ""
+    return SuiteError(f"{doc.where(loc)}: {error.message}{hint}")
+
+
+# ------------------------------------------------------------------------------------ prompts, sections
+
+
+def _prompts(doc: Located, name: str, entry: PromptSet) -> PromptSet:
+    loc: Loc = ("prompts", name)
+    where = str(doc.where(loc))
+    if bool(entry.texts) == bool(entry.file):
+        raise SuiteError(f"{where}: prompt set {name!r} needs either texts or a file")
+    texts, sha256 = entry.texts, entry.sha256
+    if entry.file:
+        mark = doc.where((*loc, "file"))
+        texts, sha256 = read_prompts(mark.file.parent / entry.file, entry.column, entry.sha256, str(mark))
+    check_prompts(texts, where)
+    once = list(dict.fromkeys(texts))
+    return entry.model_copy(update={"texts": once[: entry.limit], "sha256": sha256})
+
+
+def _generate(doc: Located, index: int, section: GenerateSection) -> GenerateSection:
+    metrics: list[MetricUse] = []
+    for number, use in enumerate(section.metrics):
+        loc: Loc = ("generate", index, "metrics", number)
+        checked = _plugin(doc, loc, registry.metrics, use.name, use.options)
+        if any(use.name == other.name for other in metrics):
+            raise SuiteError(f"{doc.where(loc)}: metric {use.name!r} stands twice in section {section.name!r}")
+        metrics.append(MetricUse(name=use.name, options=checked))
+    return section.model_copy(update={"metrics": metrics})
+
+
+def _measure(doc: Located, index: int, section: MeasureSection) -> MeasureSection:
+    loc: Loc = ("measure", index)
+    checked = _plugin(doc, loc, registry.probes, section.probe, section.options)
+    needs_model = registry.probes.get(section.probe).needs_model
+    if needs_model and not section.prompts:
+        raise SuiteError(f"{doc.where(loc)}: probe {section.probe!r} needs `prompts`")
+    return section.model_copy(update={"options": checked})
+
+
+def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str]]) -> None:
+    arms = [arm.label for arm in suite.models]
+    _known(doc, ("reference",), "model label", suite.reference, arms)
+    names: set[str] = set()
+    for kind in ("generate", "measure"):
+        sections: Sequence[GenerateSection | MeasureSection] = getattr(suite, kind)
+        for index, section in enumerate(sections):
+            loc: Loc = (kind, index)
+            if section.name in names:
+                raise SuiteError(f"{doc.where((*loc, 'name'))}: two sections are called {section.name!r}")
+            names.add(section.name)
+            for label in section.models or []:
+                _known(doc, (*loc, "models"), "model label", label, origins)
+            if section.prompts:
+                _known(doc, (*loc, "prompts"), "prompt set", section.prompts, suite.prompts)
+            if len(set(section.seeds)) != len(section.seeds):
+                raise SuiteError(f"{doc.where((*loc, 'seeds'))}: a seed stands twice")
+            for number, switch in enumerate(section.switches):
+                place: Loc = (*loc, "switches", number)
+                _known(doc, (*place, "prompts"), "prompt set", switch.prompts, suite.prompts)
+                have, want = len(suite.prompts[switch.prompts].texts), _size(suite, section)
+                if have not in (1, want):
+                    raise SuiteError(
+                        f"{doc.where(place)}: prompt set {switch.prompts!r} has {have} prompts; "
+                        f"a switch needs 1 or {want}, as many as the section"
+                    )
+    if not names:
+        raise SuiteError(f"{doc.file}:1: nothing to do: neither `generate` nor `measure` has a section")
+
+
+def _size(suite: Suite, section: GenerateSection | MeasureSection) -> int:
+    return len(suite.prompts[section.prompts].texts) if section.prompts else 0
+
+
+def _known(doc: Located, loc: Loc, what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise SuiteError(f"{doc.where(loc)}: unknown {what} {name!r}; {nearest(name, known)}")
+
+
+def _labels(written: list[str] | None, origins: Mapping[str, list[str]]) -> list[str] | None:
+    if written is None:
+        return None
+    return list(dict.fromkeys(label for name in written for label in origins[name]))
+
+
+# ---------------------------------------------------------------------------------------------- columns
+
+
+def _check_columns(doc: Located, suite: Suite) -> None:
+    """Every column names a section (or `card`), a value that it gives, and a metric that it has."""
+    given = {section.name: _scores(section) for section in suite.generate}
+    given |= {section.name: _measured(section) for section in suite.measure}
+    given["card"] = {"": list(ModelCard.__slots__)}
+    for index, table in enumerate(suite.tables):
+        for number, column in enumerate(table.columns):
+            loc: Loc = ("tables", index, "columns", number)
+            source, _, value = column.value.partition(":")
+            _known(doc, (*loc, "value"), "section", source, given)
+            plugins = given[source]
+            if column.metric:
+                _known(doc, (*loc, "metric"), "metric", column.metric, plugins)
+            owners = [name for name in plugins if value in plugins[name] and column.metric in ("", name)]
+            if not owners:
+                every = [name for values in plugins.values() for name in values]
+                _known(doc, (*loc, "value"), "value", value, every)
+                raise SuiteError(f"{doc.where(loc)}: metric {column.metric!r} gives no value {value!r}")
+            if len(owners) > 1:
+                raise SuiteError(
+                    f"{doc.where(loc)}: {value!r} is given by {' and by '.join(owners)}; choose one with `metric:`"
+                )
+
+
+def _scores(section: GenerateSection) -> dict[str, list[str]]:
+    """Names of values by the metric that gives them."""
+    return {use.name: [value.name for value in registry.metrics.get(use.name).values] for use in section.metrics}
+
+
+def _measured(section: MeasureSection) -> dict[str, list[str]]:
+    return {section.probe: [value.name for value in registry.probes.get(section.probe).values]}
