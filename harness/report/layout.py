@@ -1,0 +1,103 @@
+"""A table as data: what stands in each cell, and what it rests on. Renderers only draw it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.contracts import Direction
+
+RANDOM_WEIGHTS = "†"
+UNDEFINED = "‡"
+INCOMPLETE = "*"
+
+NOTES = {
+    RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
+    UNDEFINED: "not defined for every clip; the clips where it is not are left out of the mean",
+    INCOMPLETE: "fewer clips than planned; never ranked",
+}
+"""What each mark says below a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading. `unit` may be empty; `direction` says which way is better and draws the arrow."""
+
+    label: str
+    unit: str = ""
+    direction: Direction = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One entry.
+
+    Attributes:
+        text: what is read, as in `0.912` or `not measured`.
+        value: the number behind `text`; None where there is none.
+        low, high: ends of its 95 % interval; None where it has none. `spread` is how they are read.
+        scored, planned: how many results the value rests on, and how many were planned; None where it is no mean.
+        best: whether the value leads its column among comparable rows.
+        marks: symbols of footnotes.
+    """
+
+    text: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    spread: str = ""
+    scored: int | None = None
+    planned: int | None = None
+    best: bool = False
+    marks: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> str:
+        """`scored/planned`, or nothing."""
+        return "" if self.planned is None else f"{self.scored}/{self.planned}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One arm, with a cell for each column. `reference` marks the arm that others are compared with."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    reference: bool = False
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under columns.
+
+    Attributes:
+        name: of its files. title: above it. corner: heading of the row labels.
+        remarks: sentences below it that belong to no mark.
+        notes: what each mark says, where a table uses marks of its own.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    corner: str = "model"
+    remarks: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+
+    def footnotes(self) -> list[tuple[str, str]]:
+        """Every mark that the table uses with what it says, in the order of first use."""
+        said = {**NOTES, **dict(self.notes)}
+        used = [mark for row in self.rows for marks in (row.marks, *(c.marks for c in row.cells)) for mark in marks]
+        return [(mark, said[mark]) for mark in dict.fromkeys(used)]
+
+    def legend(self) -> str:
+        """How to read the cells; empty where they speak for themselves."""
+        cells = [cell for row in self.rows for cell in row.cells]
+        parts = []
+        if any(cell.spread for cell in cells):
+            parts.append("mean [95 % interval, clustered by prompt]")
+        if any(cell.count for cell in cells):
+            parts.append("scored/planned")
+        if any(cell.best for cell in cells):
+            parts.append("best in bold")
+        return ", ".join(parts)

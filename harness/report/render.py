@@ -1,0 +1,234 @@
+"""Draws a table as Markdown, CSV, LaTeX or HTML, or for a terminal. Every text is escaped; nothing is computed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from harness.report.layout import Cell, Column, Row, Table
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+
+
+def markdown(table: Table) -> str:
+    """GitHub Markdown. Characters that could open a tag, a link, code or a column are escaped."""
+
+    def entry(cell: Cell) -> str:
+        text = _markdown_escape(cell.text)
+        marked = (f"**{text}**" if cell.best else text) + _markdown_escape("".join(cell.marks))
+        return _joined(marked, cell.spread, cell.count)
+
+    heads = [_markdown_escape(head) for head in (table.corner, *(_heading(column) for column in table.columns))]
+    rows = [[_markdown_escape(_label(row)), *(entry(cell) for cell in row.cells)] for row in table.rows]
+    drawn = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    below = [_markdown_escape(line) for line in _below(table)]
+    return "\n\n".join([f"### {_markdown_escape(table.title)}", drawn, *below]) + "\n"
+
+
+def _markdown_escape(text: str) -> str:
+    for old, new in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
+        text = text.replace(old, new)
+    return " ".join(text.replace("](", "]\\(").split())
+
+
+def comma_separated(table: Table) -> str:
+    """CSV: for each column its value (or the words in its place), interval ends and counts, where it has any."""
+    heads = [table.corner, "reference", "notes"]
+    parts: list[list[Callable[[Cell], str]]] = []
+    for index, column in enumerate(table.columns):
+        cells = [row.cells[index] for row in table.rows]
+        name = _heading(column, arrow=False)
+        heads.append(name)
+        readers: list[Callable[[Cell], str]] = [lambda cell: cell.text if cell.value is None else _number(cell.value)]
+        if any(cell.spread for cell in cells):
+            heads += [f"{name} low", f"{name} high"]
+            readers += [lambda cell: _number(cell.low), lambda cell: _number(cell.high)]
+        if any(cell.count for cell in cells):
+            heads += [f"{name} scored", f"{name} planned"]
+            readers += [lambda cell: _count(cell.scored), lambda cell: _count(cell.planned)]
+        parts.append(readers)
+    notes = dict(table.footnotes())
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([_inert(head) for head in heads])
+    for row in table.rows:
+        marks = dict.fromkeys([*row.marks, *(mark for cell in row.cells for mark in cell.marks)])
+        said = "; ".join(notes[mark] for mark in marks)
+        line = [_inert(row.label), "yes" if row.reference else "", said]
+        for cell, readers in zip(row.cells, parts, strict=True):
+            line += [read(cell) if cell.value is not None else _inert(read(cell)) for read in readers]
+        writer.writerow(line)
+    return out.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.9g}"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _inert(text: str) -> str:
+    """A spreadsheet takes a text that starts with one of these for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",
+    "]": "{]}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "†": r"$^{\dagger}$",
+    "‡": r"$^{\ddagger}$",
+    "*": r"$^{*}$",
+    "·": r"$\cdot$",
+    "\u00d7": r"$\times$",
+}
+
+
+def latex(table: Table) -> str:
+    """A LaTeX table for `booktabs`: caption, tabular, and the notes below it."""
+
+    def entry(cell: Cell) -> str:
+        text = _latex_escape(cell.text)
+        marked = (rf"\textbf{{{text}}}" if cell.best else text) + _latex_escape("".join(cell.marks))
+        return _joined(marked, _latex_escape(cell.spread), _latex_escape(cell.count))
+
+    heads = [_latex_escape(head) for head in (table.corner, *(_heading(column) for column in table.columns))]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex_escape(table.title)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\toprule",
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+        *(" & ".join([_latex_escape(_label(row)), *map(entry, row.cells)]) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\footnotesize {_latex_escape(line)}" for line in _below(table)),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_escape(text: str) -> str:
+    return " ".join("".join(_LATEX.get(letter, letter) for letter in text).split())
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{{ table.title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; }
+table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
+caption { text-align: left; font-weight: 600; padding-bottom: .5rem; }
+th, td { padding: .3rem .8rem; text-align: right; vertical-align: top; }
+th:first-child { text-align: left; font-weight: 400; }
+thead th { border-bottom: 1px solid; font-weight: 600; }
+small { display: block; opacity: .7; white-space: nowrap; }
+</style>
+</head>
+<body>
+<table>
+<caption>{{ table.title }}</caption>
+<thead><tr><th scope="col">{{ table.corner }}</th>
+{%- for column in table.columns %}<th scope="col">{{ heading(column) }}</th>{% endfor %}</tr></thead>
+<tbody>
+{%- for row in table.rows %}
+<tr{% if row.reference %} class="reference"{% endif %}><th scope="row">{{ label(row) }}</th>
+{%- for cell in row.cells %}<td{% if cell.value is not none %} data-value="{{ number(cell.value) }}"{% endif %}>
+{%- if cell.best %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}{{ cell.marks | join }}
+{%- if cell.spread or cell.count %}<small>{{ joined(cell.spread, cell.count) }}</small>{% endif %}</td>
+{%- endfor %}</tr>
+{%- endfor %}
+</tbody>
+</table>
+{%- for line in below %}
+<p>{{ line }}</p>
+{%- endfor %}
+</body>
+</html>
+"""
+
+
+def html(table: Table) -> str:
+    """One HTML page with no script and no outside file."""
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True, keep_trailing_newline=True).from_string(_PAGE)
+    return template.render(
+        table=table, heading=_heading, label=_label, number=_number, joined=_joined, below=_below(table)
+    )
+
+
+def terminal(table: Table) -> RichTable:
+    """The same table for a terminal, through rich."""
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    drawn = RichTable(title=escape(table.title), title_justify="left", caption_justify="left")
+    drawn.add_column(escape(table.corner))
+    for column in table.columns:
+        drawn.add_column(escape(_heading(column)), justify="right")
+    for row in table.rows:
+        cells = []
+        for cell in row.cells:
+            text = escape(cell.text + "".join(cell.marks))
+            lines = [f"[bold green]{text}[/]" if cell.best else text, escape(_joined(cell.spread, cell.count))]
+            cells.append("\n".join(line for line in lines if line))
+        drawn.add_row(escape(_label(row)), *cells)
+    drawn.caption = escape("\n".join(_below(table)))
+    return drawn
+
+
+RENDERERS: dict[str, tuple[str, Callable[[Table], str]]] = {
+    "md": (".md", markdown),
+    "csv": (".csv", comma_separated),
+    "latex": (".tex", latex),
+    "html": (".html", html),
+}
+"""File suffix and renderer by format."""
+
+
+def _heading(column: Column, arrow: bool = True) -> str:
+    unit = f"({column.unit})" if column.unit else ""
+    return _joined(column.label, unit, ARROWS[column.direction] if arrow else "")
+
+
+def _label(row: Row) -> str:
+    return _joined(row.label + "".join(row.marks), "(reference)" if row.reference else "")
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _below(table: Table) -> list[str]:
+    legend = table.legend()
+    lines = [f"{legend[0].upper()}{legend[1:]}."] if legend else []
+    return [*lines, *table.remarks, *(f"{mark} {text}." for mark, text in table.footnotes())]
