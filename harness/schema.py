@@ -155,13 +155,13 @@ class Column(Part):
     Attributes:
         value: `section:value name`, or `card:field of the model card`.
         label: heading; the value's own label unless given.
-        format: a Python format specification, as in `.3f`.
+        format: how the number is written, as a Python format specification without width: `.3f`, `,d`, `.1%`.
         metric: the metric that gives the value, where two of one section give one of that name.
     """
 
     value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
     label: str = ""
-    format: str = ""
+    format: Annotated[str, Field(pattern=r"^[+,]?(\.\d{1,2})?[defg%]?$")] = ""
     metric: str = ""
 
 

@@ -286,7 +286,8 @@ def _check_columns(doc: Located, suite: Suite) -> None:
 
 def _scores(section: GenerateSection) -> dict[str, list[str]]:
     """Names of values by the metric that gives them."""
-    return {use.name: [value.name for value in registry.metrics.get(use.name).values] for use in section.metrics}
+    classes = {use.name: registry.metrics.get(use.name) for use in section.metrics}
+    return {name: [value.name for value in (*cls.values, *cls.derived)] for name, cls in classes.items()}
 
 
 def _measured(section: MeasureSection) -> dict[str, list[str]]:

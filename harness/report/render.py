@@ -99,9 +99,8 @@ _LATEX = {
     "]": "{]}",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
-    "†": r"$^{\dagger}$",
-    "‡": r"$^{\ddagger}$",
-    "*": r"$^{*}$",
+    "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
     "·": r"$\cdot$",
     "\u00d7": r"$\times$",
 }

@@ -1,0 +1,331 @@
+"""Builds tables from run folders: the only road from records to a printed figure. Imports no torch.
+
+A mean rests on every planned clip, or the table is refused (`Incomplete`), or, where the suite says
+`incomplete: mark`, it is marked and never ranked. The same records give the same table, byte for byte.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from harness import registry
+from harness.contracts import Metric, Value
+from harness.errors import Incomplete, RecordError, SuiteError, nearest
+from harness.plan import Arm, Group
+from harness.records import Head, RecordFile, Run
+from harness.report import layout
+from harness.report.layout import Cell, Row, Table
+from harness.schema import Column, GenerateSection, MeasureSection, Suite, TableSpec
+from harness.stats import Estimate, clustered_mean, clustered_statistic
+
+AnySection = GenerateSection | MeasureSection
+NOT_MEASURED = Cell("not measured")
+
+CARD = {
+    "cached_scalars": Value("cached_scalars", "per token and layer", "lower", "cached scalars"),
+    "cache_bytes": Value("cache_bytes", "bytes", "lower", "cache"),
+    "forwards_per_chunk": Value("forwards_per_chunk", "", "lower", "forward passes per chunk"),
+    "parameters": Value("parameters", "", "none", "parameters"),
+    "window_frames": Value("window_frames", "latent frames", "none", "window"),
+    "sink_frames": Value("sink_frames", "latent frames", "none", "sink"),
+}
+"""How the fields of a model's card are read; any other is shown under its own name and not ranked."""
+
+
+def build(runs: Sequence[Run]) -> list[Table]:
+    """The tables that the suites of `runs` ask for, with a row for every arm of every run.
+
+    A suite that asks for none gets one with every value. Tables of one name in several runs are joined.
+    Raises `Incomplete`, naming sections and counts, and `RecordError` where there is nothing to show.
+    """
+    if not runs:
+        raise RecordError("no run folder was named")
+    views = [_View(run) for run in runs]
+    specs: dict[str, TableSpec] = {}
+    for view in views:
+        for spec in view.run.suite.tables or [_everything(view)]:
+            specs.setdefault(spec.name, spec)
+    return [_table(spec, views) for spec in specs.values()]
+
+
+def _everything(view: _View) -> TableSpec:
+    """One table with each value of each section, and the cache where the models have one."""
+    suite = view.run.suite
+    columns = []
+    for section in _sections(suite):
+        for plugin, values in view.given(section).items():
+            for value in values:
+                label = f"{section.name}: {_named(value)}"
+                columns.append(Column(value=f"{section.name}:{value.name}", label=label, metric=plugin))
+    if any(arm.card.cached_scalars is not None for arm in view.run.arms):
+        columns.append(Column(value="card:cached_scalars"))
+    if not columns:
+        raise RecordError(f"{view.run.folder}: its suite has neither metrics nor probes, so there is nothing to show")
+    return TableSpec(name=suite.suite, title=suite.title or suite.suite, columns=columns)
+
+
+def _sections(suite: Suite) -> list[AnySection]:
+    return [*suite.generate, *suite.measure]
+
+
+@dataclass(slots=True)
+class _View:
+    """A run with its groups by (section, plugin, arm), and its metrics made once."""
+
+    run: Run
+    groups: dict[tuple[str, str, str], Group] = field(init=False)
+    records: RecordFile = field(init=False)
+    _metrics: dict[tuple[str, str], Metric] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.groups = {(group.section, group.plugin, group.arm): group for group in self.run.groups}
+        self.records = RecordFile(self.run.folder / "records.jsonl")
+
+    def section(self, name: str) -> AnySection | None:
+        return next((section for section in _sections(self.run.suite) if section.name == name), None)
+
+    def given(self, section: AnySection) -> dict[str, tuple[Value, ...]]:
+        """The values of a section by the metric or probe that gives them."""
+        if isinstance(section, MeasureSection):
+            return {section.probe: registry.probes.get(section.probe).values}
+        found = {}
+        for use in section.metrics:
+            cls = registry.metrics.get(use.name)
+            found[use.name] = (*cls.values, *cls.derived)
+        return found
+
+    def metric(self, section: GenerateSection, name: str) -> Metric:
+        if (section.name, name) not in self._metrics:
+            use = next(use for use in section.metrics if use.name == name)
+            self._metrics[section.name, name] = registry.metrics.create(name, use.options)
+        return self._metrics[section.name, name]
+
+    def reason(self, head: Head) -> str:
+        """Why a unit was skipped, as its record says."""
+        notes = self.records.at(head.offset).notes
+        fix = notes.get("fix")
+        return f"{notes.get('reason', 'no reason recorded')}" + (f" ({fix})" if fix else "")
+
+    def device(self, head: Head) -> str:
+        described = self.records.at(head.offset).device
+        cores = described.get("cores")
+        on_cpu = described.get("kind") == "cpu" and cores
+        return f"{described.get('name', 'unknown')}" + (f" ({cores} cores)" if on_cpu else "")
+
+
+# ------------------------------------------------------------------------------------------- one table
+
+
+def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
+    short: list[str] = []
+    remarks: list[str] = []
+    drawn = [_column(column, views, short, remarks) for column in spec.columns]
+    if short:
+        raise Incomplete(
+            f"table {spec.name!r} is refused: " + "; ".join(dict.fromkeys(short)),
+            "run the suite again to fill what is missing, or say `incomplete: mark` in it",
+        )
+    rows = []
+    labels = [arm.label for view in views for arm in view.run.arms]
+    for number, view in enumerate(views):
+        alone = any(found is not None and (number, "") in found for _, found in drawn)
+        for label in [arm.label for arm in view.run.arms] + ([""] if alone else []):
+            cells = tuple(found.get((number, label), NOT_MEASURED) for _, found in drawn)
+            arm = next((arm for arm in view.run.arms if arm.label == label), None)
+            shown = label if labels.count(label) < 2 else f"{view.run.folder.name}: {label}"
+            rows.append(
+                Row(
+                    shown or "device alone",
+                    cells,
+                    reference=bool(label) and label == view.run.suite.reference,
+                    marks=(layout.RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else (),
+                )
+            )
+    heads = tuple(head for head, _ in drawn)
+    return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=tuple(dict.fromkeys(remarks)))
+
+
+_Cells = dict[tuple[int, str], Cell]
+"""Cells of a column by (number of the run, label of the arm); a pair without one was never planned."""
+
+
+def _column(
+    column: Column, views: Sequence[_View], short: list[str], remarks: list[str]
+) -> tuple[layout.Column, _Cells]:
+    source, _, name = column.value.partition(":")
+    if source == "card":
+        value = CARD.get(name) or Value(name, direction="none")
+        cells = {
+            (number, arm.label): _card_cell(arm, name, column.format)
+            for number, view in enumerate(views)
+            for arm in view.run.arms
+        }
+        return _heading(column, value), _ranked(cells, value, set(cells))
+    value = _declared(column, views)
+    cells, comparable = {}, set()
+    measured = False
+    for number, view in enumerate(views):
+        section = view.section(source)
+        plugin = _giver(view, section, name, column.metric) if section else None
+        if section is None or plugin is None:
+            continue
+        measured = isinstance(section, MeasureSection)
+        for arm in (*(arm.label for arm in view.run.arms), ""):
+            group = view.groups.get((source, plugin, arm))
+            if group is None:
+                continue
+            cell = _cell(view, section, group, name, column.format, short)
+            cells[number, arm] = cell
+            random = any(a.label == arm and a.card.weights == "random" for a in view.run.arms)
+            if layout.INCOMPLETE not in cell.marks and (measured or not random):
+                comparable.add((number, arm))
+    if measured and not _one_device(source, views, remarks):
+        comparable = set()
+    return _heading(column, value), _ranked(cells, value, comparable)
+
+
+def _declared(column: Column, views: Sequence[_View]) -> Value:
+    """The value that `column` names, from the first run that has its section."""
+    source, _, name = column.value.partition(":")
+    for view in views:
+        section = view.section(source)
+        plugin = _giver(view, section, name, column.metric) if section else None
+        if section and plugin:
+            return next(value for value in view.given(section)[plugin] if value.name == name)
+    known = [s.name for view in views for s in _sections(view.run.suite)]
+    if source not in known:
+        raise SuiteError(f"table column {column.value!r}: unknown section {source!r}", nearest(source, known))
+    values = [v.name for view in views if (s := view.section(source)) for vs in view.given(s).values() for v in vs]
+    raise SuiteError(f"table column {column.value!r}: unknown value {name!r}", nearest(name, values))
+
+
+def _giver(view: _View, section: AnySection, name: str, metric: str) -> str | None:
+    given = view.given(section)
+    owners = [plugin for plugin, values in given.items() if any(v.name == name for v in values)]
+    owners = [plugin for plugin in owners if metric in ("", plugin)]
+    return owners[0] if owners else None
+
+
+def _heading(column: Column, value: Value) -> layout.Column:
+    return layout.Column(column.label or _named(value), value.unit, value.direction)
+
+
+def _named(value: Value) -> str:
+    return value.label or value.name.replace("_", " ")
+
+
+def _ranked(cells: _Cells, value: Value, comparable: set[tuple[int, str]]) -> _Cells:
+    """The same cells with the best of the comparable ones marked, where there are two to compare."""
+    found = {place: cells[place].value for place in comparable if place in cells}
+    numbers = {place: number for place, number in found.items() if number is not None and math.isfinite(number)}
+    if value.direction == "none" or len(numbers) < 2:
+        return cells
+    best = max(numbers.values()) if value.direction == "higher" else min(numbers.values())
+    return {place: replace(cell, best=numbers.get(place) == best) for place, cell in cells.items()}
+
+
+def _one_device(section: str, views: Sequence[_View], remarks: list[str]) -> bool:
+    """Whether every arm of a measured section ran on one device; the answer is remarked either way."""
+    devices: dict[str, list[str]] = {}
+    for view in views:
+        for group in (group for group in view.run.groups if group.section == section):
+            for head in filter(None, map(view.run.heads.get, group.keys)):
+                if head.status == "ok":
+                    devices.setdefault(view.device(head), []).append(group.arm)
+    if len(devices) > 1:
+        where = "; ".join(f"{', '.join(dict.fromkeys(arms))} on {device}" for device, arms in sorted(devices.items()))
+        remarks.append(f"{section}: not ranked, as the devices differ: {where}.")
+    elif devices:
+        remarks.append(f"{section}: measured on {next(iter(devices))}.")
+    return len(devices) < 2
+
+
+# -------------------------------------------------------------------------------------------- one cell
+
+
+def _card_cell(arm: Arm, name: str, spec: str) -> Cell:
+    content = getattr(arm.card, name, arm.card.details.get(name))
+    if isinstance(content, bool) or not isinstance(content, int | float):
+        return Cell("-" if content is None else str(content))
+    return Cell(_shown(content, content, spec), float(content))
+
+
+def _cell(view: _View, section: AnySection, group: Group, name: str, spec: str, short: list[str]) -> Cell:
+    """The cell of one arm. What keeps it from being complete is added to `short`, unless the suite marks it."""
+    heads = [view.run.heads.get(key) for key in group.keys]
+    done = [head for head in heads if head is not None and head.status == "ok"]
+    planned = len(heads)
+    skipped = [head for head in heads if head is not None and head.status == "skipped"]
+    if skipped and len(skipped) == planned:
+        return Cell(f"not available: {view.reason(skipped[0])}")
+    marks: tuple[str, ...] = ()
+    if len(done) < planned:
+        if view.run.suite.incomplete == "refuse":
+            arm = f" of {group.arm}" if group.arm else ""
+            short.append(f"{group.section}: {group.plugin} has {len(done)} of {planned} results{arm}")
+        marks = (layout.INCOMPLETE,)
+    if not done:
+        failed = any(head is not None and head.status == "failed" for head in heads)
+        return Cell("failed" if failed else "not measured", scored=0, planned=planned, marks=marks)
+    if isinstance(section, MeasureSection):
+        return replace(_measured_cell(done, name, spec), marks=marks)
+    estimate, undefined = _estimate(view.metric(section, group.plugin), name, done)
+    if undefined:
+        marks = (*marks, layout.UNDEFINED)
+    cell = _estimate_cell(estimate, spec)
+    return replace(cell, scored=len(done), planned=planned, marks=marks)
+
+
+def _measured_cell(done: Sequence[Head], name: str, spec: str) -> Cell:
+    value = done[-1].values.get(name, math.nan)
+    return Cell(_shown(value, value, spec), value) if math.isfinite(value) else Cell("undefined")
+
+
+def _estimate(metric: Metric, name: str, done: Sequence[Head]) -> tuple[Estimate, bool]:
+    """The metric's aggregate of `name` with its interval, and whether some clips do not define it."""
+    if any(value.name == name for value in metric.derived):
+        derived = metric.derive(_aggregates(metric, done)).get(name, math.nan)
+        return Estimate(derived, math.nan, math.nan, len(done), 0), False
+    pairs = [(head.values.get(name, math.nan), head.context.get("prompt", head.key)) for head in done]
+    kept = [(value, prompt) for value, prompt in pairs if not math.isnan(value)]
+    values, prompts = [value for value, _ in kept], [prompt for _, prompt in kept]
+    numbers: dict[str, int] = {}
+    clusters = [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
+    if type(metric).aggregate is Metric.aggregate:
+        return clustered_mean(values, clusters), len(kept) < len(pairs)
+    estimate = clustered_statistic(values, clusters, lambda pooled: metric.aggregate(name, pooled))
+    return estimate, len(kept) < len(pairs)
+
+
+def _aggregates(metric: Metric, done: Sequence[Head]) -> Mapping[str, float]:
+    """Every value of `metric` over `done` that is defined somewhere."""
+    found = {}
+    for value in metric.values:
+        scores = [x for head in done if not math.isnan(x := head.values.get(value.name, math.nan))]
+        if scores:
+            found[value.name] = metric.aggregate(value.name, scores)
+    return found
+
+
+def _estimate_cell(estimate: Estimate, spec: str) -> Cell:
+    if not math.isfinite(estimate.value):
+        return Cell("undefined")
+    text = _shown(estimate.value, estimate.value, spec)
+    if not estimate.bounded:
+        return Cell(text, estimate.value)
+    ends = [_shown(end, estimate.value, spec) for end in (estimate.low, estimate.high)]
+    return Cell(text, estimate.value, estimate.low, estimate.high, f"[{', '.join(ends)}]")
+
+
+def _shown(number: float, scale: float, spec: str) -> str:
+    """`number` in the format `spec`, or with as many digits as suit a number of the size of `scale`."""
+    if spec:
+        return format(int(number) if spec.endswith("d") else number, spec)
+    if isinstance(number, int):
+        return f"{number:,}"
+    size = abs(scale)
+    if size and (size < 1e-3 or size >= 1e7):
+        return f"{number:.3g}"
+    return f"{number:.3f}" if size < 10 else f"{number:.1f}" if size < 1000 else f"{number:,.0f}"

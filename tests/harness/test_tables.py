@@ -1,0 +1,167 @@
+"""Tables from run folders written by hand: values, intervals, counts, ranking, refusals and the default table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from run_folders import Arm, Quality, write_run
+
+from harness.contracts import Json
+from harness.errors import Incomplete, RecordError, SuiteError
+from harness.records import load_run
+from harness.report import layout
+from harness.report.layout import Cell, Table
+from harness.report.render import markdown
+from harness.report.tables import build
+from harness.stats import clustered_mean
+
+COLUMNS = [{"value": "short:sharpness", "format": ".3f"}, {"value": "card:cached_scalars"}]
+
+
+def table(folder: Path, **more: Any) -> Table:
+    write_run(folder, **{"tables": [{"name": "main", "columns": COLUMNS}], **more})
+    return build([load_run(folder)])[0]
+
+
+def cells(found: Table, column: int = 0) -> dict[str, Cell]:
+    return {row.label: row.cells[column] for row in found.rows}
+
+
+def two_arms(first: Sequence[float | None], second: Sequence[float | None]) -> list[Arm]:
+    return [Arm("dense", first, cached_scalars=3072), Arm("latent", second, cached_scalars=224)]
+
+
+def test_means_intervals_and_counts(tmp_path: Path) -> None:
+    scores = [0.5, 0.7, 0.9, 0.9, 0.4, 0.6]
+    found = cells(table(tmp_path, arms=two_arms(scores, [0.1] * 6), prompts=3, seeds=2))["dense"]
+    truth = clustered_mean(scores, [0, 0, 1, 1, 2, 2])
+    assert found.value == pytest.approx(np.mean(scores))
+    assert (found.low, found.high) == (truth.low, truth.high)
+    assert found.text == "0.667"
+    assert found.spread == f"[{truth.low:.3f}, {truth.high:.3f}]"
+    assert found.count == "6/6"
+
+
+def test_the_best_is_marked_by_direction_and_the_reference_is_named(tmp_path: Path) -> None:
+    found = table(tmp_path, arms=two_arms([0.9] * 4, [0.5] * 4), reference="latent")
+    assert [cell.best for cell in cells(found).values()] == [True, False]
+    assert [cell.best for cell in cells(found, 1).values()] == [False, True]
+    assert [row.reference for row in found.rows] == [False, True]
+    assert "| latent (reference) |" in markdown(found)
+
+
+def test_random_weights_are_marked_and_never_lead_in_quality(tmp_path: Path) -> None:
+    arms = [
+        Arm("a", [0.2] * 4, speed=1.0),
+        Arm("b", [0.3] * 4, speed=2.0),
+        Arm("c", [0.9] * 4, speed=9.0, weights="random"),
+    ]
+    columns = [{"value": "short:sharpness"}, {"value": "speed:rate"}]
+    found = table(tmp_path, arms=arms, tables=[{"name": "t", "columns": columns}])
+    assert [cell.best for cell in cells(found).values()] == [False, True, False]
+    assert [cell.best for cell in cells(found, 1).values()] == [False, False, True]
+    assert found.rows[2].marks == (layout.RANDOM_WEIGHTS,)
+    assert layout.NOTES[layout.RANDOM_WEIGHTS] in markdown(found)
+
+
+def test_a_mean_over_fewer_clips_is_refused_with_section_and_counts(tmp_path: Path) -> None:
+    with pytest.raises(Incomplete, match=r"short: fake/quality has 3 of 4 results of latent") as caught:
+        table(tmp_path, arms=two_arms([0.9] * 4, [0.5, 0.5, 0.5, None]))
+    assert caught.value.exit_code == 3
+
+
+def test_or_marked_where_the_suite_says_so(tmp_path: Path) -> None:
+    found = table(tmp_path, arms=two_arms([0.4] * 4, [0.5, 0.5, 0.5, None]), incomplete="mark")
+    short = cells(found)["latent"]
+    assert (short.count, short.marks, short.best) == ("3/4", (layout.INCOMPLETE,), False)
+    assert not any(cell.best for cell in cells(found).values())
+    empty = cells(table(tmp_path / "b", arms=two_arms([0.4] * 4, [None] * 4), incomplete="mark"))["latent"]
+    assert (empty.text, empty.count) == ("not measured", "0/4")
+
+
+def test_failures_count_as_missing_and_skips_give_their_reason(tmp_path: Path) -> None:
+    failed = Arm("latent", [0.5, 0.5, 0.5, 0.5], statuses={3: "failed"})
+    with pytest.raises(Incomplete, match="3 of 4"):
+        table(tmp_path / "a", arms=[Arm("dense", [0.4] * 4), failed])
+    every = dict.fromkeys(range(4), "skipped")
+    skipped = Arm("latent", [0.5] * 4, statuses=every, notes={"reason": "no weights", "fix": "harness env build x"})
+    found = cells(table(tmp_path / "b", arms=[Arm("dense", [0.4] * 4), skipped]))["latent"]
+    assert found.text == "not available: no weights (harness env build x)"
+    assert found.value is None
+
+
+def test_the_newest_record_of_a_key_counts(tmp_path: Path) -> None:
+    arms = [Arm("dense", [0.4] * 4, statuses={0: "failed"}), Arm("dense", [0.4] * 4)]
+    write_run(tmp_path, arms=arms[:1], tables=[{"name": "t", "columns": COLUMNS}])
+    with pytest.raises(Incomplete):
+        build([load_run(tmp_path)])
+    write_run(tmp_path, arms=arms[1:], tables=[{"name": "t", "columns": COLUMNS}], append=True)
+    assert cells(build([load_run(tmp_path)])[0])["dense"].count == "4/4"
+
+
+def test_what_some_clips_do_not_define_is_left_out_and_said(tmp_path: Path) -> None:
+    nan = float("nan")
+    found = table(tmp_path, arms=two_arms([0.2, nan, 0.4, nan], [nan] * 4))
+    partly, never = cells(found)["dense"], cells(found)["latent"]
+    assert (partly.value, partly.count, partly.marks) == (pytest.approx(0.3), "4/4", (layout.UNDEFINED,))
+    assert never.text == "undefined"
+
+
+def test_a_metrics_own_aggregate_and_derived_values(tmp_path: Path) -> None:
+    columns = [{"value": "short:worst"}, {"value": "short:total"}]
+    found = table(tmp_path, arms=[Arm("dense", [0.2, 0.8, 0.4, 0.6])], tables=[{"name": "t", "columns": columns}])
+    worst, total = cells(found)["dense"], cells(found, 1)["dense"]
+    assert worst.value == 0.2
+    assert worst.low is not None
+    assert total.value == pytest.approx(0.5 + 0.2)
+    assert Quality.derived[0].name == "total"
+
+
+def test_arms_on_two_devices_are_not_ranked(tmp_path: Path) -> None:
+    arms = [Arm("a", [0.1] * 4, speed=1.0), Arm("b", [0.1] * 4, speed=2.0, device="Other CPU")]
+    found = table(tmp_path, arms=arms, tables=[{"name": "t", "columns": [{"value": "speed:rate"}]}])
+    assert not any(cell.best for cell in cells(found).values())
+    assert "devices differ: b on Other CPU (2 cores); a on Test CPU (2 cores)" in " ".join(found.remarks)
+
+
+def test_a_suite_without_tables_shows_every_value(tmp_path: Path) -> None:
+    found = table(tmp_path, arms=[Arm("dense", [0.5] * 4, speed=3.0, cached_scalars=9)], tables=[])
+    heads = [column.label for column in found.columns]
+    assert heads == ["short: sharpness", "short: worst", "short: total", "speed: rate", "cached scalars"]
+
+
+def test_runs_are_joined_and_equal_labels_told_apart(tmp_path: Path) -> None:
+    tables = [{"name": "t", "columns": COLUMNS}]
+    write_run(tmp_path / "one", arms=[Arm("dense", [0.5] * 4)], tables=tables)
+    write_run(tmp_path / "two", arms=[Arm("dense", [0.7] * 4), Arm("new", [0.6] * 4)], tables=tables)
+    found = build([load_run(tmp_path / "one"), load_run(tmp_path / "two")])[0]
+    assert [row.label for row in found.rows] == ["one: dense", "two: dense", "new"]
+    assert [cell.best for cell in cells(found).values()] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("column", "answer"), [("shrot:sharpness", "did you mean short?"), ("short:sharpnes", "did you mean sharpness?")]
+)
+def test_a_misspelt_column_is_answered(tmp_path: Path, column: str, answer: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        table(tmp_path, arms=[Arm("dense", [0.5] * 4)], tables=[{"name": "t", "columns": [{"value": column}]}])
+    assert caught.value.fix == answer
+
+
+def test_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RecordError):
+        build([])
+    with pytest.raises(RecordError, match="no run folder"):
+        load_run(tmp_path)
+
+
+def test_bytes_do_not_change_from_run_to_run(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arms = two_arms(rng.random(20).tolist(), rng.random(20).tolist())
+    more: Mapping[str, Json] = {}
+    first = markdown(table(tmp_path / "a", arms=arms, prompts=5, seeds=4, **more))
+    second = markdown(table(tmp_path / "b", arms=arms, prompts=5, seeds=4, **more))
+    assert first == second
+    assert str(tmp_path) not in first
