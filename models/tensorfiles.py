@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from abc import ABC, abstractmethod
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.errors import WeightsError
@@ -185,3 +187,14 @@ def _choose(path: Path, found: dict[Any, Any], ema: bool | None, parts: tuple[st
             "give the checkpoint of a generator",
         )
     return "", found
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write contiguous tensors as safetensors; the file appears whole or not at all. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(dict(state), part, dict(metadata))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
