@@ -1,0 +1,129 @@
+"""One pass over a clip's frames in small batches, so that memory does not grow with the clip's length.
+
+Frames come from OpenCV's FFmpeg reader, in the order in which they decode: the pixels that VBench's own readers (decord
+and OpenCV) give, which agree to the last bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+
+class ClipFault(ValueError):
+    """A clip cannot be read, or is too short for what is asked of it."""
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What a clip's header says. `frame_rate` is the average rate of a clip whose rate varies."""
+
+    path: str
+    frames: int
+    height: int
+    width: int
+    frame_rate: float
+
+
+@dataclass
+class Batch:
+    """Consecutive frames, with whatever has been computed from them so far.
+
+    Attributes:
+        start: index of the first frame within the clip.
+        rgb: uint8 [frames, height, width, 3].
+        device: where tensors made from the frames live.
+    """
+
+    start: int
+    rgb: NDArray[np.uint8]
+    device: str
+    _made: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def get(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, computed once a batch under `name`, so that dimensions share it."""
+        if name not in self._made:
+            self._made[name] = make()
+        made: T = self._made[name]
+        return made
+
+    def floats(self) -> torch.Tensor:
+        """The frames as float32 [frames, 3, height, width] in 0 to 255."""
+
+        def make() -> torch.Tensor:
+            pixels = torch.from_numpy(self.rgb).to(self.device)
+            return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+
+        return self.get("floats", make)
+
+
+def _open(path: str) -> Any:
+    import cv2
+
+    path = os.path.abspath(path)
+    if not os.path.isfile(path):
+        raise ClipFault(f"{path} does not exist")
+    if os.path.getsize(path) == 0:
+        raise ClipFault(f"{path} is empty")
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        capture.release()
+        raise ClipFault(f"{path} is no video, or its end is missing")
+    return capture
+
+
+def describe(path: str) -> ClipInfo:
+    """What the header of `path` says. Raises `ClipFault` when it cannot be opened."""
+    import cv2
+
+    capture = _open(path)
+    try:
+        info = ClipInfo(
+            path=os.path.abspath(path),
+            frames=max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))),
+            height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+            width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+            frame_rate=float(capture.get(cv2.CAP_PROP_FPS)),
+        )
+    finally:
+        capture.release()
+    return info
+
+
+def decode(path: str, size: int, device: str) -> Iterator[Batch]:
+    """The frames of `path` in batches of at most `size`. Raises `ClipFault` when there is none."""
+    import cv2
+
+    capture = _open(path)
+    start, held = 0, []
+    try:
+        while True:
+            good, frame = capture.read()
+            if good:
+                held.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            if held and (not good or len(held) == size):
+                yield Batch(start, np.stack(held), device)
+                start, held = start + len(held), []
+            if not good:
+                break
+    finally:
+        capture.release()
+    if start == 0:
+        raise ClipFault(f"{path} has no frame that decodes")
+
+
+def whole(info: ClipInfo, decoded: int) -> None:
+    """Raise `ClipFault` when fewer frames decode than the header of the clip promises."""
+    if decoded < info.frames:
+        raise ClipFault(f"{info.path} is truncated: {decoded} of {info.frames} frames decode")

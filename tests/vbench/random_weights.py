@@ -1,0 +1,152 @@
+"""Random weights in the files and formats that VBench's loaders read, in true shapes or the smallest accepted."""
+
+import importlib
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+HUB = '''
+import timm
+
+dependencies = ["torch", "timm"]
+
+
+def dino_vitb16(pretrained=True, **options):
+    """The published network's parameters, under the same names and in the same shapes."""
+    import torch
+
+    network = timm.create_model("vit_base_patch16_224", num_classes=0, dynamic_img_size=True, depth={depth})
+    whole = lambda module, given: (given[0][..., : given[0].shape[-2] // 16 * 16, : given[0].shape[-1] // 16 * 16],)
+    network.register_forward_pre_hook(whole)
+    if pretrained:
+        url = "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
+        network.load_state_dict(torch.hub.load_state_dict_from_url(url, map_location="cpu"))
+    return network
+'''
+
+
+def randomise(network: nn.Module, seed: int, gain: float = 1.0) -> nn.Module:
+    """Random weights that let signals through: matrices scaled by their fan-in, norms near one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if not tensor.is_floating_point() or "running_var" in name or "num_batches" in name:
+                continue
+            if tensor.ndim > 1:
+                fan = tensor[0].numel()
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * gain / fan**0.5)
+            elif name.endswith("weight"):
+                tensor.copy_(1 + 0.1 * torch.randn(tensor.shape, generator=generator))
+            else:
+                tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+    return network
+
+
+def save(held: object, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(held, path)
+
+
+def clip_archive(path: Path, seed: int, patch: int, width: int, layers: int, features: int) -> None:
+    """A TorchScript archive with the names, shapes and half precision of OpenAI's files."""
+    from clip.model import CLIP
+
+    network = CLIP(features, 224, layers, width, patch, 77, 49408, 64, 1, layers)
+    randomise(network, seed)
+    network.logit_scale.data.fill_(4.6)
+
+    class Holder(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    def hold(module: nn.Module) -> nn.Module:
+        holder = Holder()
+        for name, tensor in module.named_parameters(recurse=False):
+            holder.register_parameter(name, nn.Parameter(tensor.detach().half(), requires_grad=False))
+        for name, child in module.named_children():
+            holder.add_module(name, hold(child))
+        return holder
+
+    holder = hold(network)
+    for name, number in (("input_resolution", 224), ("context_length", 77), ("vocab_size", 49408)):
+        holder.register_buffer(name, torch.tensor(number))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.jit.script(holder).save(str(path))
+
+
+def small(root: Path, true_shapes: bool = False) -> None:
+    """Every checkpoint of the seven quality dimensions and appearance style."""
+    hub = root / "dino_model" / "facebookresearch_dino_main"
+    hub.mkdir(parents=True, exist_ok=True)
+    (hub / "hubconf.py").write_text(HUB.replace("{depth}", "12" if true_shapes else "2"))
+    dino = torch.hub.load(str(hub), "dino_vitb16", source="local", pretrained=False)
+    save(randomise(dino, 1).state_dict(), root / "dino_model" / "dino_vitbase16_pretrain.pth")
+    layers = (12, 24) if true_shapes else (2, 2)
+    widths = (768, 1024) if true_shapes else (64, 64)
+    clip_archive(root / "clip_model" / "ViT-B-32.pt", 2, 32, widths[0], layers[0], 512)
+    clip_archive(root / "clip_model" / "ViT-L-14.pt", 3, 14, widths[1], layers[1], 768)
+    head = randomise(nn.Linear(768, 1), 4, 20.0)
+    save(head.state_dict(), root / "aesthetic_model" / "emb_reader" / "sa_0_4_vit_l_14_linear.pth")
+    from pyiqa.archs.musiq_arch import MUSIQ
+
+    musiq = randomise(MUSIQ(pretrained=False), 5)
+    nn.init.constant_(musiq.head.bias, 50.0)
+    nn.init.normal_(musiq.head.weight, std=2.0)
+    save(musiq.state_dict(), root / "pyiqa_model" / "musiq_spaq_ckpt-358bb6af.pth")
+    motion(root)
+
+
+def motion(root: Path) -> None:
+    """The interpolator's and the optical flow's checkpoints."""
+    from easydict import EasyDict
+    from omegaconf import OmegaConf
+    from vbench.third_party.amt.utils.build_utils import build_from_cfg
+    from vbench.third_party.RAFT.core.raft import RAFT
+
+    package = Path(importlib.import_module("vbench").__file__).parent
+    amt = build_from_cfg(OmegaConf.load(package / "third_party/amt/cfgs/AMT-S.yaml").network)
+    save({"state_dict": randomise(amt, 6, 0.7).state_dict()}, root / "amt_model" / "amt-s.pth")
+    raft = randomise(RAFT(EasyDict(small=False, mixed_precision=False, alternate_corr=False)), 7)
+    state = {f"module.{name}": tensor for name, tensor in raft.state_dict().items()}
+    save(state, root / "raft_model" / "models" / "raft-things.pth")
+
+
+def viclip(root: Path) -> None:
+    """ViCLIP in true shapes, half precision on disk."""
+    from vbench.third_party.ViCLIP.simple_tokenizer import SimpleTokenizer
+    from vbench.third_party.ViCLIP.viclip import ViCLIP
+
+    network = randomise(ViCLIP(tokenizer=SimpleTokenizer(), pretrain=None), 8)
+    state = {name: tensor.half() for name, tensor in network.state_dict().items()}
+    save({"model": state}, root / "ViCLIP" / "ViClip-InternVid-10M-FLT.pth")
+
+
+def umt(root: Path) -> None:
+    """The action recogniser in true shapes, half precision on disk as published."""
+    import vbench.human_action  # noqa: F401
+    from timm.models import create_model
+
+    options = {"num_classes": 400, "all_frames": 16, "tubelet_size": 1, "use_learnable_pos_emb": False}
+    network = create_model("vit_large_patch16_224", pretrained=False, use_mean_pooling=True, **options)
+    state = {name: tensor.half() for name, tensor in randomise(network, 9).state_dict().items()}
+    save(state, root / "umt_model" / "l16_ptk710_ftk710_ftk400_f16_res224.pth")
+
+
+def vocabulary(root: Path) -> None:
+    """The word list that the package would download, from openai-clip."""
+    target = root / "ViCLIP" / "bpe_simple_vocab_16e6.txt.gz"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        target.symlink_to(Path(importlib.import_module("clip").__file__).with_name(target.name))
+
+
+def torch_home(root: Path) -> None:
+    """DINO's checkpoint where torch.hub looks for a download."""
+    hub = root / "torch_home" / "hub" / "checkpoints"
+    hub.mkdir(parents=True, exist_ok=True)
+    link = hub / "dino_vitbase16_pretrain.pth"
+    if not link.exists():
+        link.symlink_to(root / "dino_model" / link.name)
+    os.environ["TORCH_HOME"] = str(root / "torch_home")
