@@ -319,6 +319,13 @@ class Probe(ABC):
         """Whether the probe can run on `device`."""
         return Availability(True)
 
+    def identity(self) -> Mapping[str, Json]:
+        """What decides the result beyond name, version, options, model and workload, as files that options name.
+
+        Part of the unit's key where not empty. Imports no torch.
+        """
+        return {}
+
     @abstractmethod
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
         """Run the measurement. `subject` is None only where `needs_model` is false."""

@@ -231,13 +231,16 @@ def _measures(
             for switch in section.switches
         ],
     }
+    identity: dict[str, Json] = {"name": section.probe, "options": section.options, "version": probe.version}
+    if depends := probe.identity():
+        identity["identity"] = depends
     groups = []
     for arm in _taking_part(section, arms) if probe.needs_model else [None]:
         spec: dict[str, Json] = {
             "identity": IDENTITY_VERSION,
             "kind": "measure",
             "model": arm.identity if arm else None,
-            "probe": {"name": section.probe, "options": section.options, "version": probe.version},
+            "probe": identity,
             "workload": workload,
             "device": device,
         }

@@ -1,0 +1,72 @@
+"""Spectra of a `rank` measurement as a table, a row a layer, and as a plot. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import RecordError
+from harness.report.layout import Cell, Column, Row, Table
+
+PER_LAYER = {
+    "energy": "energy kept at {width}",
+    "r90": "r(90 %)",
+    "r95": "r(95 %)",
+    "r99": "r(99 %)",
+}
+_SINGULAR = "singular["
+
+
+def layer_table(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any]) -> Table:
+    """Energy and effective ranks of every layer, from a record's samples and notes."""
+    _checked(samples)
+    columns = tuple(Column(label.format(width=notes["width"])) for label in PER_LAYER.values())
+    rows = []
+    for index, layer in enumerate(_layers(samples)):
+        numbers = [samples[name][index] for name in PER_LAYER]
+        texts = [f"{numbers[0]:.3f}", *(f"{number:.0f}" for number in numbers[1:])]
+        rows.append(Row(layer, tuple(Cell(text, number) for text, number in zip(texts, numbers, strict=True))))
+    subject = notes.get("operator") or ", ".join(notes.get("outputs", []))[:80]
+    return Table("rank", f"Spectrum per layer: {subject}", columns, tuple(rows), corner="layer")
+
+
+def plot_spectra(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any], path: Path) -> None:
+    """Draw energy against width for every layer, and effective ranks against layers, as SVG (or what `path` ends in).
+
+    The same samples give the same bytes.
+    """
+    from matplotlib import colormaps, rc_context
+    from matplotlib.figure import Figure
+
+    _checked(samples)
+    layers = _layers(samples)
+    with rc_context({"svg.hashsalt": "spectra", "svg.fonttype": "path", "font.size": 9}):
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for index, layer in enumerate(layers):
+            squares = np.square(np.asarray(samples[f"{_SINGULAR}{layer}]"], dtype=float))
+            kept = np.cumsum(squares) / max(squares.sum(), np.finfo(float).tiny)
+            shade = colormaps["viridis"](index / max(len(layers) - 1, 1))
+            left.plot(np.arange(1, len(kept) + 1), kept, color=shade, linewidth=0.9)
+        left.axvline(notes["width"], color="0.4", linewidth=0.8, linestyle="--")
+        left.set(xlabel=f"directions (dashed: {notes['width']})", ylabel="energy kept", ylim=(0, 1.02))
+        left.set_title("dark: first layer, light: last", fontsize=8)
+        for name, marker in (("r90", "o"), ("r95", "s"), ("r99", "^")):
+            right.plot(range(len(layers)), samples[name], marker=marker, markersize=3, label=f"{name[1:]} %")
+        right.set(xlabel="layer", ylabel="effective rank", ylim=(0, None))
+        right.legend(frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _layers(samples: Mapping[str, Sequence[float]]) -> list[str]:
+    return [name.removeprefix(_SINGULAR).removesuffix("]") for name in samples if name.startswith(_SINGULAR)]
+
+
+def _checked(samples: Mapping[str, Sequence[float]]) -> None:
+    layers = _layers(samples)
+    if not layers or any(len(samples.get(name, ())) != len(layers) for name in PER_LAYER):
+        raise RecordError("the record holds no spectra", "give a record of `rank` or `activation-rank`")

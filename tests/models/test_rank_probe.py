@@ -1,0 +1,128 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from harness import registry
+from harness.contracts import (
+    Frames,
+    Measurement,
+    ModelCard,
+    Options,
+    Request,
+    Spans,
+    Subject,
+    VideoModel,
+    Workload,
+    no_spans,
+)
+from harness.errors import OptionError, RecordError
+from harness.report.render import markdown
+from harness.report.spectra import layer_table, plot_spectra
+
+WORK = Workload(("a", "b", "c"), (0, 1), 4, batch=2)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    diagonal = torch.tensor([4.0, 2.0, 2.0, 1.0])
+    state = {}
+    for layer in range(3):
+        state[f"blocks.{layer}.self_attn.k.weight"] = torch.diag(diagonal)
+        state[f"blocks.{layer}.self_attn.v.weight"] = torch.zeros(4, 4)
+    state["blocks.2.self_attn.k.weight"] = torch.eye(4)
+    save_file(state, tmp_path / "dense.safetensors")
+    return tmp_path / "dense.safetensors"
+
+
+def measured(checkpoint: Path) -> Measurement:
+    return registry.probes.create("rank", {"checkpoint": str(checkpoint), "width": 2}).measure(
+        None, Workload((), (), 0)
+    )
+
+
+def test_ranks_of_a_checkpoint_by_hand(checkpoint: Path) -> None:
+    found = measured(checkpoint)
+    assert found.samples["energy"] == [0.8, 0.8, 0.5]
+    assert found.samples["r90"] == [3, 3, 4]
+    assert found.samples["singular[00]"] == [4, 2, 2, 1]
+    assert found.values == {"energy": 0.8, "r90": 3, "r95": 3, "r99": 4, "layers": 3, "directions": 4}
+    assert found.notes["operator"] == "[W_K; W_V]"
+
+
+def test_the_key_depends_on_the_bytes_of_the_checkpoint(checkpoint: Path) -> None:
+    probe = registry.probes.create("rank", {"checkpoint": str(checkpoint)})
+    first = probe.identity()
+    save_file({"blocks.0.self_attn.k.weight": torch.ones(4, 4)}, checkpoint)
+    assert probe.identity() != first
+
+
+def test_planning_needs_no_torch() -> None:
+    code = "import sys, models.rank_probe, models.sources, models.layouts; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_row_a_layer_and_the_same_plot_twice(checkpoint: Path, tmp_path: Path) -> None:
+    found = measured(checkpoint)
+    text = markdown(layer_table(found.samples, found.notes))
+    assert [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| 0")] == [
+        "0.800",
+        "0.800",
+        "0.500",
+    ]
+    for name in ("one.svg", "two.svg"):
+        plot_spectra(found.samples, found.notes, tmp_path / name)
+    first = (tmp_path / "one.svg").read_bytes()
+    assert first == (tmp_path / "two.svg").read_bytes()
+    assert b"<dc:date>" not in first
+    with pytest.raises(RecordError, match="no spectra"):
+        layer_table({}, {})
+
+
+class Toy(VideoModel):
+    """Projects one known row per frame through its two blocks, whatever the prompt."""
+
+    transformer: nn.Module
+
+    def describe(self) -> ModelCard:
+        return ModelCard("toy", 1, 1, 8.0, 1)
+
+    def load(self, device: str) -> None:
+        self.transformer = nn.Module()
+        blocks = nn.ModuleList()
+        for scale in (1.0, 2.0):
+            block = nn.Module()
+            block.add_module("self_attn", nn.ModuleDict({"k": nn.Linear(3, 3, bias=False)}))
+            nn.init.eye_(block.get_parameter("self_attn.k.weight")).data.mul_(scale)
+            blocks.append(block)
+        self.transformer.add_module("blocks", blocks)
+
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        for _ in range(request.frames):
+            for layer in (0, 1):
+                self.transformer.get_submodule(f"blocks.{layer}.self_attn.k")(torch.ones(request.batch, 3))
+            yield np.zeros((request.batch, 1, 1, 1, 3), np.uint8)
+
+
+def loaded_toy() -> VideoModel:
+    model = Toy(Options())
+    model.load("cpu")
+    return model
+
+
+def test_activations_of_a_rollout() -> None:
+    subject = Subject("toy", {}, loaded_toy().describe(), "cpu", loaded_toy)
+    found = registry.probes.create("activation-rank", {"width": 1}).measure(subject, WORK)
+    assert found.values["tokens"] == 6 * 4
+    assert found.values["r99"] == 1
+    assert found.notes["outputs"] == ["blocks.0.self_attn.k", "blocks.1.self_attn.k"]
+    assert found.samples["singular[01]"][0] == pytest.approx(2 * found.samples["singular[00]"][0])
+    assert found.samples["singular[00]"][0] == pytest.approx((3 * 24) ** 0.5)
+    with pytest.raises(OptionError, match="ffn"):
+        registry.probes.create("activation-rank", {"outputs": ["ffn.9"]}).measure(subject, WORK)
