@@ -57,6 +57,12 @@ class ModelFault(HarnessError):
     exit_code = 1
 
 
+class PluginFault(HarnessError):
+    """A metric or probe broke its contract: a value missing, unknown or infinite. Becomes a failed record."""
+
+    exit_code = 1
+
+
 class ClipError(HarnessError):
     """A clip cannot be read or does not agree with its record. Becomes a failed record."""
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness import durable
 from harness.contracts import Json, ModelCard
-from harness.errors import RecordError, StorageError
+from harness.errors import RecordError
 from harness.plan import PLAN_SCHEMA, Arm, Group, Kind
 from harness.schema import Suite
 
@@ -193,10 +194,13 @@ class RecordFile:
         except OSError as error:
             raise RecordError(f"{self.path} cannot be read: {error.strerror}") from error
 
-    def append(self, record: Record) -> None:
-        """Write one line and bring it to the disk. On failure the file is as before; raises `StorageError`."""
+    def append(self, record: Record) -> Head:
+        """Write one line and bring it to the disk; its head.
+
+        On failure the file is as before; raises `StorageError`.
+        """
         line = encode(record)
-        try:
+        with durable.storage(self.path):
             handle = self._open()
             start = os.lseek(handle, 0, os.SEEK_END)
             try:
@@ -207,11 +211,7 @@ class RecordFile:
             except OSError:
                 os.ftruncate(handle, start)
                 raise
-        except OSError as error:
-            raise StorageError(
-                f"{self.path} cannot be written: {error.strerror}",
-                "free some space, then run again: what is recorded is kept",
-            ) from error
+            return decode_head(line, start)
 
     def _open(self) -> int:
         if self._handle is None:
@@ -220,7 +220,7 @@ class RecordFile:
             self._handle = handle
             os.ftruncate(handle, _complete(handle))
             if new:
-                sync_folder(self.path.parent)
+                durable.sync_folder(self.path.parent)
         return self._handle
 
     def close(self) -> None:
@@ -247,15 +247,6 @@ def _complete(handle: int) -> int:
             return start + newline + 1
         end = start
     return 0
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk, so that a new or renamed file survives the loss of power."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,10 @@ metrics: Registry[Metric] = Registry("metric", Metric)  # type: ignore[type-abst
 probes: Registry[Probe] = Registry("probe", Probe)  # type: ignore[type-abstract]
 
 
+plugin_files: list[Path] = []
+"""Files that `load_plugin` has imported, so that a fresh process can import them too."""
+
+
 def load_plugin(path: Path) -> None:
     """Import the Python file `path`, whose decorators register what it defines. Loading a file twice is harmless."""
     path = path.resolve()
@@ -136,3 +140,4 @@ def load_plugin(path: Path) -> None:
     except Exception as error:  # a plug-in may raise anything
         del sys.modules[name]
         raise RegistryError(f"plug-in file {path} fails on import: {type(error).__name__}: {error}") from error
+    plugin_files.append(path)

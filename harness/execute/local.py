@@ -1,0 +1,297 @@
+"""Runs a plan on this machine: each model loaded once, its clips scored as they come, its measurements alone.
+
+For every arm: generate a clip, score it, and so on; then free the metrics and measure the model, which then has the
+device to itself; then unload it. Every unit's record is on the disk before the next unit starts.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import devices, registry
+from harness.contracts import Subject, VideoModel
+from harness.errors import NotAvailable
+from harness.execute import unit as units
+from harness.execute.outcome import Outcome, Progress, Tick
+from harness.execute.policy import stop_reason
+from harness.execute.scoring import Scorer, scorer_for
+from harness.identity import canonical
+from harness.plan import Arm, Plan, Unit
+from harness.records import Record
+from harness.store import Store, clip_name
+
+INTERRUPTED = "interrupted; run again to go on"
+
+
+def run(
+    plan: Plan,
+    out: Path,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    *,
+    verify: bool = False,
+    suite_folder: Path | None = None,
+) -> Outcome:
+    """Do what `plan` asks for and `out` does not hold yet; at most `limit` units of it.
+
+    `verify` compares the digest of every clip's file, not its length alone. `suite_folder` tells whose git commit to
+    record where the harness itself is not under git. An interrupt (Ctrl-C) ends the run in order, and `stopped` says
+    so. Raises `HarnessError` where the run cannot start, and `StorageError` where the disk refuses: in both cases what
+    is recorded stays, and the next run goes on from there.
+    """
+    folders = [Path(harness.__file__).parent, *([suite_folder] if suite_folder else [])]
+    setting = units.Setting(devices.describe(plan.device), devices.versions(), devices.git_state(*folders))
+    with Store(out) as store:
+        store.sweep()
+        store.write_plan(plan)
+        job = _Job(plan, store, setting, verify, progress or (lambda tick: None), limit)
+        try:
+            job.work()
+        except _Stop as stop:
+            job.stopped = str(stop)
+        except KeyboardInterrupt:
+            job.stopped = INTERRUPTED
+        finally:
+            job.release()
+        return job.outcome()
+
+
+class _Stop(Exception):
+    """Ends the run between two units; its text is the reason, empty for a limit."""
+
+
+class _Job:
+    """One run: what is done, what is loaded, and the counts."""
+
+    def __init__(
+        self, plan: Plan, store: Store, setting: units.Setting, verify: bool, progress: Progress, limit: int | None
+    ) -> None:
+        self.plan, self.store, self.setting = plan, store, setting
+        self.progress, self.limit = progress, limit
+        self.heads = store.records.newest()
+        self.models = _Models(plan.device, self._say)
+        self.scorers = _Scorers(plan.device, self._say)
+        self.stopped = ""
+        self.finished = self.failed = self.made = 0
+        self.began = time.monotonic()
+        self.scores: dict[str, list[Unit]] = defaultdict(list)
+        for unit in plan.units:
+            if unit.kind == "score":
+                self.scores[str(unit.spec["generate"])].append(unit)
+        self.clips = {
+            unit.key
+            for unit in plan.units
+            if unit.kind == "generate" and self._ok(unit.key) and store.agrees(self.heads[unit.key].clip, verify)
+        }
+        self.found = sum(self._done(unit) for unit in plan.units)
+        self.total = len(plan.units) - self.found
+
+    # ------------------------------------------------------------------------------- what is done
+
+    def _ok(self, key: str) -> bool:
+        head = self.heads.get(key)
+        return head is not None and head.status == "ok"
+
+    def _done(self, unit: Unit) -> bool:
+        """Whether the unit's newest record is ok and agrees with the clip it speaks of."""
+        if unit.kind == "generate":
+            return unit.key in self.clips
+        if not self._ok(unit.key):
+            return False
+        of = str(unit.spec.get("generate", ""))
+        return unit.kind == "measure" or (of in self.clips and self._same_clip(unit.key, of))
+
+    def _same_clip(self, score: str, of: str) -> bool:
+        return bool(self.heads[score].clip.get("digest") == self.heads[of].clip.get("digest"))
+
+    # --------------------------------------------------------------------------------- the order
+
+    def work(self) -> None:
+        """Every unit that is not done, in the order of what must be loaded."""
+        by_arm: dict[str, list[Unit]] = defaultdict(list)
+        for unit in self.plan.units:
+            if unit.kind != "score":
+                by_arm[str(unit.context["arm"])].append(unit)
+        for arm in self.plan.arms:
+            self._arm(arm, by_arm.pop(arm.label, []))
+        for unit in by_arm.pop("", []):
+            self._measure(unit, None)
+
+    def _arm(self, arm: Arm, todo: Sequence[Unit]) -> None:
+        for unit in todo:
+            if unit.kind == "generate":
+                self._clip(arm, unit)
+        for unit in todo:
+            if unit.kind == "measure":
+                self._measure(unit, arm)
+        self.models.unload()
+
+    def _clip(self, arm: Arm, unit: Unit) -> None:
+        """One clip and its scores."""
+        if not self._done(unit):
+            path = self.store.clip_path(unit.key)
+
+            def make() -> units.Result:
+                made = units.generate(unit, self.models.get(arm), arm.card, path)
+                made.clip = {"path": clip_name(unit.key), **made.clip}
+                return made
+
+            self._write(units.attempt(unit, self.setting, make))
+        for score in self.scores[unit.key]:
+            if not self._done(score):
+                self._score(score, unit)
+
+    def _score(self, unit: Unit, of: Unit) -> None:
+        def work() -> units.Result:
+            if of.key not in self.clips:
+                raise NotAvailable("its clip was not made")
+            path = self.store.clip_path(of.key)
+            clip = units.clip_of(of, self.heads[of.key].clip, path, int(of.context["index"]))
+            return units.score(unit, self.scorers.get(unit), clip)
+
+        self._write(units.attempt(unit, self.setting, work))
+
+    def _measure(self, unit: Unit, arm: Arm | None) -> None:
+        if self._done(unit):
+            return
+        subject = None
+        if arm is not None:
+            subject = Subject(
+                name=arm.name,
+                options=arm.options,
+                card=arm.card,
+                device=self.plan.device,
+                load=partial(self.models.get, arm),
+                plugins=tuple(registry.plugin_files),
+            )
+        self.scorers.close()
+        self._write(units.attempt(unit, self.setting, partial(units.measure, unit, subject, self.plan.device)))
+
+    # -------------------------------------------------------------------------------- the records
+
+    def _write(self, done: Record) -> None:
+        """Append a record, count it, and stop where the suite or the limit says so.
+
+        A unit that is passed over again for the same reason gets no second record, so that running again adds nothing.
+        """
+        if not self._passed_over_before(done):
+            self.heads[done.key] = self.store.records.append(done)
+        if done.kind == "generate":
+            (self.clips.add if done.status == "ok" else self.clips.discard)(done.key)
+        self.finished += 1
+        self.made += done.status == "ok"
+        self.failed += done.status == "failed"
+        self.progress(self._tick(record=done))
+        if reason := stop_reason(self.plan.suite.errors, self.failed, len(self.plan.units)):
+            raise _Stop(reason)
+        if self.limit is not None and self.finished >= self.limit:
+            raise _Stop("")
+
+    def _passed_over_before(self, done: Record) -> bool:
+        head = self.heads.get(done.key)
+        if done.status != "skipped" or head is None or head.status != "skipped":
+            return False
+        return self.store.records.at(head.offset).notes == done.notes
+
+    def _say(self, message: str) -> None:
+        self.progress(self._tick(message=message))
+
+    def _tick(self, message: str = "", record: Record | None = None) -> Tick:
+        seconds = time.monotonic() - self.began
+        return Tick(self.finished, self.total, self.failed, seconds, message, record)
+
+    def release(self) -> None:
+        """Free models and metrics."""
+        self.scorers.close()
+        self.models.unload()
+
+    def outcome(self) -> Outcome:
+        """The counts over the whole plan."""
+        status: dict[str, int] = defaultdict(int)
+        for unit in self.plan.units:
+            head = self.heads.get(unit.key)
+            status["ok" if self._done(unit) else "pending" if head is None or head.status == "ok" else head.status] += 1
+        return Outcome(
+            folder=self.store.folder,
+            planned=len(self.plan.units),
+            found=self.found,
+            made=self.made,
+            failed=status["failed"],
+            skipped=status["skipped"],
+            pending=status["pending"],
+            stopped=self.stopped,
+        )
+
+
+class _Models:
+    """The one model that is loaded; a load that failed is not tried again for every unit."""
+
+    def __init__(self, device: str, say: Callable[[str], None]) -> None:
+        self.device, self.say = device, say
+        self._label: str | None = None
+        self._model: VideoModel | None = None
+        self._fault: BaseException | None = None
+
+    def get(self, arm: Arm) -> VideoModel:
+        """The model of `arm`, loaded on first use. Raises what loading raised."""
+        if self._label != arm.label:
+            self.unload()
+            self._label = arm.label
+            self.say(f"loading {arm.label}")
+            model = registry.models.create(arm.name, arm.options)
+            try:
+                model.load(self.device)
+            except (Exception, SystemExit) as fault:
+                # The frames of a failed load would keep its tensors alive until the next model.
+                traceback.clear_frames(fault.__traceback__)
+                self._fault = fault
+                raise
+            self._model = model
+        if self._model is None:
+            raise self._fault or RuntimeError("no model is loaded")
+        return self._model
+
+    def unload(self) -> None:
+        """Free the model, if one is loaded."""
+        model, self._model, self._label, self._fault = self._model, None, None, None
+        if model is not None:
+            try:
+                model.unload()
+            except Exception as fault:  # noqa: BLE001 - a plug-in may raise anything, and its records are written
+                self.say(f"unloading failed: {type(fault).__name__}: {fault}")
+
+
+class _Scorers:
+    """Metrics that are set up, by name and options; one that cannot be is not tried again for every clip."""
+
+    def __init__(self, device: str, say: Callable[[str], None]) -> None:
+        self.device, self.say = device, say
+        self._ready: dict[str, Scorer] = {}
+        self._faults: dict[str, Exception] = {}
+
+    def get(self, unit: Unit) -> Scorer:
+        """The scorer that a score unit needs. Raises `NotAvailable`, or what setting it up raised."""
+        use: Any = unit.spec["metric"]
+        key = canonical({"name": use["name"], "options": use["options"]})
+        if key in self._faults:
+            raise self._faults[key]
+        if key not in self._ready:
+            self.say(f"setting up {use['name']}")
+            try:
+                self._ready[key] = scorer_for(use["name"], use["options"], self.device)
+            except Exception as fault:
+                self._faults[key] = fault
+                raise
+        return self._ready[key]
+
+    def close(self) -> None:
+        """Free every metric, for the time that a measurement has the device to itself."""
+        while self._ready:
+            self._ready.popitem()[1].close()

@@ -1,0 +1,237 @@
+"""Clips as files: H.264, yuv420p, mp4 through PyAV, and the digest of their decoded frames.
+
+Colours are converted as FFmpeg does for a file without colour tags (BT.601, limited range), which is what the field's
+readers assume. The digest is of the decoded planes, not of pixels in RGB: H.264 decodes to the same planes on every
+machine, while the conversion to RGB may round differently. One encoder thread, so that equal frames give equal files.
+yuv420p needs even sizes: an odd side is padded by repeating its last row or column, and the true size stands in the
+file's comment, by which `read` crops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any
+
+import av
+import numpy as np
+
+from harness import durable
+from harness.contracts import Frames, Json
+from harness.errors import ClipError
+
+MAX_SIDE = 16384
+"""Pixels of a side, beyond which a file is refused unread."""
+_SIZE = re.compile(r"videomla-bench size=(\d+)x(\d+)")
+_ENCODER = re.compile(rb"x264 - core (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipInfo:
+    """What a clip file holds: its frames, size in pixels, frames per second, and the digest of its decoded frames."""
+
+    frames: int
+    height: int
+    width: int
+    frame_rate: float
+    digest: str
+
+
+def write(path: Path, chunks: Iterable[Frames], frame_rate: float, crf: int, preset: str) -> Mapping[str, Json]:
+    """Write `chunks` (uint8 [frames, height, width, 3], equal sizes) to `path`, whole or not at all.
+
+    Returns the record's `clip`: bytes, sha256, digest, frames, height, width, frame_rate and encoder settings. The
+    file is decoded again before it takes its place. Raises `StorageError`, `ClipError`, and whatever `chunks` raises
+    (an `OSError` of theirs would be taken for the disk's).
+    """
+    found: dict[str, Json] = {}
+
+    def fill(file: IO[bytes]) -> None:
+        written = _encode(file, chunks, Fraction(frame_rate).limit_denominator(1001), crf, preset)
+        file.flush()
+        info = inspect(file)
+        if info.frames != written:
+            raise ClipError(f"{path.name}: wrote {written} frames, but {info.frames} can be read")
+        size, sha256, core = _file_facts(file)
+        found.update(asdict(info), bytes=size, sha256=sha256)
+        found["encoder"] = {
+            "codec": "libx264",
+            "core": core,
+            "pix_fmt": "yuv420p",
+            "crf": crf,
+            "preset": preset,
+            "pyav": av.__version__,
+        }
+
+    durable.write(path, fill)
+    return found
+
+
+def _encode(file: IO[bytes], chunks: Iterable[Frames], rate: Fraction, crf: int, preset: str) -> int:
+    """Encode into `file`; the number of frames."""
+    count = 0
+    stream: Any = None
+    container = av.open(file, "w", format="mp4")
+    try:
+        for chunk in chunks:
+            for pixels in chunk:
+                if stream is None:
+                    stream = _add_stream(container, pixels, rate, crf, preset)
+                picture = av.VideoFrame.from_ndarray(_even(pixels), format="rgb24")
+                picture = picture.reformat(format="yuv420p", interpolation=_flags(), threads=1)
+                picture.pts = count
+                picture.time_base = 1 / rate
+                container.mux(stream.encode(picture))
+                count += 1
+        if stream is None:
+            raise ClipError("a clip without frames cannot be written")
+        container.mux(stream.encode())
+    except BaseException:
+        with suppress(OSError, ValueError):
+            container.close()
+        raise
+    container.close()
+    return count
+
+
+def _add_stream(container: Any, pixels: Frames, rate: Fraction, crf: int, preset: str) -> Any:
+    height, width = pixels.shape[:2]
+    if height % 2 or width % 2:
+        container.metadata["comment"] = f"videomla-bench size={height}x{width}"
+    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset, "threads": "1"})
+    stream.height, stream.width = height + height % 2, width + width % 2
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _even(pixels: Frames) -> Frames:
+    height, width = pixels.shape[:2]
+    if height % 2 or width % 2:
+        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.ascontiguousarray(pixels)
+
+
+def _flags() -> Any:
+    from av.video.reformatter import Interpolation
+
+    return (
+        Interpolation.BICUBIC
+        | Interpolation.ACCURATE_RND
+        | Interpolation.BITEXACT
+        | Interpolation.FULL_CHR_H_INP
+        | Interpolation.FULL_CHR_H_INT
+    )
+
+
+def _file_facts(file: IO[bytes]) -> tuple[int, str, str]:
+    """Bytes, SHA-256 and x264's core number, which the encoder writes into its first packet."""
+    file.seek(0)
+    sha, size, core = hashlib.sha256(), 0, ""
+    while block := file.read(1 << 20):
+        sha.update(block)
+        size += len(block)
+        if not core and (match := _ENCODER.search(block)):
+            core = match.group(1).decode()
+    return size, sha.hexdigest(), core
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the bytes of `path`. Raises `ClipError`."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ClipError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def inspect(source: Path | IO[bytes]) -> ClipInfo:
+    """Decode the whole clip a frame at a time, for its size and digest. Raises `ClipError`."""
+    sha = hashlib.sha256()
+    count = 0
+    with _open(source) as clip:
+        for frame in clip.frames():
+            planes = frame if frame.format.name in _PLANAR else frame.reformat(format="rgb24", interpolation=_flags())
+            sha.update(f"{planes.format.name} {frame.height}x{frame.width}\n".encode())
+            sha.update(planes.to_ndarray().tobytes())
+            count += 1
+        if not count:
+            raise ClipError(f"{clip.name} has no frames")
+        return ClipInfo(count, clip.height, clip.width, clip.frame_rate, sha.hexdigest())
+
+
+def stream(path: Path, chunk: int) -> Iterator[Frames]:
+    """Decoded pixels, uint8 [at most `chunk` frames, height, width, 3] at a time. Raises `ClipError`."""
+    with _open(path) as clip:
+        held: list[Frames] = []
+        for frame in clip.frames():
+            held.append(clip.pixels(frame))
+            if len(held) == chunk:
+                yield np.stack(held)
+                held = []
+        if held:
+            yield np.stack(held)
+
+
+def read(path: Path) -> Frames:
+    """The whole clip, uint8 [frames, height, width, 3]. Raises `ClipError`."""
+    chunks = list(stream(path, 64))
+    if not chunks:
+        raise ClipError(f"{path} has no frames")
+    return np.concatenate(chunks)
+
+
+_PLANAR = ("yuv420p", "yuvj420p", "yuv444p", "yuvj444p", "gray", "rgb24")
+"""Formats whose planes are digested as decoded; any other is brought to rgb24 first."""
+_FORMATS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,ogg,flv"
+"""Containers that are read: self-contained ones. A playlist could make the reader open other files or addresses."""
+
+
+@contextmanager
+def _open(source: Path | IO[bytes]) -> Iterator[_Reader]:
+    """An open clip; FFmpeg's errors, on opening and while it is read, become `ClipError`."""
+    name = str(source) if isinstance(source, Path) else "the clip"
+    try:
+        with ExitStack() as stack:
+            file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+            file.seek(0)
+            limits = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+            container = stack.enter_context(av.open(file, "r", options=limits))
+            if not container.streams.video:
+                raise ClipError(f"{name} has no picture")
+            yield _Reader(name, container)
+    except av.error.FFmpegError as error:
+        raise ClipError(f"{name} cannot be decoded: {error.strerror}") from error
+    except OSError as error:
+        raise ClipError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+class _Reader:
+    """The frames of an open container, at their true size."""
+
+    def __init__(self, name: str, container: Any) -> None:
+        self.name = name
+        self.container = container
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        self.height, self.width = int(stream.height), int(stream.width)
+        if not 0 < max(self.height, self.width) <= MAX_SIDE:
+            raise ClipError(f"{name} has a size of {self.height}x{self.width} (at most {MAX_SIDE} a side)")
+        true = _SIZE.search(container.metadata.get("comment", ""))
+        if true and 0 <= self.height - int(true[1]) <= 1 and 0 <= self.width - int(true[2]) <= 1:
+            self.height, self.width = int(true[1]), int(true[2])
+        self.frame_rate = float(stream.average_rate or 0)
+
+    def frames(self) -> Iterator[Any]:
+        """Decoded frames, in order."""
+        yield from self.container.decode(video=0)
+
+    def pixels(self, frame: Any) -> Frames:
+        """A decoded frame as uint8 [height, width, 3]."""
+        picture = frame.reformat(format="rgb24", interpolation=_flags(), threads=1)
+        return np.asarray(picture.to_ndarray(), dtype=np.uint8)[: self.height, : self.width]
