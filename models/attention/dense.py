@@ -1,0 +1,72 @@
+"""Dense attention: keys and values of every head, Wan2.1's self- and cross-attention layers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the field's name for it)
+from torch import Tensor, nn
+
+from models.attention.context import Context
+
+TextKeys = tuple[Tensor, Tensor]
+"""Keys and values of the prompt for one layer, each [batch, text tokens, heads, head dim]."""
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, in float32 or wider (Wan2.1 `WanRMSNorm`)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] to [..., dim]."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
+        return (wide * torch.rsqrt(mean_square + self.eps)).to(x.dtype) * self.weight
+
+
+def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v with heads on the third axis: [B, L, H, d] to [B, L, H * d_v]."""
+    out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return out.transpose(1, 2).flatten(2)
+
+
+class DenseAttention(nn.Module):
+    """Wan2.1's self-attention: a key and a value for every head, RMSNorm of both over the full width."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+
+    def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
+        """Attend from `x` [B, L, dim] to what `context` shows it."""
+        heads = (*x.shape[:2], self.heads, -1)
+        query = self.norm_q(self.q(x)).view(heads)
+        key = self.norm_k(self.k(x)).view(heads)
+        out: Tensor = self.o(context.attend(layer, query, key, self.v(x).view(heads), scaled_dot_product))
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Wan2.1's attention to the prompt, whose keys and values are made once per prompt."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+
+    def keys(self, text: Tensor) -> TextKeys:
+        """Keys and values of `text` [B, tokens, dim]."""
+        heads = (*text.shape[:2], self.heads, -1)
+        return self.norm_k(self.k(text)).view(heads), self.v(text).view(heads)
+
+    def forward(self, x: Tensor, text: TextKeys) -> Tensor:
+        """Attend from `x` [B, L, dim] to the prompt."""
+        query = self.norm_q(self.q(x)).view(*x.shape[:2], self.heads, -1)
+        out: Tensor = self.o(scaled_dot_product(query, *text))
+        return out

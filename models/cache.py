@@ -1,0 +1,151 @@
+"""The streaming cache: a ring of latent frames for every layer, and the contexts that read and write it.
+
+Nothing is moved when frames leave: new ones take their slots. Attention is indifferent to the order of its keys, so the
+filled slots are read in place; only rotary angles depend on the order, and those are host integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.attention.context import Kernel, rotate_tail
+from models.attention.linear import State
+from models.rope import RotaryTable, Rotation, rotate
+from models.window import Placement, Ring, Run, WindowPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Tokens of one latent frame: `height` rows of `width`."""
+
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a latent frame."""
+        return self.height * self.width
+
+
+class LayerCache:
+    """One layer's entries: `key` [B, capacity * tokens, ..., p] and `rest` [B, capacity * tokens, ...]."""
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.rest: Tensor | None = None
+
+    def buffers(self, key: Tensor, rest: Tensor, slots: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """The two buffers, allocated at the first call in shape and dtype of the entries. Unwritten slots stay so."""
+        if self.key is None or self.rest is None:
+            self.key = key.new_empty(key.shape[0], slots * tokens, *key.shape[2:])
+            self.rest = rest.new_empty(rest.shape[0], slots * tokens, *rest.shape[2:])
+        return self.key, self.rest
+
+    def write(self, runs: Sequence[Run], key: Tensor, rest: Tensor, tokens: int) -> None:
+        """Put a chunk's entries into its slots."""
+        assert self.key is not None
+        assert self.rest is not None
+        for run in runs:
+            here = slice(run.slot * tokens, (run.slot + run.length) * tokens)
+            there = slice(run.start * tokens, (run.start + run.length) * tokens)
+            self.key[:, here] = key[:, there]
+            self.rest[:, here] = rest[:, there]
+
+
+class StreamCache:
+    """All layers' caches of one batch of requests, and the frames that stand in their slots."""
+
+    def __init__(self, layers: int, policy: WindowPolicy, capacity: int, grid: Grid, table: RotaryTable) -> None:
+        self.policy, self.grid, self.table = policy, grid, table
+        self.ring = Ring(capacity, policy.sink)
+        self.layers = [LayerCache() for _ in range(layers)]
+        self.states: list[State | None] = [None] * layers
+
+    def chunk(self, first: int, count: int, device: torch.device) -> ChunkContext:
+        """Make room for frames `first` to `first + count - 1` and return what their passes attend to."""
+        placement = self.ring.place(first, count)
+        if self.policy.sink_kind == "average" and placement.evicted:
+            self._average(placement)
+        return ChunkContext(self, placement, first, count, device)
+
+    def rebuild_behind_sink(self, first: int, count: int, device: torch.device) -> ChunkContext:
+        """A context whose pass rewrites everything but the sink with `count` frames from `first` on.
+
+        The first `sink` of these frames are queries whose entries are dropped.
+        """
+        sink = self.policy.sink
+        self.ring.restart([*self.ring.slots[:sink], *range(first + sink, first + count)])
+        placement = Placement((Run(sink, sink, count - sink),), ())
+        return ChunkContext(self, placement, first, count, device)
+
+    def _average(self, placement: Placement) -> None:
+        """Merge what leaves into the sink, slot by slot: sink = a sink + (1 - a) evicted (Reward Forcing)."""
+        tokens, decay = self.grid.tokens, self.policy.average_decay
+        for cache in self.layers:
+            for buffer in (cache.key, cache.rest):
+                assert buffer is not None
+                for sink, slot in enumerate(placement.evicted):
+                    kept = buffer[:, sink * tokens : (sink + 1) * tokens]
+                    gone = buffer[:, slot * tokens : (slot + 1) * tokens]
+                    kept.mul_(decay).add_(gone, alpha=1 - decay)
+
+    def compact(self, slots: Sequence[int]) -> None:
+        """Move the entries of `slots` to slots 0, 1, … (a flush; the only time that entries move)."""
+        tokens = self.grid.tokens
+        for cache in self.layers:
+            for buffer in (cache.key, cache.rest):
+                if buffer is None:
+                    continue
+                parts = [buffer[:, slot * tokens : (slot + 1) * tokens] for slot in slots]
+                kept = torch.cat(parts, dim=1)
+                buffer[:, : kept.shape[1]] = kept
+
+    def bytes(self) -> int:
+        """Bytes allocated for entries and states."""
+        held = [t for cache in self.layers for t in (cache.key, cache.rest) if t is not None]
+        held += [t for state in self.states if state is not None for t in state]
+        return sum(t.numel() * t.element_size() for t in held)
+
+
+class ChunkContext:
+    """Every pass over one chunk: entries go to the chunk's slots, queries see all filled slots."""
+
+    def __init__(self, cache: StreamCache, placement: Placement, first: int, count: int, device: torch.device) -> None:
+        self.cache, self.placement = cache, placement
+        grid, ring, policy = cache.grid, cache.ring, cache.policy
+        self.filled = len(ring.slots)
+        frames = list(range(first, first + count))
+        positions = ring.positions(policy.positions)
+        at = dict(zip(ring.slots, positions, strict=True))
+
+        def rotation(where: Sequence[int]) -> Rotation:
+            return cache.table(where, grid.height, grid.width, device)
+
+        self.rotation = rotation([at.get(frame, frame) for frame in frames])
+        self.key_rotation = rotation(positions) if policy.rotation == "read" else None
+        self.clean = False
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
+        """Write this pass's entries over the chunk's own slots, then attend to all filled ones."""
+        tokens, cache = self.cache.grid.tokens, self.cache.layers[layer]
+        if self.key_rotation is None:
+            key = rotate(key, self.rotation)
+        keys, rests = cache.buffers(key, rest, self.cache.ring.capacity, tokens)
+        cache.write(self.placement.runs, key, rest, tokens)
+        keys, rests = keys[:, : self.filled * tokens], rests[:, : self.filled * tokens]
+        if self.key_rotation is not None:
+            keys = rotate(keys, self.key_rotation)
+        return kernel(rotate_tail(query, self.rotation), keys, rests)
+
+    def state(self, layer: int) -> State | None:
+        """The layer's state over all finished chunks."""
+        return self.cache.states[layer]
+
+    def commit(self, layer: int, state: State) -> None:
+        """Keep `state` in the clean pass alone."""
+        if self.clean:
+            self.cache.states[layer] = state

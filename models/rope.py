@@ -1,0 +1,105 @@
+"""Three-axis rotary positions: angles from time, height and width, applied to interleaved channel pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Cosines and sines of a run of tokens, each float32 [tokens, pairs]; `phase` is cos + i sin."""
+
+    cos: Tensor
+    sin: Tensor
+    phase: Tensor
+
+    @staticmethod
+    def of(angles: Tensor) -> Rotation:
+        """From angles in radians, float64 [tokens, pairs]."""
+        cos, sin = angles.cos().float(), angles.sin().float()
+        return Rotation(cos, sin, torch.complex(cos, sin))
+
+
+def axis_pairs(head_dim: int) -> tuple[int, int, int]:
+    """Complex pairs of (time, height, width): height and width get a third each, time the rest (Wan2.1 `model.py`)."""
+    third = head_dim // 6
+    return head_dim // 2 - 2 * third, third, third
+
+
+class RotaryTable:
+    """Angles of every position of the three axes.
+
+    Args:
+        head_dim: channels of a full head; it fixes the exponents.
+        pairs: pairs kept per axis, the highest-frequency ones first; all of the head's when None (VideoMLA keeps
+            (6, 5, 5) of Wan's (22, 21, 21), with Wan's exponents; paper section 3).
+        theta: base of the exponents. positions: length of the table per axis.
+    """
+
+    def __init__(
+        self, head_dim: int, pairs: tuple[int, int, int] | None = None, theta: float = 10000.0, positions: int = 1024
+    ) -> None:
+        full = axis_pairs(head_dim)
+        kept = full if pairs is None else pairs
+        if any(k > f for k, f in zip(kept, full, strict=True)):
+            raise OptionError(f"rope pairs {kept} exceed the head's {full} (time, height, width)", "choose fewer pairs")
+        self.positions = positions
+        index = torch.arange(positions, dtype=torch.float64)
+        self.axes = [
+            torch.outer(index, theta ** -(torch.arange(k, dtype=torch.float64) / f))
+            for k, f in zip(kept, full, strict=True)
+        ]
+
+    def __call__(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Rotation:
+        """Rotation of the tokens of `frames` (temporal positions), frame by frame, row by row.
+
+        Returns cosines and sines of shape [len(frames) * height * width, pairs]. Raises `OptionError` for a position
+        beyond the table.
+        """
+        last = max(max(frames, default=0), height - 1, width - 1)
+        if last >= self.positions or min(frames, default=0) < 0:
+            raise OptionError(
+                f"position {last} lies beyond the rope table of {self.positions} positions",
+                f"use fewer frames (0 to {self.positions - 1}), or a window policy with positions: relative",
+            )
+        time, row, column = self.axes
+        shape = (len(frames), height, width, -1)
+        angles = torch.cat(
+            [
+                time[torch.tensor(list(frames), dtype=torch.long)][:, None, None, :].expand(shape),
+                row[:height][None, :, None, :].expand(shape),
+                column[:width][None, None, :, :].expand(shape),
+            ],
+            dim=-1,
+        ).flatten(0, 2)
+        rotation = Rotation.of(angles)
+        if device.type == "cpu":
+            return rotation
+        return Rotation(*(t.to(device, non_blocking=True) for t in (rotation.cos, rotation.sin, rotation.phase)))
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate the channel pairs (x[2i], x[2i+1]) of `x` (Wan2.1 `rope_apply`), in float32 or wider.
+
+    Args:
+        x: [batch, tokens, ..., 2 * pairs], one rotation for each token.
+
+    Returns:
+        The shape and dtype of `x`.
+    """
+    middle = [1] * (x.dim() - 3)
+    if x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        phase = rotation.phase.view(1, rotation.phase.shape[0], *middle, -1)
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * phase).flatten(-2)
+    wide = x if x.dtype == torch.float64 else x.float()
+    cos = rotation.cos.view(1, rotation.cos.shape[0], *middle, -1)
+    sin = rotation.sin.view(1, rotation.sin.shape[0], *middle, -1)
+    even, odd = wide[..., 0::2], wide[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)

@@ -1,0 +1,89 @@
+"""Few-step flow matching: the shifted schedule, the flow-to-clean conversion, and re-noising between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.errors import OptionError
+
+TRAIN_STEPS = 1000
+"""Length of the noise schedule (Self-Forcing `utils/scheduler.py`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """How a chunk is denoised.
+
+    Attributes:
+        steps: denoising steps out of 1000, noisiest first. shift: warps the schedule towards noise.
+        warp: whether `steps` are looked up in the shifted schedule (Self-Forcing) or used as they are (CausVid).
+        guidance: classifier-free guidance scale; 1 is without.
+        prediction: what the network's output means: the `flow`, or the clean latent (`clean`).
+        clean_timestep: timestep of the pass that writes a finished chunk into the cache.
+    """
+
+    steps: tuple[float, ...] = (1000, 750, 500, 250)
+    shift: float = 5.0
+    warp: bool = True
+    guidance: float = 1.0
+    prediction: str = "flow"
+    clean_timestep: float = 0.0
+
+
+class Schedule:
+    """Noise levels of a shifted flow schedule: sigma = s u / (1 + (s - 1) u), u linear from 1 to 0 without its end.
+
+    `timesteps` and `sigmas` of the denoising steps are host floats, so that no pass reads the device.
+    """
+
+    def __init__(self, config: SamplerConfig) -> None:
+        steps = list(config.steps)
+        if not steps or any(not 0 < s <= TRAIN_STEPS for s in steps) or steps != sorted(steps, reverse=True):
+            raise OptionError(
+                f"sampler.steps {steps} are not falling steps", f"give values from {TRAIN_STEPS} down to above 0"
+            )
+        if config.prediction not in ("flow", "clean"):
+            raise OptionError(f"sampler.prediction is {config.prediction!r}", "choose flow or clean")
+        if config.shift <= 0:
+            raise OptionError(f"sampler.shift is {config.shift}", "choose a value above 0")
+        u = torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1]
+        self.table = config.shift * u / (1 + (config.shift - 1) * u)
+        times = self.table * TRAIN_STEPS
+        if config.warp:
+            padded = torch.cat([times, torch.zeros(1)])
+            chosen = [padded[TRAIN_STEPS - round(s)] for s in steps]
+        else:
+            chosen = [torch.tensor(float(s)) for s in steps]
+        self.config = config
+        self.timesteps = [float(t) for t in chosen]
+        self.sigmas = [float(self.table[(times - t).abs().argmin()]) for t in chosen]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def clean(self, noisy: Tensor, output: Tensor, sigma: float) -> Tensor:
+        """The clean latent that `output` predicts: x_t - sigma * flow, or the output itself."""
+        if self.config.prediction == "clean":
+            return output
+        return torch.sub(noisy, output, alpha=sigma)
+
+    @staticmethod
+    def noisy(clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """(1 - sigma) clean + sigma noise."""
+        return torch.lerp(clean, noise, sigma)
+
+
+def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance: unconditional + scale (conditional - unconditional)."""
+    return torch.lerp(unconditional, conditional, scale)
+
+
+def evenly_spaced(count: int) -> Sequence[int]:
+    """`count` steps from 1000 down, evenly spaced: 4 gives 1000, 750, 500, 250."""
+    if not 1 <= count <= TRAIN_STEPS:
+        raise OptionError(f"{count} denoising steps", f"choose 1 to {TRAIN_STEPS}")
+    return tuple(round(TRAIN_STEPS * (count - i) / count) for i in range(count))

@@ -1,0 +1,154 @@
+"""Replay of a reference rollout: the file's weights and random numbers in, its latents out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.errors import WeightsError, nearest
+from models.attention.latent import Form
+from models.cache import Grid
+from models.config import LatentSizes, TransformerConfig
+from models.rolling import RollingRollout
+from models.rollout import PromptSwitch, Rollout
+from models.sampler import SamplerConfig
+from models.transformer import VideoTransformer
+from models.window import WindowPolicy
+
+TOLERANCE = 5e-5
+"""Largest absolute difference of a faithful float32 replay; measured replays agree to about 5e-6."""
+
+DEFAULT_WINDOW = 21
+"""Latent frames that `local: -1` stands for (Self-Forcing: 32,760 tokens of 1,560)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A replayed rollout: its latents [B, frames, C, H, W], and how far they are from the file's."""
+
+    family: str
+    latents: Tensor
+    difference: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the difference is within `TOLERANCE`."""
+        return self.difference <= TOLERANCE
+
+
+class TraceNoise:
+    """The file's random numbers in order of use."""
+
+    def __init__(self, start: Tensor, draws: list[Tensor]) -> None:
+        self.noise, self.draws = start, draws
+
+    def start(self, first: int, count: int) -> Tensor:
+        """Start noise of these frames."""
+        return self.noise[:, first : first + count]
+
+    def renoise(self, count: int) -> Tensor:
+        """The next draw, as [B, count, C, H, W]."""
+        if not self.draws:
+            raise WeightsError("the trace holds fewer random numbers than the rollout draws")
+        batch, shape = self.noise.shape[0], self.noise.shape[2:]
+        return self.draws.pop(0).reshape(batch, count, *shape)
+
+
+def window_policy(spec: dict[str, Any]) -> WindowPolicy:
+    """The window policy that a trace's `family`, `local` and `sink` stand for."""
+    frames, sink = int(spec["local"]), int(spec["sink"])
+    frames = DEFAULT_WINDOW if frames == -1 else frames
+    at_read = {"rotation": "read", "positions": "relative"}
+    families: dict[str, dict[str, Any]] = {
+        "self_forcing": {},
+        "infinity_rope": at_read | {"switch": "flush"},
+        "videomla": at_read,
+        "reward_forcing": at_read | {"sink_kind": "average"},
+        "longlive": {"switch": "rebuild", "keep_sink_on_rebuild": bool(spec.get("global_sink", False))},
+        "rolling_forcing": {"schedule": "rolling"},
+    }
+    family = str(spec["family"])
+    if family not in families:
+        raise WeightsError(f"unknown trace family {family!r}", nearest(family, families))
+    if family == "rolling_forcing":
+        frames, sink = int(spec["cache_frames"]), int(spec["block"])
+    return WindowPolicy(frames=frames, sink=sink, **families[family])
+
+
+def network_config(spec: dict[str, Any]) -> TransformerConfig:
+    """The network's sizes."""
+    mla = spec.get("mla")
+    latent = LatentSizes(**{**mla, "pairs": tuple(mla["pairs"])}) if mla else LatentSizes()
+    return TransformerConfig(
+        dim=spec["dim"],
+        heads=spec["heads"],
+        layers=spec["layers"],
+        ffn=spec["ffn"],
+        text_tokens=spec["text"][0],
+        text_width=spec["text"][1],
+        attention="latent" if mla else "dense",
+        latent=latent,
+    )
+
+
+def replay(path: Path, form: Form = "expanded", dtype: torch.dtype = torch.float32) -> Replay:
+    """Run the rollout that the file records.
+
+    Args:
+        path: a trace file. form: of latent attention, `expanded` or `absorbed`. dtype: float32 or float64.
+
+    Raises `WeightsError` for a file that is not a trace, and `OptionError` for sizes that do not fit each other.
+    """
+    spec, tensors = _read(path)
+    network = VideoTransformer(network_config(spec))
+    weights = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise WeightsError(f"{path}: weights missing {missing[:3]}, unexpected {unexpected[:3]}")
+    network = network.to(dtype).eval().requires_grad_(False)
+    network.use_form(form)
+    height, width = (int(n) for n in spec["hw"])
+    sampler = SamplerConfig(steps=tuple(spec.get("steps", (1000, 750, 500, 250))))
+    policy, chunk = window_policy(spec), int(spec["block"])
+    kind = RollingRollout if policy.schedule == "rolling" else Rollout
+    rollout = kind(network, policy, chunk, sampler, Grid(height // 2, width // 2))
+    context = tensors["context"].to(dtype)
+    prompts = [network.prompt(text) for text in (context if "switch" in spec else context[None])]
+    switches = [PromptSwitch(frame, p) for frame, p in zip(spec.get("switch", []), prompts[1:], strict=True)]
+    noise = TraceNoise(tensors["noise"].to(dtype), [t.to(dtype) for t in _draws(tensors)])
+    chunks = rollout.run(noise, prompts[0], int(spec["frames"]), switches)
+    latents = torch.cat(list(chunks), dim=1)
+    if noise.draws:
+        raise WeightsError(f"{path}: {len(noise.draws)} of its random numbers were not used")
+    return Replay(spec["family"], latents, float((latents - tensors["latents"]).abs().max()))
+
+
+def save_latents(result: Replay, path: Path) -> None:
+    """Write the replayed latents as safetensors, float32, key `latents`."""
+    save_file({"latents": result.latents.float().contiguous()}, str(path))
+
+
+def _draws(tensors: dict[str, Tensor]) -> list[Tensor]:
+    if "renoise" in tensors:
+        return list(tensors["renoise"].flatten(0, 1))
+    return [tensors[name] for name in sorted(tensors) if name.startswith("renoise.")]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            spec = json.loads((file.metadata() or {})["spec"])
+            return spec, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} does not exist") from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is not a trace file: {error}", "a trace is safetensors with a `spec` entry"
+        ) from error
