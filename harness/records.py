@@ -7,13 +7,18 @@ folder's lock sees to that).
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from pydantic_core import from_json
 
 from harness import durable
 from harness.contracts import Json, ModelCard
@@ -27,26 +32,55 @@ RECORD_SCHEMA = 1
 Status = Literal["ok", "failed", "skipped"]
 
 
-@dataclass(frozen=True, slots=True)
 class Head:
     """The part of a record that resuming and tables need; it comes first in the line and is read alone.
 
+    A million of these are made to print a table, so members other than key, kind and status are decoded when asked
+    for, each time anew; asking raises `RecordError` where the line is damaged.
+
     Attributes:
         key, kind, status: as in `Record`.
-        values: headline numbers by name; NaN where undefined.
-        clip: of a generate unit `path` (relative to the run), `bytes`, `sha256`, `digest`, `frames`, …; of a score
-            the `digest` that was scored; empty otherwise.
-        context: where the unit first stood: suite, arm, section, plugin, prompt, seed, index.
         offset: byte at which the line starts.
     """
 
-    key: str
-    kind: Kind
-    status: Status
-    values: Mapping[str, float]
-    clip: Mapping[str, Any]
-    context: Mapping[str, Any]
-    offset: int
+    __slots__ = ("_line", "key", "kind", "offset", "status")
+
+    def __init__(self, key: str, kind: Kind, status: Status, offset: int, line: bytes) -> None:
+        self.key = key
+        self.kind = kind
+        self.status = status
+        self.offset = offset
+        self._line = line
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """Headline numbers by name; NaN where undefined."""
+        raw = self._raw(_VALUES, _CLIP)
+        return _numbers(self._decoded(raw)) if b"null" in raw else self._decoded(raw)
+
+    @property
+    def clip(self) -> Mapping[str, Any]:
+        """Of a generate unit `path` (relative to the run), `bytes`, `sha256`, `digest`, `frames`, …; of a score
+        the `digest` that was scored; empty otherwise.
+        """
+        return self._decoded(self._raw(_CLIP, _CONTEXT))
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """Where the unit first stood: suite, arm, section, plugin, prompt, seed, index."""
+        return self._decoded(self._raw(_CONTEXT, _SPLIT))
+
+    def _raw(self, before: bytes, after: bytes) -> bytes:
+        start = self._line.find(before) + len(before) - 1
+        end = self._line.find(after, start)
+        return self._line[start : end if end > 0 else None]
+
+    def _decoded(self, raw: bytes) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = from_json(raw)
+        except ValueError as error:
+            raise RecordError(f"record {self.key[:12]} at byte {self.offset} is damaged: {error}") from error
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +116,16 @@ class Record:
 
 _HEAD = ("schema", "key", "kind", "status", "values", "clip", "context")
 _TAIL = ("unit", "samples", "notes", "device", "versions", "git", "started", "ended", "error")
-_SPLIT = b',"unit":{'
-"""Ends the head. Inside a JSON text quotes are escaped, so these bytes occur nowhere before it."""
+_VALUES, _CLIP, _CONTEXT, _SPLIT = b',"values":{', b',"clip":{', b',"context":{', b',"unit":{'
+"""Where members of the head begin, and where it ends. Inside a JSON text quotes are escaped, so these bytes occur
+nowhere else before the unit."""
+_START = re.compile(
+    rb'\{"schema":%d,"key":"([0-9a-f]+)","kind":"(generate|score|measure)","status":"(ok|failed|skipped)",'
+    rb'"values":\{[^{}]*\},"clip":\{' % RECORD_SCHEMA
+)
+_WORDS: dict[bytes, Any] = {
+    word.encode(): sys.intern(word) for word in ("generate", "score", "measure", "ok", "failed", "skipped")
+}
 
 
 def encode(record: Record) -> bytes:
@@ -120,26 +162,29 @@ def decode(line: bytes, where: str = "record") -> Record:
 
 
 def decode_head(line: bytes, offset: int = 0, where: str = "record") -> Head:
-    """The head of the record in one line; the rest is not looked at."""
-    cut = line.find(_SPLIT)
-    body = _load(line[:cut] + b"}" if cut > 0 else line, where)
-    try:
-        return Head(
-            body["key"],
-            body["kind"],
-            body["status"],
-            _numbers(body["values"]),
-            body["clip"],
-            body["context"],
-            offset,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{where}: not a record: {error!r}") from error
+    """The head of the record in one line, whose members may stand in any order."""
+    record = decode(line, where)
+    if record.kind not in get_args(Kind) or record.status not in get_args(Status):
+        raise RecordError(f"{where}: not a record: kind {record.kind!r}, status {record.status!r}")
+    written = encode(record)
+    return Head(record.key, record.kind, record.status, offset, written[: written.find(_SPLIT)])
+
+
+def _own_head(line: bytes, offset: int) -> Head | None:
+    """The head of a line as `encode` writes it; the rest of the line is not looked at."""
+    start = _START.match(line)
+    if start is None:
+        return None
+    cut = line.find(_SPLIT, start.end())
+    if cut < 0 or line.find(_CONTEXT, start.end(), cut) < 0:
+        return None
+    key, kind, status = start.groups()
+    return Head(key.decode(), _WORDS[kind], _WORDS[status], offset, line[:cut])
 
 
 def _load(line: bytes, where: str) -> dict[str, Any]:
     try:
-        body = json.loads(line)
+        body = from_json(line)
         schema = body["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{where}: not a record", "remove that line; its unit will be run again") from error
@@ -164,7 +209,7 @@ class RecordFile:
     def heads(self) -> Iterator[Head]:
         """The head of every complete line, in the order written. A torn last line is passed over."""
         for offset, number, line in self._lines():
-            yield decode_head(line, offset, f"{self.path}:{number}")
+            yield _own_head(line, offset) or decode_head(line, offset, f"{self.path}:{number}")
 
     def records(self) -> Iterator[Record]:
         """Every complete record, in the order written."""
@@ -173,7 +218,13 @@ class RecordFile:
 
     def newest(self) -> dict[str, Head]:
         """The head that counts for each key: the last one written."""
-        return {head.key: head for head in self.heads()}
+        collecting = gc.isenabled()
+        gc.disable()  # heads live long and hold no cycles; with a million of them the collector takes half the time
+        try:
+            return {head.key: head for head in self.heads()}
+        finally:
+            if collecting:
+                gc.enable()
 
     def at(self, offset: int) -> Record:
         """The full record whose line starts at byte `offset`, as `Head.offset` says."""
@@ -270,7 +321,7 @@ def load_run(folder: Path) -> Run:
     """Read a run folder: its plan and the heads of its records. Raises `RecordError`."""
     path = folder / "plan.json"
     try:
-        body = json.loads(path.read_bytes())
+        body = from_json(path.read_bytes())
         if body["schema"] > PLAN_SCHEMA:
             raise RecordError(f"{path}: plan schema {body['schema']} is newer than this harness reads ({PLAN_SCHEMA})")
         arms = tuple(Arm(**{**arm, "card": ModelCard(**arm["card"])}) for arm in body["arms"])

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from harness import registry
 from harness.contracts import Metric, Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
@@ -17,6 +19,7 @@ from harness.plan import Arm, Group
 from harness.records import Head, RecordFile, Run
 from harness.report import layout
 from harness.report.layout import Cell, Row, Table
+from harness.report.samples import Samples, read
 from harness.schema import Column, GenerateSection, MeasureSection, Suite, TableSpec
 from harness.stats import Estimate, clustered_mean, clustered_statistic
 
@@ -78,6 +81,7 @@ class _View:
     groups: dict[tuple[str, str, str], Group] = field(init=False)
     records: RecordFile = field(init=False)
     _metrics: dict[tuple[str, str], Metric] = field(default_factory=dict)
+    _samples: dict[tuple[str, str, str], Samples] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.groups = {(group.section, group.plugin, group.arm): group for group in self.run.groups}
@@ -101,6 +105,17 @@ class _View:
             use = next(use for use in section.metrics if use.name == name)
             self._metrics[section.name, name] = registry.metrics.create(name, use.options)
         return self._metrics[section.name, name]
+
+    def samples(self, section: AnySection, group: Group) -> Samples:
+        place = (group.section, group.plugin, group.arm)
+        if place not in self._samples:
+            declared = (
+                registry.probes.get(group.plugin).values
+                if isinstance(section, MeasureSection)
+                else registry.metrics.get(group.plugin).values
+            )
+            self._samples[place] = read(self.run, group, tuple(value.name for value in declared))
+        return self._samples[place]
 
     def reason(self, head: Head) -> str:
         """Why a unit was skipped, as its record says."""
@@ -254,59 +269,46 @@ def _card_cell(arm: Arm, name: str, spec: str) -> Cell:
 
 def _cell(view: _View, section: AnySection, group: Group, name: str, spec: str, short: list[str]) -> Cell:
     """The cell of one arm. What keeps it from being complete is added to `short`, unless the suite marks it."""
-    heads = [view.run.heads.get(key) for key in group.keys]
-    done = [head for head in heads if head is not None and head.status == "ok"]
-    planned = len(heads)
-    skipped = [head for head in heads if head is not None and head.status == "skipped"]
-    if skipped and len(skipped) == planned:
-        return Cell(f"not available: {view.reason(skipped[0])}")
+    samples = view.samples(section, group)
+    scored, planned = samples.scored, samples.planned
+    if samples.skip is not None and samples.skipped == planned:
+        return Cell(f"not available: {view.reason(samples.skip)}")
     marks: tuple[str, ...] = ()
-    if len(done) < planned:
+    if scored < planned:
         if view.run.suite.incomplete == "refuse":
             arm = f" of {group.arm}" if group.arm else ""
-            short.append(f"{group.section}: {group.plugin} has {len(done)} of {planned} results{arm}")
+            short.append(f"{group.section}: {group.plugin} has {scored} of {planned} results{arm}")
         marks = (layout.INCOMPLETE,)
-    if not done:
-        failed = any(head is not None and head.status == "failed" for head in heads)
-        return Cell("failed" if failed else "not measured", scored=0, planned=planned, marks=marks)
+    if not scored:
+        return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
-        return replace(_measured_cell(done, name, spec), marks=marks)
-    estimate, undefined = _estimate(view.metric(section, group.plugin), name, done)
-    if undefined:
+        value = float(samples.values[name][-1])
+        text = _shown(value, value, spec) if math.isfinite(value) else "undefined"
+        return Cell(text, value if math.isfinite(value) else None, marks=marks)
+    metric = view.metric(section, group.plugin)
+    if any(np.isnan(samples.values[each.name]).any() for each in metric.values if each.name == name):
         marks = (*marks, layout.UNDEFINED)
-    cell = _estimate_cell(estimate, spec)
-    return replace(cell, scored=len(done), planned=planned, marks=marks)
+    cell = _estimate_cell(_estimate(metric, name, samples), spec)
+    return replace(cell, scored=scored, planned=planned, marks=marks)
 
 
-def _measured_cell(done: Sequence[Head], name: str, spec: str) -> Cell:
-    value = done[-1].values.get(name, math.nan)
-    return Cell(_shown(value, value, spec), value) if math.isfinite(value) else Cell("undefined")
-
-
-def _estimate(metric: Metric, name: str, done: Sequence[Head]) -> tuple[Estimate, bool]:
-    """The metric's aggregate of `name` with its interval, and whether some clips do not define it."""
-    if any(value.name == name for value in metric.derived):
-        derived = metric.derive(_aggregates(metric, done)).get(name, math.nan)
-        return Estimate(derived, math.nan, math.nan, len(done), 0), False
-    pairs = [(head.values.get(name, math.nan), head.context.get("prompt", head.key)) for head in done]
-    kept = [(value, prompt) for value, prompt in pairs if not math.isnan(value)]
-    values, prompts = [value for value, _ in kept], [prompt for _, prompt in kept]
-    numbers: dict[str, int] = {}
-    clusters = [numbers.setdefault(prompt, len(numbers)) for prompt in prompts]
+def _estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
+    """The metric's aggregate of the value `name` with its interval; a derived value has none."""
+    if name not in samples.values:
+        derived = metric.derive(_aggregates(metric, samples)).get(name, math.nan)
+        return Estimate(derived, math.nan, math.nan, samples.scored, 0)
+    values = samples.values[name]
+    kept = ~np.isnan(values)
+    values, prompts = values[kept], samples.prompts[kept]
     if type(metric).aggregate is Metric.aggregate:
-        return clustered_mean(values, clusters), len(kept) < len(pairs)
-    estimate = clustered_statistic(values, clusters, lambda pooled: metric.aggregate(name, pooled))
-    return estimate, len(kept) < len(pairs)
+        return clustered_mean(values, prompts)
+    return clustered_statistic(values, prompts, lambda pooled: metric.aggregate(name, pooled))
 
 
-def _aggregates(metric: Metric, done: Sequence[Head]) -> Mapping[str, float]:
-    """Every value of `metric` over `done` that is defined somewhere."""
-    found = {}
-    for value in metric.values:
-        scores = [x for head in done if not math.isnan(x := head.values.get(value.name, math.nan))]
-        if scores:
-            found[value.name] = metric.aggregate(value.name, scores)
-    return found
+def _aggregates(metric: Metric, samples: Samples) -> Mapping[str, float]:
+    """Every value of `metric` that is defined somewhere."""
+    kept = {name: values[~np.isnan(values)] for name, values in samples.values.items()}
+    return {name: metric.aggregate(name, values.tolist()) for name, values in kept.items() if values.size}
 
 
 def _estimate_cell(estimate: Estimate, spec: str) -> Cell:
