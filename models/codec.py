@@ -1,4 +1,4 @@
-"""Between pixels and latents: the pixel codec of the toy world and Wan's VAE, both decoding chunk by chunk."""
+"""Between pixels and latents: what a codec gives, and the pixel codec of the toy world."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from harness.errors import OptionError, WeightsError
 from models.config import LatentSizes, TransformerConfig
+from models.rope import axis_pairs
 from models.spectrum import energy, layer_count, operator_of
 from models.tensorfiles import save_tensors
 from models.weights import Checkpoint
@@ -208,12 +209,6 @@ def _random_maps(sizes: LatentSizes, config: TransformerConfig, draw: torch.Gene
 
 
 # ------------------------------------------------------------------------------------------ rotary bands
-
-
-def axis_pairs(head_dim: int) -> tuple[int, int, int]:
-    """Complex pairs of a head for time, height and width (Wan2.1: what thirds leave over goes to time)."""
-    third = head_dim // 2 // 3
-    return head_dim // 2 - 2 * third, third, third
 
 
 def rope_channels(sizes: LatentSizes, config: TransformerConfig) -> list[int]:

@@ -18,6 +18,8 @@ ROOT_VARIABLE = "VIDEOMLA_WEIGHTS"
 CACHE_VARIABLE = "VIDEOMLA_CACHE"
 SUFFIXES = (".safetensors", ".pt", ".pth")
 INDEX_SUFFIX = ".index.json"
+COMPONENTS = {"transformer": "diffusion_pytorch_model*", "text_encoder": "models_t5_*", "vae": "Wan2.1_VAE*"}
+"""Parts of a pipeline: subfolder in a diffusers repository, and file name in an original Wan2.1 one."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w][\w./-]*)?")
 _ALWAYS_HASHED = 8 << 20  # below this, hashing costs less than keeping a cache honest
 
@@ -41,8 +43,10 @@ class Source:
         return {path.name: digest(path) for path in self.files}
 
 
-def resolve(name: str | Path, download: bool = False) -> Source:
+def resolve(name: str | Path, download: bool = False, component: str = "transformer") -> Source:
     """Files behind a path, a folder, or a Hub id `org/name` or `org/name:file/in/the/repository`.
+
+    In the folder of a whole pipeline, `component` (a key of `COMPONENTS`) is the part that is meant.
 
     A Hub id is looked up in `$VIDEOMLA_WEIGHTS/org/name`, then in the local Hub cache. Nothing is downloaded unless
     `download` is true, which only a command typed by the user may set.
@@ -54,16 +58,16 @@ def resolve(name: str | Path, download: bool = False) -> Source:
     text = str(name)
     path = Path(text).expanduser()
     if path.exists():
-        return _from_path(text, path)
+        return _from_path(text, path, component)
     if isinstance(name, Path) or not _HUB_ID.fullmatch(text) or (path.suffix in SUFFIXES and ":" not in text):
         raise WeightsError(
             f"{text} does not exist",
             f"give a file ({', '.join(SUFFIXES)}), a folder, or a Hub id such as org/name",
         )
-    return _from_hub(text, download)
+    return _from_hub(text, download, component)
 
 
-def _from_hub(text: str, download: bool) -> Source:
+def _from_hub(text: str, download: bool, component: str) -> Source:
     repository, _, inner = text.partition(":")
     if ".." in inner.split("/"):
         raise WeightsError(f"{text}: the file lies outside its repository", "give a path inside it")
@@ -78,7 +82,7 @@ def _from_hub(text: str, download: bool) -> Source:
             f"weights {text} are not on this machine (offline root: {root or 'not set'})",
             f"hf download {repository}{wanted} --local-dir {place} and set {ROOT_VARIABLE}",
         )
-    return _from_path(text, folder / inner)
+    return _from_path(text, folder / inner, component)
 
 
 def _hub_snapshot(repository: str, inner: str, download: bool) -> Path | None:
@@ -100,9 +104,9 @@ def _hub_snapshot(repository: str, inner: str, download: bool) -> Path | None:
         ) from error
 
 
-def _from_path(text: str, path: Path) -> Source:
+def _from_path(text: str, path: Path, component: str) -> Source:
     if path.is_dir():
-        path = _pick(text, path)
+        path = _pick(path, component)
     if path.name.endswith(INDEX_SUFFIX):
         return Source(text, _shards(path), path)
     if path.suffix not in SUFFIXES:
@@ -110,19 +114,18 @@ def _from_path(text: str, path: Path) -> Source:
     return Source(text, (path,))
 
 
-def _pick(text: str, folder: Path) -> Path:
-    """The one checkpoint of a folder: a sharded index first, then a single file, then `transformer/` of a pipeline."""
-    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
-    if len(indices) == 1:
-        return indices[0]
-    found = indices or sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    if len(found) == 1:
-        return found[0]
-    if not found and (folder / "transformer").is_dir():
-        return _pick(text, folder / "transformer")
-    if found:
-        names = ", ".join(path.name for path in found[:10])
-        raise WeightsError(f"{folder} holds {len(found)} checkpoints: {names}", "name the file that is meant")
+def _pick(folder: Path, component: str) -> Path:
+    """The checkpoint of a folder that is meant: the component's subfolder, a sharded index, or a single file."""
+    if (folder / component).is_dir():
+        return _pick(folder / component, component)
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES or path.name.endswith(INDEX_SUFFIX))
+    for found in (files, [path for path in files if path.match(COMPONENTS[component])]):
+        indices = [path for path in found if path.name.endswith(INDEX_SUFFIX)]
+        if len(indices or found) == 1:
+            return (indices or found)[0]
+    if files:
+        names = ", ".join(path.name for path in files[:10])
+        raise WeightsError(f"{folder} holds {len(files)} checkpoints: {names}", "name the file that is meant")
     raise WeightsError(f"{folder} holds no checkpoint", f"put one there ({', '.join(SUFFIXES)})")
 
 

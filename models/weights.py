@@ -18,22 +18,29 @@ SHOWN = 10
 
 
 class Checkpoint:
-    """Named tensors on disk under the names of the original Wan2.1 checkpoint; nothing is read until asked for.
+    """Named tensors on disk under the names that a module gives them; nothing is read until asked for.
+
+    Args:
+        source: the files. file: their tensors.
+        stored: name in the file by name in the module.
 
     Attributes:
-        source: the files. `layout`: the layout they are in.
         part: the entry taken from a training checkpoint, as in `generator_ema`; empty for a plain state dict.
-        shapes: shape by original name.
+        shapes: shape by the module's names.
         metadata: strings of a safetensors header.
+        layout: the layout the files are in.
     """
 
-    def __init__(self, source: Source, file: TensorFile, layout: Layout | Literal["auto"], lora: Lora | None) -> None:
+    def __init__(
+        self, source: Source, file: TensorFile, stored: Mapping[str, str], layout: str, lora: Lora | None = None
+    ) -> None:
         self.source = source
+        self.layout = layout
         self.part = file.part
         self.metadata = dict(file.metadata)
         self._file = file
-        self._stored, self.layout = canonical(source.name, file.shapes, layout)
-        self.shapes = {name: file.shapes[stored] for name, stored in self._stored.items()}
+        self._stored = dict(stored)
+        self.shapes = {name: file.shapes[kept] for name, kept in self._stored.items()}
         self._lora = lora
         if lora is not None:
             lora.check(self.shapes)
@@ -62,7 +69,7 @@ def open_checkpoint(
     lora_alpha: float | None = None,
     download: bool = False,
 ) -> Checkpoint:
-    """Open a checkpoint of the transformer.
+    """Open a checkpoint of the transformer, under the names of the original Wan2.1 checkpoint.
 
     Args:
         source: a file, a folder, or a Hub id (see `models.sources.resolve`, also for `download`).
@@ -78,7 +85,9 @@ def open_checkpoint(
     update = None
     if lora is not None:
         update = Lora(lora if isinstance(lora, Source) else resolve(lora, download), lora_alpha)
-    return Checkpoint(found, open_tensors(found, ema), layout, update)
+    file = open_tensors(found, ema)
+    stored, layout = canonical(found.name, file.shapes, layout)
+    return Checkpoint(found, file, stored, layout, update)
 
 
 class Lora:
@@ -143,19 +152,30 @@ def load_into(
     Raises:
         WeightsError: names are missing, unexpected or misshapen (all in one message), or a tensor holds NaN or Inf.
     """
-    targets = dict(module.state_dict(keep_vars=True))
-    check_names(checkpoint.source.name, {name: tuple(t.shape) for name, t in targets.items()}, checkpoint.shapes)
-    for name, old in targets.items():
-        tensor = checkpoint.read(name)
+    groups = _tied(module, checkpoint)
+    expected = {names[0]: tuple(old.shape) for names, old in groups}
+    aliases = {alias for names, _ in groups for alias in names[1:]}
+    found = {name: shape for name, shape in checkpoint.shapes.items() if name not in aliases}
+    check_names(checkpoint.source.name, expected, found)
+    for names, old in groups:
+        tensor = checkpoint.read(names[0])
         kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         # A copy always: what is read may be a view of the mapped file.
         fresh = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
-        owner_name, _, leaf = name.rpartition(".")
-        owner = module.get_submodule(owner_name)
-        if isinstance(old, nn.Parameter):
-            setattr(owner, leaf, nn.Parameter(fresh, requires_grad=old.requires_grad))
-        else:
-            setattr(owner, leaf, fresh)
+        value = nn.Parameter(fresh, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, value)
+
+
+def _tied(module: nn.Module, checkpoint: Checkpoint) -> list[tuple[list[str], Tensor]]:
+    """Every tensor of `module` with all its names; the one that the checkpoint holds comes first."""
+    groups: dict[int, tuple[list[str], Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        groups.setdefault(id(tensor), ([], tensor))[0].append(name)
+    for names, _ in groups.values():
+        names.sort(key=lambda name: name not in checkpoint)
+    return list(groups.values())
 
 
 def check_names(source: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:

@@ -108,3 +108,18 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [found.name for found in tmp_path.iterdir() if found.is_file()] == ["f"]
+
+
+def test_a_component_of_a_pipeline(tmp_path: Path) -> None:
+    diffusers, original = tmp_path / "diffusers", tmp_path / "original"
+    for name in ("transformer", "vae"):
+        (diffusers / name).mkdir(parents=True)
+        (diffusers / name / "diffusion_pytorch_model.safetensors").touch()
+    original.mkdir()
+    for name in ("diffusion_pytorch_model.safetensors", "models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth"):
+        (original / name).touch()
+    assert resolve(diffusers, component="vae").files[0].parent.name == "vae"
+    assert resolve(diffusers).files[0].parent.name == "transformer"
+    assert resolve(original).files[0].name == "diffusion_pytorch_model.safetensors"
+    assert resolve(original, component="vae").files[0].name == "Wan2.1_VAE.pth"
+    assert resolve(original, component="text_encoder").files[0].name == "models_t5_umt5-xxl-enc-bf16.pth"
