@@ -257,6 +257,18 @@ class Metric(ABC):
     def score(self, clip: Clip) -> Mapping[str, float]:
         """One float for each of `values`; NaN where the clip does not define it. Raises `ClipError`."""
 
+    def samples(self) -> Mapping[str, Sequence[float]]:
+        """The numbers behind the last score, by name, for its record; empty unless the metric keeps some."""
+        return {}
+
+    def notes(self) -> Mapping[str, Json]:
+        """What else the record of the last score should say, as in the versions of the packages that made it."""
+        return {}
+
+    def close(self) -> None:
+        """Free what `setup` took, when no more clips need the metric."""
+        return
+
     def aggregate(self, name: str, scores: Sequence[float]) -> float:
         """The value `name` over clips. Pure: floats in, a float out. The mean unless overridden."""
         return float(np.mean(scores)) if len(scores) else float("nan")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from harness import registry
-from harness.contracts import Clip, Json, Metric
+from harness.contracts import Clip, Json
 from harness.errors import NotAvailable
+from harness.worker.metric import WorkerMetric
 
 
 class Scorer(Protocol):
@@ -17,35 +18,29 @@ class Scorer(Protocol):
         """The metric's values for one clip, as `Metric.score` gives them; raises what it raises."""
         ...
 
+    def samples(self) -> Mapping[str, Sequence[float]]:
+        """The numbers behind the last score."""
+        ...
+
+    def notes(self) -> Mapping[str, Json]:
+        """What else the record of the last score should say."""
+        ...
+
     def close(self) -> None:
         """Free what the metric holds."""
         ...
 
 
-class CoreScorer:
-    """A metric of the environment `core`: it runs in this process."""
-
-    def __init__(self, metric: Metric, device: str) -> None:
-        metric.setup(device)
-        self._metric: Metric | None = metric
-
-    def score(self, clip: Clip) -> Mapping[str, float]:
-        """The metric's values for one clip."""
-        if self._metric is None:
-            raise RuntimeError("the scorer is closed")
-        return self._metric.score(clip)
-
-    def close(self) -> None:
-        """Let go of the metric and its weights."""
-        self._metric = None
-
-
 def scorer_for(name: str, options: Mapping[str, Json], device: str) -> Scorer:
-    """The metric `name`, ready to score. Raises `NotAvailable` with the reason and the fix."""
+    """The metric `name`, set up in this process or in a worker of its environment.
+
+    Raises `NotAvailable` with the reason and the fix, and whatever setting it up raises.
+    """
     metric = registry.metrics.create(name, options)
     state = metric.available()
     if not state.ready:
         raise NotAvailable(f"metric {name} is not available: {state.reason}", state.fix)
-    if metric.environment != "core":
+    if metric.environment != "core" and not isinstance(metric, WorkerMetric):
         raise NotAvailable(f"metric {name} is not available: nothing here runs the environment {metric.environment!r}")
-    return CoreScorer(metric, device)
+    metric.setup(device)
+    return metric

@@ -202,7 +202,8 @@ def score(unit: Unit, scorer: Scorer, clip: Clip) -> Result:
     name = spec["metric"]["name"]
     given = scorer.score(clip)
     found = check.values(f"metric {name}", registry.metrics.get(name).values, given)
-    return Result(values=found, clip={"digest": clip.digest})
+    samples = {key: [float(item) for item in items] for key, items in scorer.samples().items()}
+    return Result(values=found, samples=samples, notes=scorer.notes(), clip={"digest": clip.digest})
 
 
 # -------------------------------------------------------------------------------------------- measure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,8 @@ from harness.contracts import Availability, Clip, Json, Metric, Options
 from harness.envs.build import find
 from harness.envs.lock import read_lock
 from harness.errors import HarnessError, NotAvailable
+from harness.weights.manifest import weights_root
+from harness.weights.store import availability, digests
 from harness.worker.client import Answer, Limits, Worker
 
 JOBS = Path(__file__).with_name("jobs")
@@ -21,24 +24,25 @@ DEATHS_IN_SETUP = 2
 class WorkerMetric(Metric):
     """Base of the metrics whose packages cannot live in the core environment.
 
-    A subclass gives `values`, `environment`, `job`, and, where it needs weights, `weights_root` and `missing_weights`.
-    Metrics of one environment and device share one worker, so a clip is decoded once and its features are at hand for
-    all of them.
+    A subclass gives `values`, `environment`, `job` and, where it needs weights, `weights` and `weight_groups`. Metrics
+    of one environment and device share one worker, so a clip is decoded once and its features are at hand for all.
 
     Attributes:
-        job: the file that runs inside the environment; `harness/worker/program.py` says what it defines.
+        job: the file that runs inside the environment; `harness/worker/program.py` says what it defines. It is told
+            the folder of the set `weights`.
+        weights: the set of the manifest that it loads from; empty for none.
+        packages: those whose versions stand in every record.
         limits: time and memory of the worker. The first metric to be set up in an environment decides for all of it.
-        samples: the numbers behind the last score, by name, as in one number a frame.
-        versions: of every package in the environment, once it runs.
     """
 
     job: ClassVar[Path]
+    weights: ClassVar[str] = ""
+    packages: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     limits: Limits = Limits()
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.samples: Mapping[str, Sequence[float]] = {}
-        self.versions: Mapping[str, str] = {}
+        self._answer: Answer | None = None
         self._scorer: Scorer | None = None
 
     def job_options(self) -> dict[str, Json]:
@@ -46,17 +50,13 @@ class WorkerMetric(Metric):
         given: dict[str, Json] = self.options.model_dump(mode="json")
         return given
 
-    def weights_root(self) -> Path:
-        """The folder that the job is told to look for weights in."""
-        return Path()
-
-    def missing_weights(self) -> Availability:
-        """Whether the weights are here. Cheap: looks at names and sizes only."""
-        return Availability(True)
+    def weight_groups(self) -> Sequence[str]:
+        """The parts of the set `weights` that these options need; empty for all of it."""
+        return ()
 
     def weight_digests(self) -> dict[str, str]:
         """SHA-256 by file name of the weights that decide the score."""
-        return {}
+        return digests(self.weights, self.weight_groups()) if self.weights else {}
 
     def settings(self) -> dict[str, str]:
         """Environment variables that the packages need."""
@@ -68,7 +68,7 @@ class WorkerMetric(Metric):
             find(self.environment)
         except NotAvailable as error:
             return Availability(False, error.message, error.fix.removeprefix("type: "))
-        return self.missing_weights()
+        return availability(self.weights, self.weight_groups()) if self.weights else Availability(True)
 
     def identity(self) -> Mapping[str, Json]:
         """The environment's lock and the weights."""
@@ -79,23 +79,44 @@ class WorkerMetric(Metric):
         """Start the environment's worker, unless another metric has, and load the job there."""
         self.close()
         self._scorer = Scorer(self, device)
-        self._scorer.prepare()
-        self.versions = self._scorer.versions
+        try:
+            self._scorer.prepare()
+        except BaseException:
+            self.close()
+            raise
 
     def score(self, clip: Clip) -> Mapping[str, float]:
         """Score one clip in the worker, starting it anew if it has died since. Raises `JobFault` or `WorkerFault`."""
         if self._scorer is None:
             raise HarnessError("setup() was not called")
-        self.samples = {}
-        answer = self._scorer.score(clip)
-        self.samples = answer.samples
-        return answer.values
+        self._answer = None
+        self._answer = self._scorer.score(clip)
+        return self._answer.values
+
+    def samples(self) -> Mapping[str, Sequence[float]]:
+        """What the job gave as lists for the last clip."""
+        return self._answer.samples if self._answer else {}
+
+    def notes(self) -> Mapping[str, Json]:
+        """The environment that scored, the versions of `packages` in it, its seconds and its peak memory."""
+        if self._answer is None or self._scorer is None:
+            return {}
+        versions = self._scorer.versions
+        return {
+            "environment": self.environment,
+            "packages": {name: versions[name] for name in self.packages if name in versions},
+            "seconds": round(self._answer.seconds, 3),
+            "peak_bytes": self._answer.peak_bytes,
+        }
 
     def close(self) -> None:
         """Let go of the worker; the last metric to do so ends it."""
         scorer, self._scorer = self._scorer, None
         if scorer is not None:
             scorer.close()
+
+
+_numbers = itertools.count()
 
 
 class Scorer:
@@ -105,7 +126,7 @@ class Scorer:
         environment = find(metric.environment)
         self._metric = metric
         self._device = device
-        self._job = f"{metric.job.stem}:{id(self):x}"
+        self._job = f"{metric.job.stem}:{next(_numbers)}"
         self._key = (environment.name, environment.digest, device, tuple(sorted(metric.settings().items())))
         self._worker = _shared.take(
             self._key, lambda: Worker(environment.python, environment.name, metric.settings(), metric.limits)
@@ -124,7 +145,9 @@ class Scorer:
             raise self._fault
         metric = self._metric
         try:
-            self._worker.setup(self._job, metric.job, metric.job_options(), metric.weights_root(), self._device)
+            self._worker.setup(
+                self._job, metric.job, metric.job_options(), weights_root() / metric.weights, self._device
+            )
         except HarnessError as error:
             self._deaths += 1
             if self._worker.alive or self._deaths >= DEATHS_IN_SETUP:

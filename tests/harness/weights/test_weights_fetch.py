@@ -145,7 +145,7 @@ def test_one_member_of_an_archive(host):
     assert (weights.folder / "a/b.pth").read_bytes() == BODY
     assert [path.name for path in weights.folder.rglob("*") if path.is_file()] == ["b.pth"]
     (weights.folder / "a/b.pth").unlink()
-    with pytest.raises(WeightsError, match="no archive with models/wanted.pth"):
+    with pytest.raises(WeightsError, match=r"no archive with models/wanted\.pth"):
         fetch(one(url=f"{host}/plain", member="models/wanted.pth"))
 
 
