@@ -14,7 +14,8 @@ from harness.errors import OptionError
 from models.attention.context import Context
 from models.attention.dense import TextKeys
 from models.cache import ChunkContext, Grid, StreamCache
-from models.sampler import SamplerConfig, Schedule, guided
+from models.sampler import Schedule, guided
+from models.sampler_config import SamplerConfig
 from models.transformer import VideoTransformer
 from models.window import WindowPolicy
 

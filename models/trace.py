@@ -18,7 +18,7 @@ from models.cache import Grid
 from models.config import LatentSizes, TransformerConfig
 from models.rolling import RollingRollout
 from models.rollout import PromptSwitch, Rollout
-from models.sampler import SamplerConfig
+from models.sampler_config import SamplerConfig
 from models.transformer import VideoTransformer
 from models.window import WindowPolicy
 
