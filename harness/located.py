@@ -14,6 +14,7 @@ from harness.errors import SuiteError, nearest
 Loc = tuple[str | int, ...]
 MAX_NODES = 200_000
 """Values that one file may hold, so that nested aliases cannot exhaust memory."""
+_PLAIN_TAGS = ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,8 @@ class _Builder:
         if self.count > MAX_NODES or id(node) in self.open:
             what = "an alias contains itself" if id(node) in self.open else f"more than {MAX_NODES} values"
             raise SuiteError(f"{self.doc.file}:{line}: {what}")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+            raise SuiteError(f"{self.doc.file}:{line}: tag {node.tag!r} is not allowed")
         self.open.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):

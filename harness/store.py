@@ -126,10 +126,11 @@ def safe_name(prompt: str) -> str:
     separator, a control character or a leading dot or dash, at most `MAX_NAME` bytes.
     """
     plain = _UNSAFE.sub("_", prompt)
-    if plain == prompt and len(plain.encode()) <= MAX_NAME and plain.strip() == plain and plain[:1] not in (".", "-"):
-        return plain
+    kept = plain.strip().lstrip(".-")
+    if kept == prompt and kept and len(kept.encode()) <= MAX_NAME:
+        return prompt
     tag = hashlib.sha256(prompt.encode()).hexdigest()[:12]
-    stem = plain.strip().lstrip(".-").encode()[: MAX_NAME - 13].decode(errors="ignore").rstrip()
+    stem = kept.encode()[: MAX_NAME - 13].decode(errors="ignore").rstrip()
     return f"{stem}~{tag}" if stem else tag
 
 

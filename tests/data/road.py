@@ -1,0 +1,54 @@
+"""Helpers of the road's tests: the fake plug-ins, suites on disk, and what a run left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import registry, suite
+from harness.execute import local
+from harness.execute.outcome import Outcome
+from harness.plan import Plan, make
+from harness.records import RecordFile
+
+FAKES = Path(__file__).with_name("fake_models.py")
+
+
+def base(**changes: Any) -> dict[str, Any]:
+    """A small suite as data: one fake model, two prompts, two seeds, one metric."""
+    data: dict[str, Any] = {
+        "suite": "small",
+        "models": [{"name": "fake/moving", "label": "a"}],
+        "prompts": {"p": ["one", "two"]},
+        "generate": [{"name": "short", "prompts": "p", "seeds": [0, 1], "frames": 6, "metrics": ["fake/brightness"]}],
+    }
+    return {**data, **changes}
+
+
+def write(folder: Path, data: dict[str, Any] | str, name: str = "s.yaml") -> Path:
+    """Write a suite file."""
+    path = folder / name
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def planned(folder: Path, data: dict[str, Any] | str, *overrides: str) -> Plan:
+    """The plan of a suite given as data, on the CPU."""
+    registry.load_plugin(FAKES)
+    return make(suite.load(write(folder, data), overrides), "cpu")
+
+
+def run(folder: Path, data: dict[str, Any], **arguments: Any) -> Outcome:
+    """Plan and run a suite given as data, in `folder/run`."""
+    return local.run(planned(folder, data), folder / "run", **arguments)
+
+
+def outcome_of(folder: Path) -> dict[str, Any]:
+    """What two runs must agree on, by key: the newest status, values and clip digest."""
+    heads = RecordFile(folder / "records.jsonl").newest()
+    return {
+        key: (head.kind, head.status, sorted(head.values.items()), head.clip.get("digest"))
+        for key, head in heads.items()
+    }

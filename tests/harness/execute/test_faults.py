@@ -1,0 +1,178 @@
+"""The disk fills up, and the process is killed at any moment: nothing that was recorded is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from road import FAKES, base, outcome_of, run, write
+
+from harness.records import RecordFile
+
+PROGRAM = """
+import resource, sys
+from pathlib import Path
+from harness import plan, registry, suite
+from harness.errors import HarnessError
+from harness.execute import local
+fakes, path, out, limit = sys.argv[1:]
+registry.load_plugin(Path(fakes))
+units = plan.make(suite.load(Path(path)), "cpu")
+if int(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+try:
+    outcome = local.run(units, Path(out), progress=lambda tick: tick.record and print(tick.finished, flush=True))
+except HarnessError as error:
+    sys.exit(f"{error.exit_code} {error}")
+sys.exit(outcome.exit_code)
+"""
+
+
+def start(suite: Path, out: Path, limit: int = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, str(FAKES), str(suite), str(out), str(limit)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def many(prompts: int = 4) -> dict[str, Any]:
+    arms = [
+        {"name": "fake/moving", "label": "a"},
+        {"name": "fake/raises", "label": "b", "options": {"when": "prompt 1", "chunk": 3}},
+    ]
+    measure = [{"name": "speed", "probe": "fake/count", "prompts": "p", "frames": 10}]
+    return base(models=arms, prompts={"p": [f"prompt {n}" for n in range(prompts)]}, measure=measure)
+
+
+def test_a_file_that_may_not_grow_ends_the_run_with_a_clear_line_and_nothing_torn(tmp_path: Path) -> None:
+    run(tmp_path, many())
+    whole = outcome_of(tmp_path / "run")
+    suite, out = write(tmp_path, many()), tmp_path / "full"
+    process = start(suite, out, limit=16_000)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("1 ")
+    assert "cannot be written: File too large" in errors
+    assert "run again" in errors
+    lines = (out / "records.jsonl").read_bytes()
+    assert lines.endswith(b"\n")
+    assert 0 < len(outcome_of(out)) < len(whole)
+    assert not list(out.rglob("*.part"))
+    process = start(suite, out)
+    process.communicate(timeout=60)
+    assert outcome_of(out) == whole
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Any:
+    """A file system of 96 KiB; skips where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_a_clear_line_and_it_goes_on_elsewhere(tmp_path: Path, tiny_disk: Path) -> None:
+    run(tmp_path, many(5))
+    whole = outcome_of(tmp_path / "run")
+    suite = write(tmp_path, many(5))
+    process = start(suite, tiny_disk / "run")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert "No space left on device" in errors
+    left = outcome_of(tiny_disk / "run")
+    assert 0 < len(left) < len(whole)
+    assert not list(tiny_disk.rglob("*.part"))
+    shutil.copytree(tiny_disk / "run", tmp_path / "moved")
+    process = start(suite, tmp_path / "moved")
+    lines, _ = process.communicate(timeout=60)
+    assert outcome_of(tmp_path / "moved") == whole
+    assert len(lines.split()) == len(whole) - sum(status == "ok" for _, status, *_ in left.values())
+
+
+def test_an_interrupt_signal_ends_in_order_with_exit_code_1(tmp_path: Path) -> None:
+    process = start(write(tmp_path, many()), tmp_path / "run")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert (tmp_path / "run" / "records.jsonl").read_bytes().endswith(b"\n")
+
+
+KILLS = 36
+
+
+def _kill_at(suite: Path, out: Path, moment: float, after_lines: int) -> bool:
+    """Start a run, kill it `moment` seconds after its `after_lines`-th unit; whether it was still going."""
+    process = start(suite, out)
+    assert process.stdout is not None
+    for _ in range(after_lines):
+        process.stdout.readline()
+    time.sleep(moment)
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_points_resumes_to_the_records_of_an_unbroken_one(tmp_path: Path) -> None:
+    run(tmp_path, many(4))
+    whole = outcome_of(tmp_path / "run")
+    suite = write(tmp_path, many(4))
+    dice = random.Random(20261121)
+    killed, kept = 0, []
+    folders: set[Path] = set()
+    attempt = 0
+    while killed < KILLS:
+        out = tmp_path / f"broken{attempt // 4}"
+        attempt += 1
+        folders.add(out)
+        before = _lines(out)
+        killed += _kill_at(suite, out, dice.uniform(0.0, 0.06), dice.randint(0, 3))
+        after = _lines(out)
+        assert after[: len(before)] == before, "a finished record was lost or changed"
+        kept.append(len(after))
+        assert attempt < 3 * KILLS
+    assert max(kept) > 3
+    for out in sorted(folders):
+        process = start(suite, out)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1, errors
+        assert outcome_of(out) == whole
+        ok = [json.loads(line)["key"] for line in _lines(out) if b'"status":"ok"' in line]
+        assert len(ok) == len(set(ok)), "a finished unit was done twice"
+        on_disk = {path.stem for path in out.rglob("*.mp4")}
+        assert on_disk == {key for key, (kind, status, *_) in whole.items() if (kind, status) == ("generate", "ok")}
+        assert not list(out.rglob("*.part"))
+
+
+def _lines(out: Path) -> list[bytes]:
+    path = out / "records.jsonl"
+    data = path.read_bytes() if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+
+
+def test_killed_between_clip_and_record_the_clip_is_made_again_and_agrees(tmp_path: Path) -> None:
+    run(tmp_path, base())
+    path = tmp_path / "run" / "records.jsonl"
+    whole, lines = outcome_of(tmp_path / "run"), path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-2]) + lines[-2][: len(lines[-2]) // 2])
+    run(tmp_path, base())
+    assert outcome_of(tmp_path / "run") == whole
+    assert len(list(RecordFile(path).records())) == len(lines)
+    assert os.listdir(tmp_path / "run")

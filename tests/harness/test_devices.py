@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness import devices
+from harness.errors import NotAvailable
+
+
+def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 1)
+    assert devices.resolve("auto") == "cuda"
+    assert devices.resolve("cpu") == "cpu"
+    monkeypatch.setattr(devices, "cuda_devices", lambda: 0)
+    assert devices.resolve("auto") == "cpu"
+    with pytest.raises(NotAvailable, match="no CUDA device") as caught:
+        devices.resolve("cuda")
+    assert "device=cpu" in caught.value.fix
+
+
+def test_what_the_driver_says_agrees_with_torch() -> None:
+    torch = pytest.importorskip("torch")
+    devices.cuda_devices.cache_clear()
+    assert devices.cuda_devices() == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+
+def test_the_machine_is_described_without_its_name() -> None:
+    found = devices.describe("cpu")
+    assert found["kind"] == "cpu"
+    assert isinstance(found["cores"], int)
+    assert found["cores"] >= 1
+    assert isinstance(found["memory_bytes"], int)
+    assert found["memory_bytes"] > 1e8
+    assert {"python", "numpy", "av"} <= set(devices.versions())
+
+
+def test_git_state_tells_commit_and_dirt_of_the_first_tracked_folder(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    assert devices.git_state(outside) == {"commit": None, "dirty": None, "of": None}
+    git("init", "-q")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_text("1")
+    git("add", "code")
+    git("commit", "-qm", "x")
+    commit = git("rev-parse", "HEAD")
+    assert devices.git_state(tmp_path / "code") == {"commit": commit, "dirty": False, "of": "code"}
+    assert devices.git_state(outside, tmp_path / "code") == {"commit": commit, "dirty": False, "of": "suite"}
+    (tmp_path / "code" / "a.py").write_text("2")
+    assert devices.git_state(tmp_path / "code")["dirty"] is True
