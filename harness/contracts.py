@@ -127,11 +127,13 @@ class VideoModel(ABC):
     """A streaming video model behind a name and checked options.
 
     `version` changes whenever the adapter's code could change a pixel. The harness calls `load` once, `stream` any
-    number of times, and `unload` when no more units need the model.
+    number of times, and `unload` when no more units need the model. `unkeyed` names the options that cannot change a
+    pixel and stay out of keys: a time limit, or where files lie whose digests `identity` gives.
     """
 
     version: ClassVar[str] = "1"
     schema: ClassVar[type[Options]] = Options
+    unkeyed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Options) -> None:
         self.options: Any = options

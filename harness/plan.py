@@ -140,7 +140,7 @@ def _arm(entry: ModelEntry, model: VideoModel, device: str) -> Arm:
         raise RegistryError(f"model {entry.label!r} cannot describe itself: {type(error).__name__}: {error}") from error
     identity: dict[str, Json] = {
         "name": entry.name,
-        "options": entry.options,
+        "options": {name: value for name, value in entry.options.items() if name not in model.unkeyed},
         "version": model.version,
         "identity": more,
     }

@@ -165,6 +165,15 @@ def inspect(source: Path | IO[bytes]) -> ClipInfo:
         return ClipInfo(count, clip.height, clip.width, clip.frame_rate, sha.hexdigest())
 
 
+def head(path: Path) -> ClipInfo:
+    """Size and rate as the file states them, nothing decoded: `digest` is empty, `frames` 0 where it does not say.
+
+    Raises `ClipError`.
+    """
+    with _open(path) as clip:
+        return ClipInfo(int(clip.container.streams.video[0].frames), clip.height, clip.width, clip.frame_rate, "")
+
+
 def stream(path: Path, chunk: int) -> Iterator[Frames]:
     """Decoded pixels, uint8 [at most `chunk` frames, height, width, 3] at a time. Raises `ClipError`."""
     with _open(path) as clip:

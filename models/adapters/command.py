@@ -1,0 +1,190 @@
+"""Any program that writes a clip, run in its own environment: one process a clip, with a time limit."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from harness import video
+from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
+from harness.errors import ClipError, ModelFault, NotAvailable
+
+LOG_LINES = 50
+"""Last lines of the program's output that its error shows."""
+_FIELD = re.compile(r"\{(python|prompt_file|prompt|seed|frames|out|device|switches_file)\}")
+_NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX")
+
+
+class CommandOptions(Options):
+    """The program, and what its clips are like.
+
+    Attributes:
+        argv: program and arguments, given to the system as they are, without a shell. These words are replaced in
+            each: {prompt_file} (UTF-8, the prompt alone), {prompt}, {seed}, {frames}, {out} (where to write the clip,
+            ending in .mp4), {device}, {switches_file} (JSON list of [frame, prompt]), {python}.
+        python: interpreter of the program's own environment, for {python}.
+        files: scripts and weights whose content decides the clips; their digests are part of every key.
+        revision: change it when the program changes in a way that `files` does not show.
+        environment: variables to add. PYTHONPATH and the like are not inherited.
+        folder: working directory of the program.
+        timeout: seconds until the program and its children are killed.
+        height, width, frame_rate, chunk: of the clips.
+    """
+
+    argv: tuple[str, ...] = Field(min_length=1)
+    python: str = "python3"
+    files: tuple[str, ...] = ()
+    revision: str = ""
+    environment: Mapping[str, str] = Field(default_factory=dict)
+    folder: str = ""
+    timeout: float = Field(default=3600, gt=0)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    frame_rate: float = Field(default=16.0, gt=0)
+    chunk: int = Field(default=16, ge=1)
+    family: str = "command"
+
+
+class CommandModel(VideoModel):
+    """A program as a model: each clip is one run of it, so speed includes its start."""
+
+    schema = CommandOptions
+    unkeyed: ClassVar[tuple[str, ...]] = ("python", "folder", "files", "timeout")
+
+    def describe(self) -> ModelCard:
+        """The card, as the options give it."""
+        options: CommandOptions = self.options
+        return ModelCard(
+            family=options.family,
+            height=options.height,
+            width=options.width,
+            frame_rate=options.frame_rate,
+            frames_per_chunk=options.chunk,
+            weight_digests=self._digests,
+        )
+
+    @functools.cached_property
+    def _digests(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for name in self.options.files:
+            path = Path(self.options.folder) / name
+            try:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise NotAvailable(f"file {path} cannot be read: {error.strerror}", "correct `files`") from error
+            found[path.name if path.name not in found else name] = digest
+        return found
+
+    def load(self, device: str) -> None:
+        """Find the program. Raises `NotAvailable`."""
+        self._device = device
+        program = self._fill(self.options.argv[0], {"python": self.options.python})
+        if (
+            shutil.which(program, path=self._environment().get("PATH")) is None
+            and not (Path(self.options.folder) / program).is_file()
+        ):
+            raise NotAvailable(f"program {program!r} is not here", "correct `argv` or `python`")
+
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        """Run the program for every clip of the batch, then play them back."""
+        with tempfile.TemporaryDirectory(prefix="videomla-bench-") as scratch:
+            clips = []
+            for number in range(request.batch):
+                folder = Path(scratch) / str(number)
+                folder.mkdir()
+                clips.append(video.stream(self._make(request, number, folder), self.options.chunk))
+            for chunks in zip(*clips, strict=True):
+                yield np.stack(chunks)
+
+    def _make(self, request: Request, number: int, folder: Path) -> Path:
+        """Run the program for one clip of the batch; the clip's file."""
+        out = folder / "clip.mp4"
+        prompt = request.prompts[number]
+        switches: Json = [[switch.frame, switch.prompts[number]] for switch in request.switches]
+        if switches and not any("{switches_file}" in part for part in self.options.argv):
+            raise ModelFault("the program takes no switch of the prompt", "put {switches_file} into `argv`")
+        (folder / "prompt.txt").write_text(prompt, encoding="utf-8", newline="")
+        (folder / "switches.json").write_text(json.dumps(switches), encoding="utf-8")
+        fields = {
+            "python": self.options.python,
+            "prompt_file": str(folder / "prompt.txt"),
+            "prompt": prompt,
+            "seed": str(request.seeds[number]),
+            "frames": str(request.frames),
+            "out": str(out),
+            "device": getattr(self, "_device", "cpu"),
+            "switches_file": str(folder / "switches.json"),
+        }
+        log = folder / "log.txt"
+        status = self._run([self._fill(part, fields) for part in self.options.argv], log)
+        if status is None:
+            raise ModelFault(f"the program did not end in {self.options.timeout:g} s{_tail(log)}")
+        if status:
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
+            raise ModelFault(f"the program {how}{_tail(log)}")
+        if not out.is_file():
+            raise ClipError(f"the program wrote no clip to {{out}}{_tail(log)}")
+        return out
+
+    @staticmethod
+    def _fill(part: str, fields: Mapping[str, str]) -> str:
+        """Replace the words in one pass, so that a prompt with braces in it stays as it is."""
+        return _FIELD.sub(lambda match: fields.get(match[1], match[0]), part)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        return {**kept, **self.options.environment}
+
+    def _run(self, argv: list[str], log: Path) -> int | None:
+        """The program's exit status, negative for a signal; None when it was killed for taking too long."""
+        with log.open("wb") as output:
+            try:
+                process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=self.options.folder or None,
+                    env=self._environment(),
+                    start_new_session=True,
+                )
+            except (OSError, ValueError) as error:
+                raise ModelFault(f"the program cannot be started: {error}") from error
+            try:
+                return process.wait(self.options.timeout)
+            except subprocess.TimeoutExpired:
+                return None
+            finally:
+                if process.returncode is None:
+                    _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the program and the children it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _tail(log: Path) -> str:
+    """The last lines of the program's output, after a line of their own."""
+    with log.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 16384))
+        lines = file.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+    return "; its last output:\n" + "\n".join(lines) if lines else "; it printed nothing"

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from road import base, outcome_of, planned, run
+
+from harness import check, registry, store, video
+from harness.contracts import Frames, Request
+from harness.errors import ClipError, HarnessError, NotAvailable
+from harness.execute import local
+from harness.records import RecordFile, load_run
+
+
+def flat(value: int, frames: int = 6) -> Frames:
+    return np.full((frames, 16, 16, 3), value, np.uint8)
+
+
+def clips(folder: Path, **values: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, value in values.items():
+        video.write(folder / f"{name}.mp4", [flat(value)], 8.0, 8, "ultrafast")
+    return folder
+
+
+def model(**options: Any) -> Any:
+    return registry.models.create("folder", options)
+
+
+def play(subject: Any, prompt: str, seed: int, frames: int = 6) -> Frames:
+    return np.concatenate(
+        [c[0] for c in check.chunks(subject, Request((prompt,), (seed,), frames), subject.describe())]
+    )
+
+
+def test_clips_are_found_by_vbench_names(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name, value in {"a cat-0": 40, "a cat-1": 80, "a well-lit-room-0": 120}.items():
+        video.write(folder / f"{name}.mp4", [flat(value)], 8.0, 8, "ultrafast")
+    subject = model(path=str(folder), chunk=4)
+    card = subject.describe()
+    assert (card.height, card.width, card.frame_rate, card.weights) == (16, 16, 8.0, "none")
+    for prompt, seed, value in (("a cat", 0, 40), ("a cat", 1, 80), ("a well-lit-room", 0, 120)):
+        assert abs(int(play(subject, prompt, seed).mean()) - value) <= 2
+    assert len(play(subject, "a cat", 0, frames=5)) == 5
+    with pytest.raises(ClipError, match="no clip of seed 2 for the prompt 'a cat'"):
+        play(subject, "a cat", 2)
+    with pytest.raises(HarnessError, match="gave 6 frames; 7 were asked for"):
+        play(subject, "a cat", 0, frames=7)
+
+
+def test_clips_are_found_by_an_index(tmp_path: Path) -> None:
+    clips(tmp_path / "c", x=30, y=90)
+    (tmp_path / "c" / "list.csv").write_text('prompt,seed,path\n"a, ""b""\n../c",5,x.mp4\nplain,0,y.mp4\n')
+    subject = model(path=str(tmp_path / "c"), index="list.csv")
+    assert abs(int(play(subject, 'a, "b"\n../c', 5).mean()) - 30) <= 2
+    assert abs(int(play(subject, "plain", 0).mean()) - 90) <= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("prompt,file\n", r"list\.csv:1: needs the columns"),
+        ("prompt,seed,file\np,one,x.mp4\n", r"list\.csv:2: seed is no whole number: 'one'"),
+        ("prompt,seed,file\np,1,x.mp4\np,1,y.mp4\n", r"list\.csv:3: prompt 'p' with seed 1 is listed twice"),
+        ("prompt,seed,file\np,1,\n", r"list\.csv:2: file is empty"),
+    ],
+)
+def test_a_wrong_index_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+    clips(tmp_path / "c", x=30)
+    (tmp_path / "c" / "list.csv").write_text(text)
+    with pytest.raises(ClipError, match=says):
+        model(path=str(tmp_path / "c"), index="list.csv").describe()
+
+
+def test_an_empty_or_missing_folder_is_not_available(tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable, match="no clips in"):
+        model(path=str(tmp_path)).describe()
+    with pytest.raises(NotAvailable, match="does not exist"):
+        model(path=str(tmp_path / "none")).describe()
+
+
+@pytest.mark.parametrize("prompt", ["../secret", "/etc/passwd", "a\0b", "x" * 5000])
+def test_a_prompt_reaches_no_other_folder(tmp_path: Path, prompt: str) -> None:
+    clips(tmp_path, **{"secret-0": 10})
+    subject = model(path=str(clips(tmp_path / "c", **{"a-0": 20})))
+    with pytest.raises(ClipError, match="no clip of seed 0"):
+        play(subject, prompt, 0)
+
+
+def test_a_run_over_existing_clips_scores_them_and_moving_the_folder_changes_no_key(tmp_path: Path) -> None:
+    run(tmp_path, base())
+    view, _ = store.by_prompt(load_run(tmp_path / "run"), labels=["a"])
+
+    def suite(path: Path) -> dict[str, Any]:
+        options = {"path": str(path), "index": "index.csv"}
+        return base(suite="existing", models=[{"name": "folder", "label": "f", "options": options}])
+
+    outcome = local.run(planned(tmp_path, suite(view)), tmp_path / "again")
+    assert outcome.exit_code == 0
+    shutil.copytree(view, tmp_path / "copy")
+    assert local.run(planned(tmp_path, suite(tmp_path / "copy")), tmp_path / "again").found == 8
+    one, two = (RecordFile(tmp_path / name / "records.jsonl") for name in ("run", "again"))
+    first, again = (
+        {(r.context["prompt"], r.context["seed"]): r.values["brightness"] for r in file.records() if r.kind == "score"}
+        for file in (one, two)
+    )
+    assert first.keys() == again.keys()
+    assert all(abs(first[pair] - again[pair]) < 3 for pair in first)
+    before = set(outcome_of(tmp_path / "again"))
+    target = sorted((tmp_path / "copy").rglob("*.mp4"))[0]
+    video.write(target, [flat(1)], 16.0, 8, "ultrafast")
+    changed = planned(tmp_path, suite(tmp_path / "copy"))
+    assert len({unit.key for unit in changed.units} - before) == 2
+
+
+def test_a_missing_clip_fails_its_unit_until_it_is_there(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "c", **{"one-0": 10, "one-1": 20, "two-0": 30})
+    data = base(models=[{"name": "folder", "label": "f", "options": {"path": str(folder)}}])
+    outcome = run(tmp_path, data)
+    assert (outcome.made, outcome.failed, outcome.skipped) == (6, 1, 1)
+    clips(folder, **{"two-1": 40})
+    assert run(tmp_path, data).exit_code == 0
