@@ -115,6 +115,38 @@ def expanded_level(level: float, clusters: int) -> float:
     return float(1 - 2 * stats.norm.cdf(-tail))
 
 
+def supports_percentile(percent: float, n: int, *, level: float = 0.95) -> bool:
+    """Whether `n` samples can bound their `percent`-th percentile at confidence `level` (rule T9).
+
+    The largest (for a low percentile the smallest) of n samples lies beyond the percentile p with probability
+    1 - p^n; that must reach `level`. The binomial bound of early stopping in MLPerf's load generator.
+    """
+    share = max(percent, 100 - percent) / 100
+    return n > 0 and 1 - share**n >= level
+
+
+def percentile(samples: ArrayLike, percent: float, *, level: float = 0.95) -> float:
+    """The `percent`-th percentile of `samples` [n], linearly interpolated; NaN where n does not support it."""
+    data = np.asarray(samples, dtype=np.float64).ravel()
+    if not supports_percentile(percent, data.size, level=level):
+        return float("nan")
+    return float(np.percentile(data, percent))
+
+
+def median_half_width(samples: ArrayLike, *, level: float = 0.95) -> float:
+    """Half the interval of the median of `samples` [n], relative to it; NaN where fewer than 6 leave it undefined.
+
+    The interval is the distribution-free one between order statistics (Conover, Practical Nonparametric Statistics,
+    section 3.2).
+    """
+    data = np.asarray(samples, dtype=np.float64).ravel()
+    middle = float(np.median(data)) if data.size else 0.0
+    if data.size < 2 or middle == 0.0:
+        return float("nan")
+    interval: Any = stats.quantile_test(data, q=middle, p=0.5).confidence_interval(level)
+    return float((interval.high - interval.low) / 2 / abs(middle))
+
+
 def _checked(values: ArrayLike, clusters: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
     data = np.asarray(values, dtype=np.float64).ravel()
     labels = np.asarray(clusters).ravel()

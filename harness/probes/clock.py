@@ -163,9 +163,9 @@ class Recorder:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Collect now and not again while the context lasts, so that no pause falls into a sample."""
+    """Collect what is young now, and nothing while the context lasts, so that no pause falls into a sample."""
     enabled = gc.isenabled()
-    gc.collect()
+    gc.collect(1)
     gc.disable()
     try:
         yield

@@ -132,7 +132,7 @@ class FakeTimed(VideoModel):
     def generate(self, request: Request, spans: Spans) -> Iterator[Frames]:
         o = self.options
         caches = [np.ones(o.request_bytes, dtype=np.uint8) for _ in request.prompts]
-        random = np.random.default_rng(request.seeds[0])
+        random = np.random.default_rng([request.seeds[0], *request.prompts[0].encode()])
         with spans("text"):
             self.wait(o.text_s + (o.first_call_extra_s if self.calls == 1 else 0.0))
         with spans("prefix"):
@@ -169,7 +169,8 @@ class FakeTimed(VideoModel):
         with spans(f"decode[{index}]"):
             self.wait(o.decode_s)
         if o.leave_span_open:
-            spans("to_host").__enter__()
+            self.left_open = spans("to_host")
+            self.left_open.__enter__()
             return
         with spans("to_host"):
             self.wait(o.to_host_s)

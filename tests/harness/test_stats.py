@@ -1,5 +1,7 @@
 """Intervals against closed forms, simulated coverage, and the dependence that clusters state."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,10 @@ from harness.stats import (
     clustered_mean,
     clustered_statistic,
     expanded_level,
+    median_half_width,
     paired_difference,
+    percentile,
+    supports_percentile,
 )
 
 
@@ -106,3 +111,20 @@ def test_order_of_samples_does_not_matter(rows: list[tuple[float, int]], random:
     assert one.value == pytest.approx(two.value, abs=1e-9)
     if one.bounded:
         assert (one.low, one.high) == pytest.approx((two.low, two.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("percent", "least"), [(50, 5), (90, 29), (99, 299), (10, 29)])
+def test_a_percentile_needs_enough_samples_to_be_bounded(percent: float, least: int) -> None:
+    # By hand: the smallest n with 1 - p^n >= 0.95.
+    assert not supports_percentile(percent, least - 1)
+    assert supports_percentile(percent, least)
+    assert math.isnan(percentile(np.arange(least - 1), percent))
+    assert percentile(np.arange(least), percent) == pytest.approx((least - 1) * percent / 100)
+
+
+def test_the_median_interval_holds_the_median_as_often_as_it_says() -> None:
+    # Order statistics 2 and 9 of 10 hold the median with probability 1 - 2 x 11 / 1024 = 0.979.
+    samples = np.arange(1.0, 11.0)
+    assert median_half_width(samples) == pytest.approx((9 - 2) / 2 / 5.5)
+    assert math.isnan(median_half_width(samples[:5]))
+    assert median_half_width([2.0] * 6) == 0

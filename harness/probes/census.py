@@ -1,0 +1,122 @@
+"""What a chunk costs in network calls, FLOPs and weight bytes, counted on the live modules in an untimed pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from harness.contracts import ModelCard, Request, VideoModel
+from harness.probes.generation import steady_chunks
+
+PEAK_FLOPS = {
+    "H200": 989.4e12,
+    "H100 PCIe": 756e12,
+    "H100": 989.4e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+}
+"""Dense bf16 FLOP/s by a word of the device's name, from NVIDIA's data sheets (without sparsity)."""
+PEAK_BYTES = {
+    "H200": 4.8e12,
+    "H100 PCIe": 2.0e12,
+    "H100": 3.35e12,
+    "B200": 8.0e12,
+    "A100": 2.039e12,
+    "L40S": 0.864e12,
+}
+"""Memory bytes/s by a word of the device's name, from the same sheets (A100: the 80 GB SXM part)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Counts for one chunk of the steady state; NaN where nothing could be counted.
+
+    Attributes:
+        forwards: calls of the network, clean pass and guidance included.
+        flops: multiply and add counted apart, the whole chunk with its decoding. Operations without a formula, as a
+            Triton kernel, count nothing, so it is a lower bound.
+        weight_bytes: of the network's parameters; each call must read them at least once.
+    """
+
+    forwards: float
+    flops: float
+    weight_bytes: float
+
+
+class _Calls:
+    """Counts calls of modules that no other module called."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.counts: dict[int, int] = {}
+        self.modules: dict[int, Any] = {}
+
+    def before(self, module: Any, arguments: Any) -> None:
+        if self.depth == 0:
+            self.counts[id(module)] = self.counts.get(id(module), 0) + 1
+            self.modules[id(module)] = module
+        self.depth += 1
+
+    def after(self, module: Any, arguments: Any, result: Any) -> None:
+        self.depth -= 1
+
+
+def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
+    """Count one untimed generation of `model`. Imports torch.
+
+    The network is the outermost module whose parameters, times its calls, are the most: text encoders are called once,
+    decoders are small. Where a model calls its blocks itself, each block is called as often as the network would be.
+    """
+    from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+    calls, frames = _Calls(), []
+    by_chunk: list[tuple[dict[int, int], float]] = []
+    hooks = [
+        register_module_forward_pre_hook(calls.before),
+        register_module_forward_hook(calls.after, always_call=True),
+    ]
+    counter = _flop_counter()
+    try:
+        stream = model.stream(wanted)
+        done = False
+        while not done:
+            with counter:
+                chunk = next(stream, None)
+            done = chunk is None
+            if chunk is not None:
+                frames.append(int(chunk.shape[1]))
+                by_chunk.append((calls.counts, float(counter.get_total_flops())))
+                calls.counts = {}
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _summary(by_chunk, calls.modules, steady_chunks(frames, card)[0])
+
+
+def _flop_counter() -> Any:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={cpu: attention})
+
+
+def _summary(by_chunk: list[tuple[dict[int, int], float]], modules: dict[int, Any], steady: list[int]) -> Census:
+    flops = median([by_chunk[i][1] for i in steady])
+    size = {key: sum(p.numel() * p.element_size() for p in m.parameters()) for key, m in modules.items()}
+    total = {key: sum(counts.get(key, 0) for counts, _ in by_chunk) * size[key] for key in modules}
+    if not total or not max(total.values()):
+        return Census(float("nan"), float(flops) or float("nan"), float("nan"))
+    network = max(total, key=lambda key: total[key])
+    forwards = median([by_chunk[i][0].get(network, 0) for i in steady])
+    return Census(float(forwards), float(flops), float(size[network]))
+
+
+def peak(table: dict[str, float], name: str) -> float:
+    """The peak of the device called `name`; NaN where the table does not know it."""
+    return next((value for word, value in table.items() if word in name), float("nan"))

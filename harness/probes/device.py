@@ -1,0 +1,256 @@
+"""What the device was doing while it was measured: clocks, heat, memory and other work. NVML is optional."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.contracts import Json
+
+CONTENDED_CORES = 0.25
+"""Other work on a CPU counts as contention from this many cores on, or a tenth of them where that is more."""
+HEAVY_SHARE = 0.1
+"""A process that used more than this share of a core is listed by the share, without its name."""
+
+_THROTTLE = {0x4: "power_cap", 0x8: "hardware", 0x20: "thermal", 0x40: "thermal_hardware", 0x80: "power_brake"}
+"""Bits of NVML's clock event reasons that slow a busy device (nvml.h, nvmlClocksEventReason*)."""
+
+
+class Telemetry:
+    """Readings of one device (rules T1, T11, T15, T17). A field that cannot be read is None.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:1`.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.on_cuda = device.startswith("cuda")
+        self._nvml: Any = None
+        self._handle: Any = None
+        if self.on_cuda:
+            self._nvml, self._handle = _open_nvml(device)
+
+    def snapshot(self) -> dict[str, Json]:
+        """The state now, for a record's notes."""
+        if self.on_cuda:
+            return self._gpu()
+        return {"load_average": list(os.getloadavg()), "cores": os.cpu_count()}
+
+    def _gpu(self) -> dict[str, Json]:
+        n = self._nvml
+        reasons = self._read("nvmlDeviceGetCurrentClocksThrottleReasons")
+        power = self._read("nvmlDeviceGetPowerManagementLimit")
+        return {
+            "sm_clock_mhz": self._read("nvmlDeviceGetClockInfo", getattr(n, "NVML_CLOCK_SM", 1)),
+            "memory_clock_mhz": self._read("nvmlDeviceGetClockInfo", getattr(n, "NVML_CLOCK_MEM", 2)),
+            "temperature_c": self._read("nvmlDeviceGetTemperature", getattr(n, "NVML_TEMPERATURE_GPU", 0)),
+            "power_cap_w": power / 1000 if power is not None else None,
+            "throttle": None if reasons is None else [name for bit, name in _THROTTLE.items() if reasons & bit],
+            "memory_used_bytes": self.memory_used(),
+            "other_processes": self.other_processes(),
+        }
+
+    def _read(self, function: str, *arguments: Any) -> Any:
+        """One NVML value; None where there is no NVML or the device does not support the query."""
+        if self._nvml is None:
+            return None
+        try:
+            return getattr(self._nvml, function)(self._handle, *arguments)
+        except (AttributeError, self._nvml.NVMLError):
+            return None
+
+    def clock_ratio(self) -> float | None:
+        """SM clock over its default (the application default, else the maximum); None where unknown."""
+        kind = getattr(self._nvml, "NVML_CLOCK_SM", 1)
+        now = self._read("nvmlDeviceGetClockInfo", kind)
+        default = self._read("nvmlDeviceGetDefaultApplicationsClock", kind) or self._read(
+            "nvmlDeviceGetMaxClockInfo", kind
+        )
+        return float(now) / float(default) if now and default else None
+
+    def memory_used(self) -> int | None:
+        """Bytes in use on the whole device, as the driver sees it."""
+        found = self._read("nvmlDeviceGetMemoryInfo")
+        return int(found.used) if found is not None else None
+
+    def other_processes(self) -> int | None:
+        """Compute processes on the device besides this one."""
+        found = self._read("nvmlDeviceGetComputeRunningProcesses")
+        return max(0, len(found) - 1) if found is not None else None
+
+    def flags(self) -> dict[str, Json]:
+        """What decides speed without being an option of the model (rule T17). Imports torch."""
+        import torch
+
+        return {
+            "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+            "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "threads": torch.get_num_threads(),
+            "allocator": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "") if self.on_cuda else "system",
+        }
+
+
+def _open_nvml(device: str) -> tuple[Any, Any]:
+    """NVML and the handle of torch's `device`, matched by UUID; two Nones without NVML."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        return None, None
+    import torch
+
+    try:
+        nvml.nvmlInit()
+        index = torch.device(device).index or 0
+        uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+        if uuid is not None:
+            return nvml, nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        return nvml, nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError:
+        return None, None
+
+
+# ------------------------------------------------------------------------------------------ other work
+
+
+@dataclass(slots=True)
+class OtherWork:
+    """Work of others while a measurement ran.
+
+    Attributes:
+        cores: CPU cores that other processes kept busy, on average; NaN where the system does not tell.
+        heavy: cores of each other process above `HEAVY_SHARE`, largest first; no names.
+        contended: whether that, or another process on the GPU, casts doubt on the measurement (rule T1).
+    """
+
+    cores: float = float("nan")
+    heavy: tuple[float, ...] = ()
+    contended: bool = False
+
+    def to_json(self) -> dict[str, Json]:
+        """For a record's notes."""
+        return {
+            "other_busy_cores": self.cores if self.cores == self.cores else None,
+            "heavy_processes": list(self.heavy),
+            "contended": self.contended,
+        }
+
+
+@contextlib.contextmanager
+def watch(telemetry: Telemetry, proc: Path = Path("/proc")) -> Iterator[OtherWork]:
+    """Fill the yielded `OtherWork` with what went on beside this process and its children while the context lasts."""
+    found = OtherWork()
+    before, processes, own, start = _busy(proc), _by_process(proc), _own(), time.monotonic()
+    yield found
+    wall = max(time.monotonic() - start, 1e-9)
+    after = _busy(proc)
+    if before is not None and after is not None:
+        found.cores = max(0.0, (after - before) - (_own() - own)) / wall
+        later = _by_process(proc)
+        used = ((later[pid] - processes.get(pid, 0.0)) / wall for pid in later)
+        found.heavy = tuple(sorted((round(share, 2) for share in used if share > HEAVY_SHARE), reverse=True))
+    found.contended = bool(telemetry.other_processes())
+    if not telemetry.on_cuda and found.cores == found.cores:
+        found.contended = found.cores > max(CONTENDED_CORES, 0.1 * (os.cpu_count() or 1))
+
+
+def _ticks() -> int:
+    return os.sysconf("SC_CLK_TCK")
+
+
+def _busy(proc: Path) -> float | None:
+    """Seconds that all cores together were busy, time stolen by the hypervisor included; None where unknown."""
+    try:
+        fields = (proc / "stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, irq, soft, steal = (int(field) for field in fields)
+    return (user + nice + system + irq + soft + steal) / _ticks()
+
+
+def _own() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _by_process(proc: Path) -> dict[int, float]:
+    """CPU seconds by process, without this one and its direct children."""
+    found: dict[int, float] = {}
+    with contextlib.suppress(OSError):
+        for folder in proc.iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    text = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                    if os.getpid() not in (int(folder.name), int(text[1])):
+                        found[int(folder.name)] = (int(text[11]) + int(text[12])) / _ticks()
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+
+class MemoryMeter:
+    """Peak memory since `reset` (rule T15).
+
+    On CUDA the allocator's own peaks; on a CPU the peak resident size of the process (VmHWM), which Linux lets a
+    process reset. `base` is what stood there before the model was loaded.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.on_cuda = device.startswith("cuda")
+        self.base = self.now()
+
+    def now(self) -> int:
+        """Bytes held now: allocated on CUDA, resident on a CPU."""
+        if self.on_cuda:
+            import torch
+
+            return int(torch.cuda.memory_allocated(self.device))
+        return status_bytes("VmRSS") or 0
+
+    def reset(self) -> None:
+        """Begin a new peak."""
+        if self.on_cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def peak(self) -> Mapping[str, float]:
+        """`peak_bytes` above `base`, and on CUDA `peak_reserved_bytes`; NaN where unknown."""
+        if self.on_cuda:
+            import torch
+
+            return {
+                "peak_bytes": float(torch.cuda.max_memory_allocated(self.device) - self.base),
+                "peak_reserved_bytes": float(torch.cuda.max_memory_reserved(self.device)),
+            }
+        high = status_bytes("VmHWM")
+        return {
+            "peak_bytes": float(high - self.base) if high is not None else float("nan"),
+            "peak_reserved_bytes": float("nan"),
+        }
+
+
+def status_bytes(field: str) -> int | None:
+    """A size from this process's status, as `VmHWM` or `VmData`, in bytes; None where Linux does not give it."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return None

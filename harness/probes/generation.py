@@ -1,0 +1,155 @@
+"""One timed generation: requests drawn from a workload, arrivals of chunks, stages, and where the window is full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.contracts import ModelCard, Request, Switch, VideoModel, Workload
+from harness.errors import ModelFault, OptionError
+from harness.probes.clock import SECOND, Clock, Recorder, Span, no_garbage_collection
+
+DENOISE = ("chunk.denoise", "chunk.clean_pass")
+"""Stages that make latents; the clean pass writes the cache and is part of every chunk's cost."""
+DECODE = (*DENOISE, "decode")
+"""Stages up to pixels on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One call of a model, as it was timed. Chunks are counted from 0.
+
+    Attributes:
+        seconds: from the request to the last chunk, between synchronise points; no file is written in it.
+        arrivals: of each chunk on the host, seconds since the request.
+        frames: pixel frames of each chunk, for one clip of the batch.
+        spans: the model's stages.
+        batch: clips made at once.
+    """
+
+    seconds: float
+    arrivals: tuple[float, ...]
+    frames: tuple[int, ...]
+    spans: tuple[Span, ...]
+    batch: int
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """Seconds between chunk i and the one before; for the first chunk, since the request."""
+        return tuple(b - a for a, b in zip((0.0, *self.arrivals), self.arrivals, strict=False))
+
+    def stage(self, stages: Sequence[str], chunks: Sequence[int]) -> float:
+        """Seconds spent in `stages` for `chunks`; NaN when the model names none of them."""
+        wanted = set(chunks)
+        found = [s.seconds for s in self.spans if s.depth == 0 and s.stage in stages and s.index in wanted]
+        return sum(found) if found else float("nan")
+
+    def rate(self, seconds: float, chunks: Sequence[int]) -> float:
+        """Pixel frames per second of the whole batch over `chunks` (rule T4); NaN without a positive duration."""
+        count = self.batch * sum(self.frames[i] for i in chunks)
+        return count / seconds if seconds > 0 else float("nan")
+
+    @property
+    def covered(self) -> float:
+        """Share of the end-to-end time that named stages account for."""
+        return sum(s.seconds for s in self.spans if s.depth == 0) / self.seconds if self.seconds > 0 else float("nan")
+
+    def switch_chunk(self, frame: int) -> int | None:
+        """The chunk that first shows a prompt switched at pixel `frame`: the one that holds that frame."""
+        end = 0
+        for index, count in enumerate(self.frames):
+            end += count
+            if end > frame:
+                return index
+        return None
+
+
+def request(workload: Workload, number: int) -> Request:
+    """The `number`-th distinct request of a workload (rule T13).
+
+    (prompt, seed) pairs are taken in order, prompts fastest, `batch` at a time. When they are used up the seeds go on
+    beyond the largest, so that no request of a run is ever repeated by accident.
+    """
+    prompts, seeds = workload.prompts, workload.seeds
+    stride = max(seeds) + 1
+    chosen, numbers = [], []
+    for clip in range(workload.batch):
+        turn, prompt = divmod(number * workload.batch + clip, len(prompts))
+        cycle, seed = divmod(turn, len(seeds))
+        chosen.append(prompt)
+        numbers.append(seeds[seed] + cycle * stride)
+    switches = tuple(
+        Switch(s.frame, tuple(s.prompts[p if len(s.prompts) > 1 else 0] for p in chosen)) for s in workload.switches
+    )
+    return Request(tuple(prompts[p] for p in chosen), tuple(numbers), workload.frames, switches)
+
+
+def check_workload(probe: str, workload: Workload) -> None:
+    """Raise `OptionError` for a workload that a streaming measurement cannot run."""
+    if not workload.prompts or not workload.seeds:
+        raise OptionError(f"probe {probe} needs prompts and seeds", "name a prompt set in the measure section")
+    if workload.frames < 1 or workload.batch < 1:
+        raise OptionError(f"probe {probe}: frames and batch must be at least 1")
+    for switch in workload.switches:
+        if not 0 < switch.frame < workload.frames:
+            raise OptionError(f"probe {probe}: a switch at frame {switch.frame} lies outside {workload.frames} frames")
+
+
+def generate(clock: Clock, model: VideoModel, wanted: Request) -> Generation:
+    """Have `model` answer `wanted`, timing as it streams (rule T2). Pixels are checked for shape and dropped.
+
+    Raises `ModelFault` when the chunks do not answer the request.
+    """
+    spans = Recorder(clock)
+    arrivals: list[int] = []
+    frames: list[int] = []
+    with no_garbage_collection():
+        start = clock.point()
+        for chunk in model.stream(wanted, spans):
+            arrivals.append(clock.now())
+            spans.between_chunks()
+            check_chunk(chunk, wanted)
+            frames.append(int(chunk.shape[1]))
+        end = clock.point()
+    if sum(frames) != wanted.frames:
+        raise ModelFault(f"the model gave {sum(frames)} frames of {wanted.frames} asked for")
+    since = tuple((arrival - start) / SECOND for arrival in arrivals)
+    return Generation((end - start) / SECOND, since, tuple(frames), tuple(spans.finish()), wanted.batch)
+
+
+def check_chunk(chunk: object, wanted: Request) -> None:
+    """Raise `ModelFault` unless `chunk` is uint8 [batch, frames, height, width, 3] for the batch asked for."""
+    if not isinstance(chunk, np.ndarray) or chunk.dtype != np.uint8 or chunk.ndim != 5 or chunk.shape[-1] != 3:
+        what = f"{chunk.dtype} {list(chunk.shape)}" if isinstance(chunk, np.ndarray) else type(chunk).__name__
+        raise ModelFault(f"a chunk is {what}, not uint8 [batch, frames, height, width, 3]")
+    if chunk.shape[0] != wanted.batch:
+        raise ModelFault(
+            f"the model ignores the batch: asked for {wanted.batch} clips, a chunk holds {chunk.shape[0]}",
+            "yield one clip for each prompt of the request",
+        )
+
+
+def latents_in(frames: int, ratio: int) -> int:
+    """Latent frames behind `frames` pixel frames: the first stands for one pixel frame, each other for `ratio`."""
+    return frames if ratio <= 1 or frames == 0 else (frames - 1) // ratio + 1
+
+
+def steady_chunks(frames: Sequence[int], card: ModelCard) -> tuple[list[int], str]:
+    """Chunks for the headline, and the rule that chose them (rule T7).
+
+    A chunk counts when the cache was at its cap before it began. A state of constant size is at its cap from the
+    second chunk on. Where that leaves nothing, the last half of the chunks counts.
+    """
+    ends = np.cumsum(frames)
+    if card.cached_scalars == 0 and len(frames) > 1:
+        return list(range(1, len(frames))), "constant state: every chunk after the first"
+    if card.window_frames is not None:
+        before = [latents_in(int(end) - count, card.temporal_ratio) for end, count in zip(ends, frames, strict=True)]
+        full = [i for i, latents in enumerate(before) if latents >= card.window_frames]
+        if full:
+            return full, f"window of {card.window_frames} latent frames full: chunks {full[0]} to {full[-1]}"
+    half = list(range(len(frames) // 2, len(frames)))
+    why = "window never full" if card.window_frames is not None else "cache without a cap"
+    return half, f"{why}: last half, chunks {half[0]} to {half[-1]}"

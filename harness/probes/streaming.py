@@ -1,0 +1,306 @@
+"""Speed and latency of a live model: throughput three ways, chunk gaps, prompt switches, each with its raw samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+import numpy as np
+from pydantic import Field
+
+from harness import devices, stats
+from harness.contracts import Json, Measurement, Options, Probe, Subject, Value, VideoModel, Workload
+from harness.errors import ModelFault
+from harness.probes import audit, census
+from harness.probes.clock import SECOND, Clock, stage_seconds
+from harness.probes.device import MemoryMeter, Telemetry, watch
+from harness.probes.generation import (
+    DECODE,
+    DENOISE,
+    Generation,
+    check_workload,
+    generate,
+    request,
+    steady_chunks,
+)
+from harness.probes.repeat import Repeated, Stop, Warmup, repeat, warm_up
+
+NAN = float("nan")
+
+
+class StreamingOptions(Options):
+    """How long to measure; the defaults are those of a full-size model (rules T6, T8, T11, T13).
+
+    Attributes:
+        warmups: generations in a row that must compile nothing before timing; max_warmups: at most so many.
+        min_repeats, min_seconds, half_width: demands of the stop rule; ceiling_s: seconds after which it gives up.
+        audit_repeats: pairs of distinct and repeated requests in the caching audit; 0 leaves it out.
+        audit_tolerance: share by which a repeated request may be faster than distinct ones.
+        min_clock_ratio: samples below this share of the device's default clock are thrown away.
+        count: count network calls and FLOPs in one untimed generation.
+    """
+
+    warmups: int = Field(2, ge=1, le=100)
+    max_warmups: int = Field(8, ge=1, le=1000)
+    min_repeats: int = Field(10, ge=1, le=100_000)
+    min_seconds: float = Field(60.0, ge=0)
+    half_width: float = Field(0.02, gt=0, lt=1)
+    ceiling_s: float = Field(600.0, gt=0)
+    audit_repeats: int = Field(2, ge=0, le=100)
+    audit_tolerance: float = Field(0.10, gt=0, lt=1)
+    min_clock_ratio: float = Field(0.75, ge=0, le=1)
+    count: bool = True
+
+    def stop(self) -> Stop:
+        """The stop rule."""
+        return Stop(self.min_repeats, self.min_seconds, self.half_width, self.ceiling_s, self.min_clock_ratio)
+
+
+class Streaming(Probe):
+    """Drives a model as a viewer would, one request after another, and times what arrives (rules T2 to T9, T13).
+
+    `denoise_fps`, `decode_fps` and `end_to_end_fps` are taken over the chunks whose window was full; the `clip_` ones
+    over the whole clip. All count the pixel frames of the whole batch. Each headline is the median over generations.
+    """
+
+    version = "1"
+    schema = StreamingOptions
+    values = (
+        Value("denoise_fps", "frames/s", "higher", "denoise"),
+        Value("decode_fps", "frames/s", "higher", "+ decode"),
+        Value("end_to_end_fps", "frames/s", "higher", "end to end"),
+        Value("clip_denoise_fps", "frames/s", "higher", "denoise, whole clip"),
+        Value("clip_decode_fps", "frames/s", "higher", "+ decode, whole clip"),
+        Value("clip_fps", "frames/s", "higher", "end to end, whole clip"),
+        Value("real_time_factor", "", "higher", "real-time factor"),
+        Value("first_chunk_s", "s", "lower", "first chunk"),
+        Value("chunk_s", "s", "lower", "chunk, window full"),
+        Value("gap_p50_s", "s", "lower", "gap p50"),
+        Value("gap_p90_s", "s", "lower", "gap p90"),
+        Value("gap_p99_s", "s", "lower", "gap p99"),
+        Value("gap_worst_s", "s", "lower", "worst gap"),
+        Value("clip_s", "s", "lower", "whole clip"),
+        Value("clip_iqr_s", "s", "lower", "whole clip, IQR"),
+        Value("clip_p10_s", "s", "lower", "whole clip, p10"),
+        Value("clip_p90_s", "s", "lower", "whole clip, p90"),
+        Value("switch_s", "s", "lower", "prompt switch"),
+        Value("switch_extra_s", "s", "lower", "prompt switch over a chunk"),
+        Value("forwards_per_chunk", "", "none", "forwards per chunk"),
+        Value("flops_per_chunk", "FLOP", "none", "FLOPs per chunk"),
+        Value("flop_share", "", "none", "share of peak FLOP/s"),
+        Value("byte_share", "", "none", "share of peak bytes/s, weights alone"),
+        Value("stage_share", "", "none", "stages over end to end"),
+        Value("peak_bytes", "B", "lower", "peak memory"),
+        Value("peak_reserved_bytes", "B", "lower", "peak reserved"),
+        Value("weight_bytes", "B", "lower", "weights"),
+        Value("load_s", "s", "lower", "load"),
+        Value("warmup_s", "s", "lower", "warm-up"),
+        Value("audit_ratio", "", "none", "repeated over distinct request"),
+        Value("repeats", "", "none", "generations"),
+        Value("rejected", "", "none", "samples thrown away"),
+        Value("half_width", "", "lower", "half-width of the median"),
+        Value("converged", "", "none", "converged"),
+        Value("contended", "", "none", "contended"),
+    )
+
+    def __init__(
+        self, options: Options, clock: Clock | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        super().__init__(options)
+        self._clock = clock
+        self._sleep = sleep
+
+    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+        """Load, count, warm up, audit, repeat. Raises `ModelFault` when the audit or the sanity line fails."""
+        assert subject is not None
+        check_workload("streaming", workload)
+        clock, telemetry = self._clock or Clock(subject.device), Telemetry(subject.device)
+        meter, start = MemoryMeter(subject.device), clock.point()
+        model = subject.load()
+        loaded, weights = (clock.point() - start) / SECOND, meter.now() - meter.base
+        counts = census.take(model, request(workload, 0), subject.card) if self.options.count else None
+        warm = warm_up(
+            clock,
+            lambda i: generate(clock, model, request(workload, i)),
+            self.options.warmups,
+            max(self.options.warmups, self.options.max_warmups),
+        )
+        meter.reset()
+        before = telemetry.snapshot()
+        with watch(telemetry) as other:
+            checked = self._audit(clock, model, workload, first=warm.runs)
+            timed = self._timed(clock, telemetry, model, workload, first=warm.runs + checked.used)
+        found = Found(subject, timed, counts or census.Census(NAN, NAN, NAN))
+        values = {
+            **found.values(workload),
+            **meter.peak(),
+            "weight_bytes": float(weights),
+            "load_s": loaded,
+            "warmup_s": warm.seconds,
+            "audit_ratio": checked.ratio,
+            "contended": float(other.contended),
+        }
+        notes: dict[str, Json] = {
+            **found.notes(),
+            "warmup": _warmup(warm),
+            "audit": checked.to_json(),
+            "device_before": before,
+            "device_after": telemetry.snapshot(),
+            "other_work": other.to_json(),
+            "flags": telemetry.flags(),
+        }
+        return Measurement(values, found.samples(), notes)
+
+    def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> audit.Audit:
+        done = audit.take(clock, model, workload, first, self.options.audit_repeats, self.options.audit_tolerance)
+        if done.fault:
+            raise ModelFault(done.fault, "measure the model with its result cache turned off")
+        return done
+
+    def _timed(
+        self, clock: Clock, telemetry: Telemetry, model: VideoModel, workload: Workload, first: int
+    ) -> Repeated[Generation]:
+        return repeat(
+            clock,
+            lambda i: generate(clock, model, request(workload, first + i)),
+            lambda generation: generation.seconds,
+            self.options.stop(),
+            clock_ratio=telemetry.clock_ratio,
+            sleep=self._sleep,
+        )
+
+
+def _warmup(warm: Warmup) -> dict[str, Json]:
+    return {
+        "generations": warm.runs,
+        "first_s": warm.first_s,
+        "compilations": warm.compilations,
+        "quiet": warm.quiet,
+    }
+
+
+class Found:
+    """Headline values, samples and notes of the accepted generations of one model."""
+
+    def __init__(self, subject: Subject, timed: Repeated[Generation], counts: census.Census) -> None:
+        self.card = subject.card
+        self.timed = timed
+        self.runs = timed.samples
+        self.counts = counts
+        self.device = str(devices.describe(subject.device)["name"])
+        self.steady, self.rule = steady_chunks(self.runs[0].frames, self.card)
+
+    def _rates(self, stages: Sequence[str] | None, chunks: Sequence[int]) -> list[float]:
+        """Frames per second of each generation over `chunks`, in `stages` or, without them, from gap to gap."""
+        return [
+            run.rate(run.stage(stages, chunks) if stages else sum(run.gaps[i] for i in chunks), chunks)
+            for run in self.runs
+        ]
+
+    def _steady_gaps(self) -> list[float]:
+        return [run.gaps[i] for run in self.runs for i in self.steady if i > 0]
+
+    def values(self, workload: Workload) -> dict[str, float]:
+        """Every value that the generations give by themselves."""
+        clips, everything = [run.seconds for run in self.runs], range(len(self.runs[0].frames))
+        gaps = self._steady_gaps()
+        later = [gap for run in self.runs for gap in run.gaps[1:]]
+        end_to_end = median(self._rates(None, self.steady))
+        return {
+            "denoise_fps": median(self._rates(DENOISE, self.steady)),
+            "decode_fps": median(self._rates(DECODE, self.steady)),
+            "end_to_end_fps": end_to_end,
+            "clip_denoise_fps": median(self._rates(DENOISE, everything)),
+            "clip_decode_fps": median(self._rates(DECODE, everything)),
+            "clip_fps": median(run.rate(run.seconds, everything) for run in self.runs),
+            "real_time_factor": end_to_end / workload.batch / self.card.frame_rate,
+            "first_chunk_s": median(run.arrivals[0] for run in self.runs),
+            "chunk_s": median(gaps) if gaps else NAN,
+            "gap_p50_s": stats.percentile(gaps, 50),
+            "gap_p90_s": stats.percentile(gaps, 90),
+            "gap_p99_s": stats.percentile(gaps, 99),
+            "gap_worst_s": max(later, default=NAN),
+            "clip_s": median(clips),
+            "clip_iqr_s": float(np.subtract(*np.percentile(clips, [75, 25]))),
+            "clip_p10_s": stats.percentile(clips, 10),
+            "clip_p90_s": stats.percentile(clips, 90),
+            **self._switch(workload),
+            **self._sanity(),
+            "stage_share": median(run.covered for run in self.runs),
+            "repeats": float(len(self.runs)),
+            "rejected": float(self.timed.rejected),
+            "half_width": self.timed.half_width,
+            "converged": float(self.timed.converged),
+        }
+
+    def _switch(self, workload: Workload) -> dict[str, float]:
+        """Time from the chunk before a switch to the first that shows it, and how much more than a usual gap."""
+        found = [
+            run.gaps[chunk]
+            for run in self.runs
+            for switch in workload.switches
+            if (chunk := run.switch_chunk(switch.frame)) is not None
+        ]
+        usual = [gap for run in self.runs for i, gap in enumerate(run.gaps) if i in self.steady] or [NAN]
+        seconds = median(found) if found else NAN
+        return {"switch_s": seconds, "switch_extra_s": seconds - median(usual)}
+
+    def _sanity(self) -> dict[str, float]:
+        """Counts per chunk and the shares of the device's peaks (rule T18). Raises `ModelFault` above a peak."""
+        counts = self.counts
+        seconds = median(run.stage(DECODE, self.steady) / len(self.steady) for run in self.runs)
+        forwards = counts.forwards if counts.forwards == counts.forwards else self.card.forwards_per_chunk or NAN
+        flop_share = counts.flops / seconds / census.peak(census.PEAK_FLOPS, self.device) if seconds else NAN
+        byte_share = counts.weight_bytes * forwards / seconds if seconds else NAN
+        byte_share /= census.peak(census.PEAK_BYTES, self.device)
+        for what, share in (("FLOP/s", flop_share), ("bytes/s", byte_share)):
+            if share > 1:
+                raise ModelFault(
+                    f"{share:.0%} of the peak {what} of {self.device}: the time or the count is wrong",
+                    "check that the model waits for the device before it yields a chunk",
+                )
+        return {
+            "forwards_per_chunk": float(forwards),
+            "flops_per_chunk": counts.flops,
+            "flop_share": flop_share,
+            "byte_share": byte_share,
+        }
+
+    def samples(self) -> Mapping[str, Sequence[float]]:
+        """Every raw sample: one a generation, or for `gap_s` one a chunk, generation by generation."""
+        stages = sorted({span.stage for run in self.runs for span in run.spans if span.depth == 0})
+        totals = [stage_seconds(run.spans) for run in self.runs]
+        return {
+            "clip_s": [run.seconds for run in self.runs],
+            "first_chunk_s": [run.arrivals[0] for run in self.runs],
+            "end_to_end_fps": self._rates(None, self.steady),
+            "denoise_fps": self._rates(DENOISE, self.steady),
+            "decode_fps": self._rates(DECODE, self.steady),
+            "gap_s": [gap for run in self.runs for gap in run.gaps],
+            "chunk_s_by_index": [median(gaps) for gaps in zip(*(run.gaps for run in self.runs), strict=False)],
+            **{f"stage:{stage}_s": [total.get(stage, 0.0) for total in totals] for stage in stages},
+        }
+
+    def notes(self) -> dict[str, Json]:
+        """The rule behind the headline, units of time and length, and whether the model's own count agrees."""
+        counted, said = self.counts.forwards, self.card.forwards_per_chunk
+        notes: dict[str, Json] = {
+            "steady_rule": self.rule,
+            "steady_chunks": list(self.steady),
+            "chunks_per_clip": len(self.runs[0].frames),
+            "frames_per_chunk": list(self.runs[0].frames),
+            "temporal_ratio": self.card.temporal_ratio,
+            "stop": self.timed.to_json(),
+            "forwards_counted": counted == counted,
+            "weights": self.card.weights,
+        }
+        if counted == counted and said is not None and counted != said:
+            notes["forwards_disagree"] = f"the card says {said}, {counted:g} were counted"
+        unsupported = [f"p{p}" for p in (50, 90, 99) if not stats.supports_percentile(p, len(self._steady_gaps()))]
+        if unsupported:
+            notes["too_few_gaps_for"] = unsupported
+        share = median(run.covered for run in self.runs)
+        if not abs(share - 1) <= 0.02:
+            notes["stages_do_not_add_up"] = f"named stages cover {share:.1%} of the end-to-end time"
+        return notes

@@ -1,0 +1,112 @@
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from harness.probes import device
+from harness.probes.device import MemoryMeter, Telemetry, watch
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+class FakeNvml(types.ModuleType):
+    """NVML's answers for one GPU at half clock, hot, with a stranger on it; one query unsupported."""
+
+    class NVMLError(Exception):
+        pass
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    def nvmlDeviceGetClockInfo(self, handle, kind):  # noqa: N802
+        return {1: 900, 2: 2619}[kind]
+
+    def nvmlDeviceGetDefaultApplicationsClock(self, handle, kind):  # noqa: N802
+        raise self.NVMLError
+
+    def nvmlDeviceGetMaxClockInfo(self, handle, kind):  # noqa: N802
+        return 1800
+
+    def nvmlDeviceGetTemperature(self, handle, sensor):  # noqa: N802
+        return 84
+
+    def nvmlDeviceGetPowerManagementLimit(self, handle):  # noqa: N802
+        return 700_000
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):  # noqa: N802
+        return 0x4 | 0x20 | 0x1
+
+    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802
+        return types.SimpleNamespace(used=123)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
+        return [1, 2]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(device, "_open_nvml", lambda name: (FakeNvml("pynvml"), object()))
+    return Telemetry("cuda")
+
+
+def test_what_nvml_says_is_kept(gpu):
+    assert gpu.snapshot() == {
+        "sm_clock_mhz": 900,
+        "memory_clock_mhz": 2619,
+        "temperature_c": 84,
+        "power_cap_w": 700.0,
+        "throttle": ["power_cap", "thermal"],
+        "memory_used_bytes": 123,
+        "other_processes": 1,
+    }
+    assert gpu.clock_ratio() == 0.5
+
+
+def test_a_stranger_on_the_gpu_is_contention(gpu):
+    with watch(gpu) as other:
+        pass
+    assert other.contended
+
+
+def test_without_nvml_every_field_is_none(monkeypatch):
+    monkeypatch.setattr(device, "_open_nvml", lambda name: (None, None))
+    absent = Telemetry("cuda")
+    assert set(absent.snapshot().values()) == {None}
+    assert absent.clock_ratio() is None
+
+
+@linux
+def test_another_busy_process_is_seen(tmp_path):
+    spin = "import sys, time\nprint(flush=True)\nend = time.time() + 20\nwhile time.time() < end: pass"
+    # A grandchild: its time is not ours, and it is no child of ours when it is listed.
+    shell = f"{sys.executable} -c '{spin}' & echo $!; wait"
+    with subprocess.Popen(["sh", "-c", shell], stdout=subprocess.PIPE, text=True) as runner:
+        pid = runner.stdout.readline().strip()
+        runner.stdout.readline()
+        try:
+            with watch(Telemetry("cpu")) as other:
+                import time
+
+                time.sleep(0.6)
+        finally:
+            subprocess.run(["kill", pid], check=True)
+    assert other.cores > device.CONTENDED_CORES
+    assert other.contended
+    assert max(other.heavy) > device.HEAVY_SHARE
+
+
+def test_a_machine_that_tells_nothing_gives_no_number(tmp_path):
+    with watch(Telemetry("cpu"), proc=tmp_path) as other:
+        pass
+    assert other.to_json() == {"other_busy_cores": None, "heavy_processes": [], "contended": False}
+
+
+@linux
+def test_peak_memory_counts_from_the_reset():
+    meter = MemoryMeter("cpu")
+    big = np.ones(64 << 20, dtype=np.uint8)
+    del big
+    assert meter.peak()["peak_bytes"] >= 60 << 20
+    meter.reset()
+    assert meter.peak()["peak_bytes"] < 32 << 20

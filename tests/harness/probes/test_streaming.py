@@ -1,0 +1,213 @@
+import math
+
+import pytest
+
+from harness.contracts import Subject, Switch, Workload
+from harness.errors import ModelFault, OptionError
+from harness.probes.clock import Clock, ClockFault
+from harness.probes.streaming import Streaming, StreamingOptions
+
+PROMPTS = ("a red circle", "a blue square", "a green star")
+# What the fake model puts into a chunk, in seconds, unless a test says otherwise.
+DENOISE, CLEAN, DECODE, TO_HOST = 0.04, 0.01, 0.02, 0.005
+CHUNK = DENOISE + CLEAN + DECODE + TO_HOST
+
+
+def run(fake, subject: Subject, *, frames=30, batch=1, switches=(), sleep=lambda s: None, **options):
+    chosen = {"warmups": 1, "min_repeats": 6, "min_seconds": 0, "audit_repeats": 0, "count": False, **options}
+    probe = Streaming(StreamingOptions(**chosen), Clock("cpu", now=fake.TIME.now), sleep)
+    return probe.measure(subject, Workload(PROMPTS, (0, 1), frames, batch, tuple(switches)))
+
+
+def close(value, expected):
+    return value == pytest.approx(expected, rel=0.01)
+
+
+def test_fixed_delays_come_out_as_they_were_put_in(fake, subject):
+    found = run(fake, subject(text_s=0.1, prefix_s=0.2, load_s=3.0)).values
+    assert close(found["denoise_fps"], 3 / (DENOISE + CLEAN))
+    assert close(found["decode_fps"], 3 / (DENOISE + CLEAN + DECODE))
+    assert close(found["end_to_end_fps"], 3 / CHUNK)
+    assert close(found["clip_s"], 0.3 + 10 * CHUNK)
+    assert close(found["clip_fps"], 30 / (0.3 + 10 * CHUNK))
+    assert close(found["first_chunk_s"], 0.3 + CHUNK)
+    assert close(found["chunk_s"], CHUNK)
+    assert close(found["gap_p90_s"], CHUNK)
+    assert close(found["gap_worst_s"], CHUNK)
+    assert close(found["real_time_factor"], 3 / CHUNK / 16)
+    assert close(found["load_s"], 3.0)
+    assert found["clip_iqr_s"] == 0
+
+
+def test_stages_add_up_to_the_end_to_end_time(fake, subject):
+    found = run(fake, subject(text_s=0.1, prefix_s=0.2, jitter=0.3))
+    assert found.values["stage_share"] == pytest.approx(1, abs=0.02)
+    stages = [name for name in found.samples if name.startswith("stage:")]
+    total = sum(found.samples[name][0] for name in stages)
+    assert total == pytest.approx(found.samples["clip_s"][0], rel=0.02)
+    assert close(found.samples["stage:decode_s"][0], 10 * DECODE)
+    assert "stages_do_not_add_up" not in found.notes
+
+
+def test_time_outside_every_stage_is_told(fake, subject):
+    found = run(fake, subject(untimed_s=0.025))
+    assert close(found.values["stage_share"], 0.75)
+    assert "75.0%" in found.notes["stages_do_not_add_up"]
+
+
+def test_the_headline_waits_until_the_window_is_full(fake, subject):
+    found = run(fake, subject(growth_s=0.01, window_frames=9))
+    # Chunks 0, 1 and 2 see 0, 3 and 6 cached frames; from chunk 3 on the cache holds its nine.
+    assert found.notes["steady_chunks"] == [3, 4, 5, 6, 7, 8, 9]
+    assert "window of 9 latent frames full" in found.notes["steady_rule"]
+    assert close(found.values["chunk_s"], CHUNK + 0.09)
+    assert close(found.values["end_to_end_fps"], 3 / (CHUNK + 0.09))
+    assert found.values["clip_fps"] > 1.05 * found.values["end_to_end_fps"]
+    by_index = found.samples["chunk_s_by_index"]
+    assert by_index[:4] == pytest.approx([CHUNK, CHUNK + 0.03, CHUNK + 0.06, CHUNK + 0.09])
+
+
+def test_a_window_that_never_fills_gives_the_last_half_and_says_so(fake, subject):
+    found = run(fake, subject(growth_s=0.01, window_frames=60))
+    assert found.notes["steady_chunks"] == [5, 6, 7, 8, 9]
+    assert found.notes["steady_rule"].startswith("window never full: last half")
+
+
+def test_latent_frames_count_the_first_one_once(fake, subject):
+    # 1 + 2 x 4 pixel frames, then 12 a chunk: three latent frames each, as Wan's decoder gives them.
+    found = run(fake, subject(frames_per_chunk=12, temporal_ratio=4, window_frames=6), frames=81)
+    assert found.notes["frames_per_chunk"] == [9, 12, 12, 12, 12, 12, 12]
+    assert found.notes["steady_chunks"] == [2, 3, 4, 5, 6]
+    assert close(found.values["end_to_end_fps"], 12 / CHUNK)
+
+
+def test_a_slow_first_chunk_stays_out_of_the_gaps(fake, subject):
+    found = run(fake, subject(first_extra_s=0.5)).values
+    assert close(found["first_chunk_s"], CHUNK + 0.5)
+    assert close(found["gap_worst_s"], CHUNK)
+    assert close(found["end_to_end_fps"], 3 / CHUNK)
+
+
+def test_a_stall_is_the_worst_gap_and_not_the_median(fake, subject):
+    found = run(fake, subject(stall_chunk=1, stall_s=0.7)).values
+    assert close(found["gap_worst_s"], CHUNK + 0.7)
+    assert close(found["chunk_s"], CHUNK)
+
+
+def test_jitter_shows_in_the_percentiles(fake, subject):
+    found = run(fake, subject(jitter=0.5), min_repeats=300, half_width=0.5)
+    # Uniform on the denoising delay: its p-th percentile is known.
+    assert close(found.values["gap_p50_s"], CHUNK)
+    assert close(found.values["gap_p90_s"], CHUNK + DENOISE * 0.5 * 0.8)
+    assert close(found.values["gap_p99_s"], CHUNK + DENOISE * 0.5 * 0.98)
+    assert len(found.samples["gap_s"]) == 3000
+
+
+def test_a_percentile_without_enough_samples_is_not_a_number(fake, subject):
+    found = run(fake, subject(), frames=12, min_repeats=6)
+    # One steady chunk in each of six clips: enough for a median, not for a tail.
+    assert close(found.values["gap_p50_s"], CHUNK)
+    assert math.isnan(found.values["gap_p90_s"])
+    assert math.isnan(found.values["gap_p99_s"])
+    assert found.notes["too_few_gaps_for"] == ["p90", "p99"]
+
+
+def test_a_batch_counts_the_frames_of_all_its_clips(fake, subject):
+    found = run(fake, subject(per_request_s=0.02), batch=3).values
+    seconds = CHUNK + 2 * 0.02
+    assert close(found["end_to_end_fps"], 9 / seconds)
+    assert close(found["real_time_factor"], 3 / seconds / 16)
+
+
+def test_a_prompt_switch_is_timed_from_the_chunk_before_it(fake, subject):
+    switch = Switch(15, ("a red square", "a blue star", "a green ring"))
+    found = run(fake, subject(switch_s=0.3), switches=[switch])
+    assert close(found.values["switch_s"], CHUNK + 0.3)
+    assert close(found.values["switch_extra_s"], 0.3)
+    assert math.isnan(run(fake, subject()).values["switch_s"])
+
+
+def test_results_cached_by_request_are_caught(fake, subject):
+    with pytest.raises(ModelFault, match="results are cached"):
+        run(fake, subject(cached="request"), audit_repeats=1)
+
+
+def test_results_cached_whatever_the_request_are_caught(fake, subject):
+    with pytest.raises(ModelFault, match="distinct requests gave 1 different clips"):
+        run(fake, subject(cached="anything"), audit_repeats=1)
+
+
+def test_an_honest_model_passes_the_audit(fake, subject):
+    found = run(fake, subject(jitter=0.02), audit_repeats=2)
+    assert found.notes["audit"]["verdict"] == "passed"
+    assert found.values["audit_ratio"] == pytest.approx(1, abs=0.02)
+
+
+def test_no_request_is_ever_repeated_by_accident(fake, subject):
+    run(fake, subject(), min_repeats=20, audit_repeats=0)
+    requests = [(r.prompts, r.seeds) for r in subject.made[0].requests]
+    assert len(requests) == len(set(requests)) == 21
+
+
+def test_a_model_that_ignores_the_batch_is_a_fault(fake, subject):
+    with pytest.raises(ModelFault, match="ignores the batch: asked for 2 clips, a chunk holds 1"):
+        run(fake, subject(ignore_batch=True), batch=2)
+
+
+def test_a_span_left_open_is_a_fault(fake, subject):
+    with pytest.raises(ModelFault, match="still open"):
+        run(fake, subject(leave_span_open=True))
+
+
+def test_a_clock_that_goes_backwards_is_refused(fake, subject):
+    def crooked():
+        fake.TIME.ns += 1 if fake.TIME.ns < 10_000_000 else -5
+        return fake.TIME.ns
+
+    probe = Streaming(StreamingOptions(count=False), Clock("cpu", now=crooked))
+    with pytest.raises(ClockFault, match="backwards"):
+        probe.measure(subject(), Workload(PROMPTS, (0,), 30))
+
+
+@pytest.mark.parametrize(
+    ("workload", "message"),
+    [
+        (Workload((), (0,), 9), "needs prompts"),
+        (Workload(PROMPTS, (0,), 9, switches=(Switch(9, ("x",)),)), "outside 9 frames"),
+        (Workload(PROMPTS, (0,), 9, batch=0), "at least 1"),
+    ],
+)
+def test_a_workload_that_cannot_be_run_is_refused(subject, workload, message):
+    with pytest.raises(OptionError, match=message):
+        Streaming(StreamingOptions()).measure(subject(), workload)
+
+
+def test_network_calls_are_counted_and_a_wrong_card_is_told(fake, subject):
+    found = run(fake, subject(forwards=4), count=True)
+    assert found.values["forwards_per_chunk"] == 4
+    # Two linear layers on [2, 8]: 2 x 2 x 8 x 16 each, four times a chunk.
+    assert found.values["flops_per_chunk"] == 4 * 2 * (2 * 2 * 8 * 16)
+    assert found.notes["forwards_disagree"] == "the card says 5, 4 were counted"
+
+
+def test_without_modules_the_card_is_believed(fake, subject):
+    found = run(fake, subject(), count=True)
+    assert found.values["forwards_per_chunk"] == 5
+    assert found.notes["forwards_counted"] is False
+    assert math.isnan(found.values["flops_per_chunk"])
+
+
+def test_real_sleeps_come_out_of_the_real_clock(subject):
+    options = StreamingOptions(warmups=1, min_repeats=3, min_seconds=0, ceiling_s=0.5, audit_repeats=0, count=False)
+    made = subject(time="real", denoise_s=0.03, clean_pass_s=0.01, decode_s=0.02, to_host_s=0.0, window_frames=3)
+    found = Streaming(options).measure(made, Workload(PROMPTS, (0,), 12))
+    # A sleep never ends early; on a busy machine it may end late.
+    assert 0.060 <= found.values["chunk_s"] < 0.120
+    assert 3 / 0.120 < found.values["end_to_end_fps"] <= 50
+    assert found.values["denoise_fps"] <= 75
+    assert found.values["stage_share"] == pytest.approx(1, abs=0.02)
+
+
+def test_every_value_is_declared_and_every_declared_value_given(fake, subject):
+    found = run(fake, subject())
+    assert set(found.values) == {value.name for value in Streaming.values}
