@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from harness import registry
-from harness.contracts import Frames, Json, ModelCard, Request, Spans, Value, VideoModel, no_spans
-from harness.errors import HarnessError, ModelFault, NotAvailable, PluginFault, WeightsError
+from harness import registry, video
+from harness.contracts import Clip, Frames, Json, Metric, ModelCard, Request, Spans, Value, VideoModel, no_spans
+from harness.errors import ClipError, HarnessError, ModelFault, NotAvailable, PluginFault, WeightsError
 from harness.identity import canonical
 
 T = TypeVar("T")
@@ -150,6 +153,85 @@ def _left_early(model: VideoModel, card: ModelCard, prompt: str, frames: int) ->
     stream = chunks(model, Request((prompt,), (1,), frames), card)
     next(stream)
     stream.close()
+
+
+def check_metric(name: str, options: Mapping[str, Json] | None = None, device: str = "cpu") -> list[Finding]:
+    """Try the registered metric `name` against its contract, on a small clip of a moving square.
+
+    Scoring is tried only where the metric says that it is available. Raises `HarnessError` only for an unknown name
+    or wrong options.
+    """
+    metric = registry.metrics.create(name, options or {})
+    findings: list[Finding] = []
+    _try(findings, "values", lambda: _declared([*metric.values, *metric.derived]))
+    _try(findings, "identity", lambda: canonical(dict(metric.identity())))
+    for value in metric.values:
+        _try(findings, f"aggregate {value.name}", partial(_aggregates, metric, value.name))
+    state = metric.available()
+    if not state.ready:
+        findings.append(Finding("score", None, state.reason))
+        return findings
+    with tempfile.TemporaryDirectory(prefix="videomla-bench-") as folder:
+        clip = _sample(Path(folder) / "clip.mp4")
+        try:
+            _try(findings, "setup", lambda: metric.setup(device))
+            if findings[-1].ok:
+                _try(findings, "score", lambda: _scores(metric, clip))
+        finally:
+            metric.close()
+    return findings
+
+
+def check_probe(name: str, options: Mapping[str, Json] | None = None, device: str = "cpu") -> list[Finding]:
+    """Try the registered probe `name` against its contract, short of measuring.
+
+    Raises `HarnessError` only for an unknown name or wrong options.
+    """
+    probe = registry.probes.create(name, options or {})
+    findings: list[Finding] = []
+    _try(findings, "values", lambda: _declared(probe.values))
+    _try(findings, "identity", lambda: canonical(dict(probe.identity())))
+    state = _try(findings, "available", lambda: probe.available(device))
+    if state is not None and not state.ready and not state.reason:
+        findings.append(Finding("available", False, "it is not, and does not say why"))
+    return findings
+
+
+def _declared(declared: Sequence[Value]) -> None:
+    names = [value.name for value in declared]
+    if not names or len(set(names)) != len(names):
+        raise PluginFault(f"values must be declared, each once; declared: {', '.join(names) or 'none'}")
+    if wrong := [name for name in names if not name or ":" in name or not name.isprintable()]:
+        raise PluginFault(f"a table cannot name the values {wrong}")
+
+
+def _aggregates(metric: Metric, name: str) -> None:
+    for scores in ([], [0.5], [0.25, 0.75]):
+        total = metric.aggregate(name, scores)
+        if not isinstance(total, float):
+            raise PluginFault(f"aggregate of {len(scores)} scores is a {type(total).__qualname__}, not a float")
+
+
+def _scores(metric: Metric, clip: Clip) -> None:
+    owner = "the metric"
+    try:
+        first = values(owner, metric.values, metric.score(clip))
+    except ClipError:  # a metric may decline a clip that it has no rule for
+        return
+    again = values(owner, metric.values, metric.score(clip))
+    if {name: repr(value) for name, value in first.items()} != {name: repr(value) for name, value in again.items()}:
+        raise PluginFault("the same clip scored twice gives two scores")
+
+
+def _sample(path: Path) -> Clip:
+    """A clip of a red square that moves to the left over navy."""
+    frames = np.zeros((21, 32, 32, 3), np.uint8)
+    frames[:] = (0, 0, 128)
+    for index in range(21):
+        frames[index, 12:20, 21 - index : 29 - index] = (220, 30, 30)
+    prompt = "a red square moves slowly to the left on a navy background"
+    info: Any = video.write(path, [frames], 16.0, 8, "medium")
+    return Clip(path, prompt, 0, 0, 21, 32, 32, 16.0, info["digest"], lambda: video.read(path))
 
 
 def _try(findings: list[Finding], name: str, step: Callable[[], T]) -> T | None:

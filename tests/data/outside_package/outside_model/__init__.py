@@ -1,0 +1,1 @@
+"""A model and a metric that are not part of videomla-bench."""
