@@ -1,7 +1,9 @@
 """Random weights in the files and formats that VBench's loaders read, in true shapes or the smallest accepted."""
 
+import contextlib
 import importlib
-import os
+import json
+import sys
 from pathlib import Path
 
 import torch
@@ -27,21 +29,40 @@ def dino_vitb16(pretrained=True, **options):
 '''
 
 
+PERIOD = 1_000_003
+"""Random numbers drawn for a network, then repeated: large networks cost seconds otherwise."""
+
+
 def randomise(network: nn.Module, seed: int, gain: float = 1.0) -> nn.Module:
     """Random weights that let signals through: matrices scaled by their fan-in, norms near one."""
-    generator = torch.Generator().manual_seed(seed)
+    numbers = torch.randn(PERIOD, generator=torch.Generator().manual_seed(seed))
+    used = 0
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
-            if not tensor.is_floating_point() or "running_var" in name or "num_batches" in name:
+            if not tensor.is_floating_point() or "running_var" in name:
                 continue
+            start, used = used % PERIOD, used + tensor.numel()
+            times = -(-(start + tensor.numel()) // PERIOD)
+            drawn = numbers.repeat(times)[start : start + tensor.numel()].view(tensor.shape)
             if tensor.ndim > 1:
-                fan = tensor[0].numel()
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * gain / fan**0.5)
-            elif name.endswith("weight"):
-                tensor.copy_(1 + 0.1 * torch.randn(tensor.shape, generator=generator))
+                tensor.copy_(drawn * (gain / tensor[0].numel() ** 0.5))
             else:
-                tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+                tensor.copy_(drawn * 0.1 + (1.0 if name.endswith("weight") else 0.0))
     return network
+
+
+@contextlib.contextmanager
+def uninitialised():
+    """Networks made inside keep whatever their memory held: they are about to be filled anyway."""
+    names = ("trunc_normal_", "normal_", "uniform_", "xavier_uniform_", "kaiming_uniform_", "kaiming_normal_")
+    before = {name: getattr(nn.init, name) for name in names}
+    try:
+        for name in names:
+            setattr(nn.init, name, lambda tensor, *given, **named: tensor)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(nn.init, name, function)
 
 
 def save(held: object, path: Path) -> None:
@@ -93,7 +114,7 @@ def small(root: Path, true_shapes: bool = False) -> None:
 
     musiq = randomise(MUSIQ(pretrained=False), 5)
     nn.init.constant_(musiq.head.bias, 50.0)
-    nn.init.normal_(musiq.head.weight, std=2.0)
+    musiq.head.weight.data *= 40
     save(musiq.state_dict(), root / "pyiqa_model" / "musiq_spaq_ckpt-358bb6af.pth")
     motion(root)
 
@@ -127,6 +148,9 @@ def umt(root: Path) -> None:
     """The action recogniser in true shapes, half precision on disk as published."""
     import vbench.human_action  # noqa: F401
     from timm.models import create_model
+    from vbench.third_party.umt.models import modeling_finetune
+
+    modeling_finetune.trunc_normal_ = lambda tensor, *given, **named: tensor
 
     options = {"num_classes": 400, "all_frames": 16, "tubelet_size": 1, "use_learnable_pos_emb": False}
     network = create_model("vit_large_patch16_224", pretrained=False, use_mean_pooling=True, **options)
@@ -134,19 +158,29 @@ def umt(root: Path) -> None:
     save(state, root / "umt_model" / "l16_ptk710_ftk710_ftk400_f16_res224.pth")
 
 
-def vocabulary(root: Path) -> None:
-    """The word list that the package would download, from openai-clip."""
-    target = root / "ViCLIP" / "bpe_simple_vocab_16e6.txt.gz"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        target.symlink_to(Path(importlib.import_module("clip").__file__).with_name(target.name))
+def links(root: Path) -> None:
+    """The word list from openai-clip, and DINO's checkpoint where torch.hub looks for a download."""
+    word_list = root / "ViCLIP" / "bpe_simple_vocab_16e6.txt.gz"
+    word_list.parent.mkdir(parents=True, exist_ok=True)
+    word_list.symlink_to(Path(importlib.import_module("clip").__file__).with_name(word_list.name))
+    dino = root / "torch" / "hub" / "checkpoints" / "dino_vitbase16_pretrain.pth"
+    dino.parent.mkdir(parents=True)
+    dino.symlink_to(root / "dino_model" / dino.name)
+    for name in ("utils.py", "vision_transformer.py"):
+        (root / "dino_model" / "facebookresearch_dino_main" / name).write_text('"""Nothing: hubconf.py has it all."""')
 
 
-def torch_home(root: Path) -> None:
-    """DINO's checkpoint where torch.hub looks for a download."""
-    hub = root / "torch_home" / "hub" / "checkpoints"
-    hub.mkdir(parents=True, exist_ok=True)
-    link = hub / "dino_vitbase16_pretrain.pth"
-    if not link.exists():
-        link.symlink_to(root / "dino_model" / link.name)
-    os.environ["TORCH_HOME"] = str(root / "torch_home")
+def main() -> None:
+    request = json.load(sys.stdin)
+    root = Path(request["root"])
+    with contextlib.redirect_stdout(sys.stderr), uninitialised():
+        small(root, request["true_shapes"])
+        links(root)
+        if not request.get("quality_only"):
+            viclip(root)
+            umt(root)
+    print(json.dumps("done"))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,12 @@ def old_numpy_names() -> None:
         stand_in = types.ModuleType("numpy.lib.function_base")
         stand_in.disp = print  # type: ignore[attr-defined]
         sys.modules["numpy.lib.function_base"] = stand_in
+
+
+@cache
+def shared(root: Path, device: str) -> Networks:
+    """The networks of `root` on `device`, one set in a process."""
+    return Networks(root, device)
 
 
 class Networks:

@@ -1,0 +1,227 @@
+"""VBench on short clips: its sixteen dimensions, in the package's own standard suite or on any clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator, model_validator
+
+from harness.contracts import Availability, Clip, Json, Options, Value
+from harness.envs.build import Environment, find
+from harness.errors import ClipError, HarnessError, NotAvailable, WeightsError, nearest
+from harness.identity import canonical, digest
+from harness.metrics import vbench_score
+from harness.weights.manifest import read_manifest
+from harness.weights.store import availability, digests
+from harness.worker.client import JobFault
+from harness.worker.metric import WorkerMetric
+
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "object_class": ("detectron2",),
+    "multiple_objects": ("detectron2",),
+    "color": ("detectron2",),
+    "spatial_relationship": ("detectron2",),
+    "scene": ("fairscale", "transformers"),
+}
+"""Packages of a dimension that not every environment has."""
+
+ONLY_STANDARD = frozenset(
+    {"object_class", "multiple_objects", "color", "spatial_relationship", "scene", "appearance_style"}
+)
+"""Dimensions that need facts of the prompt which only VBench's own suite gives."""
+
+FILTERED_BY = "dynamic_degree"
+"""The dimension whose network the static filter uses."""
+
+LABELS: Mapping[str, str] = {name: name.replace("_", " ") for name in vbench_score.DIMENSIONS}
+
+
+class VBenchOptions(Options):
+    """Options of `vbench`.
+
+    Attributes:
+        mode: `standard` scores a clip on the dimensions that its prompt belongs to in VBench's suite; `custom` scores
+            every clip on every dimension asked for.
+        dimensions: those to score. All that the mode has and that can run here, when empty.
+        static_filter: leave temporal flickering undefined where the package's filter finds that the clip moves.
+        prompts: a JSONL file with `prompt` (what clips are made from) and `short` (what they are scored by); empty
+            where clips are made from the prompts that score them.
+    """
+
+    mode: Literal["standard", "custom"] = "custom"
+    dimensions: tuple[str, ...] = ()
+    static_filter: bool = False
+    prompts: str = ""
+
+    @field_validator("dimensions")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in vbench_score.DIMENSIONS:
+                raise ValueError(f"{name!r} is no dimension of VBench; {nearest(name, vbench_score.DIMENSIONS)}")
+        if len(set(names)) < len(names):
+            raise ValueError("a dimension stands twice")
+        return names
+
+    @model_validator(mode="after")
+    def _of_the_mode(self) -> VBenchOptions:
+        alien = sorted(ONLY_STANDARD & set(self.dimensions)) if self.mode == "custom" else []
+        if alien:
+            raise ValueError(f"{', '.join(alien)} can only be scored in mode 'standard'")
+        return self
+
+
+def lacking(environment: Environment, dimension: str) -> list[str]:
+    """The packages that `dimension` needs and `environment` does not have."""
+    sites = list(environment.root.glob("lib/python*/site-packages"))
+    return [name for name in NEEDS.get(dimension, ()) if not any((site / name).is_dir() for site in sites)]
+
+
+class Faults(WorkerMetric):
+    """A worker metric whose job raises by name what belongs to the clip and what to the weights."""
+
+    environment = "vbench"
+    job = Path(__file__).with_name("vbench_inside") / "job.py"
+
+    def weights_root(self) -> Path:
+        """The folder that the package calls VBENCH_CACHE_DIR."""
+        return read_manifest().get("vbench").folder
+
+    def settings(self) -> dict[str, str]:
+        """Where the packages look for what they would otherwise download."""
+        root = self.weights_root()
+        return {"HF_HOME": str(root / "huggingface"), "TORCH_HOME": str(root / "torch")}
+
+    def score(self, clip: Clip) -> Mapping[str, float]:
+        """Score one clip. Raises `ClipError`, `WeightsError`, `NotAvailable`, or what the worker raises."""
+        try:
+            return super().score(clip)
+        except JobFault as fault:
+            kinds: Mapping[str, type[HarnessError]] = {
+                "ClipFault": ClipError,
+                "PromptFault": ClipError,
+                "WeightsFault": WeightsError,
+                "ImportError": NotAvailable,
+            }
+            if fault.kind not in kinds:
+                raise
+            raise kinds[fault.kind](fault.message.removeprefix(f"{fault.kind}: ")) from fault
+
+
+class VBench(Faults):
+    """VBench 0.1.5, each dimension by the package's own networks and arithmetic (Huang et al., CVPR 2024)."""
+
+    version = "1"
+    schema = VBenchOptions
+    values: ClassVar[tuple[Value, ...]] = tuple(Value(name, "", "higher", LABELS[name]) for name in LABELS)
+    derived: ClassVar[tuple[Value, ...]] = tuple(
+        Value(name, "", "higher", f"VBench {name.replace('_', ' ')}") for name in vbench_score.FORMULAS
+    )
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._short: dict[str, str] | None = None
+
+    def wanted(self) -> tuple[str, ...]:
+        """The dimensions that will be scored here: those asked for, or all of the mode whose packages are installed."""
+        if self.options.dimensions:
+            named: tuple[str, ...] = self.options.dimensions
+            return named
+        mode = [name for name in LABELS if self.options.mode == "standard" or name not in ONLY_STANDARD]
+        try:
+            environment = find(self.environment)
+        except NotAvailable:
+            return tuple(mode)
+        return tuple(name for name in mode if not lacking(environment, name))
+
+    def not_available(self) -> dict[str, str]:
+        """Each dimension of the mode that cannot run here, with the reason."""
+        environment = find(self.environment)
+        missing = {name: lacking(environment, name) for name in LABELS}
+        return {name: f"needs {', '.join(packages)}" for name, packages in missing.items() if packages}
+
+    def _groups(self) -> list[str]:
+        groups = set(self.wanted())
+        if self.options.static_filter and "temporal_flickering" in groups:
+            groups.add(FILTERED_BY)
+        known = read_manifest().get("vbench").groups
+        return sorted(groups & set(known))
+
+    def missing_weights(self) -> Availability:
+        """Whether the weights of the dimensions wanted are here."""
+        environment = find(self.environment)
+        for name in self.options.dimensions:
+            if packages := lacking(environment, name):
+                python = environment.python
+                reason = f"{name} needs {', '.join(packages)}, not installed in environment {self.environment!r}"
+                return Availability(False, reason, f"{python} -m pip install {' '.join(packages)} (from source)")
+        groups = self._groups()
+        return availability("vbench", groups) if groups else Availability(True)
+
+    def weight_digests(self) -> dict[str, str]:
+        """SHA-256 of each file that the dimensions wanted load."""
+        groups = self._groups()
+        return digests("vbench", groups) if groups else {}
+
+    def identity(self) -> Mapping[str, Json]:
+        """Environment, weights, the dimensions scored, and the digest of the short prompts."""
+        short = self.short_prompts()
+        return {
+            **super().identity(),
+            "dimensions": list(self.wanted()),
+            "short_prompts": digest(canonical(dict(short))) if short else "",
+        }
+
+    def short_prompts(self) -> dict[str, str]:
+        """The prompt to score by, by the prompt a clip is made from. Raises `HarnessError` for a malformed file."""
+        if self._short is None:
+            self._short = read_short(Path(self.options.prompts)) if self.options.prompts else {}
+        return self._short
+
+    def job_options(self) -> dict[str, Json]:
+        """What the job needs to know."""
+        return {
+            "job": "short",
+            "dimensions": list(self.wanted()),
+            "standard": self.options.mode == "standard",
+            "static_filter": self.options.static_filter,
+            "short": self.short_prompts(),
+        }
+
+    def score(self, clip: Clip) -> Mapping[str, float]:
+        """Each dimension of one clip, from 0 to 1; NaN for those not wanted, or not of this prompt."""
+        found = super().score(clip)
+        return {name: found.get(name, float("nan")) for name in LABELS}
+
+    def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        """Quality, Semantic, Total and the other means, each only where all its dimensions are measured."""
+        present = {name: mean for name, mean in means.items() if name in vbench_score.RANGES and mean == mean}
+        return {
+            name: formula(present)
+            for name, (needed, formula) in vbench_score.FORMULAS.items()
+            if all(dimension in present for dimension in needed)
+        }
+
+
+def read_short(path: Path) -> dict[str, str]:
+    """`short` by `prompt` from the JSONL file `path`. Raises `HarnessError` that names the line."""
+    found: dict[str, str] = {}
+    try:
+        lines: Sequence[str] = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessError(f"prompt file {path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line)
+        except ValueError as error:
+            raise HarnessError(f"{path}:{number}: not JSON") from error
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "short")):
+            raise HarnessError(f"{path}:{number}: needs the texts 'prompt' and 'short'")
+        if found.setdefault(row["prompt"], row["short"]) != row["short"]:
+            raise HarnessError(f"{path}:{number}: this prompt has another short one above")
+    return found

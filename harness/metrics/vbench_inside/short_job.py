@@ -1,0 +1,66 @@
+"""VBench short: every dimension that a clip's prompt belongs to, or those asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .loading import Networks
+from .scoring import score_clip
+
+
+class PromptFault(ValueError):
+    """A clip's prompt is not one that the dimensions asked for can be scored by."""
+
+
+@dataclass
+class Plan:
+    """What to score.
+
+    Attributes:
+        networks: loaded as needed.
+        dimensions: those wanted.
+        standard: score each clip only on the dimensions that its prompt belongs to in VBench's own suite.
+        static_filter: leave temporal flickering undefined for a clip that moves.
+        short: the suite's prompt by the text that a clip was made from, where the two differ.
+    """
+
+    networks: Networks
+    dimensions: Sequence[str]
+    standard: bool
+    static_filter: bool
+    short: Mapping[str, str]
+
+    @cached_property
+    def suite(self) -> Mapping[str, tuple[set[str], dict[str, Any]]]:
+        """Dimensions and auxiliary facts by prompt, from the package; a prompt that stands twice has both entries'."""
+        package = Path(importlib.import_module("vbench").__file__ or "").parent
+        found: dict[str, tuple[set[str], dict[str, Any]]] = {}
+        for entry in json.loads((package / "VBench_full_info.json").read_text(encoding="utf-8")):
+            dimensions, auxiliary = found.setdefault(entry["prompt_en"], (set(), {}))
+            dimensions |= set(entry["dimension"])
+            auxiliary |= entry.get("auxiliary_info", {})
+        return found
+
+    def score(self, clip: Any) -> dict[str, float]:
+        """One number for each dimension wanted, NaN where the prompt does not belong to it."""
+        prompt = self.short.get(clip.prompt, clip.prompt)
+        wanted: list[str] = list(self.dimensions)
+        auxiliary: dict[str, Any] = {}
+        if self.standard:
+            if prompt not in self.suite:
+                raise PromptFault(f"the prompt {prompt[:60]!r} is not in VBench's suite")
+            belongs, auxiliary = self.suite[prompt]
+            wanted = [name for name in wanted if name in belongs]
+        if self.static_filter and "temporal_flickering" in wanted:
+            wanted.append("static")
+        scores = score_clip(self.networks, clip.path, wanted, prompt, auxiliary) if wanted else {}
+        if scores.pop("static", 1.0) == 0.0:
+            scores["temporal_flickering"] = math.nan
+        return {name: scores.get(name, math.nan) for name in self.dimensions}

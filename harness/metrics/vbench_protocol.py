@@ -1,0 +1,222 @@
+"""VBench's standard protocol as data: which prompts, how many samples of each, and whether a set of clips fits it.
+
+The prompts come from the installed package (VBench_full_info.json), not from this project. As a program it writes
+prompt files for suites, or checks a folder of clips:
+
+    python -m harness.metrics.vbench_protocol prompts FOLDER [--augmented FILE]
+    python -m harness.metrics.vbench_protocol check FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.durable import write_bytes
+from harness.envs.build import Environment, find
+from harness.errors import HarnessError, Incomplete, nearest
+from harness.video import inspect
+
+ENTRIES = 946
+"""Lines of the package's list, in the order of its prompts/all_dimension.txt; two prompts stand twice."""
+
+SAMPLES = 5
+"""Clips of each prompt."""
+
+FILTERED_SAMPLES = 25
+"""Clips of each temporal flickering prompt, of which the static filter keeps the first five that stand still."""
+
+LONG_SECONDS = 5.0
+"""From this length on, VBench's authors send a clip to VBench-Long."""
+
+FLICKER = "temporal_flickering"
+_NAME = re.compile(r"(?P<prompt>.*)-(?P<index>\d+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class SuitePrompt:
+    """A prompt of the suite, the dimensions it is scored on, and how many clips of it are wanted."""
+
+    text: str
+    dimensions: tuple[str, ...]
+
+    @property
+    def samples(self) -> int:
+        """Clips to generate."""
+        return FILTERED_SAMPLES if FLICKER in self.dimensions else SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A clip that was made: from which prompt of the suite, the number of its sample, and its length."""
+
+    name: str
+    prompt: str
+    index: int
+    frames: int
+    frame_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a preflight found: an `error` makes the scores no standard VBench scores, a `note` is worth knowing."""
+
+    kind: Literal["error", "note"]
+    text: str
+
+
+def entries(environment: Environment | None = None) -> list[SuitePrompt]:
+    """The package's list as it stands, doubles included. Raises `NotAvailable` without the environment."""
+    root = (environment or find("vbench")).root
+    paths = sorted(root.glob("lib/python*/site-packages/vbench/VBench_full_info.json"))
+    if not paths:
+        raise HarnessError(f"{root} has no VBench_full_info.json", "type: harness env remove vbench")
+    held = json.loads(paths[0].read_text(encoding="utf-8"))
+    return [SuitePrompt(entry["prompt_en"], tuple(entry["dimension"])) for entry in held]
+
+
+def suite(listed: Sequence[SuitePrompt]) -> list[SuitePrompt]:
+    """Every prompt once, with the dimensions of all its entries, in the order of the list."""
+    merged: dict[str, tuple[str, ...]] = {}
+    for entry in listed:
+        merged[entry.text] = tuple(dict.fromkeys((*merged.get(entry.text, ()), *entry.dimensions)))
+    return [SuitePrompt(text, dimensions) for text, dimensions in merged.items()]
+
+
+def write_prompts(folder: Path, listed: Sequence[SuitePrompt], augmented: Sequence[str] = ()) -> dict[str, int]:
+    """Write `vbench.jsonl` and `vbench_static.jsonl` (the prompts of temporal flickering) into `folder`.
+
+    Each line has `prompt`, what a clip is made from, `short`, what it is scored by, and `dimensions`. `augmented` is
+    one text for each entry of the list, in its order. Gives the number of prompts by file.
+    """
+    if augmented and len(augmented) != len(listed):
+        raise HarnessError(f"{len(augmented)} augmented prompts for the {len(listed)} entries of VBench's list")
+    longer = {entry.text: text for entry, text in zip(listed, augmented, strict=True)} if augmented else {}
+    files: dict[str, list[str]] = {"vbench.jsonl": [], "vbench_static.jsonl": []}
+    for entry in suite(listed):
+        row = {"prompt": longer.get(entry.text, entry.text), "short": entry.text, "dimensions": entry.dimensions}
+        name = "vbench_static.jsonl" if FLICKER in entry.dimensions else "vbench.jsonl"
+        files[name].append(json.dumps(row, ensure_ascii=False))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in files.items():
+        write_bytes(folder / name, ("\n".join(lines) + "\n").encode())
+    return {name: len(lines) for name, lines in files.items()}
+
+
+def first_static(clips: Iterable[tuple[int, bool]], keep: int = SAMPLES) -> list[int]:
+    """Which samples of one prompt the package's filter keeps: the first `keep` static ones, as file names sort.
+
+    Names end in `-0`, `-1`, `-10`, `-11`, …: sample 10 comes before sample 2.
+    """
+    ordered = sorted((str(index) for index, static in clips if static), key=lambda text: f"-{text}.mp4")
+    return [int(text) for text in ordered[:keep]]
+
+
+def folder_clips(folder: Path) -> tuple[list[Made], list[Finding]]:
+    """The clips of a folder named `<prompt>-<number>.mp4`, and what cannot be taken for one."""
+    made, findings = [], []
+    for path in sorted(folder.iterdir()):
+        match = _NAME.fullmatch(path.stem)
+        if path.is_dir() or path.name.startswith("."):
+            continue
+        if path.suffix != ".mp4" or match is None:
+            findings.append(Finding("error", f"{path.name!r} is not named <prompt>-<number>.mp4"))
+            continue
+        try:
+            info = inspect(path)
+        except HarnessError as error:
+            findings.append(Finding("error", error.message))
+            continue
+        made.append(Made(path.name, match["prompt"], int(match["index"]), info.frames, info.frame_rate))
+    return made, findings
+
+
+def preflight(clips: Sequence[Made], wanted: Sequence[SuitePrompt], filtered: bool = False) -> list[Finding]:
+    """Whether `clips` are what the standard protocol wants: counts, names and clip lengths.
+
+    Args:
+        clips: what was made.
+        wanted: the prompts of the suite, each once.
+        filtered: the static filter has been run, so that temporal flickering too has five clips a prompt.
+    """
+    known = {entry.text: entry for entry in wanted}
+    findings = []
+    by_prompt: Mapping[str, list[Made]] = defaultdict(list)
+    for clip in clips:
+        if clip.prompt in known:
+            by_prompt[clip.prompt].append(clip)
+        else:
+            hint = nearest(clip.prompt, known)
+            findings.append(Finding("error", f"{clip.name!r}: {clip.prompt[:60]!r} is no prompt of VBench; {hint}"))
+    missing = [entry.text for entry in wanted if not by_prompt.get(entry.text)]
+    if missing:
+        findings.append(Finding("error", f"{len(missing)} of {len(wanted)} prompts have no clip, first {missing[0]!r}"))
+    for text, made in by_prompt.items():
+        samples = SAMPLES if filtered else known[text].samples
+        numbers = Counter(clip.index for clip in made)
+        lacking = [index for index in range(samples) if index not in numbers]
+        beyond = [index for index in numbers if index >= samples]
+        if lacking or beyond or max(numbers.values()) > 1:
+            faults = [
+                f"lacks {lacking}" if lacking else "",
+                f"has {sorted(beyond)} beyond the {samples} wanted" if beyond else "",
+                f"has {sorted(index for index, times in numbers.items() if times > 1)} twice"
+                if max(numbers.values()) > 1
+                else "",
+            ]
+            findings.append(Finding("error", f"{text[:60]!r} {', '.join(fault for fault in faults if fault)}"))
+    return findings + _lengths(clips)
+
+
+def _lengths(clips: Sequence[Made]) -> list[Finding]:
+    findings = []
+    lengths = Counter((clip.frames, round(clip.frame_rate, 3)) for clip in clips)
+    if len(lengths) > 1:
+        shown = ", ".join(f"{frames} frames at {rate:g}" for (frames, rate), _ in lengths.most_common(4))
+        findings.append(Finding("error", f"clips differ in length or frame rate: {shown}"))
+    short = [clip.name for clip in clips if clip.frames < 3]
+    if short:
+        findings.append(Finding("error", f"{len(short)} clips have fewer than 3 frames, first {short[0]!r}"))
+    long = [clip.name for clip in clips if clip.frame_rate > 0 and clip.frames / clip.frame_rate >= LONG_SECONDS]
+    if long:
+        findings.append(
+            Finding("note", f"{len(long)} clips last 5 s or more, which VBench's authors score by VBench-Long")
+        )
+    return findings
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write prompt files or check a folder; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m harness.metrics.vbench_protocol", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    writer = commands.add_parser("prompts", help="write vbench.jsonl and vbench_static.jsonl")
+    writer.add_argument("folder", type=Path)
+    writer.add_argument("--augmented", type=Path, help="one text a line, in the order of VBench's all_dimension.txt")
+    checker = commands.add_parser("check", help="compare a folder of clips with the protocol")
+    checker.add_argument("folder", type=Path)
+    chosen = parser.parse_args(arguments)
+    try:
+        listed = entries()
+        if chosen.command == "prompts":
+            lines = chosen.augmented.read_text(encoding="utf-8").splitlines() if chosen.augmented else []
+            write_prompts(chosen.folder, listed, [line for line in lines if line.strip()])
+            return
+        made, findings = folder_clips(chosen.folder)
+        findings += preflight(made, suite(listed), filtered=True)
+        sys.stderr.writelines(f"{finding.kind}: {finding.text}\n" for finding in findings)
+        if any(finding.kind == "error" for finding in findings):
+            raise Incomplete(f"{chosen.folder} is not a full set of VBench's standard clips")
+    except (HarnessError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code if isinstance(error, HarnessError) else 2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+import json
+import math
+
+import pytest
+
+from harness import registry
+from harness.errors import HarnessError, OptionError
+from harness.metrics import vbench_score
+from harness.metrics.vbench import VBench, read_short
+from harness.metrics.vbench_long import VBenchLong
+
+
+@pytest.fixture(autouse=True)
+def nothing_built(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEOMLA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VIDEOMLA_WEIGHTS", str(tmp_path / "weights"))
+
+
+def make(**options) -> VBench:
+    metric = registry.metrics.create("vbench", options)
+    assert isinstance(metric, VBench)
+    return metric
+
+
+def built(tmp_path, *packages):
+    """An environment folder as `harness env build` leaves it, with nothing inside but package folders."""
+    from harness.envs.lock import read_lock
+
+    lock = read_lock("vbench")
+    root = tmp_path / "cache" / "envs" / f"vbench-{lock.digest[:12]}"
+    for package in packages:
+        (root / "lib" / "python3.11" / "site-packages" / package).mkdir(parents=True)
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "python").touch()
+    (root / "built.json").write_text(json.dumps({"digest": lock.digest}))
+    return root
+
+
+def test_not_available_without_environment_says_what_to_type():
+    for metric in (make(), registry.metrics.create("vbench_long", {})):
+        found = metric.available()
+        assert not found.ready
+        assert found.fix == "harness env build vbench"
+
+
+def test_not_available_without_weights_says_what_to_type(tmp_path):
+    built(tmp_path)
+    found = make(dimensions=["subject_consistency"]).available()
+    assert not found.ready
+    assert found.fix.startswith("harness fetch vbench --only subject_consistency")
+    assert "dino" in found.reason
+    assert not registry.metrics.create("vbench_long", {}).available().ready
+    assert make(dimensions=["temporal_flickering"]).available().ready
+
+
+def test_a_dimension_whose_package_is_not_installed_is_not_available(tmp_path):
+    built(tmp_path, "fairscale", "transformers")
+    found = make(mode="standard", dimensions=["color"]).available()
+    assert not found.ready
+    assert "detectron2" in found.reason
+    everything = make(mode="standard")
+    assert "color" not in everything.wanted()
+    assert "scene" in everything.wanted()
+    assert set(everything.not_available()) == {"object_class", "multiple_objects", "color", "spatial_relationship"}
+
+
+def test_a_dimension_whose_package_is_installed_is_wanted(tmp_path):
+    built(tmp_path, "detectron2", "fairscale", "transformers")
+    assert set(make(mode="standard").wanted()) == set(vbench_score.DIMENSIONS)
+    assert make(mode="standard").not_available() == {}
+
+
+def test_the_static_filter_needs_the_optical_flow(tmp_path):
+    built(tmp_path)
+    found = make(dimensions=["temporal_flickering"], static_filter=True).available()
+    assert not found.ready
+    assert "raft" in found.reason
+
+
+def test_options_are_checked():
+    with pytest.raises(OptionError, match="scene"):
+        make(mode="custom", dimensions=["scene"])
+    with pytest.raises(OptionError, match="did you mean color"):
+        make(mode="standard", dimensions=["colour"])
+    with pytest.raises(OptionError, match="twice"):
+        make(dimensions=["imaging_quality", "imaging_quality"])
+    with pytest.raises(OptionError):
+        registry.metrics.create("vbench_long", {"compat": "downstream"})
+    assert len(make().wanted()) == 10
+    assert len(make(mode="standard").wanted()) == 16
+
+
+def test_a_total_is_left_out_unless_every_dimension_is_there():
+    metric = make(mode="standard")
+    means = dict.fromkeys(vbench_score.DIMENSIONS, 0.5)
+    full = metric.derive(means)
+    assert set(full) == set(vbench_score.FORMULAS)
+    assert full["total"] == pytest.approx((4 * full["quality"] + full["semantic"]) / 5)
+    part = metric.derive({**means, "scene": math.nan})
+    assert set(part) == {"quality", "mean_of_six"}
+    assert metric.derive({}) == {}
+
+
+def test_long_gives_the_mean_of_six_and_no_total():
+    metric = VBenchLong(VBenchLong.schema())
+    means = {name: 0.1 * number for number, name in enumerate(vbench_score.SIX)}
+    assert metric.derive(means) == {"mean_of_six": pytest.approx(0.25)}
+    assert metric.derive({name: value for name, value in means.items() if name != "dynamic_degree"}) == {}
+
+
+def test_identity_names_what_decides_a_score(tmp_path):
+    built(tmp_path)
+    short = tmp_path / "p.jsonl"
+    short.write_text('{"prompt": "a long dog", "short": "a dog"}\n')
+    plain = make(dimensions=["temporal_flickering"]).identity()
+    mapped = make(dimensions=["temporal_flickering"], prompts=str(short)).identity()
+    assert plain["environment"] == mapped["environment"]
+    assert plain["short_prompts"] == ""
+    assert len(str(mapped["short_prompts"])) == 64
+    moved = tmp_path / "elsewhere.jsonl"
+    moved.write_text(short.read_text())
+    assert make(dimensions=["temporal_flickering"], prompts=str(moved)).identity() == mapped
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[1]", '{"prompt": "a"}', '{"prompt": "a", "short": 1}'])
+def test_a_malformed_prompt_file_names_its_line(tmp_path, text):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "x", "short": "y"}\n\n' + text + "\n")
+    with pytest.raises(HarnessError, match=":3:"):
+        read_short(path)
+
+
+def test_a_prompt_with_two_short_ones_is_refused(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "x", "short": "y"}\n{"prompt": "x", "short": "z"}\n')
+    with pytest.raises(HarnessError, match="above"):
+        read_short(path)
+    with pytest.raises(HarnessError, match="cannot be read"):
+        read_short(tmp_path / "absent.jsonl")

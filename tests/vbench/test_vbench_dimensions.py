@@ -1,0 +1,111 @@
+import itertools
+import math
+import shutil
+
+import numpy as np
+import pytest
+from vbench_helpers import camera, clip_of, texture, write
+
+from harness.metrics.vbench import VBench, VBenchOptions
+
+pytestmark = pytest.mark.vbench
+
+QUALITY = (
+    "subject_consistency",
+    "background_consistency",
+    "temporal_flickering",
+    "motion_smoothness",
+    "dynamic_degree",
+    "aesthetic_quality",
+    "imaging_quality",
+)
+STYLE = "A beautiful coastal beach in spring, waves lapping on sand, Van Gogh style"
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """Short clips by name: moving, odd-sized, of varying rate, real, and still."""
+    folder = tmp_path_factory.mktemp("clips")
+    moving = texture(9, 96, 128, 0, 3)
+    still = np.repeat(texture(1, 64, 96, 1, 0), 6, axis=0)
+    return {
+        "moving": write(folder / "moving-0.mp4", moving),
+        "odd": write(folder / "odd-0.mp4", texture(6, 77, 101, 2, 1)),
+        "varying": write(
+            folder / "varying-0.mp4",
+            texture(8, 64, 96, 3, 2),
+            times=list(itertools.accumulate([0, 40, 120, 60, 200, 20, 90, 130])),
+        ),
+        "camera": write(folder / "camera-0.mp4", camera(17), rate=30),
+        "still": write(folder / "still-0.mp4", still, crf=0),
+        STYLE: write(folder / f"{STYLE}-0.mp4", moving),
+    }
+
+
+def scored(metric_options, clip, device="cpu"):
+    metric = VBench(VBenchOptions(**metric_options))
+    assert metric.available().ready, metric.available()
+    metric.setup(device)
+    try:
+        return metric.score(clip)
+    finally:
+        metric.close()
+
+
+@pytest.fixture(scope="session")
+def quality(weights, clips):
+    """The seven quality dimensions of every clip, each clip scored in one go."""
+    metric = VBench(VBenchOptions(dimensions=QUALITY))
+    metric.setup("cpu")
+    names = [name for name in clips if name != STYLE]
+    scores = {name: metric.score(clip_of(clips[name])) for name in names}
+    metric.close()
+    return scores
+
+
+@pytest.mark.parametrize("name", ["moving", "odd", "varying", "camera"])
+def test_quality_dimensions_equal_the_package(name, quality, clips, upstream):
+    rows = [{"dimension": dimension, "path": str(clips[name]), "prompt": "a dog"} for dimension in QUALITY]
+    for dimension, answer in zip(QUALITY, upstream(rows), strict=True):
+        assert quality[name][dimension] == pytest.approx(answer["overall"], abs=1e-6), dimension
+
+
+def test_the_scores_are_no_constants(quality):
+    for dimension in QUALITY:
+        if dimension != "dynamic_degree":
+            assert len({round(scores[dimension], 4) for scores in quality.values()}) > 2, dimension
+
+
+def test_semantic_dimensions_equal_the_package(weights, clips, upstream):
+    wanted = ("appearance_style", "temporal_style", "overall_consistency")
+    auxiliary = {"appearance_style": {"appearance_style": "Van Gogh style"}}
+    rows = [{"dimension": name, "path": str(clips[STYLE]), "prompt": STYLE, "auxiliary": auxiliary} for name in wanted]
+    answers = dict(zip(wanted, upstream(rows), strict=True))
+    clip = clip_of(clips[STYLE], STYLE)
+    standard = scored({"mode": "standard", "dimensions": wanted}, clip)
+    assert standard["appearance_style"] == pytest.approx(answers["appearance_style"]["video"], abs=1e-6)
+    assert math.isnan(standard["temporal_style"])  # this prompt belongs to appearance style alone
+    custom = scored({"dimensions": wanted[1:]}, clip)
+    for name in wanted[1:]:
+        assert custom[name] == pytest.approx(answers[name]["video"], abs=1e-6), name
+        assert abs(custom[name]) > 1e-4
+
+
+def test_human_action_equals_the_package_for_right_and_wrong_actions(weights, clips, upstream, tmp_path, environment):
+    labels = next(environment.root.glob("lib/python*/site-packages/vbench/third_party/umt/kinetics_400_categories.txt"))
+    actions = {int(number): name for name, number in (line.split("\t") for line in labels.read_text().splitlines())}
+
+    def row(action):
+        path = tmp_path / f"A person is {action}-0.mp4"
+        shutil.copy(clips["moving"], path)
+        return {"dimension": "human_action", "path": str(path), "prompt": f"A person is {action}"}
+
+    first = upstream([row("abseiling")])[0]
+    right = next(actions[number] for number in first["classes"] if "-" not in actions[number])
+    wrong = next(name for number, name in actions.items() if number not in first["classes"] and "-" not in name)
+    metric = VBench(VBenchOptions(dimensions=("human_action",)))
+    metric.setup("cpu")
+    for action, expected in zip((right, wrong), upstream([row(right), row(wrong)]), strict=True):
+        found = metric.score(clip_of(clips["moving"], f"A person is {action}"))["human_action"]
+        assert found == expected["video"] == float(action == right)
+    metric.close()
