@@ -262,7 +262,7 @@ class RecordFile:
             except OSError:
                 os.ftruncate(handle, start)
                 raise
-            return decode_head(line, start)
+            return _own_head(line, start) or decode_head(line, start)
 
     def _open(self) -> int:
         if self._handle is None:

@@ -1,0 +1,1 @@
+"""What the subcommands of `harness` do. They return text; `harness.cli` prints it."""

@@ -1,0 +1,108 @@
+"""`harness doctor`: what this machine has of what a run needs, and the command that brings what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from harness import devices, registry
+from harness.errors import HarnessError
+from harness.schema import Suite
+
+MINIMUM_FREE = 2**30
+"""Bytes below which the disk is called nearly full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report. `required` is false for what only some suites need."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    required: bool = True
+
+
+def examine(folder: Path) -> Iterator[Check]:
+    """Every check; `folder` is where runs would be written. Imports no torch."""
+    yield _python()
+    yield from _packages()
+    yield _device()
+    yield _folder(folder)
+    yield _encoder()
+    yield from _plugins()
+
+
+def _python() -> Check:
+    found = platform.python_version()
+    return Check("python", sys.version_info >= (3, 11), found, "install Python 3.11 or newer")
+
+
+def _packages() -> Iterator[Check]:
+    wanted = {"torch": "pip install -c constraints.txt torch"}
+    if sys.platform == "linux":
+        wanted["triton"] = "pip install -c constraints.txt triton"
+    for name, fix in wanted.items():
+        try:
+            yield Check(name, True, version(name))
+        except PackageNotFoundError:
+            yield Check(name, False, "not installed; plan, table and list work without it", fix)
+
+
+def _device() -> Check:
+    count = devices.cuda_devices()
+    kind = "cuda" if count else "cpu"
+    described = devices.describe(kind)
+    memory = int(str(described["memory_bytes"])) / 2**30
+    also = f", {count} CUDA device{'s' if count > 1 else ''}" if count else ", no CUDA device that torch can use"
+    return Check("device", True, f"{described['name']}, {described['cores']} cores, {memory:.0f} GiB{also}")
+
+
+def _folder(folder: Path) -> Check:
+    home = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    fix = "choose another place with --out DIR"
+    if not os.access(home, os.W_OK):
+        return Check("run folder", False, f"{folder} cannot be written", fix)
+    free = shutil.disk_usage(home).free
+    return Check("run folder", free >= MINIMUM_FREE, f"{folder}, {free / 2**30:.1f} GiB free", fix)
+
+
+def _encoder() -> Check:
+    fix = "pip install -c constraints.txt av"
+    try:
+        import numpy as np
+
+        from harness import video
+    except ImportError as error:
+        return Check("video", False, f"cannot import {error.name}", fix)
+    settings = Suite.model_fields["video"].get_default()
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name) / "clip.mp4"
+            video.write(path, [np.zeros((2, 16, 16, 3), np.uint8)], 8.0, settings.crf, settings.preset)
+            frames = len(video.read(path))
+    except (HarnessError, OSError, ValueError) as error:
+        return Check("video", False, f"H.264 through PyAV fails: {error}", fix)
+    return Check("video", frames == 2, f"H.264 (libx264) through PyAV {version('av')}", fix)
+
+
+def _plugins() -> Iterator[Check]:
+    for name in registry.metrics:
+        try:
+            metric_class = registry.metrics.get(name)
+            found = metric_class(metric_class.schema()).available()
+        except HarnessError as error:
+            yield Check(f"metric {name}", False, error.message, error.fix, required=False)
+            continue
+        except ValueError:
+            yield Check(f"metric {name}", True, "needs options; its suite decides", required=False)
+            continue
+        yield Check(f"metric {name}", found.ready, "ready" if found.ready else found.reason, found.fix, required=False)

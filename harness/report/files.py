@@ -1,0 +1,55 @@
+"""Tables as files beside their records: `RUN/tables/NAME.md`, `.csv`, `.tex`, `.html`, made from the records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from harness import durable
+from harness.errors import RecordError
+from harness.records import load_run
+from harness.report.layout import Table
+from harness.report.render import RENDERERS
+from harness.report.tables import build
+
+FOLDER = "tables"
+
+
+def contents(tables: Sequence[Table], formats: Iterable[str] = tuple(RENDERERS)) -> dict[str, bytes]:
+    """File names and their bytes for `tables` in `formats`."""
+    drawn = {}
+    for table in tables:
+        for name in formats:
+            suffix, draw = RENDERERS[name]
+            drawn[f"{table.name}{suffix}"] = draw(table).encode()
+    return drawn
+
+
+def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    """Write `files` into `folder`, those that would change alone. Returns all their paths."""
+    with durable.storage(folder):
+        durable.make_folder(folder)
+    for name, content in files.items():
+        path = folder / name
+        if not (path.is_file() and path.read_bytes() == content):
+            durable.write_bytes(path, content)
+    return [folder / name for name in files]
+
+
+def run_folders(root: Path) -> list[Path]:
+    """Every run folder in `root` or below it, sorted. Raises `RecordError` when there is none."""
+    found = sorted({path.parent for path in root.rglob("plan.json") if path.is_file()})
+    if not found:
+        raise RecordError(f"{root}: no run folder here or below (a run folder holds plan.json)")
+    return found
+
+
+def remake(folder: Path) -> dict[Path, bytes]:
+    """What the table files of the run in `folder` must hold, by path."""
+    files = contents(build([load_run(folder)]))
+    return {folder / FOLDER / name: content for name, content in files.items()}
+
+
+def stale(files: dict[Path, bytes]) -> list[Path]:
+    """Those of `files` that are missing or differ on the disk."""
+    return [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
