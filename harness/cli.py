@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from harness import registry
+from harness.commands import Commands
 from harness.errors import HarnessError, Incomplete
 
 if TYPE_CHECKING:
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
     from harness.plan import Plan
     from harness.report.layout import Table
 
+
+def _print_result(result: object) -> None:
+    """Print the lines that a command returns."""
+    if isinstance(result, Iterable):
+        _say(str(line) for line in result)
+
+
 app = typer.Typer(
+    cls=Commands,
+    result_callback=_print_result,
     help="Evaluation and benchmarking of streaming video diffusion models.",
     no_args_is_help=True,
     add_completion=False,
@@ -356,7 +366,7 @@ def check(
     _load_plugins(plugin)
     findings = check_model(model, _options(set_), device, live)
     words = {True: "ok", False: "FAILED", None: "not tried"}
-    _say(shown(f"{words[f.ok]:9} {f.name}" + (f": {f.detail}" if f.detail else "")) for f in findings)
+    _say(f"{words[f.ok]:9} {f.name}" + (f": {shown(f.detail)}" if f.detail else "") for f in findings)
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
 

@@ -232,12 +232,16 @@ def _named(value: Value) -> str:
 
 
 def _ranked(cells: _Cells, value: Value, comparable: set[tuple[int, str]]) -> _Cells:
-    """The same cells with the best of the comparable ones marked, where there are two to compare."""
+    """The same cells with the best of the comparable ones marked, where there are two that differ."""
     found = {place: cells[place].value for place in comparable if place in cells}
     numbers = {place: number for place, number in found.items() if number is not None and math.isfinite(number)}
     if value.direction == "none" or len(numbers) < 2:
         return cells
-    best = max(numbers.values()) if value.direction == "higher" else min(numbers.values())
+    best, worst = max(numbers.values()), min(numbers.values())
+    if best == worst:
+        return cells
+    if value.direction == "lower":
+        best = worst
     return {place: replace(cell, best=numbers.get(place) == best) for place, cell in cells.items()}
 
 
@@ -283,7 +287,8 @@ def _cell(view: _View, section: AnySection, group: Group, name: str, spec: str, 
         return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
         value = float(samples.values[name][-1])
-        text = _shown(value, value, spec) if math.isfinite(value) else "undefined"
+        exact = int(value) if value.is_integer() and not spec else value
+        text = _shown(exact, value, spec) if math.isfinite(value) else "undefined"
         return Cell(text, value if math.isfinite(value) else None, marks=marks)
     metric = view.metric(section, group.plugin)
     if any(np.isnan(samples.values[each.name]).any() for each in metric.values if each.name == name):
