@@ -1,0 +1,57 @@
+"""`harness fetch`: weights that metrics need, resumed and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import HarnessError
+
+
+def fetch(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A set of weights; lists them all without.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="PART", help="Only this part; may be repeated.")] = None,
+    asked: Annotated[
+        list[str] | None, typer.Option("--with", metavar="FILE", help="A file that is left out unless asked for.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Take files from this folder; download nothing.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read what is here and compare its digests.")] = False,
+) -> Iterator[str]:
+    """Bring the weights NAME that metrics need, or list what there is."""
+    from tabulate import tabulate
+
+    from harness.weights.fetch import check as faults_of
+    from harness.weights.fetch import fetch as bring
+    from harness.weights.fetch import listing
+    from harness.weights.manifest import read_manifest
+
+    manifest = read_manifest()
+    if name is None:
+        if only or asked or source or check:
+            raise HarnessError("name the weights to fetch", f"one of: {', '.join(sorted(manifest.sets))}")
+        heads = ("set", "file", "MB", "licence", "state")
+        yield tabulate(listing(manifest.sets.values()), heads, tablefmt="simple", disable_numparse=True)
+        return
+    weights = manifest.get(name)
+    if check:
+        faults = faults_of(weights, only or ())
+        yield from faults
+        if faults:
+            raise typer.Exit(1)
+        yield f"{name}: every file that is here is as published"
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    done = bring(weights, only or (), asked or (), source, partial(console.print, markup=False, soft_wrap=True))
+    yield f"{name}: {len(done.brought)} brought, {len(done.here)} here already: {weights.folder}"
+    yield from (f"no digest is published, so it is unchecked: {path}" for path in done.unchecked)
+    yield from (f"left out: {file.path}; bring it with --with {file.ask}" for file in done.left)
