@@ -88,3 +88,33 @@ class PixelCodec:
         """`decode` of each chunk: frames do not depend on one another."""
         for chunk in chunks:
             yield self.decode(chunk)
+
+
+class PreviewCodec:
+    """A fixed linear map from latents to colours, one flat square a latent position: for looking and for speed alone.
+
+    It stands in for a VAE of the same ratios where none is wanted, and is always named in the model's options.
+    """
+
+    def __init__(self, channels: int, spatial_ratio: int, temporal_ratio: int) -> None:
+        self.channels, self.spatial_ratio, self.temporal_ratio = channels, spatial_ratio, temporal_ratio
+        generator = torch.Generator().manual_seed(0)
+        self._map = torch.randn(3, channels, generator=generator) / channels**0.5
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """A preview has no inverse; raises `OptionError`."""
+        raise OptionError("the preview codec cannot encode", "choose codec: wan")
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[batch, 1 + n, channels, h, w] to uint8 [batch, 1 + n * temporal ratio, height, width, 3]."""
+        return torch.cat(list(self.decode_stream([latents])), 1)
+
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Each latent frame as one pixel frame the first time, and `temporal_ratio` equal ones after."""
+        started = False
+        for chunk in chunks:
+            colours = to_pixels(torch.einsum("bfchw,rc->bfhwr", chunk.float(), self._map.to(chunk.device)))
+            wide = colours.repeat_interleave(self.spatial_ratio, 2).repeat_interleave(self.spatial_ratio, 3)
+            frames = wide.repeat_interleave(self.temporal_ratio, 1)
+            yield frames if started else frames[:, self.temporal_ratio - 1 :]
+            started = True

@@ -80,10 +80,11 @@ class RollingRollout(Rollout):
         frames: int,
         switches: Sequence[PromptSwitch] = (),
         prefix: Tensor | None = None,
+        history: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """As `Rollout.run`; this schedule knows neither switches nor a prefix, nor fewer chunks than steps."""
+        """As `Rollout.run`; this schedule knows no switches, prefix or history, nor fewer chunks than steps."""
         chunks, steps = frames // self.chunk, len(self.schedule)
-        self._check(frames, chunks, steps, bool(switches) or prefix is not None)
+        self._check(frames, chunks, steps, bool(switches) or prefix is not None or history is not None)
         noisy: dict[int, Tensor] = {}
         for window in range(chunks + steps - 1):
             oldest, newest = max(0, window - steps + 1), min(chunks - 1, window)
@@ -111,7 +112,9 @@ class RollingRollout(Rollout):
                 f"ask for a multiple of {self.chunk}, at least {steps * self.chunk}",
             )
         if extras:
-            raise OptionError("the rolling schedule takes no prefix and no prompt switch", "use schedule: chunk")
+            raise OptionError(
+                "the rolling schedule takes no prefix, no history and no prompt switch", "use schedule: chunk"
+            )
         if self.policy.sink != self.chunk or self.guidance != 1 or self.network.config.attention == "linear":
             raise OptionError(
                 "the rolling schedule needs a sink of one chunk, no guidance, and a cache of keys",

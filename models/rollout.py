@@ -92,6 +92,7 @@ class Rollout:
         layers = network.config.layers
         self.cache = StreamCache(layers, policy, self.capacity, grid, network.rotary_table())
         self.finished: list[Tensor] = []
+        self.device = network.patch_embedding.weight.device
 
     @torch.inference_mode()
     def run(
@@ -101,6 +102,7 @@ class Rollout:
         frames: int,
         switches: Sequence[PromptSwitch] = (),
         prefix: Tensor | None = None,
+        history: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Yield finished chunks [B, chunk, C, H, W] until `frames` latent frames are out.
 
@@ -108,6 +110,8 @@ class Rollout:
             noise: random numbers. prompt: for the whole batch, guidance's second half included.
             frames: latent frames to generate, a multiple of the chunk; the prefix is not counted.
             switches: later prompts, in order. prefix: clean latents [B, n, C, H, W] that the clip continues.
+            history: latents [B, frames, C, H, W] that stand in for the finished chunks in the cache, so that every
+                chunk is made on a given past and not on the rollout's own.
         """
         if frames < 1 or frames % self.chunk:
             raise OptionError(
@@ -121,8 +125,12 @@ class Rollout:
                 prompt = waiting.pop(0).prompt
                 with self.spans("switch"):
                     self._switch(prompt, first)
-            latents = self._denoise(noise, prompt, first, index)
-            self._remember(latents)
+            context = self.cache.chunk(first, self.chunk, self.device)
+            latents = self._denoise(noise, prompt, context, first, index)
+            past = latents if history is None else history[:, first : first + self.chunk]
+            with self.spans(f"chunk[{index}].clean_pass"):
+                self._clean_pass(past, prompt, context)
+            self._remember(past)
             yield latents
             first += self.chunk
 
@@ -137,9 +145,8 @@ class Rollout:
                 self._remember(part)
         return prefix.shape[1]
 
-    def _denoise(self, noise: Noise, prompt: Prompt, first: int, index: int) -> Tensor:
+    def _denoise(self, noise: Noise, prompt: Prompt, context: ChunkContext, first: int, index: int) -> Tensor:
         x = noise.start(first, self.chunk)
-        context = self.cache.chunk(first, self.chunk, x.device)
         last = len(self.schedule) - 1
         with self.spans(f"chunk[{index}].denoise"):
             for step, sigma in enumerate(self.schedule.sigmas):
@@ -147,8 +154,6 @@ class Rollout:
                 x = self.schedule.clean(x, output, sigma)
                 if step < last:
                     x = self.schedule.noisy(x, noise.renoise(self.chunk), self.schedule.sigmas[step + 1])
-        with self.spans(f"chunk[{index}].clean_pass"):
-            self._clean_pass(x, prompt, context)
         return x
 
     def _predict(self, x: Tensor, timestep: float, prompt: Prompt, context: ChunkContext) -> Tensor:

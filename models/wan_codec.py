@@ -140,3 +140,15 @@ def load_wan_codec(
         vae: nn.Module = autoencoder.from_config(settings)
     load_into(vae, Checkpoint(found, file, stored, layout), dtype, device)
     return WanCodec(vae)
+
+
+def random_wan_codec(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> WanCodec:
+    """Wan2.1's VAE at its true size with random weights: its cost without its pictures. Raises `NotAvailable`."""
+    try:
+        from diffusers import AutoencoderKLWan
+    except ImportError as error:
+        raise NotAvailable(f"Wan's VAE needs diffusers ({error})", f"{PACKAGES}, or choose codec: preview") from error
+    autoencoder: Any = AutoencoderKLWan
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return WanCodec(autoencoder().to(device, dtype))

@@ -1,0 +1,252 @@
+"""The full-size models: Wan2.1-T2V-1.3B's transformer under the window policy and sampler of each preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from harness.contracts import Json
+from harness.errors import OptionError, WeightsError, nearest
+from models.adapters.presets import PRESETS, Preset
+from models.adapters.streaming import RANDOM, StreamingModel, StreamingOptions
+from models.config import LatentSizes, TransformerConfig
+from models.sampler_config import SamplerConfig
+from models.sources import resolve
+from models.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from models.codec import Codec
+    from models.pipeline import Embed
+    from models.transformer import VideoTransformer
+
+SPATIAL_RATIO = 8
+"""Pixels per latent position along height and width (Wan2.1's VAE)."""
+
+WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+"""Where text encoder and VAE come from unless an option says otherwise."""
+
+TINY = TransformerConfig(
+    dim=48,
+    heads=2,
+    layers=2,
+    ffn=64,
+    text_width=16,
+    text_tokens=8,
+    latent=LatentSizes(d_c=16, d_q=24, d_nope=16, d_rope=8, pairs=(2, 1, 1)),
+)
+"""A network of the same shape that runs anywhere in milliseconds; always with random weights."""
+
+
+class WanOptions(StreamingOptions):
+    """Options of the full-size models.
+
+    Attributes:
+        weights: a checkpoint (file, folder or Hub id) or `random`. ema: averaged weights or raw ones, where a training
+            checkpoint holds both. lora, lora_alpha: a low-rank update to merge (LongLive).
+        network: `wan-1.3b`, or `tiny` for trying things out. height, width: pixels, multiples of 16.
+        window: another reading of the preset's window, as in `la7_sink1`.
+        text, vae: text encoder and VAE, file, folder or Hub id.
+        codec: `wan`, or `preview`: a fixed linear map to colours that costs nothing. Without its own weights, Wan's
+            VAE runs at its true size with random ones.
+    """
+
+    weights: str = ""
+    ema: bool | None = None
+    lora: str | None = None
+    lora_alpha: float | None = None
+    network: Literal["wan-1.3b", "tiny"] = "wan-1.3b"
+    height: int = Field(480, gt=0, multiple_of=16)
+    width: int = Field(832, gt=0, multiple_of=16)
+    window: str = ""
+    text: str = WAN
+    vae: str = WAN
+    codec: Literal["wan", "preview"] = "wan"
+
+
+class WanModel(StreamingModel):
+    """A full-size preset; subclasses name it."""
+
+    schema = WanOptions
+    temporal_ratio = 4
+    preset: ClassVar[Preset]
+
+    def __init__(self, options: WanOptions) -> None:
+        super().__init__(options)
+        self.family = self.preset.family  # type: ignore[misc]
+        self.licence = self.preset.licence  # type: ignore[misc]
+        self.chunk = self.preset.chunk
+        if options.window and options.window not in self.preset.readings:
+            raise OptionError(
+                f"{self.preset.title} has no window {options.window!r}", nearest(options.window, self.preset.readings)
+            )
+
+    def network_config(self) -> TransformerConfig:
+        """Wan2.1-T2V-1.3B's sizes, or tiny ones."""
+        base = TINY if self.options.network == "tiny" else TransformerConfig()
+        return TransformerConfig(
+            **{name: getattr(base, name) for name in base.__dataclass_fields__ if name != "attention"},
+            attention=self.preset.attention,
+        )
+
+    def window_policy(self) -> WindowPolicy:
+        """The preset's, or the reading that the options choose."""
+        return self.preset.readings[self.options.window] if self.options.window else self.preset.window
+
+    def sampler_config(self) -> SamplerConfig:
+        """The preset's."""
+        return self.preset.sampler
+
+    def pixels(self) -> tuple[int, int]:
+        """As the options say."""
+        return self.options.height, self.options.width
+
+    def latent_size(self) -> tuple[int, int]:
+        """An eighth of the pixels."""
+        return self.options.height // SPATIAL_RATIO, self.options.width // SPATIAL_RATIO
+
+    def weights_kind(self) -> Literal["trained", "random", "none"]:
+        """Random on request, and whenever the network is tiny; none before weights are chosen."""
+        if self.options.network == "tiny" or self.options.weights == RANDOM:
+            return "random"
+        return "trained" if self.options.weights else "none"
+
+    def _trained(self) -> bool:
+        return self.weights_kind() == "trained"
+
+    def weight_digests(self) -> Mapping[str, str]:
+        """Of the checkpoint, its LoRA, the text encoder and the VAE."""
+        if not self._trained():
+            return {}
+        named = {"": self.options.weights, "lora/": self.options.lora}
+        found = {
+            f"{prefix}{name}": value
+            for prefix, source in named.items()
+            if source
+            for name, value in resolve(source).digests().items()
+        }
+        parts = {"text_encoder": self.options.text, "vae": self.options.vae}
+        for component, source in parts.items():
+            for name, value in resolve(source, component=component).digests().items():
+                found[f"{component}/{name}"] = value
+        return found
+
+    def identity(self, device: str) -> Mapping[str, Json]:
+        """As every model's; refuses a model whose weights nobody has chosen."""
+        self._check_chosen()
+        return super().identity(device)
+
+    def _check_chosen(self) -> None:
+        if self.weights_kind() == "none":
+            raise WeightsError(
+                f"{self.preset.title} needs weights ({self.preset.checkpoint or 'none are published'})",
+                "set the option weights to a file, folder or Hub id, or to random for speed and memory alone",
+            )
+
+    def load_network(self, device: str) -> VideoTransformer:
+        """From the checkpoint in any published layout, or at random."""
+        from models.build import build
+        from models.weights import open_checkpoint
+
+        self._check_chosen()
+        options, config = self.options, self.network_config()
+        if not self._trained():
+            return build(config, None, options.dtype, device)
+        checkpoint = open_checkpoint(options.weights, ema=options.ema, lora=options.lora, lora_alpha=options.lora_alpha)
+        return build(config, checkpoint, options.dtype, device)
+
+    def load_codec(self, device: str) -> Codec:
+        """Wan's VAE, with random weights beside a random network, or the preview."""
+        import torch
+
+        from models.codec import PreviewCodec
+
+        if self.options.codec == "preview":
+            return PreviewCodec(self.network_config().in_channels, SPATIAL_RATIO, self.temporal_ratio)
+        from models.wan_codec import load_wan_codec, random_wan_codec
+
+        dtype: torch.dtype = getattr(torch, self.options.dtype)
+        if not self._trained():
+            return random_wan_codec(dtype, device)
+        return load_wan_codec(self.options.vae, dtype, device)
+
+    def load_text(self, device: str) -> Embed:
+        """UMT5-XXL, or random embeddings beside a random network."""
+        import torch
+
+        config = self.network_config()
+        if not self._trained():
+            from models.build import random_embeddings
+
+            return random_embeddings(config.text_tokens, config.text_width)
+        from models.text import TextEncoder
+
+        dtype: torch.dtype = getattr(torch, self.options.dtype)
+        return TextEncoder(self.options.text, tokens=config.text_tokens, dtype=dtype, device=device)
+
+
+class VideoMLA(WanModel):
+    """VideoMLA: one content latent and one head-shared rope key per token."""
+
+    preset = PRESETS["videomla-1.3b"]
+
+
+class DenseWindow(WanModel):
+    """The fair control: dense attention under VideoMLA's window and positions."""
+
+    preset = PRESETS["dense-window-1.3b"]
+
+
+class Dense21(WanModel):
+    """Dense attention over 21 latent frames."""
+
+    preset = PRESETS["dense-21-1.3b"]
+
+
+class SelfForcing(WanModel):
+    """Self-Forcing, chunk-wise."""
+
+    preset = PRESETS["self-forcing"]
+
+
+class SelfForcingFramewise(WanModel):
+    """Self-Forcing, one latent frame per chunk."""
+
+    preset = PRESETS["self-forcing-framewise"]
+
+
+class CausVid(WanModel):
+    """CausVid: three steps at shift 8."""
+
+    preset = PRESETS["causvid"]
+
+
+class LongLive(WanModel):
+    """LongLive: 12 frames, 3 of them sink; a prompt switch rebuilds the cache."""
+
+    preset = PRESETS["longlive"]
+
+
+class InfinityRope(WanModel):
+    """Infinity-RoPE: unrotated keys at window-relative positions, cache flushed at a prompt switch."""
+
+    preset = PRESETS["infinity-rope"]
+
+
+class RewardForcing(WanModel):
+    """Reward Forcing: the sink is a running average of what leaves."""
+
+    preset = PRESETS["reward-forcing"]
+
+
+class RollingForcing(WanModel):
+    """Rolling Forcing: five noise levels in flight."""
+
+    preset = PRESETS["rolling-forcing"]
+
+
+class CausalForcing(WanModel):
+    """Causal Forcing: Self-Forcing's window with other weights."""
+
+    preset = PRESETS["causal-forcing"]
