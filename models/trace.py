@@ -112,10 +112,10 @@ def network_config(spec: dict[str, Any]) -> TransformerConfig:
 def verify(path: Path, form: Form = "expanded") -> Replay:
     """Replay a trace in float32 as a check of this implementation.
 
-    A rollout whose softmaxes are sharp multiplies rounding from chunk to chunk (both VideoMLA traces do, by two to three
-    a chunk; even float64 evaluation of the same equations ends 1e-3 away from a float32 recording). Where the free
-    replay is not within `TOLERANCE`, every chunk is therefore made once more on the recorded past, which leaves a wrong
-    formula, position or window nowhere to hide: those move a chunk by 0.1 to 1.
+    A rollout whose softmaxes are sharp multiplies rounding from chunk to chunk: both VideoMLA traces do, so that even
+    float64 evaluation of the same equations ends 1e-3 away from a float32 recording. Where the free replay is not
+    within `TOLERANCE`, every chunk is therefore made once more on the recorded past. A wrong formula, position or
+    window still cannot pass: it moves a chunk by 0.1 to 1.
 
     Raises `WeightsError` for a file that is not a trace, and `OptionError` for sizes that do not fit each other.
     """
@@ -149,6 +149,9 @@ def roll(
     network = network.to(dtype).eval().requires_grad_(False)
     network.use_form(form)
     height, width = (int(n) for n in spec["hw"])
+    shape = (tensors["noise"].shape[0], int(spec["frames"]), network.config.in_channels, height, width)
+    if tensors["noise"].shape != shape:
+        raise WeightsError(f"{path}: noise is {tuple(tensors['noise'].shape)}, its spec says {shape}")
     sampler = SamplerConfig(steps=tuple(spec.get("steps", (1000, 750, 500, 250))))
     policy, chunk = window_policy(spec), int(spec["block"])
     kind = RollingRollout if policy.schedule == "rolling" else Rollout
@@ -178,6 +181,7 @@ def _draws(tensors: dict[str, Tensor]) -> list[Tensor]:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Spec and tensors of a trace file. Raises `WeightsError` for anything else."""
     try:
         with safe_open(str(path), framework="pt") as file:
             spec = json.loads((file.metadata() or {})["spec"])

@@ -87,11 +87,11 @@ def test_absolute_positions_stay_absolute_without_limit_of_the_window(tmp_path: 
     ("change", "words"),
     [
         ({"family": "self_forcin"}, "self_forcing"),
-        ({"frames": 23}, "whole chunks of 3"),
+        ({"block": 5}, "whole chunks of 5"),
         ({"local": 3}, "window.frames to at least 4"),
         ({"dim": 128}, "misshapen"),
         ({"layers": 3}, "missing"),
-        ({"hw": [5, 6]}, "divisible"),
+        ({"hw": [8, 6]}, "noise"),
     ],
 )
 def test_specs_that_do_not_fit(tmp_path: Path, change: dict[str, object], words: str) -> None:
