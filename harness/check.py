@@ -49,6 +49,11 @@ def _check_chunk(chunk: object, index: int, shape: tuple[int, ...]) -> None:
         bad = " with NaN" if chunk.dtype.kind == "f" and bool(np.isnan(chunk).any()) else ""
         raise ModelFault(f"chunk {index} is {chunk.dtype}{bad}, not uint8", "scale to 0..255, round and clip")
     batch, height, width, channels = shape
+    if chunk.ndim == 5 and chunk.shape[0] != batch:
+        raise ModelFault(
+            f"the model ignores the batch: chunk {index} holds {chunk.shape[0]} clips, {batch} were asked for",
+            "yield one clip for each prompt of the request",
+        )
     want = f"[{batch}, frames, {height}, {width}, {channels}]"
     if chunk.ndim != 5 or (chunk.shape[0], *chunk.shape[2:]) != shape or chunk.shape[1] < 1:
         raise ModelFault(f"chunk {index} has shape {list(chunk.shape)}, not {want}")

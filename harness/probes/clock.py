@@ -36,11 +36,13 @@ class Span:
         name: as the model gave it, as in `chunk[3].denoise`.
         seconds: its duration, by device events on CUDA and by the host clock elsewhere.
         depth: 0 for a stage inside no other; only those add up to the end-to-end time.
+        chunk: how many chunks were out when it ended, so the one that it was worked on for.
     """
 
     name: str
     seconds: float
     depth: int = 0
+    chunk: int = 0
 
     @property
     def stage(self) -> str:
@@ -125,7 +127,8 @@ class Recorder:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self._open = 0
-        self._marks: list[tuple[str, int, Any, Any]] = []
+        self._chunk = 0
+        self._marks: list[tuple[str, int, int, Any, Any]] = []
 
     @property
     def depth(self) -> int:
@@ -144,19 +147,25 @@ class Recorder:
             yield
         finally:
             self._open -= 1
-            self._marks.append((name, depth, start, self.clock.mark()))
+            self._marks.append((name, depth, self._chunk, start, self.clock.mark()))
 
-    def between_chunks(self) -> None:
-        """Raise `ModelFault` when a stage is open while the consumer holds a chunk: it would time the consumer."""
+    def next_chunk(self) -> None:
+        """Count a chunk that came out.
+
+        Raises `ModelFault` when a stage is open while the consumer holds the chunk: it would time the consumer.
+        """
         if self._open:
             raise ModelFault(
                 f"{self._open} span(s) still open when a chunk was yielded", "close every span before the yield"
             )
+        self._chunk += 1
 
     def finish(self) -> list[Span]:
         """Synchronise once and read every stage, in the order in which they ended. Empties the recorder."""
         self.clock.synchronise()
-        spans = [Span(name, self.clock.seconds(start, end), depth) for name, depth, start, end in self._marks]
+        spans = [
+            Span(name, self.clock.seconds(start, end), depth, chunk) for name, depth, chunk, start, end in self._marks
+        ]
         self._marks.clear()
         return spans
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness import check
 from harness.contracts import ModelCard, Request, Switch, VideoModel, Workload
-from harness.errors import ModelFault, OptionError
+from harness.errors import OptionError
 from harness.probes.clock import SECOND, Clock, Recorder, Span, no_garbage_collection
 
 DENOISE = ("chunk.denoise", "chunk.clean_pass")
@@ -56,14 +57,15 @@ class Generation:
         """Share of the end-to-end time that named stages account for."""
         return sum(s.seconds for s in self.spans if s.depth == 0) / self.seconds if self.seconds > 0 else float("nan")
 
-    def switch_chunk(self, frame: int) -> int | None:
-        """The chunk that first shows a prompt switched at pixel `frame`: the one that holds that frame."""
-        end = 0
-        for index, count in enumerate(self.frames):
-            end += count
-            if end > frame:
-                return index
-        return None
+    def switch_chunks(self, switches: Sequence[Switch]) -> list[int]:
+        """The chunks that first show each new prompt.
+
+        Where the model names its `switch` stage, the chunk that it was worked on for; else the one that holds the
+        switch's frame.
+        """
+        named = sorted({s.chunk for s in self.spans if s.stage == "switch" and s.chunk < len(self.frames)})
+        ends = np.cumsum(self.frames)
+        return named or [int(np.searchsorted(ends, switch.frame, side="right")) for switch in switches]
 
 
 def request(workload: Workload, number: int) -> Request:
@@ -97,7 +99,7 @@ def check_workload(probe: str, workload: Workload) -> None:
             raise OptionError(f"probe {probe}: a switch at frame {switch.frame} lies outside {workload.frames} frames")
 
 
-def generate(clock: Clock, model: VideoModel, wanted: Request) -> Generation:
+def generate(clock: Clock, model: VideoModel, wanted: Request, card: ModelCard) -> Generation:
     """Have `model` answer `wanted`, timing as it streams (rule T2). Pixels are checked for shape and dropped.
 
     Raises `ModelFault` when the chunks do not answer the request.
@@ -107,28 +109,13 @@ def generate(clock: Clock, model: VideoModel, wanted: Request) -> Generation:
     frames: list[int] = []
     with no_garbage_collection():
         start = clock.point()
-        for chunk in model.stream(wanted, spans):
+        for chunk in check.chunks(model, wanted, card, spans):
             arrivals.append(clock.now())
-            spans.between_chunks()
-            check_chunk(chunk, wanted)
+            spans.next_chunk()
             frames.append(int(chunk.shape[1]))
         end = clock.point()
-    if sum(frames) != wanted.frames:
-        raise ModelFault(f"the model gave {sum(frames)} frames of {wanted.frames} asked for")
     since = tuple((arrival - start) / SECOND for arrival in arrivals)
     return Generation((end - start) / SECOND, since, tuple(frames), tuple(spans.finish()), wanted.batch)
-
-
-def check_chunk(chunk: object, wanted: Request) -> None:
-    """Raise `ModelFault` unless `chunk` is uint8 [batch, frames, height, width, 3] for the batch asked for."""
-    if not isinstance(chunk, np.ndarray) or chunk.dtype != np.uint8 or chunk.ndim != 5 or chunk.shape[-1] != 3:
-        what = f"{chunk.dtype} {list(chunk.shape)}" if isinstance(chunk, np.ndarray) else type(chunk).__name__
-        raise ModelFault(f"a chunk is {what}, not uint8 [batch, frames, height, width, 3]")
-    if chunk.shape[0] != wanted.batch:
-        raise ModelFault(
-            f"the model ignores the batch: asked for {wanted.batch} clips, a chunk holds {chunk.shape[0]}",
-            "yield one clip for each prompt of the request",
-        )
 
 
 def latents_in(frames: int, ratio: int) -> int:

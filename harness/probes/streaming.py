@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from harness import devices, stats
-from harness.contracts import Json, Measurement, Options, Probe, Subject, Value, VideoModel, Workload
+from harness.contracts import Json, Measurement, ModelCard, Options, Probe, Subject, Value, VideoModel, Workload
 from harness.errors import ModelFault
 from harness.probes import audit, census
 from harness.probes.clock import SECOND, Clock, stage_seconds
@@ -122,7 +122,7 @@ class Streaming(Probe):
         counts = census.take(model, request(workload, 0), subject.card) if self.options.count else None
         warm = warm_up(
             clock,
-            lambda i: generate(clock, model, request(workload, i)),
+            lambda i: generate(clock, model, request(workload, i), subject.card),
             self.options.warmups,
             max(self.options.warmups, self.options.max_warmups),
         )
@@ -130,7 +130,7 @@ class Streaming(Probe):
         before = telemetry.snapshot()
         with watch(telemetry) as other:
             checked = self._audit(clock, model, workload, first=warm.runs)
-            timed = self._timed(clock, telemetry, model, workload, first=warm.runs + checked.used)
+            timed = self._timed(clock, telemetry, model, subject.card, workload, warm.runs + checked.used)
         found = Found(subject, timed, counts or census.Census(NAN, NAN, NAN))
         values = {
             **found.values(workload),
@@ -159,11 +159,11 @@ class Streaming(Probe):
         return done
 
     def _timed(
-        self, clock: Clock, telemetry: Telemetry, model: VideoModel, workload: Workload, first: int
+        self, clock: Clock, telemetry: Telemetry, model: VideoModel, card: ModelCard, workload: Workload, first: int
     ) -> Repeated[Generation]:
         return repeat(
             clock,
-            lambda i: generate(clock, model, request(workload, first + i)),
+            lambda i: generate(clock, model, request(workload, first + i), card),
             lambda generation: generation.seconds,
             self.options.stop(),
             clock_ratio=telemetry.clock_ratio,
@@ -237,10 +237,7 @@ class Found:
     def _switch(self, workload: Workload) -> dict[str, float]:
         """Time from the chunk before a switch to the first that shows it, and how much more than a usual gap."""
         found = [
-            run.gaps[chunk]
-            for run in self.runs
-            for switch in workload.switches
-            if (chunk := run.switch_chunk(switch.frame)) is not None
+            run.gaps[chunk] for run in self.runs if workload.switches for chunk in run.switch_chunks(workload.switches)
         ]
         usual = [gap for run in self.runs for i, gap in enumerate(run.gaps) if i in self.steady] or [NAN]
         seconds = median(found) if found else NAN

@@ -21,10 +21,12 @@ def test_spans_are_timed_exactly_by_a_known_clock(fake):
 
 def test_only_outer_spans_add_up(fake):
     spans = Recorder(Clock("cpu", now=fake.TIME.now))
+    spans.next_chunk()
     with spans("switch"), spans("chunk[4].clean_pass"):
         fake.TIME.advance(0.3)
     done = spans.finish()
     assert [span.depth for span in done] == [1, 0]
+    assert [span.chunk for span in done] == [1, 1]
     assert stage_seconds(done) == {"switch": pytest.approx(0.3)}
 
 
@@ -54,8 +56,8 @@ def test_a_clock_that_goes_backwards_is_refused():
 def test_a_span_left_open_at_a_yield_is_a_fault(fake):
     spans = Recorder(Clock("cpu", now=fake.TIME.now))
     with spans("decode[0]"), pytest.raises(ModelFault, match="still open"):
-        spans.between_chunks()
-    spans.between_chunks()
+        spans.next_chunk()
+    spans.next_chunk()
 
 
 def test_a_span_ends_when_its_stage_raises(fake):

@@ -150,7 +150,7 @@ def test_no_request_is_ever_repeated_by_accident(fake, subject):
 
 
 def test_a_model_that_ignores_the_batch_is_a_fault(fake, subject):
-    with pytest.raises(ModelFault, match="ignores the batch: asked for 2 clips, a chunk holds 1"):
+    with pytest.raises(ModelFault, match="ignores the batch: chunk 0 holds 1 clips, 2 were asked for"):
         run(fake, subject(ignore_batch=True), batch=2)
 
 

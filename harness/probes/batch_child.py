@@ -1,0 +1,206 @@
+"""One batch size in a process of its own, held to a memory budget: `python -m harness.probes.batch_child`.
+
+Reads one JSON object from standard input and writes one to standard output; whatever the model prints goes to standard
+error. What the budget covers is said by `hold_to_budget`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import registry
+from harness.contracts import Json, VideoModel, Workload
+from harness.errors import NotAvailable
+from harness.probes.clock import Clock
+from harness.probes.device import MemoryMeter, Telemetry, status_bytes
+from harness.probes.generation import Generation, generate, request, steady_chunks
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "unable to allocate",
+    "bad_alloc",
+    "memory allocation failed",
+    "alloc_failed",
+    "could not create a memory object",
+)
+"""Words by which torch, NumPy, oneDNN, cuBLAS and the C++ library say that memory ran out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one child does: a model by name, a batch, and the budget in bytes that it is held to."""
+
+    name: str
+    options: Mapping[str, Json]
+    plugins: tuple[str, ...]
+    device: str
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    frames: int
+    batch: int
+    budget_bytes: int
+    preload: tuple[str, ...] = ("torch",)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one batch size.
+
+    Attributes:
+        outcome: `ok`, `out_of_memory` or `failed` (with `message`).
+        at: `load` or `generate`, where memory ran out or something failed.
+        peak_bytes: highest memory of the two clips, counted as the budget counts. weight_bytes: after loading.
+        reserved_bytes, driver_bytes: on CUDA, of the allocator and of the whole device; None elsewhere.
+        clip_s, first_chunk_s: of the second clip. fps: its pixel frames per second over the chunks whose window was
+            full, all clips of the batch together.
+    """
+
+    batch: int
+    outcome: Literal["ok", "out_of_memory", "failed"]
+    at: str = ""
+    message: str = ""
+    peak_bytes: float = float("nan")
+    weight_bytes: float = float("nan")
+    reserved_bytes: float | None = None
+    driver_bytes: float | None = None
+    clip_s: float = float("nan")
+    first_chunk_s: float = float("nan")
+    fps: float = float("nan")
+    kind: str = ""
+    notes: dict[str, Json] = field(default_factory=dict)
+
+
+def hold_to_budget(device: str, budget: int) -> str:
+    """Let this process have `budget` bytes from now on; returns in words what they cover.
+
+    On CUDA the caching allocator is held to a fraction of the device: weights, caches and activations, but not the
+    CUDA context. On a CPU the data segment is limited (RLIMIT_DATA, which on Linux counts private writable memory,
+    also mapped): everything that the process asks for beyond what interpreter and imported libraries hold already.
+    Raises `NotAvailable` where less than the budget is free.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        free, total = torch.cuda.mem_get_info(device)
+        _enough(budget, free, "the device")
+        torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device)
+        return "memory of torch's allocator on the device, without the CUDA context"
+    _enough(budget, _available(), "this machine")
+    base = status_bytes("VmData")
+    if base is None:
+        raise NotAvailable("a memory budget on a CPU needs Linux", "run batch scaling on Linux or on CUDA")
+    resource.setrlimit(resource.RLIMIT_DATA, (base + budget, base + budget))
+    return "private writable memory asked for after interpreter and libraries were loaded (RLIMIT_DATA)"
+
+
+def _enough(budget: int, free: int | None, where: str) -> None:
+    if free is not None and free < budget:
+        raise NotAvailable(
+            f"the budget of {budget} bytes is not free on {where}: {free} bytes are",
+            "choose a smaller budget or stop what else runs there",
+        )
+
+
+def _available() -> int | None:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = [line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error`, or what caused it, says that memory ran out."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
+            return True
+        if any(words in str(seen).lower() for words in OUT_OF_MEMORY):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def run(job: Job) -> Row:
+    """Load the model under the budget and have it make two clips of `job.frames` frames (rule T16)."""
+    at = "load"
+    try:
+        model, meter, covers = _prepare(job)
+        model.load(job.device)
+        weights = meter.now() - meter.base
+        at = "generate"
+        meter.reset()
+        clips = _clips(job, model)
+        return _measured(job, model, clips, meter, weights, covers)
+    except Exception as error:  # noqa: BLE001 (a plug-in may raise anything)
+        if out_of_memory(error):
+            return Row(job.batch, "out_of_memory", at, str(error).split("\n")[0][:300])
+        return Row(job.batch, "failed", at, str(error)[:2000], kind=type(error).__name__)
+
+
+def _prepare(job: Job) -> tuple[VideoModel, MemoryMeter, str]:
+    """Everything that the budget does not cover: the model's own modules, libraries and their threads."""
+    for path in job.plugins:
+        registry.load_plugin(Path(path))
+    model = registry.models.create(job.name, job.options)
+    for name in job.preload:
+        importlib.import_module(name)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.ones(1 << 16).add_(1).sum()
+        if job.device.startswith("cuda"):
+            torch.ones(1, device=job.device)
+    meter = MemoryMeter(job.device)
+    return model, meter, hold_to_budget(job.device, job.budget_bytes)
+
+
+def _clips(job: Job, model: VideoModel) -> list[Generation]:
+    workload = Workload(job.prompts, job.seeds, job.frames, job.batch)
+    clock, card = Clock(job.device), model.describe()
+    return [generate(clock, model, request(workload, number), card) for number in range(2)]
+
+
+def _measured(
+    job: Job, model: VideoModel, clips: list[Generation], meter: MemoryMeter, weights: int, covers: str
+) -> Row:
+    peaks, second = meter.peak(), clips[1]
+    steady, rule = steady_chunks(second.frames, model.describe())
+    on_cuda = job.device.startswith("cuda")
+    return Row(
+        job.batch,
+        "ok",
+        peak_bytes=peaks["peak_bytes"],
+        weight_bytes=float(weights),
+        reserved_bytes=peaks["peak_reserved_bytes"] if on_cuda else None,
+        driver_bytes=Telemetry(job.device).memory_used() if on_cuda else None,
+        clip_s=second.seconds,
+        first_chunk_s=second.arrivals[0],
+        fps=second.rate(sum(second.gaps[i] for i in steady), steady),
+        notes={"covers": covers, "steady_rule": rule},
+    )
+
+
+def main() -> None:
+    """Read a job, run it, write its row."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        os.dup2(2, 1)
+        said: dict[str, Any] = json.load(sys.stdin)
+        said |= {key: tuple(value) for key, value in said.items() if isinstance(value, list)}
+        job = Job(**said)
+        answer.write(json.dumps(asdict(run(job))) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""How many requests fit a memory budget, and what each costs: memory and speed against batch (rule T16)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from pydantic import Field
+
+from harness.contracts import Json, Measurement, Options, Probe, Subject, Value, Workload
+from harness.errors import ModelFault, NotAvailable, OptionError
+from harness.probes.batch_child import OUT_OF_MEMORY, Job, Row
+from harness.probes.device import Telemetry, watch
+from harness.probes.generation import check_workload, latents_in
+
+NAN = float("nan")
+
+
+class BatchScalingOptions(Options):
+    """The budget and the bounds of the search.
+
+    Attributes:
+        budget_bytes: what a process may have; the independent variable. A suite gives one section a budget.
+        max_batch: largest batch that is tried.
+        timeout_s: seconds after which one batch size counts as failed.
+        preload: modules imported before the budget is counted.
+    """
+
+    budget_bytes: int = Field(gt=0)
+    max_batch: int = Field(1024, ge=1)
+    timeout_s: float = Field(3600.0, gt=0)
+    preload: tuple[str, ...] = ("torch",)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Every batch size that was tried, smallest first.
+
+    Attributes:
+        largest: the largest that finished; 0 when not even one did.
+        bounded: whether a larger one ran out of memory, so that `largest` is the limit and not the end of the search.
+    """
+
+    rows: tuple[Row, ...]
+    largest: int
+    bounded: bool
+
+
+def search(attempt: Callable[[int], Row], most: int) -> Search:
+    """Double the batch until memory runs out or `most` is reached, then bisect to the largest that finishes."""
+    rows: dict[int, Row] = {}
+
+    def fits(batch: int) -> bool:
+        rows[batch] = attempt(batch)
+        return rows[batch].outcome == "ok"
+
+    good, bad, batch = 0, most + 1, 1
+    while True:
+        if not fits(batch):
+            bad = batch
+            break
+        good = batch
+        if batch == most:
+            break
+        batch = min(2 * batch, most)
+    while bad - good > 1 and bad <= most:
+        middle = (good + bad) // 2
+        if fits(middle):
+            good = middle
+        else:
+            bad = middle
+    return Search(tuple(rows[key] for key in sorted(rows)), good, bad <= most)
+
+
+def line(rows: Sequence[Row]) -> tuple[float, float]:
+    """Slope (bytes a request) and fixed part (bytes) of peak memory over batch, by least squares.
+
+    NaN where fewer than two batch sizes finished.
+    """
+    done = [row for row in rows if row.outcome == "ok"]
+    if len(done) < 2:
+        return NAN, NAN
+    slope, fixed = np.polyfit([row.batch for row in done], [row.peak_bytes for row in done], 1)
+    return float(slope), float(fixed)
+
+
+class BatchScaling(Probe):
+    """Runs the model in fresh processes of growing batch, each held to the budget and to two full-length clips."""
+
+    version = "1"
+    schema = BatchScalingOptions
+    values = (
+        Value("budget_bytes", "B", "none", "budget"),
+        Value("largest_batch", "requests", "higher", "largest batch"),
+        Value("bounded", "", "none", "limit found"),
+        Value("slope_bytes", "B", "lower", "memory per request"),
+        Value("fixed_bytes", "B", "lower", "fixed memory"),
+        Value("cache_bytes", "B", "lower", "cache per request, analytic"),
+        Value("cache_share", "", "none", "cache over memory per request"),
+        Value("weight_bytes", "B", "lower", "weights"),
+        Value("peak_bytes_one", "B", "lower", "peak, one request"),
+        Value("peak_bytes_largest", "B", "none", "peak, largest batch"),
+        Value("fps_one", "frames/s", "higher", "one request"),
+        Value("fps_largest", "frames/s", "higher", "largest batch"),
+        Value("clip_one_s", "s", "lower", "clip, one request"),
+        Value("clip_largest_s", "s", "lower", "clip, largest batch"),
+        Value("contended", "", "none", "contended"),
+    )
+
+    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+        """Search the largest batch. The workload's own batch is not used.
+
+        Raises `OptionError` when the clip is too short to fill the window or the budget smaller than the weights,
+        `ModelFault` when a child fails for another reason than memory.
+        """
+        assert subject is not None
+        check_workload("batch_scaling", workload)
+        _check_length(subject, workload)
+        telemetry = Telemetry(subject.device)
+        with watch(telemetry) as other:
+            found = search(lambda batch: self._attempt(subject, workload, batch), self.options.max_batch)
+        slope, fixed = line(found.rows)
+        by_batch = {row.batch: row for row in found.rows if row.outcome == "ok"}
+        none = Row(0, "out_of_memory")
+        one, top = by_batch.get(1, none), by_batch.get(found.largest, none)
+        cache = float(subject.card.cache_bytes) if subject.card.cache_bytes is not None else NAN
+        values = {
+            "budget_bytes": float(self.options.budget_bytes),
+            "largest_batch": float(found.largest),
+            "bounded": float(found.bounded),
+            "slope_bytes": slope,
+            "fixed_bytes": fixed,
+            "cache_bytes": cache,
+            "cache_share": cache / slope if slope > 0 else NAN,
+            "weight_bytes": one.weight_bytes,
+            "peak_bytes_one": one.peak_bytes,
+            "peak_bytes_largest": top.peak_bytes,
+            "fps_one": one.fps,
+            "fps_largest": top.fps,
+            "clip_one_s": one.clip_s,
+            "clip_largest_s": top.clip_s,
+            "contended": float(other.contended),
+        }
+        notes: dict[str, Json] = {"rows": [_row(row) for row in found.rows], "other_work": other.to_json()}
+        if not found.bounded:
+            notes["search_ended"] = f"batch {found.largest} still fits; max_batch stopped the search"
+        if one.notes:
+            notes.update(one.notes)
+        return Measurement(values, _samples(found.rows), notes)
+
+    def _attempt(self, subject: Subject, workload: Workload, batch: int) -> Row:
+        job = Job(
+            name=subject.name,
+            options=subject.options,
+            plugins=tuple(str(path) for path in subject.plugins),
+            device=subject.device,
+            prompts=workload.prompts,
+            seeds=workload.seeds,
+            frames=workload.frames,
+            batch=batch,
+            budget_bytes=self.options.budget_bytes,
+            preload=self.options.preload,
+        )
+        row = run_child(job, self.options.timeout_s)
+        if row.outcome == "failed":
+            if row.kind == NotAvailable.__name__:
+                raise NotAvailable(*_two_lines(row.message))
+            raise ModelFault(f"batch {batch} failed: {row.kind or 'process'}: {row.message}")
+        if row.outcome == "out_of_memory" and row.at == "load":
+            raise OptionError(
+                f"the budget of {self.options.budget_bytes} bytes is smaller than the weights of {subject.name}",
+                "raise budget_bytes",
+            )
+        return row
+
+
+def run_child(job: Job, timeout_s: float) -> Row:
+    """One batch size in a fresh process; a process that the system ends for its memory is out of memory."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness.probes.batch_child"],
+            input=json.dumps(asdict(job)),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Row(job.batch, "failed", message=f"no answer within {timeout_s:g} s", kind="timeout")
+    if done.returncode == 0 and done.stdout.strip():
+        return Row(**json.loads(done.stdout))
+    said = done.stderr.strip()
+    # The system's own killer sends SIGKILL and leaves no words; a failed allocation in C++ aborts and leaves some.
+    if done.returncode == -9 or any(words in said.lower() for words in (*OUT_OF_MEMORY, "memoryerror")):
+        return Row(job.batch, "out_of_memory", "generate", f"ended by signal {-done.returncode}")
+    last = said.splitlines()[-1] if said else "no message"
+    return Row(job.batch, "failed", message=f"exit status {done.returncode}: {last}", kind="process")
+
+
+def _check_length(subject: Subject, workload: Workload) -> None:
+    """Raise `OptionError` unless the clip fills the window: memory before that says nothing about the limit."""
+    card = subject.card
+    latents = latents_in(workload.frames, card.temporal_ratio)
+    if card.window_frames is not None and latents < card.window_frames:
+        least = (card.window_frames - 1) * card.temporal_ratio + 1
+        raise OptionError(
+            f"{workload.frames} frames are {latents} latent frames: the window of {card.window_frames} is never full",
+            f"set frames to at least {least}",
+        )
+
+
+def _samples(rows: Sequence[Row]) -> Mapping[str, Sequence[float]]:
+    """One entry a batch size, smallest first; `fits` is 1 or 0."""
+    return {
+        "batch": [float(row.batch) for row in rows],
+        "fits": [float(row.outcome == "ok") for row in rows],
+        "peak_bytes": [row.peak_bytes for row in rows],
+        "fps": [row.fps for row in rows],
+        "clip_s": [row.clip_s for row in rows],
+        "first_chunk_s": [row.first_chunk_s for row in rows],
+    }
+
+
+def _row(row: Row) -> dict[str, Json]:
+    return {
+        "batch": row.batch,
+        "outcome": row.outcome,
+        "at": row.at,
+        "message": row.message,
+        "reserved_bytes": row.reserved_bytes,
+        "driver_bytes": row.driver_bytes,
+    }
+
+
+def _two_lines(text: str) -> tuple[str, str]:
+    message, _, fix = text.partition("\n")
+    return message, fix.strip()

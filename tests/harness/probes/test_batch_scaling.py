@@ -1,0 +1,176 @@
+import json
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+
+from harness.contracts import Workload
+from harness.errors import ModelFault, NotAvailable, OptionError
+from harness.probes import batch_child
+from harness.probes.batch_child import Job, Row, out_of_memory
+from harness.probes.batch_scaling import BatchScaling, BatchScalingOptions, line, run_child, search
+
+MIB = 1 << 20
+PROMPTS = ("a red circle", "a blue square")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the budget is held by RLIMIT_DATA")
+
+
+def limit_at(limit):
+    """An attempt that fits up to `limit` requests; `tried` keeps the order."""
+    tried = []
+
+    def attempt(batch):
+        tried.append(batch)
+        peak = 100.0 * MIB + 30.0 * MIB * batch
+        return Row(batch, "ok", peak_bytes=peak) if batch <= limit else Row(batch, "out_of_memory", "generate")
+
+    attempt.tried = tried
+    return attempt
+
+
+@pytest.mark.parametrize("limit", [*range(0, 18), 31, 32, 33, 63])
+def test_the_search_finds_the_limit_exactly(limit):
+    attempt = limit_at(limit)
+    found = search(attempt, 64)
+    assert (found.largest, found.bounded) == (limit, True)
+    assert len(attempt.tried) == len(set(attempt.tried))
+
+
+def test_the_search_doubles_and_then_bisects():
+    attempt = limit_at(5)
+    search(attempt, 64)
+    assert attempt.tried == [1, 2, 4, 8, 6, 5]
+
+
+@pytest.mark.parametrize(("most", "tried"), [(1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_a_search_that_meets_no_limit_says_so(most, tried):
+    attempt = limit_at(100)
+    found = search(attempt, most)
+    assert (found.largest, found.bounded) == (most, False)
+    assert attempt.tried == tried
+
+
+def test_slope_and_fixed_part_come_from_the_batches_that_finished():
+    slope, fixed = line(search(limit_at(5), 64).rows)
+    assert slope == pytest.approx(30 * MIB)
+    assert fixed == pytest.approx(100 * MIB)
+    assert all(math.isnan(part) for part in line(search(limit_at(1), 64).rows))
+
+
+@linux
+def test_the_known_allocation_comes_out_under_a_held_budget(subject):
+    # 40 MiB of weights and 24 MiB a request: 4 requests take 136 MiB, 5 would take 160.
+    made = subject(time="real", weight_bytes=40 * MIB, request_bytes=24 * MIB, denoise_s=0.001)
+    options = BatchScalingOptions(budget_bytes=150 * MIB, max_batch=64, preload=())
+    found = BatchScaling(options).measure(made, Workload(PROMPTS, (0, 1), 12))
+    assert found.values["largest_batch"] == 4
+    assert found.values["bounded"] == 1
+    assert found.values["slope_bytes"] == pytest.approx(24 * MIB, rel=0.01)
+    assert found.values["weight_bytes"] == pytest.approx(40 * MIB, rel=0.02)
+    assert found.values["cache_share"] == pytest.approx(1, rel=0.01)
+    assert found.samples["batch"] == [1, 2, 4, 5, 6, 8]
+    assert found.samples["fits"] == [1, 1, 1, 0, 0, 0]
+    outcomes = [row["outcome"] for row in found.notes["rows"]]
+    assert outcomes == ["ok"] * 3 + ["out_of_memory"] * 3
+    assert "RLIMIT_DATA" in found.notes["covers"]
+
+
+@linux
+def test_a_budget_smaller_than_the_weights_is_refused(subject):
+    made = subject(time="real", weight_bytes=64 * MIB)
+    probe = BatchScaling(BatchScalingOptions(budget_bytes=32 * MIB, preload=()))
+    with pytest.raises(OptionError, match="smaller than the weights of fake/timed"):
+        probe.measure(made, Workload(PROMPTS, (0,), 12))
+
+
+@linux
+def test_not_even_one_request_is_a_row_of_nothing(subject):
+    made = subject(time="real", weight_bytes=16 * MIB, request_bytes=64 * MIB)
+    probe = BatchScaling(BatchScalingOptions(budget_bytes=48 * MIB, preload=()))
+    found = probe.measure(made, Workload(PROMPTS, (0,), 12))
+    assert found.values["largest_batch"] == 0
+    assert math.isnan(found.values["slope_bytes"])
+    assert math.isnan(found.values["fps_largest"])
+
+
+@linux
+def test_a_model_that_ignores_the_batch_is_a_fault(subject):
+    made = subject(time="real", ignore_batch=True, denoise_s=0.001)
+    probe = BatchScaling(BatchScalingOptions(budget_bytes=256 * MIB, preload=()))
+    with pytest.raises(ModelFault, match="batch 2 failed: ModelFault: the model ignores the batch"):
+        probe.measure(made, Workload(PROMPTS, (0,), 12))
+
+
+@linux
+def test_a_budget_that_is_not_there_is_refused(subject):
+    probe = BatchScaling(BatchScalingOptions(budget_bytes=1 << 60, preload=()))
+    with pytest.raises(NotAvailable, match="is not free on this machine"):
+        probe.measure(subject(time="real"), Workload(PROMPTS, (0,), 12))
+
+
+@pytest.mark.parametrize("budget", [0, -1])
+def test_a_budget_must_be_positive(budget):
+    with pytest.raises(ValueError, match="greater than 0"):
+        BatchScalingOptions(budget_bytes=budget)
+
+
+def test_a_clip_must_fill_the_window(subject):
+    probe = BatchScaling(BatchScalingOptions(budget_bytes=MIB))
+    with pytest.raises(OptionError, match=r"window of 9 is never full\n  set frames to at least 9"):
+        probe.measure(subject(), Workload(PROMPTS, (0,), 6))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (ValueError("no such prompt"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(error, expected):
+    assert out_of_memory(error) is expected
+    wrapped = RuntimeError("the chunk failed")
+    wrapped.__cause__ = error
+    assert out_of_memory(wrapped) is expected
+
+
+def test_an_allocation_that_torch_refuses_is_recognised():
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 55, dtype=torch.uint8)
+    assert out_of_memory(caught.value)
+
+
+JOB = Job("fake/timed", {}, (), "cpu", PROMPTS, (0,), 12, 1, MIB, preload=())
+
+
+def test_a_child_that_dies_without_words_has_failed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert run_child(JOB, 10).message == "exit status 1: no message"
+
+
+def test_a_child_that_is_killed_for_its_memory_is_a_row(monkeypatch, tmp_path):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nkill -9 $$\n", encoding="ascii")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    row = run_child(JOB, 10)
+    assert (row.outcome, row.message) == ("out_of_memory", "ended by signal 9")
+
+
+def test_a_child_that_hangs_has_failed(monkeypatch, tmp_path):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexec sleep 20\n", encoding="ascii")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert "no answer within 0.2 s" in run_child(JOB, 0.2).message
+
+
+def test_an_unknown_model_in_the_child_is_told(fake):
+    row = batch_child.run(replace(JOB, name="fake/tmied"))
+    assert (row.outcome, row.kind) == ("failed", "RegistryError")
+    assert json.dumps(row.message)
