@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -47,6 +48,7 @@ class WanOptions(StreamingOptions):
             checkpoint holds both. lora, lora_alpha: a low-rank update to merge (LongLive).
         network: `wan-1.3b`, or `tiny` for trying things out. height, width: pixels, multiples of 16.
         window: another reading of the preset's window, as in `la7_sink1`.
+        window_frames, sink_frames, counts_sink, counts_current: instead of the preset's, where given.
         text, vae: text encoder and VAE, file, folder or Hub id.
         codec: `wan`, or `preview`: a fixed linear map to colours that costs nothing. Without its own weights, Wan's
             VAE runs at its true size with random ones.
@@ -60,6 +62,10 @@ class WanOptions(StreamingOptions):
     height: int = Field(480, gt=0, multiple_of=16)
     width: int = Field(832, gt=0, multiple_of=16)
     window: str = ""
+    window_frames: int | None = None
+    sink_frames: int | None = None
+    counts_sink: bool | None = None
+    counts_current: bool | None = None
     text: str = WAN
     vae: str = WAN
     codec: Literal["wan", "preview"] = "wan"
@@ -85,14 +91,19 @@ class WanModel(StreamingModel):
     def network_config(self) -> TransformerConfig:
         """Wan2.1-T2V-1.3B's sizes, or tiny ones."""
         base = TINY if self.options.network == "tiny" else TransformerConfig()
-        return TransformerConfig(
-            **{name: getattr(base, name) for name in base.__dataclass_fields__ if name != "attention"},
-            attention=self.preset.attention,
-        )
+        return replace(base, attention=self.preset.attention)
 
     def window_policy(self) -> WindowPolicy:
-        """The preset's, or the reading that the options choose."""
-        return self.preset.readings[self.options.window] if self.options.window else self.preset.window
+        """The preset's, or the reading that the options choose, with what they change of it."""
+        options = self.options
+        base = self.preset.readings[options.window] if options.window else self.preset.window
+        given = {
+            "frames": options.window_frames,
+            "sink": options.sink_frames,
+            "counts_sink": options.counts_sink,
+            "counts_current": options.counts_current,
+        }
+        return replace(base, **{name: value for name, value in given.items() if value is not None})
 
     def sampler_config(self) -> SamplerConfig:
         """The preset's."""
