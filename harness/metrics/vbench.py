@@ -84,15 +84,13 @@ class Faults(WorkerMetric):
     """A worker metric whose job raises by name what belongs to the clip and what to the weights."""
 
     environment = "vbench"
+    weights = "vbench"
+    packages = ("vbench", "torch", "torchvision", "numpy", "openai-clip", "pyiqa", "timm", "opencv-python-headless")
     job = Path(__file__).with_name("vbench_inside") / "job.py"
-
-    def weights_root(self) -> Path:
-        """The folder that the package calls VBENCH_CACHE_DIR."""
-        return read_manifest().get("vbench").folder
 
     def settings(self) -> dict[str, str]:
         """Where the packages look for what they would otherwise download."""
-        root = self.weights_root()
+        root = read_manifest().get(self.weights).folder
         return {"HF_HOME": str(root / "huggingface"), "TORCH_HOME": str(root / "torch")}
 
     def score(self, clip: Clip) -> Mapping[str, float]:
@@ -143,28 +141,31 @@ class VBench(Faults):
         missing = {name: lacking(environment, name) for name in LABELS}
         return {name: f"needs {', '.join(packages)}" for name, packages in missing.items() if packages}
 
-    def _groups(self) -> list[str]:
+    def weight_groups(self) -> Sequence[str]:
+        """The dimensions wanted that load weights, and the static filter's; none for temporal flickering alone."""
         groups = set(self.wanted())
         if self.options.static_filter and "temporal_flickering" in groups:
             groups.add(FILTERED_BY)
-        known = read_manifest().get("vbench").groups
-        return sorted(groups & set(known))
+        return sorted(groups & set(read_manifest().get(self.weights).groups))
 
-    def missing_weights(self) -> Availability:
-        """Whether the weights of the dimensions wanted are here."""
-        environment = find(self.environment)
+    def available(self) -> Availability:
+        """Ready when the environment, the packages of the dimensions asked for, and their weights are here."""
+        try:
+            environment = find(self.environment)
+        except NotAvailable as error:
+            return Availability(False, error.message, error.fix.removeprefix("type: "))
         for name in self.options.dimensions:
             if packages := lacking(environment, name):
-                python = environment.python
                 reason = f"{name} needs {', '.join(packages)}, not installed in environment {self.environment!r}"
-                return Availability(False, reason, f"{python} -m pip install {' '.join(packages)} (from source)")
-        groups = self._groups()
-        return availability("vbench", groups) if groups else Availability(True)
+                fix = f"{environment.python} -m pip install {' '.join(packages)} (from source)"
+                return Availability(False, reason, fix)
+        groups = self.weight_groups()
+        return availability(self.weights, groups) if groups else Availability(True)
 
     def weight_digests(self) -> dict[str, str]:
         """SHA-256 of each file that the dimensions wanted load."""
-        groups = self._groups()
-        return digests("vbench", groups) if groups else {}
+        groups = self.weight_groups()
+        return digests(self.weights, groups) if groups else {}
 
     def identity(self) -> Mapping[str, Json]:
         """Environment, weights, the dimensions scored, and the digest of the short prompts."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from harness.contracts import Availability, Clip, Json, Options, Value
+from harness.contracts import Clip, Json, Options, Value
 from harness.metrics import vbench_score
 from harness.metrics.vbench import Faults
-from harness.weights.store import availability, digests
 
 PIECE_SECONDS = 2.0
 """Length of a piece in upstream's mode for one's own clips (vbench2_beta_long, `long_custom_input`)."""
@@ -45,13 +44,9 @@ class VBenchLong(Faults):
     )
     derived: ClassVar[tuple[Value, ...]] = (Value("mean_of_six", "", "higher", "mean of six raw dimensions"),)
 
-    def missing_weights(self) -> Availability:
-        """Whether the six dimensions' weights are here."""
-        return availability("vbench", vbench_score.SIX)
-
-    def weight_digests(self) -> dict[str, str]:
-        """SHA-256 of each file that the six dimensions load."""
-        return digests("vbench", vbench_score.SIX)
+    def weight_groups(self) -> Sequence[str]:
+        """The six dimensions."""
+        return vbench_score.SIX
 
     def job_options(self) -> dict[str, Json]:
         """What the job needs to know."""
@@ -63,7 +58,7 @@ class VBenchLong(Faults):
         }
 
     def score(self, clip: Clip) -> Mapping[str, float]:
-        """The six dimensions of one clip, each the mean over its pieces; `samples` has a number for every piece."""
+        """The six dimensions of one clip, each the mean over its pieces; `samples()` has a number for every piece."""
         found = super().score(clip)
         return {value.name: found.get(value.name, float("nan")) for value in self.values}
 
