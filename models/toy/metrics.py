@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -111,7 +112,7 @@ class ToySurvival(Metric):
             )
         edges = [quarter * len(reading) // 4 for quarter in range(5)]
         accuracy, overlap = [], []
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             verdicts = [hold(piece, caption) for piece, caption in _parts(clip, reading, start, stop)]
             accuracy.append(_caption_accuracy(verdicts))
             overlap.append(float(np.mean([verdict.shape_iou for verdict in verdicts])))

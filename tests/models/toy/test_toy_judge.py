@@ -61,10 +61,10 @@ def test_long_true_renders_are_right(way):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frames", [21, 120])
+@pytest.mark.parametrize(("frames", "stride"), [(21, 1), (120, 7)])
 @ways
-def test_every_caption_is_right(way, frames: int):
-    assert accuracy(list(world.all_captions()), frames, way) >= 0.98
+def test_every_caption_is_right(way, frames: int, stride: int):
+    assert accuracy(list(world.all_captions()[::stride]), frames, way) >= 0.98
 
 
 @pytest.mark.parametrize("way", [as_it_is, through_h264])

@@ -102,7 +102,7 @@ def test_a_foreign_prompt_is_an_error_that_gives_the_grammar(name: str, prompt: 
 
 @pytest.mark.parametrize(("name", "frames"), [("toy/world", 0), ("toy/world", 3), ("toy/survival", 15)])
 def test_a_clip_too_short_is_an_error(name: str, frames: int):
-    with pytest.raises(ClipError, match="longer clips|16 frames or more"):
+    with pytest.raises(ClipError, match=r"longer clips|16 frames or more"):
         metric(name).score(clip_of(world.render(SHOWN, 0, frames), str(SHOWN)))
 
 
