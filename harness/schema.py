@@ -182,6 +182,7 @@ class Suite(Part):
     Attributes:
         suite: name; the run folder is `runs/<suite>` unless given.
         device: `auto` takes CUDA where torch can use it.
+        models: the arms; none where every section is a probe that needs no model.
         reference: label of the arm that others are compared with; the first one unless given.
         errors: when to stop: never (`continue`), at the first failure (`stop`), at a count, or at a fraction of
             all planned units.
@@ -194,7 +195,7 @@ class Suite(Part):
     reference: str = ""
     errors: ErrorPolicy = "continue"
     incomplete: Literal["refuse", "mark"] = "refuse"
-    models: Annotated[list[ModelEntry], Field(min_length=1)]
+    models: list[ModelEntry] = []
     prompts: dict[str, Prompts] = {}
     video: Video = Video()
     generate: list[GenerateSection] = []

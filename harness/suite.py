@@ -39,7 +39,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
             "prompts": prompts,
             "generate": generate,
             "measure": measure,
-            "reference": written.reference or arms[0].label,
+            "reference": written.reference or next((arm.label for arm in arms), ""),
         }
     )
     _check_references(doc, suite, origins)
@@ -214,7 +214,10 @@ def _measure(doc: Located, index: int, section: MeasureSection) -> MeasureSectio
 
 def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str]]) -> None:
     arms = [arm.label for arm in suite.models]
-    _known(doc, ("reference",), "model label", suite.reference, arms)
+    if arms or suite.reference:
+        _known(doc, ("reference",), "model label", suite.reference, arms)
+    elif needing := _needing_models(suite):
+        raise SuiteError(f"{doc.file}:1: section {needing[0]!r} needs `models`, at least one")
     names: set[str] = set()
     for kind in ("generate", "measure"):
         sections: Sequence[GenerateSection | MeasureSection] = getattr(suite, kind)
@@ -240,6 +243,12 @@ def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str
                     )
     if not names:
         raise SuiteError(f"{doc.file}:1: nothing to do: neither `generate` nor `measure` has a section")
+
+
+def _needing_models(suite: Suite) -> list[str]:
+    """Names of the sections that run on models."""
+    probing = [section.name for section in suite.measure if registry.probes.get(section.probe).needs_model]
+    return [section.name for section in suite.generate] + probing
 
 
 def _size(suite: Suite, section: GenerateSection | MeasureSection) -> int:

@@ -73,7 +73,7 @@ class LayerReport:
     query: float
 
 
-def convert(
+def convert_file(
     checkpoint: Checkpoint,
     destination: Path,
     recipe: Recipe,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.errors import OptionError, WeightsError
 from models.config import LatentSizes, TransformerConfig
-from models.convert import LayerReport, Recipe, content_channels, convert, rope_channels
+from models.convert import LayerReport, Recipe, content_channels, convert_file, rope_channels
 from models.weights import open_checkpoint
 
 DIM, HEADS, LAYERS = 64, 2, 2
@@ -48,7 +48,7 @@ def dense(tmp_path: Path) -> Path:
 
 def converted(dense: Path, recipe: Recipe, layer: int = 1) -> dict[str, Tensor]:
     out = dense.with_name("latent.safetensors")
-    convert(open_checkpoint(dense), out, recipe, HEADS)
+    convert_file(open_checkpoint(dense), out, recipe, HEADS)
     prefix = f"blocks.{layer}.self_attn."
     return {
         name.removeprefix(prefix).removesuffix(".weight"): tensor.double()
@@ -144,7 +144,7 @@ def test_random_maps_follow_the_seed_and_keep_the_output(dense: Path) -> None:
 def test_the_output_says_how_it_was_made(dense: Path) -> None:
     out = dense.with_name("latent.safetensors")
     reports: list[LayerReport] = []
-    config = convert(open_checkpoint(dense), out, Recipe(SIZES), HEADS, reports.append)
+    config = convert_file(open_checkpoint(dense), out, Recipe(SIZES), HEADS, reports.append)
     assert [report.layer for report in reports] == [0, 1]
     assert all(0.3 < report.key_value < 1.0 for report in reports)
     with safe_open(out, "pt") as file:
@@ -178,18 +178,20 @@ def test_the_dtype_of_the_source_stays(tmp_path: Path) -> None:
 )
 def test_impossible_widths_are_refused(dense: Path, sizes: LatentSizes, heads: int, words: str) -> None:
     with pytest.raises(OptionError, match=words):
-        convert(open_checkpoint(dense), dense.with_name("x.safetensors"), Recipe(sizes), heads)
+        convert_file(open_checkpoint(dense), dense.with_name("x.safetensors"), Recipe(sizes), heads)
     assert not dense.with_name("x.safetensors").exists()
 
 
 def test_what_cannot_be_converted_is_refused(dense: Path, tmp_path: Path) -> None:
     converted(dense, Recipe(SIZES))
     with pytest.raises(WeightsError, match="already has latent attention"):
-        convert(open_checkpoint(tmp_path / "latent.safetensors"), tmp_path / "y.safetensors", Recipe(SIZES), HEADS)
+        convert_file(open_checkpoint(tmp_path / "latent.safetensors"), tmp_path / "y.safetensors", Recipe(SIZES), HEADS)
     with pytest.raises(OptionError, match="ends in"):
-        convert(open_checkpoint(dense), tmp_path / "y.pt", Recipe(SIZES), HEADS)
+        convert_file(open_checkpoint(dense), tmp_path / "y.pt", Recipe(SIZES), HEADS)
     state = dense_state()
     del state["blocks.1.self_attn.v.bias"]
     save_file(state, tmp_path / "lacking.safetensors")
     with pytest.raises(WeightsError, match=r"lacks 1 tensors: blocks\.1\.self_attn\.v\.bias"):
-        convert(open_checkpoint(tmp_path / "lacking.safetensors"), tmp_path / "y.safetensors", Recipe(SIZES), HEADS)
+        convert_file(
+            open_checkpoint(tmp_path / "lacking.safetensors"), tmp_path / "y.safetensors", Recipe(SIZES), HEADS
+        )

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from harness.errors import HarnessError, SuiteError, WeightsError
+from harness.probes.rank import rank
+from harness.records import RecordFile
+from harness.suite import load
+
+
+def dense(path: Path) -> Path:
+    diagonal = torch.diag(torch.tensor([4.0, 2.0, 2.0, 1.0]))
+    save_file(
+        {f"blocks.{i}.self_attn.{name}.weight": diagonal * (name == "k") for i in range(2) for name in "kv"}, path
+    )
+    return path
+
+
+def test_a_record_a_table_and_a_plot(tmp_path: Path) -> None:
+    lines = "\n".join(
+        rank(str(dense(tmp_path / "m.safetensors")), width=2, svg=tmp_path / "r.svg", out=tmp_path / "run")
+    )
+    assert "0.800" in lines
+    assert (tmp_path / "r.svg").stat().st_size > 1000
+    (record,) = RecordFile(tmp_path / "run" / "records.jsonl").records()
+    assert record.status == "ok"
+    assert record.values["r95"] == 3
+    assert record.unit["probe"]["identity"]["weights"].keys() == {"m.safetensors"}  # type: ignore[index,call-overload,union-attr]
+    again = "\n".join(rank(str(tmp_path / "m.safetensors"), width=2, out=tmp_path / "run"))
+    assert "0.800" in again
+    assert len(list(RecordFile(tmp_path / "run" / "records.jsonl").records())) == 1
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(rank)
+    said = CliRunner().invoke(app, ["--help"])
+    assert said.exit_code == 0
+    assert "--svg" in said.output
+
+
+def test_bad_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="does not exist"):
+        list(rank(str(tmp_path / "none.pt"), out=tmp_path / "run"))
+    path = dense(tmp_path / "m.safetensors")
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(HarnessError, match="truncated"):
+        list(rank(str(path), out=tmp_path / "run"))
+
+
+def test_only_probes_of_no_model_go_without_models(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text("suite: s\nmeasure: [{name: spectrum, probe: rank, options: {checkpoint: x.pt}}]\n")
+    assert load(path).models == []
+    path.write_text("suite: s\nprompts: {p: [x]}\nmeasure: [{name: a, probe: activation-rank, prompts: p}]\n")
+    with pytest.raises(SuiteError, match="'a' needs `models`"):
+        load(path)
