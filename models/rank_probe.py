@@ -95,7 +95,7 @@ class ActivationOptions(Options):
 class ActivationRankProbe(Probe):
     """Per layer: the spectrum of activations (not centred) over a whole rollout, every denoising step included.
 
-    The model must give its network as `transformer`, with blocks named `blocks.N`.
+    The model must be one of this project's streaming models: its network is looked for at `pipeline.network`.
     """
 
     schema: ClassVar[type[Options]] = ActivationOptions
@@ -108,7 +108,7 @@ class ActivationRankProbe(Probe):
         if subject is None:
             raise OptionError("activation-rank measures a model", "name one")
         model = subject.load()
-        network: Any = getattr(model, "transformer", None)
+        network: Any = getattr(getattr(model, "pipeline", None), "network", None)
         if network is None:
             raise OptionError(f"model {subject.name} gives no transformer to record", "choose one of the Wan family")
         names = self._names([name for name, _ in network.named_modules()])

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,25 +89,26 @@ def test_a_row_a_layer_and_the_same_plot_twice(checkpoint: Path, tmp_path: Path)
 class Toy(VideoModel):
     """Projects one known row per frame through its two blocks, whatever the prompt."""
 
-    transformer: nn.Module
+    pipeline: SimpleNamespace
 
     def describe(self) -> ModelCard:
         return ModelCard("toy", 1, 1, 8.0, 1)
 
     def load(self, device: str) -> None:
-        self.transformer = nn.Module()
+        network = nn.Module()
         blocks = nn.ModuleList()
         for scale in (1.0, 2.0):
             block = nn.Module()
             block.add_module("self_attn", nn.ModuleDict({"k": nn.Linear(3, 3, bias=False)}))
             nn.init.eye_(block.get_parameter("self_attn.k.weight")).data.mul_(scale)
             blocks.append(block)
-        self.transformer.add_module("blocks", blocks)
+        network.add_module("blocks", blocks)
+        self.pipeline = SimpleNamespace(network=network)
 
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         for _ in range(request.frames):
             for layer in (0, 1):
-                self.transformer.get_submodule(f"blocks.{layer}.self_attn.k")(torch.ones(request.batch, 3))
+                self.pipeline.network.get_submodule(f"blocks.{layer}.self_attn.k")(torch.ones(request.batch, 3))
             yield np.zeros((request.batch, 1, 1, 1, 3), np.uint8)
 
 
