@@ -1,4 +1,4 @@
-"""Commands that need the models themselves: `harness verify-trace`."""
+"""Commands that need the models themselves: `harness verify-trace` and `harness convert`."""
 
 from __future__ import annotations
 
@@ -34,3 +34,44 @@ def verify_trace(
     yield f"  {'agrees' if result.passes else 'does not agree'} within {TOLERANCE:.0e}"
     if not result.passes:
         raise typer.Exit(1)
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A dense checkpoint: a file, a folder or a Hub id.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The file to write, as in videomla.safetensors.")],
+    init: Annotated[Literal["svd", "random"], typer.Option(help="Truncated SVD of the dense maps, or random.")] = "svd",
+    seed: Annotated[int, typer.Option(help="Of the random start.")] = 0,
+    d_c: Annotated[int, typer.Option("--d-c", help="Width of the cached content latent.")] = 192,
+    d_q: Annotated[int, typer.Option("--d-q", help="Width of the query latent.")] = 768,
+    d_nope: Annotated[int, typer.Option("--d-nope", help="Content channels of a head.")] = 96,
+    d_rope: Annotated[int, typer.Option("--d-rope", help="Positional channels of a head.")] = 32,
+    pairs: Annotated[str, typer.Option(help="Rotary pairs for time, height and width.")] = "6,5,5",
+    qk_rms: Annotated[
+        Literal["expected", "one"], typer.Option("--qk-rms", help="What replaces the query and key norms' 1/rms.")
+    ] = "expected",
+    latent_gain: Annotated[
+        Literal["expected", "one"], typer.Option("--latent-gain", help="Gains of the two latent norms.")
+    ] = "expected",
+    heads: Annotated[int | None, typer.Option(help="Heads of the source; its width / 128 unless given.")] = None,
+    ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or raw weights, of both.")] = None,
+    lora: Annotated[str | None, typer.Option(help="A low-rank update to merge first.")] = None,
+) -> Iterator[str]:
+    """Turn dense attention into VideoMLA's latent attention; what the paper leaves open is kept in the file."""
+    from harness.errors import OptionError
+    from models.config import LatentSizes
+    from models.convert import LayerReport, Recipe, convert_file
+    from models.weights import open_checkpoint
+
+    try:
+        time, height, width = (int(part) for part in pairs.split(","))
+    except ValueError as error:
+        raise OptionError(f"--pairs is {pairs!r}", "give three numbers, as in 6,5,5") from error
+    sizes = LatentSizes(d_c=d_c, d_q=d_q, d_nope=d_nope, d_rope=d_rope, pairs=(time, height, width))
+    recipe = Recipe(sizes, init=init, seed=seed, qk_rms=qk_rms, latent_gain=latent_gain)
+    reports: list[LayerReport] = []
+    config = convert_file(open_checkpoint(source, ema=ema, lora=lora), destination, recipe, heads, reports.append)
+    for report in reports if init == "svd" else ():
+        shares = f"{report.key_value:.3f} of keys and values, {report.query:.3f} of queries"
+        yield f"layer {report.layer:2}: energy kept {shares}"
+    scalars = f"{config.latent.cached_scalars} cached scalars per token and layer instead of {2 * config.dim}"
+    yield f"{destination}: {config.layers} layers, {scalars}"

@@ -12,10 +12,12 @@ PROBE = "rank"
 
 
 def rank(
-    checkpoint: Annotated[str, typer.Argument(help="A file, a folder or a Hub id; dense or VideoMLA.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A file, a folder or a Hub id; dense or VideoMLA.")
+    ],
     width: Annotated[int, typer.Option(help="Directions whose share of the energy is reported.")] = 192,
-    svg: Annotated[Path | None, typer.Option(help="Draw the spectra into this file.")] = None,
-    out: Annotated[Path, typer.Option(help="Run folder that keeps the record.")] = Path("runs/rank"),
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the spectra into this file.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder that keeps the record.")] = Path("runs/rank"),
     ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or raw weights, of both.")] = None,
     lora: Annotated[str | None, typer.Option(help="A low-rank update to merge first.")] = None,
 ) -> Iterator[str]:

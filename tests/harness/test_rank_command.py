@@ -6,8 +6,8 @@ import typer
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from harness.commands.rank import rank
 from harness.errors import HarnessError, SuiteError, WeightsError
-from harness.probes.rank import rank
 from harness.records import RecordFile
 from harness.suite import load
 
