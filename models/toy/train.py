@@ -227,6 +227,8 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
     parser.add_argument("--threads", type=int, default=0, help="of the processor; 0 leaves the choice to torch")
     given = parser.parse_args()
+    if given.steps < 1:
+        parser.error("--steps must be at least 1")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if given.threads:
         torch.set_num_threads(given.threads)
