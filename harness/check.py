@@ -15,7 +15,16 @@ import numpy as np
 
 from harness import registry, video
 from harness.contracts import Clip, Frames, Json, Metric, ModelCard, Request, Spans, Value, VideoModel, no_spans
-from harness.errors import ClipError, HarnessError, ModelFault, NotAvailable, PluginFault, WeightsError
+from harness.errors import (
+    ClipError,
+    HarnessError,
+    ModelFault,
+    NotAvailable,
+    PluginFault,
+    RegistryError,
+    WeightsError,
+    nearest,
+)
 from harness.identity import canonical
 
 T = TypeVar("T")
@@ -86,6 +95,20 @@ class Finding:
     name: str
     ok: bool | None
     detail: str = ""
+
+
+def check_named(
+    name: str, options: Mapping[str, Json] | None = None, device: str = "cpu", live: bool | None = None
+) -> list[Finding]:
+    """Try whatever is registered under `name`: a model, else a metric, else a probe. Raises `RegistryError`."""
+    if name in registry.models.names():
+        return check_model(name, options, device, live)
+    if name in registry.metrics.names():
+        return check_metric(name, options, device)
+    if name in registry.probes.names():
+        return check_probe(name, options, device)
+    known = [*registry.models, *registry.metrics, *registry.probes]
+    raise RegistryError(f"no model, metric or probe is called {name!r}", nearest(name, known))
 
 
 def check_model(

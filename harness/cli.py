@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -84,22 +84,6 @@ def _plan(suite: Path, plugins: list[Path] | None, sets: list[str] | None) -> Pl
 
     _load_plugins(plugins)
     return make(load(suite, sets or []))
-
-
-def _options(sets: list[str] | None) -> dict[str, Any]:
-    """`--set key=value` of a model's own options."""
-    import yaml
-
-    found = {}
-    for assignment in sets or []:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise HarnessError(f"--set {assignment}: expected key=value")
-        try:
-            found[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise HarnessError(f"--set {assignment}: the value is not YAML") from error
-    return found
 
 
 # ------------------------------------------------------------------------------------------- run a suite
@@ -285,13 +269,13 @@ def describe(
     set_: Sets = None,
 ) -> None:
     """Say what MODEL is: parameters, window, cached scalars, cache bytes. Allocates no weights."""
-    from harness.commands.views import card_json, card_lines
+    from harness.commands.views import card_json, card_lines, options_of
 
     _load_plugins(plugin)
     if as_json:
-        print(json.dumps(card_json(model, _options(set_)), indent=2))
+        print(json.dumps(card_json(model, options_of(set_ or [])), indent=2))
     else:
-        _say(card_lines(model, _options(set_)))
+        _say(card_lines(model, options_of(set_ or [])))
 
 
 @app.command()
@@ -351,7 +335,7 @@ def new_model(
 
 @app.command()
 def check(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model, metric or probe.")],
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     live: Annotated[
         bool | None, typer.Option("--live/--no-live", help="Load and run it; by its size unless given.")
@@ -359,12 +343,13 @@ def check(
     plugin: Plugins = None,
     set_: Sets = None,
 ) -> None:
-    """Try MODEL against the contract of models."""
-    from harness.check import check_model
+    """Try a registered model, metric or probe against its contract."""
+    from harness.check import check_named
+    from harness.commands.views import options_of
     from harness.progress import shown
 
     _load_plugins(plugin)
-    findings = check_model(model, _options(set_), device, live)
+    findings = check_named(name, options_of(set_ or []), device, live)
     words = {True: "ok", False: "FAILED", None: "not tried"}
     _say(f"{words[f.ok]:9} {f.name}" + (f": {shown(f.detail)}" if f.detail else "") for f in findings)
     if any(finding.ok is False for finding in findings):

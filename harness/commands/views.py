@@ -13,8 +13,8 @@ from typing import Any
 from tabulate import tabulate
 
 from harness import registry
-from harness.contracts import Json, ModelCard
-from harness.errors import HarnessError, RecordError, RegistryError, nearest
+from harness.contracts import Json
+from harness.errors import HarnessError, OptionError, RecordError, RegistryError, nearest
 from harness.identity import canonical
 from harness.plan import Plan
 from harness.progress import shown
@@ -105,9 +105,20 @@ def availability(name: str) -> str:
     return f"no: {found.reason}" + (f" ({found.fix})" if found.fix else "")
 
 
-def card(name: str, options: Mapping[str, Json]) -> ModelCard:
-    """The card of the model `name`. Allocates no weights."""
-    return registry.models.create(name, options).describe()
+def options_of(assignments: Sequence[str]) -> dict[str, Json]:
+    """Options from `--set key=value`, the values read as YAML. Raises `OptionError`."""
+    import yaml
+
+    found: dict[str, Json] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(f"--set {assignment}: expected key=value")
+        try:
+            found[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise OptionError(f"--set {assignment}: the value is not YAML") from error
+    return found
 
 
 def card_json(name: str, options: Mapping[str, Json]) -> dict[str, Any]:

@@ -199,6 +199,9 @@ def test_check(harness: Harness) -> None:
     good = harness("check", "fake/moving", "--plugin", str(FAKES))
     assert good.code == 0
     assert "ok        equal seeds give equal clips" in good.out
+    for name in ("fake/brightness", "fake/count"):
+        assert harness("check", name, "--plugin", str(FAKES)).code == 0
+    assert "did you mean fake/count?" in harness("check", "fake/coutn", "--plugin", str(FAKES)).err
     bad = harness("check", "fake/nan", "--plugin", str(FAKES))
     assert bad.code == 1
     assert re.search(r"FAILED +stream.*NaN", bad.out)
