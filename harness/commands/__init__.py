@@ -43,6 +43,7 @@ def _load(point: EntryPoint) -> Any:
         single = typer.Typer(add_completion=False)
         single.command(point.name)(found)
         found = single
+    found.rich_markup_mode = None
     command = typer.main.get_command(found)
     command.name = point.name
     return command

@@ -201,7 +201,9 @@ def test_check(harness: Harness) -> None:
     assert "ok        equal seeds give equal clips" in good.out
     for name in ("fake/brightness", "fake/count"):
         assert harness("check", name, "--plugin", str(FAKES)).code == 0
-    assert "did you mean fake/count?" in harness("check", "fake/coutn", "--plugin", str(FAKES)).err
+    misspelt = harness("check", "fake/coutn", "--plugin", str(FAKES))
+    assert misspelt.code == 2
+    assert "did you mean fake/count" in misspelt.err
     bad = harness("check", "fake/nan", "--plugin", str(FAKES))
     assert bad.code == 1
     assert re.search(r"FAILED +stream.*NaN", bad.out)
