@@ -34,7 +34,7 @@ class Census:
     """Counts for one chunk of the steady state; NaN where nothing could be counted.
 
     Attributes:
-        forwards: calls of the network, clean pass and guidance included.
+        forwards: evaluations of the network for one clip, clean pass and guidance included.
         flops: multiply and add counted apart, the whole chunk with its decoding. Operations without a formula, as a
             Triton kernel, count nothing, so it is a lower bound.
         weight_bytes: of the network's parameters; each call must read them at least once.
@@ -46,16 +46,19 @@ class Census:
 
 
 class _Calls:
-    """Counts calls of modules that no other module called."""
+    """Counts calls of modules that no other module called; a call on twice the clips, as for guidance, counts two."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
         self.depth = 0
-        self.counts: dict[int, int] = {}
+        self.counts: dict[int, float] = {}
         self.modules: dict[int, Any] = {}
 
     def before(self, module: Any, arguments: Any) -> None:
         if self.depth == 0:
-            self.counts[id(module)] = self.counts.get(id(module), 0) + 1
+            clips = getattr(arguments[0], "shape", ()) if arguments else ()
+            times = clips[0] / self.batch if len(clips) and clips[0] % self.batch == 0 else 1
+            self.counts[id(module)] = self.counts.get(id(module), 0) + times
             self.modules[id(module)] = module
         self.depth += 1
 
@@ -71,8 +74,8 @@ def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
     """
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-    calls, frames = _Calls(), []
-    by_chunk: list[tuple[dict[int, int], float]] = []
+    calls, frames = _Calls(wanted.batch), []
+    by_chunk: list[tuple[dict[int, float], float]] = []
     hooks = [
         register_module_forward_pre_hook(calls.before),
         register_module_forward_hook(calls.after, always_call=True),
@@ -106,7 +109,7 @@ def _flop_counter() -> Any:
     return FlopCounterMode(display=False, custom_mapping={cpu: attention})
 
 
-def _summary(by_chunk: list[tuple[dict[int, int], float]], modules: dict[int, Any], steady: list[int]) -> Census:
+def _summary(by_chunk: list[tuple[dict[int, float], float]], modules: dict[int, Any], steady: list[int]) -> Census:
     flops = median([by_chunk[i][1] for i in steady])
     size = {key: sum(p.numel() * p.element_size() for p in m.parameters()) for key, m in modules.items()}
     total = {key: sum(counts.get(key, 0) for counts, _ in by_chunk) * size[key] for key in modules}

@@ -61,6 +61,7 @@ class FakeOptions(Options):
     leave_span_open: bool = False
     fail_with: str = ""
     forwards: int = 0
+    guided: bool = False
 
 
 @models.register("fake/timed")
@@ -163,7 +164,7 @@ class FakeTimed(VideoModel):
             self.wait(o.denoise_s * factor + o.growth_s * seen + o.per_request_s * (batch - 1))
             self.wait(o.first_extra_s if index == 0 else 0.0)
             self.wait(o.stall_s if index == o.stall_chunk else 0.0)
-            self.forward(o.forwards)
+            self.forward(o.forwards, batch)
         with spans(f"chunk[{index}].clean_pass"):
             self.wait(o.clean_pass_s)
         with spans(f"decode[{index}]"):
@@ -176,12 +177,13 @@ class FakeTimed(VideoModel):
             self.wait(o.to_host_s)
         self.wait(o.untimed_s)
 
-    def forward(self, times: int) -> None:
+    def forward(self, times: int, batch: int) -> None:
         if times:
             import torch
 
+            rows = 2 * batch if self.options.guided else batch
             for _ in range(times):
-                self.network(torch.ones(2, 8))  # type: ignore[operator]
+                self.network(torch.ones(rows, 8))  # type: ignore[operator]
 
     def pixels(self, request: Request, count: int, index: int) -> Frames:
         batch = 1 if self.options.ignore_batch else request.batch

@@ -182,12 +182,13 @@ def test_a_workload_that_cannot_be_run_is_refused(subject, workload, message):
         Streaming(StreamingOptions()).measure(subject(), workload)
 
 
-def test_network_calls_are_counted_and_a_wrong_card_is_told(fake, subject):
-    found = run(fake, subject(forwards=4), count=True)
-    assert found.values["forwards_per_chunk"] == 4
-    # Two linear layers on [2, 8]: 2 x 2 x 8 x 16 each, four times a chunk.
-    assert found.values["flops_per_chunk"] == 4 * 2 * (2 * 2 * 8 * 16)
-    assert found.notes["forwards_disagree"] == "the card says 5, 4 were counted"
+@pytest.mark.parametrize(("guided", "batch", "forwards"), [(False, 1, 4), (False, 3, 4), (True, 2, 8)])
+def test_network_calls_are_counted_and_a_wrong_card_is_told(fake, subject, guided, batch, forwards):
+    found = run(fake, subject(forwards=4, guided=guided), count=True, batch=batch)
+    assert found.values["forwards_per_chunk"] == forwards
+    # Two linear layers on rows of 8: 2 x 8 x 16 a row each, `forwards` rows a clip and chunk.
+    assert found.values["flops_per_chunk"] == batch * forwards * 2 * (2 * 8 * 16)
+    assert found.notes["forwards_disagree"] == f"the card says 5, {forwards} were counted"
 
 
 def test_without_modules_the_card_is_believed(fake, subject):
