@@ -59,8 +59,10 @@ class RankProbe(Probe):
         """SHA-256 of the checkpoint's files."""
         from models.sources import resolve
 
-        sources = [self.options.checkpoint, *([self.options.lora] if self.options.lora else [])]
-        return {"weights": {name: found for source in sources for name, found in resolve(source).digests().items()}}
+        digests: dict[str, Json] = dict(resolve(self.options.checkpoint).digests())
+        if self.options.lora:
+            digests |= {f"lora/{name}": found for name, found in resolve(self.options.lora).digests().items()}
+        return {"weights": digests}
 
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
         """Read the checkpoint layer by layer; neither argument is used."""

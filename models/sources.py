@@ -8,7 +8,6 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +42,12 @@ class Source:
         return {path.name: digest(path) for path in self.files}
 
 
-def resolve(name: str | Path, download: bool = False, component: str = "transformer") -> Source:
+def resolve(name: str | Path, component: str = "transformer") -> Source:
     """Files behind a path, a folder, or a Hub id `org/name` or `org/name:file/in/the/repository`.
 
     In the folder of a whole pipeline, `component` (a key of `COMPONENTS`) is the part that is meant.
 
-    A Hub id is looked up in `$VIDEOMLA_WEIGHTS/org/name`, then in the local Hub cache. Nothing is downloaded unless
-    `download` is true, which only a command typed by the user may set.
+    A Hub id is looked up in `$VIDEOMLA_WEIGHTS/org/name`, then in the local Hub cache. Nothing is ever downloaded.
 
     Raises:
         WeightsError: no such path, no weights in the folder, several where one is meant, a shard is missing.
@@ -64,17 +62,17 @@ def resolve(name: str | Path, download: bool = False, component: str = "transfor
             f"{text} does not exist",
             f"give a file ({', '.join(SUFFIXES)}), a folder, or a Hub id such as org/name",
         )
-    return _from_hub(text, download, component)
+    return _from_hub(text, component)
 
 
-def _from_hub(text: str, download: bool, component: str) -> Source:
+def _from_hub(text: str, component: str) -> Source:
     repository, _, inner = text.partition(":")
     if ".." in inner.split("/"):
         raise WeightsError(f"{text}: the file lies outside its repository", "give a path inside it")
     root = os.environ.get(ROOT_VARIABLE)
     folder = Path(root).expanduser() / repository if root else None
     if folder is None or not (folder / inner).exists():
-        folder = _hub_snapshot(repository, inner, download)
+        folder = _hub_snapshot(repository)
     if folder is None or not (folder / inner).exists():
         place = f"{root or '$' + ROOT_VARIABLE}/{repository}"
         wanted = f" {inner}" if inner else ""
@@ -85,23 +83,17 @@ def _from_hub(text: str, download: bool, component: str) -> Source:
     return _from_path(text, folder / inner, component)
 
 
-def _hub_snapshot(repository: str, inner: str, download: bool) -> Path | None:
+def _hub_snapshot(repository: str) -> Path | None:
+    """The repository's folder in the local Hub cache, where huggingface_hub and the repository are here."""
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
-        if download:
-            raise NotAvailable("huggingface_hub is not installed", "pip install 'videomla-bench[wan]'") from None
         return None
-    patterns = [inner] if inner else None
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=not download))
+        return Path(snapshot_download(repository, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    except (HfHubHTTPError, RepositoryNotFoundError, OSError) as error:
-        raise NotAvailable(
-            f"weights {repository} cannot be downloaded: {error}", "check the name and the network"
-        ) from error
 
 
 def _from_path(text: str, path: Path, component: str) -> Source:
@@ -134,12 +126,12 @@ def read_index(path: Path) -> dict[str, str]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} is no shard index: {type(error).__name__}", "download it again") from error
+        raise WeightsError(f"{path} is no shard index: {type(error).__name__}", "copy it again") from error
     if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):
-        raise WeightsError(f"{path} is no shard index: weight_map is empty or malformed", "download it again")
+        raise WeightsError(f"{path} is no shard index: weight_map is empty or malformed", "copy it again")
     for shard in table.values():
         if Path(shard).name != shard or Path(shard).suffix not in SUFFIXES:
-            raise WeightsError(f"{path} names {shard!r}, which is no file beside it", "download it again")
+            raise WeightsError(f"{path} names {shard!r}, which is no file beside it", "copy it again")
     return table
 
 
@@ -179,11 +171,6 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hex, read now."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def joint_digest(digests: Sequence[str]) -> str:
-    """One SHA-256 for several files, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
 
 
 def cache_folder() -> Path:

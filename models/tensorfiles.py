@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -137,8 +138,10 @@ def _unpickle(path: Path) -> dict[Any, Any]:
         if not zipped and file.read(2) == b"PK":
             raise WeightsError(f"{path} is truncated: its table of contents is missing", TRUNCATED)
     try:
-        # Files older than torch 1.6 are no archives and cannot be mapped.
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():  # what torch finds odd is either read or refused below
+            warnings.simplefilter("ignore")
+            # Files older than torch 1.6 are no archives and cannot be mapped.
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         if "weights_only" not in str(error).lower():

@@ -57,8 +57,9 @@ class Checkpoint:
         return tensor if self._lora is None else self._lora.merge(name, tensor)
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 by file name, the LoRA's file included."""
-        return self.source.digests() | (self._lora.source.digests() if self._lora else {})
+        """SHA-256 by file name; those of a merged LoRA start with `lora/`."""
+        merged = self._lora.source.digests() if self._lora else {}
+        return self.source.digests() | {f"lora/{name}": found for name, found in merged.items()}
 
 
 def open_checkpoint(
@@ -67,12 +68,11 @@ def open_checkpoint(
     ema: bool | None = None,
     lora: str | Path | Source | None = None,
     lora_alpha: float | None = None,
-    download: bool = False,
 ) -> Checkpoint:
     """Open a checkpoint of the transformer, under the names of the original Wan2.1 checkpoint.
 
     Args:
-        source: a file, a folder, or a Hub id (see `models.sources.resolve`, also for `download`).
+        source: a file, a folder, or a Hub id (see `models.sources.resolve`).
         ema: averaged weights or raw ones, where a training checkpoint holds both; None prefers the averaged.
         lora: low-rank update to merge: W + alpha / rank * B A.
         lora_alpha: its alpha; None means alpha = rank, which holds for LongLive (both 256).
@@ -81,10 +81,10 @@ def open_checkpoint(
         WeightsError: the file is missing, truncated, unsafe or in no known layout.
         NotAvailable: a Hub id that is not on this machine.
     """
-    found = source if isinstance(source, Source) else resolve(source, download)
+    found = source if isinstance(source, Source) else resolve(source)
     update = None
     if lora is not None:
-        update = Lora(lora if isinstance(lora, Source) else resolve(lora, download), lora_alpha)
+        update = Lora(lora if isinstance(lora, Source) else resolve(lora), lora_alpha)
     file = open_tensors(found, ema)
     stored, layout = canonical(found.name, file.shapes, layout)
     return Checkpoint(found, file, stored, layout, update)

@@ -33,6 +33,19 @@ def test_a_hub_id_that_is_not_here_says_how_to_bring_it() -> None:
     assert "hf download org/other a.pt" in caught.value.fix
 
 
+def test_a_hub_id_is_found_in_the_local_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants", exc_type=ImportError)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--org--cached"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "model.pt").touch()
+    assert resolve("org/cached").files == (snapshot / "model.pt",)
+    assert resolve("org/cached:model.pt").files == (snapshot / "model.pt",)
+
+
 @pytest.mark.parametrize("name", ["org/name:../../secret.pt", "org/name:checkpoints/../../x.pt"])
 def test_a_hub_id_does_not_leave_its_repository(name: str) -> None:
     with pytest.raises(WeightsError):
