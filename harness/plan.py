@@ -218,7 +218,7 @@ class _Scorer:
 def _measures(
     suite: Suite, section: MeasureSection, arms: Mapping[str, Arm], device: str, units: dict[str, Unit]
 ) -> list[Group]:
-    """Enter the section's units: one an arm, or a single one where the probe needs no model."""
+    """Enter the section's units: one an arm and round, or a round where the probe needs no model."""
     probe = registry.probes.create(section.probe, section.options)
     texts = suite.prompts[section.prompts].texts if section.prompts else []
     workload: dict[str, Json] = {
@@ -240,13 +240,18 @@ def _measures(
             "identity": IDENTITY_VERSION,
             "kind": "measure",
             "model": arm.identity if arm else None,
-            "probe": identity,
+            "probe": {"name": section.probe, "options": section.options, "version": probe.version},
             "workload": workload,
             "device": device,
         }
         label = arm.label if arm else ""
         context = {"suite": suite.suite, "arm": label, "section": section.name, "plugin": section.probe}
-        unit = Unit(key_of(spec), "measure", spec, context)
-        units.setdefault(unit.key, unit)
-        groups.append(Group(section.name, label, "measure", section.probe, (unit.key,)))
+        keys = []
+        for number in range(section.rounds):
+            # A single round has no number, so that asking for more of them later keeps what is there.
+            turn = {"round": number} if number else {}
+            unit = Unit(key_of({**spec, **turn}), "measure", {**spec, **turn}, {**context, "round": number})
+            units.setdefault(unit.key, unit)
+            keys.append(unit.key)
+        groups.append(Group(section.name, label, "measure", section.probe, tuple(keys)))
     return groups

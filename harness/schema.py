@@ -139,7 +139,12 @@ class GenerateSection(Section):
 
 
 class MeasureSection(Section):
-    """One probe over every arm, alone on the device. `prompts` may be left out where the probe needs none."""
+    """One probe over every arm, alone on the device. `prompts` may be left out where the probe needs none.
+
+    Attributes:
+        rounds: how often each arm is measured. Arms alternate A B B A, so that drift of the device falls on all of
+            them alike; tables show the median of the rounds.
+    """
 
     probe: str
     options: dict[str, JsonValue] = {}
@@ -147,6 +152,7 @@ class MeasureSection(Section):
     seeds: Seeds = [0]
     frames: Frames = 1
     batch: Annotated[int, Field(ge=1)] = 1
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
 class Column(Part):
@@ -157,12 +163,14 @@ class Column(Part):
         label: heading; the value's own label unless given.
         format: how the number is written, as a Python format specification without width: `.3f`, `,d`, `.1%`.
         metric: the metric that gives the value, where two of one section give one of that name.
+        relative: divide by the value of the suite's reference arm, as for headroom or a speed-up.
     """
 
     value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
     label: str = ""
     format: Annotated[str, Field(pattern=r"^[+,]?(\.\d{1,2})?[defg%]?$")] = ""
     metric: str = ""
+    relative: bool = False
 
 
 class TableSpec(Part):

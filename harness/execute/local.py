@@ -116,13 +116,30 @@ class _Job:
     def work(self) -> None:
         """Every unit that is not done, in the order of what must be loaded."""
         by_arm: dict[str, list[Unit]] = defaultdict(list)
+        repeated = {
+            key for group in self.plan.groups if group.kind == "measure" and len(group.keys) > 1 for key in group.keys
+        }
+        rounds: dict[int, list[Unit]] = defaultdict(list)
         for unit in self.plan.units:
-            if unit.kind != "score":
+            if unit.key in repeated:
+                rounds[int(unit.context["round"])].append(unit)
+            elif unit.kind != "score":
                 by_arm[str(unit.context["arm"])].append(unit)
         for arm in self.plan.arms:
             self._arm(arm, by_arm.pop(arm.label, []))
         for unit in by_arm.pop("", []):
             self._measure(unit, None)
+        self._rounds(rounds)
+
+    def _rounds(self, rounds: dict[int, list[Unit]]) -> None:
+        """Measurements of several rounds: A B B A, so that drift of the device falls on every arm alike (rule T12)."""
+        arms = {arm.label: arm for arm in self.plan.arms}
+        place = {label: index for index, label in enumerate(arms)}
+        for number in sorted(rounds):
+            todo = sorted(rounds[number], key=lambda unit: place.get(str(unit.context["arm"]), -1))
+            for unit in reversed(todo) if number % 2 else todo:
+                self._measure(unit, arms.get(str(unit.context["arm"])))
+        self.models.unload()
 
     def _arm(self, arm: Arm, todo: Sequence[Unit]) -> None:
         for unit in todo:

@@ -56,7 +56,7 @@ class _Calls:
 
     def before(self, module: Any, arguments: Any) -> None:
         if self.depth == 0:
-            clips = getattr(arguments[0], "shape", ()) if arguments else ()
+            clips: tuple[int, ...] = tuple(getattr(arguments[0], "shape", ())) if arguments else ()
             times = clips[0] / self.batch if len(clips) and clips[0] % self.batch == 0 else 1
             self.counts[id(module)] = self.counts.get(id(module), 0) + times
             self.modules[id(module)] = module

@@ -9,11 +9,15 @@ from harness.contracts import Direction
 RANDOM_WEIGHTS = "†"
 UNDEFINED = "‡"
 INCOMPLETE = "*"
+CONTENDED = "§"
+UNCONVERGED = "¶"
 
 NOTES = {
     RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
     UNDEFINED: "not defined for every clip; the clips where it is not are left out of the mean",
     INCOMPLETE: "fewer clips than planned; never ranked",
+    CONTENDED: "other work ran on the device meanwhile, so speed is a lower bound at best",
+    UNCONVERGED: "the ceiling of seconds came before the stop rule was met",
 }
 """What each mark says below a table."""
 

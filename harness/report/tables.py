@@ -198,7 +198,28 @@ def _column(
                 comparable.add((number, arm))
     if measured and not _one_device(source, views, remarks):
         comparable = set()
+    if column.relative:
+        return layout.Column(column.label or _named(value), "over reference", value.direction), _relative(
+            _ranked(cells, value, comparable), views, column.format
+        )
     return _heading(column, value), _ranked(cells, value, comparable)
+
+
+def _relative(cells: _Cells, views: Sequence[_View], spec: str) -> _Cells:
+    """The same cells over that of their run's reference arm; undefined where either has no number."""
+    found: _Cells = {}
+    for (number, arm), cell in cells.items():
+        base = cells.get((number, views[number].run.suite.reference))
+        if cell.value is None:
+            found[number, arm] = cell
+        elif base is None or not base.value:
+            found[number, arm] = replace(cell, text="undefined", value=None, low=None, high=None, spread="")
+        else:
+            ratio = cell.value / base.value
+            found[number, arm] = replace(
+                cell, text=format(ratio, spec or ".3g"), value=ratio, low=None, high=None, spread=""
+            )
+    return found
 
 
 def _declared(column: Column, views: Sequence[_View]) -> Value:
@@ -286,7 +307,9 @@ def _cell(view: _View, section: AnySection, group: Group, name: str, spec: str, 
     if not scored:
         return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
-        value = float(samples.values[name][-1])
+        rounds = samples.values[name]
+        value = float(np.nanmedian(rounds)) if np.isfinite(rounds).any() else math.nan
+        marks = (*marks, *_doubts(samples))
         exact = int(value) if value.is_integer() and not spec else value
         text = _shown(exact, value, spec) if math.isfinite(value) else "undefined"
         return Cell(text, value if math.isfinite(value) else None, marks=marks)
@@ -295,6 +318,13 @@ def _cell(view: _View, section: AnySection, group: Group, name: str, spec: str, 
         marks = (*marks, layout.UNDEFINED)
     cell = _estimate_cell(_estimate(metric, name, samples), spec)
     return replace(cell, scored=scored, planned=planned, marks=marks)
+
+
+def _doubts(samples: Samples) -> tuple[str, ...]:
+    """Marks of a measurement that was disturbed, or that ended before its stop rule was met, in any round."""
+    contended = np.nan_to_num(samples.values.get("contended", np.zeros(1))).any()
+    ended = (samples.values.get("converged", np.ones(1)) == 0).any()
+    return (layout.CONTENDED,) * bool(contended) + (layout.UNCONVERGED,) * bool(ended)
 
 
 def _estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
