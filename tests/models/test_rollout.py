@@ -23,6 +23,7 @@ DENSE = TransformerConfig(dim=36, heads=3, layers=2, ffn=40, in_channels=4, text
 LATENT = replace(DENSE, attention="latent", latent=LatentSizes(d_c=10, d_q=14, d_nope=8, d_rope=6, pairs=(1, 1, 1)))
 LINEAR = replace(DENSE, attention="linear")
 GRID = Grid(3, 1)
+TWO_STEPS = SamplerConfig(steps=(1000, 500))
 AT_READ = WindowPolicy(6, 1, rotation="read", positions="relative")
 POLICIES = {
     "absolute": WindowPolicy(6, 1),
@@ -51,7 +52,7 @@ def roll(
     policy: WindowPolicy,
     seeds: tuple[int, ...] = (1,),
     frames: int = 15,
-    sampler: SamplerConfig = SamplerConfig(steps=(1000, 500)),
+    sampler: SamplerConfig = TWO_STEPS,
     switches: tuple[tuple[int, str], ...] = (),
     **rest: Tensor,
 ) -> Tensor:
@@ -173,7 +174,7 @@ def test_rolling_refuses_what_it_cannot_do() -> None:
         rolling(3, policy)
     with pytest.raises(OptionError, match="prefix"):
         rolling(6, policy, prefix=torch.zeros(1, 3, 4, 6, 2))
-    with pytest.raises(OptionError, match="window.sink to 3"):
+    with pytest.raises(OptionError, match=r"window\.sink to 3"):
         rolling(6, replace(policy, sink=1))
 
 

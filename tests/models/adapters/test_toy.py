@@ -1,0 +1,77 @@
+"""The small models that ship: what they say, and that they draw what the caption says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from harness import registry
+from harness.contracts import Json, Request, VideoModel
+from harness.errors import HarnessError, OptionError
+from models.adapters.toy import CHECKPOINTS
+from models.toy.judge import judge
+from models.toy.world import Caption, held_out
+
+NAMES = ("toy/dense", "toy/videomla")
+
+
+def create(name: str, **options: Json) -> VideoModel:
+    return registry.models.create(name, options)
+
+
+def test_the_latent_cache_is_at_most_fifteen_per_cent() -> None:
+    dense, latent = (create(name).describe() for name in NAMES)
+    assert (dense.cached_scalars, latent.cached_scalars) == (384, 56)
+    assert (dense.window_frames, dense.sink_frames) == (latent.window_frames, latent.sink_frames) == (6, 1)
+    assert latent.cache_bytes == 2 * 5 * 6 * 16 * 56 * 4  # guidance doubles; 5 layers, 6 frames of 16 tokens, float32
+
+
+@pytest.mark.parametrize("stem", ["dense", "videomla"])
+def test_checkpoints_are_those_of_their_records(stem: str) -> None:
+    path = CHECKPOINTS / f"{stem}.safetensors"
+    record = json.loads((CHECKPOINTS / f"{stem}.json").read_text())
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == record["sha256"]
+    assert path.stat().st_size < 8_000_000
+    assert record["steps"] == record["recipe"]["steps"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_held_out_captions_are_drawn(name: str) -> None:
+    model = create(name)
+    model.load("cpu")
+    captions = held_out()[::25]
+    request = Request(tuple(map(str, captions)), tuple(range(len(captions))), 21)
+    clips = np.concatenate(list(model.stream(request)), 1)
+    verdicts = [judge(clip, caption) for clip, caption in zip(clips, captions, strict=True)]
+    assert np.mean([v.colour and v.background and v.direction for v in verdicts]) > 0.8
+
+
+def test_a_clip_is_its_seeds_and_prompts() -> None:
+    model = create("toy/videomla", steps=2)
+    model.load("cpu")
+    text = str(Caption.parse("a red circle moves slowly to the left on a navy background"))
+
+    def made(seed: int, prompt: str) -> np.ndarray:
+        return np.concatenate(list(model.stream(Request((prompt,), (seed,), 10))), 1)
+
+    assert made(3, text).shape == (1, 10, 32, 32, 3)
+    assert np.array_equal(made(3, text), made(3, text))
+    assert not np.array_equal(made(3, text), made(4, text))
+    assert not np.array_equal(made(3, text), made(3, "a blue cross moves quickly up on a black background"))
+
+
+def test_random_weights_are_marked_and_missing_ones_named() -> None:
+    assert create("toy/dense", weights="random").describe().weights == "random"
+    with pytest.raises(HarnessError, match="absent"):
+        create("toy/dense", weights="absent.safetensors").identity("cpu")
+    with pytest.raises(HarnessError, match="does not fit"):
+        create("toy/dense", weights=str(CHECKPOINTS / "videomla.safetensors")).load("cpu")
+
+
+@pytest.mark.parametrize(("option", "value"), [("steps", 0), ("steps", 1001), ("guidance", 0.5), ("stepz", 4)])
+def test_bad_options(option: str, value: float) -> None:
+    with pytest.raises(OptionError, match=r"step|guidance"):
+        create("toy/dense", **{option: value})

@@ -1,0 +1,141 @@
+"""The full-size presets: what they say of themselves, and that each runs at a small size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from harness import registry
+from harness.contracts import Json, Request, Switch, VideoModel
+from harness.errors import HarnessError, OptionError, WeightsError
+from models.adapters.presets import PRESETS
+
+TINY: dict[str, Json] = {"network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}
+
+
+def create(name: str, **options: Json) -> VideoModel:
+    return registry.models.create(name, options)
+
+
+def clip(name: str, frames: int, seeds: tuple[int, ...] = (1,), switch: int = 0, **options: Json) -> np.ndarray:
+    model = create(name, **TINY, **options)
+    model.load("cpu")
+    switches = (Switch(switch, ("another",) * len(seeds)),) if switch else ()
+    chunks = list(model.stream(Request(("one",) * len(seeds), seeds, frames, switches)))
+    assert all(chunk.dtype == np.uint8 for chunk in chunks)
+    return np.concatenate(chunks, 1)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_streams_what_was_asked_for(name: str) -> None:
+    frames = 81 if name == "rolling-forcing" else 30
+    made = clip(name, frames, (1, 2))
+    assert made.shape == (2, frames, 32, 48, 3)
+    assert (made[0] != made[1]).any()
+    assert made.std() > 1
+    assert np.array_equal(clip(name, frames, (1, 2)), made)
+
+
+@pytest.mark.parametrize("name", ["self-forcing", "longlive", "infinity-rope", "videomla-1.3b"])
+def test_a_switch_takes_effect_at_the_next_chunk(name: str) -> None:
+    # Pixel frame 10 lies in latent frame 3, where the second chunk starts.
+    plain, switched = clip(name, 33), clip(name, 33, switch=10)
+    assert np.array_equal(plain[:, :9], switched[:, :9])
+    assert not np.array_equal(plain[:, 9:], switched[:, 9:])
+
+
+@pytest.mark.parametrize(
+    ("name", "scalars", "parameters", "window", "forwards"),
+    [
+        ("videomla-1.3b", 224, 1_303_042_240, 6, 5),
+        ("dense-window-1.3b", 3072, 1_418_996_800, 6, 5),
+        ("dense-21-1.3b", 3072, 1_418_996_800, 21, 5),
+        ("self-forcing", 3072, 1_418_996_800, 21, 5),
+        ("causvid", 3072, 1_418_996_800, 21, 4),
+        ("longlive", 3072, 1_418_996_800, 12, 5),
+        ("reward-forcing", 3072, 1_418_996_800, 9, 5),
+        ("rolling-forcing", 3072, 1_418_996_800, 24, 2),
+    ],
+)
+def test_cards(name: str, scalars: int, parameters: int, window: int, forwards: int) -> None:
+    card = create(name).describe()
+    assert (card.cached_scalars, card.parameters) == (scalars, parameters)
+    assert (card.window_frames, card.forwards_per_chunk, card.tokens_per_frame) == (window, forwards, 1560)
+    assert card.cache_bytes == window * 1560 * 30 * scalars * 2
+    assert card.weights == "none"
+
+
+def test_the_papers_other_window() -> None:
+    assert create("videomla-1.3b", window="la7_sink1").describe().window_frames == 7
+    counted = create("videomla-1.3b", counts_sink=False, counts_current=False).describe()
+    assert counted.window_frames == 10
+
+
+def test_describing_imports_no_torch() -> None:
+    code = (
+        "import sys; from harness import registry; registry.models.create('videomla-1.3b', {}).describe();"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_identity_tells_forms_windows_and_weights_apart() -> None:
+    options: list[dict[str, Json]] = [{}, {"attention": "absorbed"}]
+    identities = [create("videomla-1.3b", **TINY, **more).identity("cpu") for more in options]
+    assert all(a != b for a, b in pairwise(identities))
+
+
+def test_both_forms_give_nearly_the_same_pixels() -> None:
+    expanded, absorbed = (clip("videomla-1.3b", 21, attention=form) for form in ("expanded", "absorbed"))
+    assert (abs(expanded.astype(int) - absorbed) <= 1).mean() > 0.99
+
+
+def test_weights_must_be_chosen() -> None:
+    with pytest.raises(WeightsError, match="needs weights"):
+        create("self-forcing").identity("cpu")
+    with pytest.raises(WeightsError, match="random for speed"):
+        create("self-forcing").load("cpu")
+    with pytest.raises(HarnessError, match="absent"):
+        create("self-forcing", weights="/absent/model.pt").identity("cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"height": 50}, "height"),
+        ({"width": 0}, "width"),
+        ({"network": "wan-14b"}, "network"),
+        ({"windw": "x"}, "window"),
+        ({"window": "la8_sink1"}, "la7_sink1"),
+        ({"attention": "fast"}, "attention"),
+        ({"dtype": "int8"}, "dtype"),
+    ],
+)
+def test_bad_options_name_the_option(options: dict[str, Json], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        create("videomla-1.3b", **options)
+
+
+def test_a_window_that_cannot_hold_a_chunk() -> None:
+    with pytest.raises(OptionError, match="at least 4"):
+        create("videomla-1.3b", window_frames=3).describe()
+
+
+def test_streaming_before_loading_says_so() -> None:
+    with pytest.raises(HarnessError, match="not loaded"):
+        create("videomla-1.3b", **TINY).stream(Request(("a",), (0,), 9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["videomla-1.3b", "dense-window-1.3b"])
+def test_the_full_size_runs_a_chunk_in_bfloat16(name: str) -> None:
+    model = create(name, weights="random", codec="preview", height=96, width=160)
+    model.load("cpu")
+    chunk = next(iter(model.stream(Request(("a prompt",), (0,), 9))))
+    assert chunk.shape == (1, 9, 96, 160, 3)
+    assert chunk.std() > 1
+    model.unload()
