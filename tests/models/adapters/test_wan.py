@@ -84,7 +84,7 @@ def test_describing_imports_no_torch() -> None:
 
 
 def test_identity_tells_forms_windows_and_weights_apart() -> None:
-    options: list[dict[str, Json]] = [{}, {"attention": "absorbed"}]
+    options: list[dict[str, Json]] = [{"attention": "expanded"}, {"attention": "absorbed"}]
     identities = [create("videomla-1.3b", **TINY, **more).identity("cpu") for more in options]
     assert all(a != b for a, b in pairwise(identities))
 
