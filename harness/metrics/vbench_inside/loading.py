@@ -38,28 +38,87 @@ FILES: Mapping[str, str] = {
 """Each checkpoint's place below the weights folder: the layout of the package's own cache."""
 
 
+class Inert:
+    """What stands for any object in a checkpoint that is no tensor or container: takes everything, does nothing."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """As a list has it."""
+
+    def extend(self, items: Any) -> None:
+        """As a list has it."""
+
+
+KNOWN = frozenset(
+    {
+        ("collections", "OrderedDict"),
+        ("torch._utils", "_rebuild_tensor"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+        ("torch", "Size"),
+        ("torch", "device"),
+        *(
+            ("torch", f"{kind}Storage")
+            for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
+        ),
+    }
+)
+"""Everything that a checkpoint may name and get; whatever else it names becomes `Inert`."""
+
+
+class Harmless(pickle.Unpickler):
+    """An unpickler that runs nothing but what rebuilds tensors."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The named class if it is `KNOWN`."""
+        return super().find_class(module, name) if (module, name) in KNOWN else Inert
+
+
+def _load(file: Any, **options: Any) -> Any:
+    return Harmless(file, **options).load()
+
+
 def read(path: Path) -> Any:
-    """What the checkpoint `path` holds, on the CPU. Only tensors and plain containers are read."""
+    """What the checkpoint `path` holds, on the CPU. Nothing in it runs: foreign objects come back `Inert`.
+
+    PyTorch's own `weights_only` would refuse files that carry a configuration beside the weights, as AMT's does.
+    """
     if not path.is_file():
         raise WeightsFault(f"{path} is missing")
+    safe = types.SimpleNamespace(Unpickler=Harmless, load=_load, __name__="harmless")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        return torch.load(path, map_location="cpu", pickle_module=safe, weights_only=False)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsFault(f"{path} cannot be read as a checkpoint: {cause}") from error
 
 
-def inner(held: Any, key: str, path: Path) -> Any:
-    """`held[key]`, where a checkpoint keeps its weights one level down."""
-    if not isinstance(held, Mapping) or key not in held:
-        raise WeightsFault(f"{path} has no entry {key!r}")
-    return held[key]
+def tensors(path: Path, entry: str = "") -> dict[str, torch.Tensor]:
+    """The weights by name in the checkpoint `path`, below `entry` where it keeps them one level down.
+
+    The `module.` of data-parallel training is taken off. Raises `WeightsFault` for anything else, or nothing at all.
+    """
+    held = read(path)
+    if entry:
+        if not isinstance(held, Mapping) or entry not in held:
+            raise WeightsFault(f"{path} has no entry {entry!r}")
+        held = held[entry]
+    named = isinstance(held, Mapping) and all(isinstance(value, torch.Tensor) for value in held.values())
+    if not named or not held:
+        raise WeightsFault(f"{path} holds no weights by name")
+    return {str(key).removeprefix("module."): value for key, value in held.items()}
 
 
-def fit(network: nn.Module, state: Any, path: Path, extra: bool = False) -> None:
+def fit(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path, extra: bool = False) -> None:
     """Load `state` into `network`; a missing, wrongly shaped or (unless `extra`) unknown key is a `WeightsFault`."""
-    if not isinstance(state, Mapping):
-        raise WeightsFault(f"{path} holds a {type(state).__name__}, not weights by name")
     own = network.state_dict()
     missing = [key for key in own if key not in state]
     unknown = [] if extra else [key for key in state if key not in own]
@@ -71,13 +130,6 @@ def fit(network: nn.Module, state: Any, path: Path, extra: bool = False) -> None
                 f"first {keys[0]!r}"
             )
     network.load_state_dict({key: state[key] for key in own})
-
-
-def unprefixed(state: Any) -> Any:
-    """`state` with the `module.` of data-parallel training taken off its keys."""
-    if not isinstance(state, Mapping):
-        return state
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def offline_package() -> None:
@@ -139,8 +191,9 @@ class Networks:
     @cached_property
     def dino(self) -> Any:
         """DINO ViT-B/16: frames [n, 3, h, w] to features [n, 768]."""
+        state = tensors(self.path("dino"))
         network = self.hub(self.path("dino_code").parent, "dino_vitb16")
-        fit(network, read(self.path("dino")), self.path("dino"))
+        fit(network, state, self.path("dino"))
         return self.ready(network)
 
     def _clip(self, name: str, patch: int, width: int | None) -> Any:
@@ -174,7 +227,7 @@ class Networks:
     def aesthetic_head(self) -> Any:
         """LAION's linear head on CLIP ViT-L/14."""
         head = nn.Linear(768, 1)
-        fit(head, read(self.path("aesthetic_head")), self.path("aesthetic_head"))
+        fit(head, tensors(self.path("aesthetic_head")), self.path("aesthetic_head"))
         return self.ready(head)
 
     @cached_property
@@ -182,8 +235,9 @@ class Networks:
         """MUSIQ trained on SPAQ: frames [n, 3, h, w] in 0 to 1 to scores [n, 1] in 0 to 100."""
         from pyiqa.archs.musiq_arch import MUSIQ
 
+        state = tensors(self.path("musiq"))
         network = MUSIQ(pretrained=False)
-        fit(network, unprefixed(read(self.path("musiq"))), self.path("musiq"))
+        fit(network, state, self.path("musiq"))
         return self.ready(network)
 
     @cached_property
@@ -192,9 +246,10 @@ class Networks:
         from omegaconf import OmegaConf
         from vbench.third_party.amt.utils.build_utils import build_from_cfg
 
+        state = tensors(self.path("amt"), "state_dict")
         package = Path(importlib.import_module("vbench").__file__ or "").parent
         network = build_from_cfg(OmegaConf.load(package / "third_party/amt/cfgs/AMT-S.yaml").network)
-        fit(network, inner(read(self.path("amt")), "state_dict", self.path("amt")), self.path("amt"))
+        fit(network, state, self.path("amt"))
         return self.ready(network)
 
     @cached_property
@@ -203,8 +258,9 @@ class Networks:
         from easydict import EasyDict
         from vbench.third_party.RAFT.core.raft import RAFT
 
+        state = tensors(self.path("raft"))
         network = RAFT(EasyDict(small=False, mixed_precision=False, alternate_corr=False))
-        fit(network, unprefixed(read(self.path("raft"))), self.path("raft"))
+        fit(network, state, self.path("raft"))
         return self.ready(network)
 
     @cached_property
@@ -213,13 +269,15 @@ class Networks:
         from vbench.third_party.ViCLIP.simple_tokenizer import SimpleTokenizer
         from vbench.third_party.ViCLIP.viclip import ViCLIP
 
+        state = tensors(self.path("viclip"), "model")
         network = ViCLIP(tokenizer=SimpleTokenizer(), pretrain=None)
-        fit(network, inner(read(self.path("viclip")), "model", self.path("viclip")), self.path("viclip"))
+        fit(network, state, self.path("viclip"))
         return self.ready(network)
 
     @cached_property
     def umt(self) -> Any:
         """UMT ViT-L/16 fine-tuned on Kinetics-400: 16 frames to 400 logits."""
+        state = tensors(self.path("umt"))
         old_numpy_names()
         import vbench.human_action  # noqa: F401  (registers the network with timm)
         from timm.models import create_model
@@ -235,5 +293,5 @@ class Networks:
             use_mean_pooling=True,
             init_scale=0.001,
         )
-        fit(network, read(self.path("umt")), self.path("umt"), extra=True)
+        fit(network, state, self.path("umt"), extra=True)
         return self.ready(network)
