@@ -275,6 +275,13 @@ class Metric(ABC):
         """The value `name` over clips. Pure: floats in, a float out. The mean unless overridden."""
         return float(np.mean(scores)) if len(scores) else float("nan")
 
+    def keep(self, name: str, prompts: Sequence[int], scores: Sequence[float]) -> Sequence[bool]:
+        """Which clips count for the value `name`: those that define it, unless overridden. Pure.
+
+        `prompts` numbers each clip's prompt; clips of one prompt come in the order of their seeds.
+        """
+        return [score == score for score in scores]
+
     def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """Each of `derived` from the aggregates of `values`; one that cannot be made is left out. Pure."""
         return {}

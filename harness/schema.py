@@ -164,6 +164,8 @@ class Column(Part):
         format: how the number is written, as a Python format specification without width: `.3f`, `,d`, `.1%`.
         metric: the metric that gives the value, where two of one section give one of that name.
         relative: divide by the value of the suite's reference arm, as for headroom or a speed-up.
+        joined: other sections of the same metric whose values complete a derived one, as when the dimensions of a
+            total are scored on different clips. What two of them give counts from the last.
     """
 
     value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
@@ -171,6 +173,7 @@ class Column(Part):
     format: Annotated[str, Field(pattern=r"^[+,]?(\.\d{1,2})?[defg%]?$")] = ""
     metric: str = ""
     relative: bool = False
+    joined: list[str] = []
 
 
 class TableSpec(Part):

@@ -287,6 +287,11 @@ def _check_columns(doc: Located, suite: Suite) -> None:
                 every = [name for values in plugins.values() for name in values]
                 _known(doc, (*loc, "value"), "value", value, every)
                 raise SuiteError(f"{doc.where(loc)}: metric {column.metric!r} gives no value {value!r}")
+            for place, name in enumerate(column.joined):
+                where: Loc = (*loc, "joined", place)
+                _known(doc, where, "section", name, given)
+                if owners[0] not in given[name]:
+                    raise SuiteError(f"{doc.where(where)}: section {name!r} has no metric {owners[0]!r} to join")
             if len(owners) > 1:
                 raise SuiteError(
                     f"{doc.where(loc)}: {value!r} is given by {' and by '.join(owners)}; choose one with `metric:`"

@@ -14,6 +14,7 @@ from harness.envs.build import Environment, find
 from harness.errors import ClipError, HarnessError, NotAvailable, WeightsError, nearest
 from harness.identity import canonical, digest
 from harness.metrics import vbench_score
+from harness.metrics.vbench_protocol import FLICKER, first_static
 from harness.weights.manifest import read_manifest
 from harness.weights.store import availability, digests
 from harness.worker.client import JobFault
@@ -144,7 +145,7 @@ class VBench(Faults):
     def weight_groups(self) -> Sequence[str]:
         """The dimensions wanted that load weights, and the static filter's; none for temporal flickering alone."""
         groups = set(self.wanted())
-        if self.options.static_filter and "temporal_flickering" in groups:
+        if self.options.static_filter and FLICKER in groups:
             groups.add(FILTERED_BY)
         return sorted(groups & set(read_manifest().get(self.weights).groups))
 
@@ -196,6 +197,19 @@ class VBench(Faults):
         """Each dimension of one clip, from 0 to 1; NaN for those not wanted, or not of this prompt."""
         found = super().score(clip)
         return {name: found.get(name, float("nan")) for name in LABELS}
+
+    def keep(self, name: str, prompts: Sequence[int], scores: Sequence[float]) -> Sequence[bool]:
+        """The clips on which a dimension is defined; after the static filter, the first five of each prompt."""
+        if name != FLICKER or not self.options.static_filter:
+            return super().keep(name, prompts, scores)
+        static: dict[int, list[tuple[int, bool]]] = {}
+        places: dict[int, list[int]] = {}
+        for place, (prompt, score) in enumerate(zip(prompts, scores, strict=True)):
+            sample = len(places.setdefault(prompt, []))
+            places[prompt].append(place)
+            static.setdefault(prompt, []).append((sample, score == score))
+        kept = {places[prompt][sample] for prompt, found in static.items() for sample in first_static(found)}
+        return [place in kept for place in range(len(scores))]
 
     def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """Quality, Semantic, Total and the other means, each only where all its dimensions are measured."""

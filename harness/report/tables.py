@@ -7,7 +7,7 @@ A mean rests on every planned clip, or the table is refused (`Incomplete`), or, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,10 +18,11 @@ from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.plan import Arm, Group
 from harness.records import Head, RecordFile, Run
 from harness.report import layout
+from harness.report.aggregates import aggregates, estimate
 from harness.report.layout import Cell, Row, Table
 from harness.report.samples import Samples, read
 from harness.schema import Column, GenerateSection, MeasureSection, Suite, TableSpec
-from harness.stats import Estimate, clustered_mean, clustered_statistic
+from harness.stats import Estimate
 
 AnySection = GenerateSection | MeasureSection
 NOT_MEASURED = Cell("not measured")
@@ -191,7 +192,8 @@ def _column(
             group = view.groups.get((source, plugin, arm))
             if group is None:
                 continue
-            cell = _cell(view, section, group, name, column.format, short)
+            others = [view.groups[key] for other in column.joined if (key := (other, plugin, arm)) in view.groups]
+            cell = _cell(view, section, group, name, column.format, short, others)
             cells[number, arm] = cell
             random = any(a.label == arm and a.card.weights == "random" for a in view.run.arms)
             if layout.INCOMPLETE not in cell.marks and (measured or not random):
@@ -292,18 +294,21 @@ def _card_cell(arm: Arm, name: str, spec: str) -> Cell:
     return Cell(_shown(content, content, spec), float(content))
 
 
-def _cell(view: _View, section: AnySection, group: Group, name: str, spec: str, short: list[str]) -> Cell:
+def _cell(
+    view: _View,
+    section: AnySection,
+    group: Group,
+    name: str,
+    spec: str,
+    short: list[str],
+    joined: Sequence[Group] = (),
+) -> Cell:
     """The cell of one arm. What keeps it from being complete is added to `short`, unless the suite marks it."""
     samples = view.samples(section, group)
     scored, planned = samples.scored, samples.planned
     if samples.skip is not None and samples.skipped == planned:
         return Cell(f"not available: {view.reason(samples.skip)}")
-    marks: tuple[str, ...] = ()
-    if scored < planned:
-        if view.run.suite.incomplete == "refuse":
-            arm = f" of {group.arm}" if group.arm else ""
-            short.append(f"{group.section}: {group.plugin} has {scored} of {planned} results{arm}")
-        marks = (layout.INCOMPLETE,)
+    marks = _gap(view, group, samples, short)
     if not scored:
         return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
@@ -314,9 +319,20 @@ def _cell(view: _View, section: AnySection, group: Group, name: str, spec: str, 
         text = _shown(exact, value, spec) if math.isfinite(value) else "undefined"
         return Cell(text, value if math.isfinite(value) else None, marks=marks)
     metric = view.metric(section, group.plugin)
+    if name not in samples.values:
+        means = dict(aggregates(metric, samples))
+        for other in joined:
+            more = view.section(other.section)
+            assert isinstance(more, GenerateSection)
+            found = view.samples(more, other)
+            marks = marks or _gap(view, other, found, short)
+            means |= aggregates(view.metric(more, other.plugin), found)
+        derived = metric.derive(means).get(name, math.nan)
+        cell = _estimate_cell(Estimate(derived, math.nan, math.nan, scored, 0), spec)
+        return replace(cell, scored=scored, planned=planned, marks=marks)
     if any(np.isnan(samples.values[each.name]).any() for each in metric.values if each.name == name):
         marks = (*marks, layout.UNDEFINED)
-    cell = _estimate_cell(_estimate(metric, name, samples), spec)
+    cell = _estimate_cell(estimate(metric, name, samples), spec)
     return replace(cell, scored=scored, planned=planned, marks=marks)
 
 
@@ -327,23 +343,14 @@ def _doubts(samples: Samples) -> tuple[str, ...]:
     return (layout.CONTENDED,) * bool(contended) + (layout.UNCONVERGED,) * bool(ended)
 
 
-def _estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
-    """The metric's aggregate of the value `name` with its interval; a derived value has none."""
-    if name not in samples.values:
-        derived = metric.derive(_aggregates(metric, samples)).get(name, math.nan)
-        return Estimate(derived, math.nan, math.nan, samples.scored, 0)
-    values = samples.values[name]
-    kept = ~np.isnan(values)
-    values, prompts = values[kept], samples.prompts[kept]
-    if type(metric).aggregate is Metric.aggregate:
-        return clustered_mean(values, prompts)
-    return clustered_statistic(values, prompts, lambda pooled: metric.aggregate(name, pooled))
-
-
-def _aggregates(metric: Metric, samples: Samples) -> Mapping[str, float]:
-    """Every value of `metric` that is defined somewhere."""
-    kept = {name: values[~np.isnan(values)] for name, values in samples.values.items()}
-    return {name: metric.aggregate(name, values.tolist()) for name, values in kept.items() if values.size}
+def _gap(view: _View, group: Group, samples: Samples, short: list[str]) -> tuple[str, ...]:
+    """The mark of a group that lacks results; where the suite refuses such means, `short` is told why."""
+    if samples.scored == samples.planned:
+        return ()
+    if view.run.suite.incomplete == "refuse":
+        arm = f" of {group.arm}" if group.arm else ""
+        short.append(f"{group.section}: {group.plugin} has {samples.scored} of {samples.planned} results{arm}")
+    return (layout.INCOMPLETE,)
 
 
 def _estimate_cell(estimate: Estimate, spec: str) -> Cell:

@@ -137,3 +137,15 @@ def test_a_prompt_with_two_short_ones_is_refused(tmp_path):
         read_short(path)
     with pytest.raises(HarnessError, match="cannot be read"):
         read_short(tmp_path / "absent.jsonl")
+
+
+def test_the_static_filter_keeps_five_clips_of_a_prompt():
+    nan = math.nan
+    filtered = make(dimensions=["temporal_flickering"], static_filter=True)
+    prompts = [7] * 12 + [3] * 2 + [9] * 2
+    scores = [0.9, 0.9, nan, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.8, 0.7, nan, 0.6, nan, nan]
+    kept = filtered.keep("temporal_flickering", prompts, scores)
+    assert [place for place, chosen in enumerate(kept) if chosen] == [0, 1, 3, 10, 11, 13]
+    assert list(filtered.keep("imaging_quality", prompts, scores)) == [score == score for score in scores]
+    unfiltered = make(dimensions=["temporal_flickering"])
+    assert list(unfiltered.keep("temporal_flickering", prompts, scores)) == [score == score for score in scores]
