@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness import devices, registry
+from harness.contracts import Availability, Metric
 from harness.errors import HarnessError
 from harness.schema import Suite
 
@@ -98,11 +99,24 @@ def _plugins() -> Iterator[Check]:
     for name in registry.metrics:
         try:
             metric_class = registry.metrics.get(name)
-            found = metric_class(metric_class.schema()).available()
+            metric = metric_class(metric_class.schema())
+            found = metric.available()
         except HarnessError as error:
             yield Check(f"metric {name}", False, error.message, error.fix, required=False)
             continue
         except ValueError:
             yield Check(f"metric {name}", True, "needs options; its suite decides", required=False)
             continue
-        yield Check(f"metric {name}", found.ready, "ready" if found.ready else found.reason, found.fix, required=False)
+        yield Check(f"metric {name}", found.ready, f"{_place(metric)}: {_state(found)}", found.fix, required=False)
+
+
+def _place(metric: Metric) -> str:
+    """Where a metric scores and what it loads, as far as its class says."""
+    where = "this process" if metric.environment == "core" else f"environment {metric.environment}"
+    weights = getattr(metric, "weights", "")
+    device = "cuda" if devices.cuda_devices() else "cpu"
+    return f"{where} on {device}" + (f", weights {weights}" if weights else "")
+
+
+def _state(found: Availability) -> str:
+    return "ready" if found.ready else found.reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -11,12 +12,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.contracts import Clip, Json
-from harness.errors import HarnessError
+from harness.errors import HarnessError, OptionError
 
 PROGRAM = Path(__file__).with_name("program.py")
 PROTOCOL = 1
@@ -95,6 +96,32 @@ class Limits:
     beat: float = 2.0
     memory: int = 0
     threads: int = 0
+
+    def chosen(self) -> Limits:
+        """These limits with what the user sets: `$VIDEOMLA_WORKER_MEMORY` (GB), `_SECONDS` (a clip), `_THREADS`.
+
+        Raises `OptionError` for what is no positive number. CUDA reserves far more address space than it uses, so a
+        limit on memory suits the CPU alone.
+        """
+        memory, seconds, threads = (_setting(name) for name in ("MEMORY", "SECONDS", "THREADS"))
+        return replace(
+            self,
+            memory=int(memory * 1e9) if memory else self.memory,
+            score=seconds or self.score,
+            threads=int(threads) if threads else self.threads,
+        )
+
+
+def _setting(name: str) -> float:
+    variable = f"VIDEOMLA_WORKER_{name}"
+    text = os.environ.get(variable, "")
+    try:
+        number = float(text or 0)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise OptionError(f"{variable} is {text!r}, not a number", f"give it a positive number, or unset {variable}")
+    return number
 
 
 class Worker:

@@ -62,13 +62,20 @@ class WorkerMetric(Metric):
         """Environment variables that the packages need."""
         return {}
 
-    def available(self) -> Availability:
-        """Ready when the environment is built and the weights are here."""
+    def environment_available(self) -> Availability:
+        """Whether the environment is built."""
         try:
             find(self.environment)
         except NotAvailable as error:
             return Availability(False, error.message, error.fix.removeprefix("type: "))
-        return availability(self.weights, self.weight_groups()) if self.weights else Availability(True)
+        return Availability(True)
+
+    def available(self) -> Availability:
+        """Ready when the environment is built and the weights are here."""
+        environment = self.environment_available()
+        if not environment.ready or not self.weights:
+            return environment
+        return availability(self.weights, self.weight_groups())
 
     def identity(self) -> Mapping[str, Json]:
         """The environment's lock and the weights."""
@@ -128,8 +135,9 @@ class Scorer:
         self._device = device
         self._job = f"{metric.job.stem}:{next(_numbers)}"
         self._key = (environment.name, environment.digest, device, tuple(sorted(metric.settings().items())))
+        limits = metric.limits.chosen()
         self._worker = _shared.take(
-            self._key, lambda: Worker(environment.python, environment.name, metric.settings(), metric.limits)
+            self._key, lambda: Worker(environment.python, environment.name, metric.settings(), limits)
         )
         self._fault: HarnessError | None = None
         self._deaths = 0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from harness.contracts import Clip
+from harness.errors import OptionError
 from harness.worker.client import Answer, JobFault, Limits, Worker, WorkerFault
 
 JOB = Path(__file__).with_name("fake_job.py")
@@ -142,6 +143,17 @@ def test_peak_memory_is_reported(worker):
     one = worker(beat=0.01)
     ask(one, "noise")
     assert ask(one, "noise").peak_bytes > 1 << 20
+
+
+def test_the_user_sets_limits(monkeypatch):
+    monkeypatch.setenv("VIDEOMLA_WORKER_MEMORY", "1.5")
+    monkeypatch.setenv("VIDEOMLA_WORKER_THREADS", "3")
+    chosen = QUICK.chosen()
+    assert (chosen.memory, chosen.threads, chosen.score) == (1_500_000_000, 3, QUICK.score)
+    for wrong in ("much", "-1", "nan"):
+        monkeypatch.setenv("VIDEOMLA_WORKER_SECONDS", wrong)
+        with pytest.raises(OptionError, match="VIDEOMLA_WORKER_SECONDS is"):
+            QUICK.chosen()
 
 
 def test_a_failing_setup_says_why(worker):

@@ -1,0 +1,115 @@
+"""HPSv3 of a clip (Ma et al. 2025, arXiv 2508.03789) through the hpsv3 package, under three named protocols.
+
+HPSv3 judges images. How its scores of frames become one number of a clip is nobody's standard, and the three ways in
+use are not comparable, so each is a metric of its own name and no number goes by the name of HPSv3 alone. `mu` is an
+unbounded preference score, `sigma` the model's second output, its uncertainty; both are kept for every frame.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from harness.contracts import Availability, Json, Options, Value
+from harness.weights.store import digest
+from harness.worker.metric import JOBS, WorkerMetric
+
+
+class HPSv3Options(Options):
+    """Options of every protocol.
+
+    Attributes:
+        checkpoint, base: local HPSv3 weights (.safetensors) and the folder of the Qwen2-VL model that they were trained
+            from; both empty for what `harness fetch hpsv3` brought.
+        batch: frames in one pass of the network.
+    """
+
+    checkpoint: str = ""
+    base: str = ""
+    batch: Annotated[int, Field(ge=1, le=512)] = 4
+
+
+class MeanOptions(HPSv3Options):
+    """`n` frames, evenly spread, first and last included; None for every frame."""
+
+    n: Annotated[int, Field(ge=1)] | None = 5
+
+
+class KeyframeOptions(HPSv3Options):
+    """`n` frames: the middle one of each of `n` equal parts."""
+
+    n: Annotated[int, Field(ge=1)] = 15
+
+
+class ShareOptions(HPSv3Options):
+    """The best share `p` (0 to 1, rounded up to whole frames) of `n` evenly spread frames; None for every frame."""
+
+    p: Annotated[float, Field(gt=0, le=1)] = 0.3
+    n: Annotated[int, Field(ge=1)] | None = None
+
+
+class _HPSv3(WorkerMetric):
+    """What the protocols share."""
+
+    values = (Value("mu", label="HPSv3"), Value("sigma", direction="lower", label="HPSv3 sigma"))
+    environment = "quality"
+    job = JOBS / "hpsv3_job.py"
+    weights = "hpsv3"
+    packages = ("hpsv3", "transformers", "torch", "torchvision", "numpy", "pillow", "av")
+    protocol: ClassVar[str]
+
+    def available(self) -> Availability:
+        """As for any metric of an environment; files of the user's own must exist."""
+        if not self._own():
+            return super().available()
+        for path in self._own():
+            if not path.exists():
+                return Availability(False, f"{path} does not exist", "put it there, or name another")
+        if len(self._own()) == 1:
+            return Availability(False, "checkpoint and base belong together", "give both options, or neither")
+        return self.environment_available()
+
+    def weight_digests(self) -> dict[str, str]:
+        """SHA-256 of every file that is loaded."""
+        if not self._own():
+            return super().weight_digests()
+        files: list[Path] = []
+        for path in self._own():
+            files += sorted(path.iterdir()) if path.is_dir() else [path]
+        return {path.name: digest(path) for path in files if path.is_file()}
+
+    def job_options(self) -> dict[str, Json]:
+        """The options, with absolute paths, and the protocol."""
+        given = super().job_options()
+        paths = {name: str(_absolute(given[name])) for name in ("checkpoint", "base") if given[name]}
+        return {**given, **paths, "protocol": self.protocol}
+
+    def _own(self) -> list[Path]:
+        return [_absolute(path) for path in (self.options.checkpoint, self.options.base) if path]
+
+
+class MeanOfFrames(_HPSv3):
+    """Mean of mu over n frames, evenly spread with both ends."""
+
+    schema = MeanOptions
+    protocol = "mean_of_frames"
+
+
+class Keyframes(_HPSv3):
+    """Mean of mu over n key frames, the middles of n equal parts."""
+
+    schema = KeyframeOptions
+    protocol = "keyframes"
+
+
+class BestShare(_HPSv3):
+    """Mean of mu over the best share p of the frames: it forgives bad frames, so it is no measure of drift."""
+
+    schema = ShareOptions
+    protocol = "best_share"
+
+
+def _absolute(path: object) -> Path:
+    return Path(str(path)).expanduser().resolve()

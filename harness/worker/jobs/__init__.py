@@ -1,0 +1,1 @@
+"""Jobs: files that a worker loads by path inside a metric environment; none imports the core's packages."""

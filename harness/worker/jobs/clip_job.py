@@ -1,0 +1,152 @@
+"""CLIP scores through open_clip; runs inside the `quality` environment."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import job_frames
+import open_clip
+import torch
+from PIL import Image
+
+CONTEXT = 77
+"""Tokens that CLIP's text tower reads, start and end included; the rest of a prompt is cut off."""
+
+
+class Network:
+    """A CLIP model with its tokenizer and image transform, in float32 and without gradients."""
+
+    def __init__(self, options: dict[str, Any], weights: str, device: str) -> None:
+        path = Path(options["checkpoint"] or Path(weights) / options["file"])
+        if not path.is_file():
+            raise FileNotFoundError(f"no CLIP weights at {path}")
+        name, tag = options["model"], options["pretrained"]
+        if name not in open_clip.list_models():
+            raise ValueError(f"open_clip knows no model {name!r}")
+        published = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag and not options["checkpoint"] else {}
+        gelu = options["quick_gelu"]
+        model, _, self.transform = open_clip.create_model_and_transforms(
+            name,
+            precision="fp32",
+            # Left to itself, open_clip gives OpenAI's weights another activation than they were trained with.
+            force_quick_gelu=bool(published.get("quick_gelu", False) if gelu is None else gelu),
+            image_mean=published.get("mean"),
+            image_std=published.get("std"),
+            image_interpolation=published.get("interpolation"),
+            image_resize_mode=options["resize"],
+        )
+        load(model, path)
+        self.model = model.to(device).eval()
+        self.tokenizer = open_clip.get_tokenizer(name)
+        self.device = device
+        self.batch = options["batch"]
+        self.key = json.dumps(options, sort_keys=True)
+
+    @torch.inference_mode()
+    def images(self, clip: Any, numbers: list[int]) -> torch.Tensor:
+        """Unit features of frames, float32 [frames, width]; each frame goes through the network once a clip."""
+        held: dict[int, torch.Tensor] = clip.shared.setdefault(("clip", self.key), {})
+        missing = [number for number in dict.fromkeys(numbers) if number not in held]
+        for start in range(0, len(missing), self.batch):
+            part = missing[start : start + self.batch]
+            pixels = [self.transform(Image.fromarray(frame)) for frame in job_frames.read(clip, part)]
+            features = self.model.encode_image(torch.stack(pixels).to(self.device), normalize=True).float().cpu()
+            held.update(zip(part, features, strict=True))
+        return torch.stack([held[number] for number in numbers])
+
+    @torch.inference_mode()
+    def text(self, prompt: str) -> torch.Tensor:
+        """Unit features of a prompt, float32 [width]."""
+        if not prompt.strip():
+            raise ValueError("the clip has no prompt, which CLIP-T compares its frames with")
+        features: torch.Tensor = self.model.encode_text(self.tokenizer([prompt]).to(self.device), normalize=True)
+        return features[0].float().cpu()
+
+    def tokens(self, prompt: str) -> int:
+        """Tokens of the whole prompt, start and end included; more than 77 means that some were cut off."""
+        return len(self.tokenizer.encode(prompt)) + 2
+
+
+def load(model: torch.nn.Module, path: Path) -> None:
+    """Load a checkpoint strictly; of pickles only tensors are read, and of TorchScript archives only the weights."""
+    try:
+        if _is_script(path):
+            state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+            extra = ("input_resolution", "context_length", "vocab_size")
+            model.load_state_dict({name: value for name, value in state.items() if name not in extra}, strict=True)
+        else:
+            open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except StopIteration as error:
+        raise ValueError(f"{path} holds no weights") from error
+    except (RuntimeError, KeyError, EOFError, OSError) as error:
+        raise ValueError(f"{path} does not fit the model: {str(error)[:600]}") from error
+
+
+def _is_script(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+_networks: dict[str, Network] = {}
+"""Networks by what they are made from: the metrics of this job share them."""
+
+
+def setup(options: dict[str, Any], weights: str, device: str) -> dict[str, Any]:
+    """The network and what to do with it."""
+    made_from = ("model", "pretrained", "checkpoint", "file", "quick_gelu", "resize", "batch")
+    chosen = {name: options[name] for name in made_from}
+    key = json.dumps([chosen, weights, device])
+    if key not in _networks:
+        _networks[key] = Network(chosen, weights, device)
+    return {"network": _networks[key], **options}
+
+
+def score(state: dict[str, Any], clip: Any) -> dict[str, Any]:
+    """The whole clip, or its segments, as the metric asks."""
+    return segments(state, clip) if state["by"] == "segment" else whole(state, clip)
+
+
+def whole(state: dict[str, Any], clip: Any) -> dict[str, Any]:
+    """CLIP-T, each frame against the prompt in force at it, and CLIP-F between neighbours among the chosen frames."""
+    network: Network = state["network"]
+    numbers = job_frames.spread(clip.frames, state["frames"])
+    images = network.images(clip, numbers)
+    prompts = [job_frames.prompt_at(clip, number) for number in numbers]
+    texts = {prompt: network.text(prompt) for prompt in dict.fromkeys(prompts)}
+    to_text = (images * torch.stack([texts[prompt] for prompt in prompts])).sum(dim=1)
+    to_next = (images[:-1] * images[1:]).sum(dim=1)
+    return {
+        "clip_t": float(to_text.double().mean()),
+        "clip_f": float(to_next.double().mean()) if len(to_next) else float("nan"),
+        "frames": [float(number) for number in numbers],
+        "clip_t_per_frame": to_text.tolist(),
+        "clip_f_per_pair": to_next.tolist(),
+        "prompt_tokens": [float(network.tokens(prompt)) for prompt in texts],
+    }
+
+
+def segments(state: dict[str, Any], clip: Any) -> dict[str, Any]:
+    """CLIP-T of each segment against its own prompt."""
+    network: Network = state["network"]
+    parts = job_frames.cut(clip, state["seconds"])
+    scores = []
+    for start, end in parts:
+        numbers = [start + number for number in job_frames.spread(end - start, state["frames"])]
+        text = network.text(job_frames.prompt_at(clip, start))
+        scores.append(float((network.images(clip, numbers) @ text).double().mean()))
+    named = {f"segment_{number}": score for number, score in enumerate(scores, 1) if number <= state["segments"]}
+    return {
+        **{f"segment_{number}": float("nan") for number in range(1, state["segments"] + 1)},
+        **named,
+        "mean": sum(scores) / len(scores),
+        "first": scores[0],
+        "last": scores[-1],
+        "change": scores[-1] - scores[0],
+        "segment_scores": scores,
+        "segment_starts": [float(start) for start, _ in parts],
+    }

@@ -1,0 +1,115 @@
+"""Frames of a clip inside a metric environment: the same pixels as the core's decoder, decoded once for all jobs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+KEEP_BYTES = 256 << 20
+"""A clip whose frames take no more than this is kept whole for the next jobs; of a larger one, what was asked for."""
+
+_FORMATS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,ogg,flv"
+_SIZE = re.compile(r"videomla-bench size=(\d+)x(\d+)")
+
+
+class ClipError(ValueError):
+    """A clip cannot be read, or is not what its record says."""
+
+
+def spread(count: int, wanted: int | None) -> list[int]:
+    """`wanted` frame numbers evenly spread over `count` frames, first and last included; the middle one for 1.
+
+    All of them when `wanted` is None or not below `count`.
+    """
+    if wanted is None or wanted >= count:
+        return list(range(count))
+    if wanted == 1:
+        return [(count - 1) // 2]
+    return [round(number * (count - 1) / (wanted - 1)) for number in range(wanted)]
+
+
+def middles(count: int, parts: int) -> list[int]:
+    """The middle frame of each of `parts` equal parts of `count` frames; every frame when there are fewer."""
+    if parts >= count:
+        return list(range(count))
+    return [(2 * number + 1) * count // (2 * parts) for number in range(parts)]
+
+
+def cut(clip: Any, seconds: float) -> list[tuple[int, int]]:
+    """First and one-past-last frame of each segment: cut at every prompt switch, and then every `seconds`.
+
+    A rest shorter than half a segment belongs to the segment before it.
+    """
+    length = max(1, round(seconds * clip.frame_rate))
+    edges = [0, *(frame for frame, _ in clip.switches if 0 < frame < clip.frames), clip.frames]
+    found = []
+    for start, end in itertools.pairwise(edges):
+        starts = list(range(start, end, length))
+        if len(starts) > 1 and end - starts[-1] < length / 2:
+            starts.pop()
+        found += list(zip(starts, [*starts[1:], end], strict=True))
+    return found
+
+
+def prompt_at(clip: Any, frame: int) -> str:
+    """The prompt in force at a frame."""
+    prompt: str = clip.prompt
+    for start, text in clip.switches:
+        if frame >= start:
+            prompt = text
+    return prompt
+
+
+def read(clip: Any, wanted: Sequence[int]) -> list[np.ndarray]:
+    """The frames of these numbers, uint8 [height, width, 3] each. Raises `ClipError`."""
+    held: dict[int, np.ndarray] = clip.shared.setdefault("frames", {})
+    missing = set(wanted) - held.keys()
+    if missing:
+        whole = clip.frames * clip.height * clip.width * 3 <= KEEP_BYTES
+        held.update(_decode(clip, set(range(clip.frames)) if whole else missing))
+    return [held[number] for number in wanted]
+
+
+def _decode(clip: Any, wanted: set[int]) -> dict[int, np.ndarray]:
+    import av
+
+    found = {}
+    last = max(wanted)
+    number = -1
+    try:
+        with open(clip.path, "rb") as file:
+            limits = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+            with av.open(file, "r", options=limits) as container:
+                if not container.streams.video:
+                    raise ClipError(f"{clip.path} has no picture")
+                container.streams.video[0].thread_count = 1
+                size = _true_size(container)
+                for number, frame in enumerate(container.decode(video=0)):
+                    if number in wanted:
+                        found[number] = _pixels(frame, size)
+                    if number == last:
+                        break
+    except (av.error.FFmpegError, OSError) as error:
+        raise ClipError(f"{clip.path} cannot be decoded: {error.strerror or error}") from error
+    if number < last:
+        raise ClipError(f"{clip.path} ends after {number + 1} of {clip.frames} frames")
+    return found
+
+
+def _true_size(container: Any) -> tuple[int, int] | None:
+    match = _SIZE.search(container.metadata.get("comment", ""))
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _pixels(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
+    from av.video.reformatter import Interpolation as By
+
+    # The core's decoder converts with these very flags; equal planes then give equal pixels.
+    flags = By.BICUBIC | By.ACCURATE_RND | By.BITEXACT | By.FULL_CHR_H_INP | By.FULL_CHR_H_INT
+    picture = frame.reformat(format="rgb24", interpolation=flags, threads=1)
+    pixels: np.ndarray = picture.to_ndarray()
+    return pixels[: size[0], : size[1]] if size else pixels
