@@ -70,11 +70,14 @@ def save(held: object, path: Path) -> None:
     torch.save(held, path)
 
 
-def clip_archive(path: Path, seed: int, patch: int, width: int, layers: int, features: int) -> None:
+def clip_archive(
+    path: Path, seed: int, patch: int, vision: tuple[int, int], text: tuple[int, int], features: int
+) -> None:
     """A TorchScript archive with the names, shapes and half precision of OpenAI's files."""
     from clip.model import CLIP
 
-    network = CLIP(features, 224, layers, width, patch, 77, 49408, 64, 1, layers)
+    width, layers = vision
+    network = CLIP(features, 224, layers, width, patch, 77, 49408, text[0], text[0] // 64, text[1])
     randomise(network, seed)
     network.logit_scale.data.fill_(4.6)
 
@@ -104,10 +107,10 @@ def small(root: Path, true_shapes: bool = False) -> None:
     (hub / "hubconf.py").write_text(HUB.replace("{depth}", "12" if true_shapes else "2"))
     dino = torch.hub.load(str(hub), "dino_vitb16", source="local", pretrained=False)
     save(randomise(dino, 1).state_dict(), root / "dino_model" / "dino_vitbase16_pretrain.pth")
-    layers = (12, 24) if true_shapes else (2, 2)
-    widths = (768, 1024) if true_shapes else (64, 64)
-    clip_archive(root / "clip_model" / "ViT-B-32.pt", 2, 32, widths[0], layers[0], 512)
-    clip_archive(root / "clip_model" / "ViT-L-14.pt", 3, 14, widths[1], layers[1], 768)
+    b32 = ((768, 12), (512, 12)) if true_shapes else ((64, 2), (64, 2))
+    l14 = ((1024, 24), (768, 12)) if true_shapes else ((64, 2), (64, 2))
+    clip_archive(root / "clip_model" / "ViT-B-32.pt", 2, 32, *b32, 512)
+    clip_archive(root / "clip_model" / "ViT-L-14.pt", 3, 14, *l14, 768)
     head = randomise(nn.Linear(768, 1), 4, 20.0)
     save(head.state_dict(), root / "aesthetic_model" / "emb_reader" / "sa_0_4_vit_l_14_linear.pth")
     from pyiqa.archs.musiq_arch import MUSIQ
