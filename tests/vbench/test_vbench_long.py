@@ -11,8 +11,8 @@ from harness.metrics.vbench_long import VBenchLong, VBenchLongOptions
 
 pytestmark = pytest.mark.vbench
 
-RATE = 3
-"""Frames per second, so that a piece of two seconds has six frames."""
+RATE = 2
+"""Frames per second, so that a piece of two seconds has four frames."""
 
 
 def varied(frames, seed):
@@ -25,8 +25,8 @@ def varied(frames, seed):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("long")
-    write(folder / "whole-0.mp4", varied(12, 0), rate=RATE)
-    write(folder / "rest-0.mp4", varied(17, 1), rate=RATE)
+    write(folder / "whole-0.mp4", varied(8, 0), rate=RATE)
+    write(folder / "rest-0.mp4", varied(11, 1), rate=RATE)
     return folder
 
 
@@ -87,13 +87,13 @@ def test_an_underscore_loses_upstreams_comparison_of_pieces(compat):
 
 def test_pieces_equal_vbench_on_the_same_frames(long, folder, tmp_path, weights):
     """A piece scores as a clip of its own does: here cut without loss, since the source is what is encoded anew."""
-    pixels = varied(17, 1)
+    pixels = varied(11, 1)
     source = write(tmp_path / "source-0.mp4", pixels, rate=RATE, crf=0)
     values = long.score(clip_of(source))
     samples = long.samples()
     short = VBench(VBenchOptions(dimensions=vbench_score.SIX))
     short.setup("cpu")
-    for index, (first, end) in enumerate([(0, 6), (6, 12), (11, 17)]):
+    for index, (first, end) in enumerate([(0, 4), (4, 8), (7, 11)]):
         piece = clip_of(write(tmp_path / f"piece-{index}.mp4", pixels[first:end], rate=RATE, crf=0))
         for name, score in short.score(piece).items():
             if name in vbench_score.SIX:
@@ -121,7 +121,7 @@ def test_any_file_name_gives_the_same_numbers(long, folder, tmp_path):
 
 
 def test_a_clip_of_one_piece_has_no_comparison_of_pieces(long, tmp_path):
-    path = write(tmp_path / "one-0.mp4", varied(5, 2), rate=RATE)
+    path = write(tmp_path / "one-0.mp4", varied(3, 2), rate=RATE)
     values = long.score(clip_of(path))
     assert values["pieces"] == 1
     assert math.isnan(values["subject_consistency_clip_to_clip"])
@@ -129,7 +129,7 @@ def test_a_clip_of_one_piece_has_no_comparison_of_pieces(long, tmp_path):
 
 
 def test_a_still_clip_is_consistent_from_piece_to_piece(long, tmp_path):
-    still = np.repeat(texture(1, 64, 96, 3, 0), 13, axis=0)
+    still = np.repeat(texture(1, 64, 96, 3, 0), 9, axis=0)
     values = long.score(clip_of(write(tmp_path / "still-0.mp4", still, rate=RATE, crf=0)))
     for name in ("subject_consistency", "background_consistency"):
         assert values[name] == pytest.approx(1.0, abs=1e-6)
