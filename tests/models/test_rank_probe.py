@@ -128,3 +128,21 @@ def test_activations_of_a_rollout() -> None:
     assert found.samples["singular[00]"][0] == pytest.approx((3 * 24) ** 0.5)
     with pytest.raises(OptionError, match="ffn"):
         registry.probes.create("activation-rank", {"outputs": ["ffn.9"]}).measure(subject, WORK)
+
+
+@pytest.mark.parametrize(("name", "output", "width"), [("videomla-1.3b", "kv_down", 16), ("self-forcing", "k", 48)])
+def test_activations_of_the_presets(name: str, output: str, width: int) -> None:
+    tiny = {"weights": "random", "network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}
+    model = registry.models.create(name, tiny)
+
+    def load() -> VideoModel:
+        model.load("cpu")
+        return model
+
+    subject = Subject(name, tiny, model.describe(), "cpu", load)
+    found = registry.probes.create("activation-rank", {}).measure(subject, Workload(("a",), (0,), 9))
+    assert found.notes["outputs"] == [f"blocks.{layer}.self_attn.{output}" for layer in (0, 1)]
+    # Three latent frames of 2 x 3 tokens, four denoising steps and the clean pass.
+    assert found.values["tokens"] == 3 * 6 * 5
+    assert found.values["directions"] == width
+    assert 1 < found.values["r90"] <= found.values["r99"] <= width
