@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.contracts import Availability, Json, Options, Value
 from harness.weights.manifest import File, read_manifest
@@ -27,7 +27,7 @@ class ClipOptions(Options):
 
     Attributes:
         model: open_clip's name of the network.
-        pretrained: its tag of the weights, brought by `harness fetch clip`.
+        pretrained: its tag of the weights, brought by `harness fetch clip`; empty with a checkpoint.
         checkpoint: a local file instead of a tag: a state dict, safetensors or TorchScript archive.
         quick_gelu: the activation of the towers; None takes what the tag was trained with, and GELU for a checkpoint.
         frames: frames of a clip (of a segment), evenly spread, first and last included; None for every one. CLIP-F
@@ -44,6 +44,16 @@ class ClipOptions(Options):
     frames: Annotated[int, Field(ge=1)] | None = 16
     resize: Literal["shortest", "squash", "longest"] = "shortest"
     batch: Annotated[int, Field(ge=1, le=4096)] = 32
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_source(cls, given: Any) -> Any:
+        """A checkpoint takes the tag's place, so that no record names weights that were not used."""
+        if not isinstance(given, dict) or not given.get("checkpoint"):
+            return given
+        if given.get("pretrained"):
+            raise ValueError("give either a pretrained tag or a checkpoint")
+        return {**given, "pretrained": ""}
 
 
 class SegmentOptions(ClipOptions):

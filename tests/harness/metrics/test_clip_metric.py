@@ -116,6 +116,14 @@ def test_weights_that_nobody_publishes():
     assert "checkpoint" in state.fix
 
 
+def test_a_checkpoint_takes_the_place_of_the_tag():
+    metric = registry.metrics.create("clip/score", {"checkpoint": "mine.pt"})
+    assert metric.options.pretrained == ""
+    assert type(metric.options).model_validate(metric.options.model_dump()) == metric.options
+    with pytest.raises(OptionError, match="either a pretrained tag or a checkpoint"):
+        registry.metrics.create("clip/score", {"checkpoint": "mine.pt", "pretrained": "openai"})
+
+
 @pytest.mark.parametrize("options", [{"frames": 0}, {"resize": "stretch"}, {"batch": 0}, {"models": "x"}])
 def test_wrong_options(options):
     with pytest.raises(OptionError):
