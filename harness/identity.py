@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii
 
 from harness.contracts import Json
 from harness.errors import HarnessError
@@ -35,6 +36,14 @@ def key(preimage: Mapping[str, Json]) -> str:
     return digest(canonical(preimage))
 
 
+def _text(value: Json) -> str:
+    """`canonical`, quickly for the two types that vary from unit to unit."""
+    kind = type(value)
+    if kind is str:
+        return encode_basestring_ascii(str(value))
+    return str(value) if kind is int else canonical(value)
+
+
 class Template:
     """Keys for many pre-images that share most of their members: the shared ones are encoded once.
 
@@ -42,17 +51,35 @@ class Template:
     """
 
     def __init__(self, shared: Mapping[str, Json]) -> None:
-        self.shared = dict(shared)
         self._fixed = {name: f"{_encode(name)}:{canonical(value)}" for name, value in shared.items()}
-        self._order: dict[tuple[str, ...], list[str]] = {}
+        self._frames: dict[tuple[str, ...], tuple[list[tuple[str, str]], str]] = {}
 
     def key(self, varying: Mapping[str, Json]) -> str:
         """The key of the shared members and `varying` together; the two have no name in common."""
         names = tuple(varying)
-        order = self._order.get(names)
-        if order is None:
-            if clash := self._fixed.keys() & varying.keys():
-                raise ValueError(f"named twice: {sorted(clash)}")
-            order = self._order[names] = sorted([*self._fixed, *names])
-        parts = [self._fixed.get(name) or f"{_encode(name)}:{canonical(varying[name])}" for name in order]
-        return digest("{" + ",".join(parts) + "}")
+        frame = self._frames.get(names)
+        if frame is None:
+            frame = self._frames[names] = self._frame(names)
+        gaps, end = frame
+        parts = []
+        for before, name in gaps:
+            value = varying[name]
+            parts.append(before)
+            parts.append(_text(value))
+        parts.append(end)
+        return digest("".join(parts))
+
+    def _frame(self, names: tuple[str, ...]) -> tuple[list[tuple[str, str]], str]:
+        """The text before each of `names` in the sorted order of all members, and the text after the last."""
+        if clash := self._fixed.keys() & set(names):
+            raise ValueError(f"named twice: {sorted(clash)}")
+        gaps: list[tuple[str, str]] = []
+        text, comma = "{", ""
+        for name in sorted([*self._fixed, *names]):
+            if name in self._fixed:
+                text += comma + self._fixed[name]
+            else:
+                gaps.append((f"{text}{comma}{_encode(name)}:", name))
+                text = ""
+            comma = ","
+        return gaps, text + "}"

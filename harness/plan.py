@@ -168,12 +168,16 @@ def _clips(
         "device": device,
         "video": {"codec": "h264", "frame_rate": arm.card.frame_rate, **suite.video.model_dump()},
     }
+    if not section.switches:
+        shared["switches"] = []
     template = Template(shared)
     base = {"suite": suite.suite, "arm": arm.label, "section": section.name}
     for number, prompt in enumerate(suite.prompts[section.prompts].texts):
-        switches: Json = [[switch.frame, _switched(suite, switch, number)] for switch in section.switches]
+        by_prompt: dict[str, Json] = {"prompt": prompt}
+        if section.switches:
+            by_prompt["switches"] = [[switch.frame, _switched(suite, switch, number)] for switch in section.switches]
         for index, seed in enumerate(section.seeds):
-            varying: dict[str, Json] = {"prompt": prompt, "seed": seed, "switches": switches}
+            varying = {**by_prompt, "seed": seed}
             if request := model.request_identity(prompt, seed):
                 varying["request"] = dict(request)
             key = template.key(varying)

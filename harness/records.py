@@ -13,6 +13,7 @@ import math
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,12 +200,13 @@ def _load(line: bytes, where: str) -> dict[str, Any]:
 class RecordFile:
     """A `*.jsonl` file of records: read at any time, appended to by one writer.
 
-    The file need not exist before the first `append`.
+    The file need not exist before the first `append`. Threads of the one process may append in turn.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._handle: int | None = None
+        self._writing = threading.Lock()
 
     def heads(self) -> Iterator[Head]:
         """The head of every complete line, in the order written. A torn last line is passed over."""
@@ -251,7 +253,7 @@ class RecordFile:
         On failure the file is as before; raises `StorageError`.
         """
         line = encode(record)
-        with durable.storage(self.path):
+        with self._writing, durable.storage(self.path):
             handle = self._open()
             start = os.lseek(handle, 0, os.SEEK_END)
             try:

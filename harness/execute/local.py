@@ -1,15 +1,17 @@
 """Runs a plan on this machine: each model loaded once, its clips scored as they come, its measurements alone.
 
-For every arm: generate a clip, score it, and so on; then free the metrics and measure the model, which then has the
-device to itself; then unload it. Every unit's record is on the disk before the next unit starts.
+For every arm: generate the clips, each scored while it is fresh; then free the metrics and measure the model, which
+then has the device to itself; then unload it. While the model makes a clip, the one before is encoded, brought to the
+disk and recorded by another thread; its scores follow before the next clip starts.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from harness.execute.policy import stop_reason
 from harness.execute.scoring import Scorer, scorer_for
 from harness.identity import canonical
 from harness.plan import Arm, Plan, Unit
-from harness.records import Record
+from harness.records import Head, Record
 from harness.store import Store, clip_name
 
 INTERRUPTED = "interrupted; run again to go on"
@@ -78,6 +80,7 @@ class _Job:
         self.heads = store.records.newest()
         self.models = _Models(plan.device, self._say)
         self.scorers = _Scorers(plan.device, self._say)
+        self.flight: deque[tuple[units.Making, Unit]] = deque()
         self.stopped = ""
         self.finished = self.failed = self.made = 0
         self.began = time.monotonic()
@@ -145,25 +148,43 @@ class _Job:
         for unit in todo:
             if unit.kind == "generate":
                 self._clip(arm, unit)
+        self._collect()
         for unit in todo:
             if unit.kind == "measure":
                 self._measure(unit, arm)
         self.models.unload()
 
     def _clip(self, arm: Arm, unit: Unit) -> None:
-        """One clip and its scores."""
-        if not self._done(unit):
-            path = self.store.clip_path(unit.key)
+        """One clip; the scores of the clip before it."""
+        if self._done(unit):
+            self._collect()
+            self._scores(unit)
+            return
+        if self.limit is not None and self.finished + self._in_flight() >= self.limit:
+            self._collect()
+        path = self.store.clip_path(unit.key)
+        making = units.Making(unit, self.setting, path, clip_name(unit.key), self._keep)
+        self.flight.append((making, unit))
+        making.feed(lambda: units.frames_of(unit, self.models.get(arm), arm.card))
+        self._collect(0 if making.stopped else 1)
 
-            def make() -> units.Result:
-                made = units.generate(unit, self.models.get(arm), arm.card, path)
-                made.clip = {"path": clip_name(unit.key), **made.clip}
-                return made
+    def _in_flight(self) -> int:
+        """Units that the clips being finished will bring: themselves and their scores."""
+        return sum(1 + len(self.scores[unit.key]) for _, unit in self.flight)
 
-            self._write(units.attempt(unit, self.setting, make))
-        for score in self.scores[unit.key]:
-            if not self._done(score):
-                self._score(score, unit)
+    def _collect(self, leave: int = 0) -> None:
+        """Wait for the clips that are being finished, but for the last `leave`; count and score each."""
+        while len(self.flight) > leave:
+            making, unit = self.flight[0]
+            made = making.record()
+            self.flight.popleft()
+            self._count(*made)
+            self._scores(unit)
+
+    def _scores(self, of: Unit) -> None:
+        for unit in self.scores[of.key]:
+            if not self._done(unit):
+                self._score(unit, of)
 
     def _score(self, unit: Unit, of: Unit) -> None:
         def work() -> units.Result:
@@ -194,28 +215,35 @@ class _Job:
     # -------------------------------------------------------------------------------- the records
 
     def _write(self, done: Record) -> None:
-        """Append a record, count it, and stop where the suite or the limit says so.
+        self._count(done, self._keep(done))
+
+    def _keep(self, done: Record) -> Head:
+        """Append a record; the head that counts from now on.
 
         A unit that is passed over again for the same reason gets no second record, so that running again adds nothing.
         """
-        if not self._passed_over_before(done):
-            self.heads[done.key] = self.store.records.append(done)
+        head = self.heads.get(done.key)
+        passed_over = done.status == "skipped" and head is not None and head.status == "skipped"
+        if head is not None and passed_over and self.store.records.at(head.offset).notes == done.notes:
+            return head
+        return self.store.records.append(done)
+
+    def _count(self, done: Record, head: Head) -> None:
+        """Note what a record says, and stop where the suite or the limit says so."""
+        self._note(done, head)
+        if reason := stop_reason(self.plan.suite.errors, self.failed, len(self.plan.units)):
+            raise _Stop(reason)
+        if self.limit is not None and self.finished >= self.limit:
+            raise _Stop("")
+
+    def _note(self, done: Record, head: Head) -> None:
+        self.heads[done.key] = head
         if done.kind == "generate":
             (self.clips.add if done.status == "ok" else self.clips.discard)(done.key)
         self.finished += 1
         self.made += done.status == "ok"
         self.failed += done.status == "failed"
         self.progress(self._tick(record=done))
-        if reason := stop_reason(self.plan.suite.errors, self.failed, len(self.plan.units)):
-            raise _Stop(reason)
-        if self.limit is not None and self.finished >= self.limit:
-            raise _Stop("")
-
-    def _passed_over_before(self, done: Record) -> bool:
-        head = self.heads.get(done.key)
-        if done.status != "skipped" or head is None or head.status != "skipped":
-            return False
-        return self.store.records.at(head.offset).notes == done.notes
 
     def _say(self, message: str) -> None:
         self.progress(self._tick(message=message))
@@ -225,7 +253,11 @@ class _Job:
         return Tick(self.finished, self.total, self.failed, seconds, message, record)
 
     def release(self) -> None:
-        """Free models and metrics."""
+        """Let the clips that are being finished be finished, and free models and metrics."""
+        while self.flight:
+            making, _ = self.flight.popleft()
+            with suppress(Exception):  # the run ends with the fault that brought it here
+                self._note(*making.record())
         self.scorers.close()
         self.models.unload()
 

@@ -16,7 +16,7 @@ from harness.contracts import Clip, Frames, Json, ModelCard, Request, Subject, S
 from harness.errors import NotAvailable, RecordError, StorageError
 from harness.execute.scoring import Scorer
 from harness.plan import Unit
-from harness.records import Record, encode
+from harness.records import Head, Record, encode
 
 QUEUE_CHUNKS = 4
 """Decoded chunks that may wait for the encoder, so that memory stays bounded when it is the slower one."""
@@ -109,8 +109,8 @@ def _now() -> str:
 # ------------------------------------------------------------------------------------------- generate
 
 
-def generate(unit: Unit, model: VideoModel, card: ModelCard, path: Path) -> Result:
-    """Make the clip of a generate unit and write it to `path`."""
+def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames]:
+    """Checked chunks of a generate unit's clip, uint8 [frames, height, width, 3]."""
     spec: Any = unit.spec
     request = Request(
         prompts=(spec["prompt"],),
@@ -118,61 +118,89 @@ def generate(unit: Unit, model: VideoModel, card: ModelCard, path: Path) -> Resu
         frames=spec["frames"],
         switches=tuple(Switch(frame, (prompt,)) for frame, prompt in spec["switches"]),
     )
-    settings = spec["video"]
     # A copy, since a model may fill the same array again while the encoder still reads it.
-    frames = (chunk[0].copy() for chunk in check.chunks(model, request, card))
-    return Result(clip=_encode(frames, path, settings["frame_rate"], settings["crf"], settings["preset"]))
+    return (chunk[0].copy() for chunk in check.chunks(model, request, card))
 
 
-class _Aborted(Exception):
-    """The model failed; the encoder gives up its half-written file."""
+class _Stopped(Exception):
+    """The model failed with `fault`; a type of its own, so that its `OSError` is not taken for the disk's."""
+
+    def __init__(self, fault: BaseException) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
 
 
-def _encode(frames: Iterator[Frames], path: Path, rate: float, crf: int, preset: str) -> Mapping[str, Json]:
-    """Write `frames` to `path` from a thread, so that the model goes on while a chunk is encoded."""
-    waiting: queue.Queue[Frames | BaseException | None] = queue.Queue(QUEUE_CHUNKS)
-    done = threading.Event()
-    found: dict[str, Json] = {}
-    faults: list[BaseException] = []
+class Making:
+    """One attempt at a clip: the model runs in the caller's thread, all else in another.
 
-    def arrivals() -> Iterator[Frames]:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
+    So the model goes on, to the next chunk and to the next clip, while this one is encoded, read back, brought to the
+    disk and recorded.
+
+    Args:
+        path: where the clip goes. name: the same, as the record names it.
+        keep: writes the record as soon as it is made; called in the other thread.
+    """
+
+    def __init__(self, unit: Unit, setting: Setting, path: Path, name: str, keep: Callable[[Record], Head]) -> None:
+        self.stopped = False
+        self._waiting: queue.Queue[Frames | _Stopped | None] = queue.Queue(QUEUE_CHUNKS)
+        self._made: tuple[Record, Head] | None = None
+        self._fault: BaseException | None = None
+        spec: Any = unit.spec
+        video_settings = spec["video"]
+
+        def write() -> Result:
+            settings = video_settings["frame_rate"], video_settings["crf"], video_settings["preset"]
+            try:
+                return Result(clip={"path": name, **video.write(path, self._arrivals(), *settings)})
+            except _Stopped as stopped:
+                raise stopped.fault from None
+
+        def work() -> None:
+            try:
+                made = attempt(unit, setting, write)
+                self._made = made, keep(made)
+            except BaseException as fault:  # noqa: BLE001 - raised again in the thread that asks for the record
+                self._fault = fault
+
+        self._thread = threading.Thread(target=work, name="clip", daemon=True)
+        self._thread.start()
+
+    def feed(self, start: Callable[[], Iterator[Frames]]) -> None:
+        """Run the model: hand on every chunk that `start()` yields. Only an interrupt comes through."""
+        try:
+            for chunk in start():
+                if not self._hand_over(chunk):
+                    return
+            self._hand_over(None)
+        except BaseException as fault:
+            self.stopped = True
+            self._hand_over(_Stopped(fault))
+            if isinstance(fault, KeyboardInterrupt):
+                raise
+
+    def record(self) -> tuple[Record, Head]:
+        """Wait for the clip; its record, which is on the disk. Raises what came in the way of that."""
+        self._thread.join()
+        if self._made is None:
+            raise self._fault or RuntimeError("a clip ended without a record")
+        return self._made
+
+    def _arrivals(self) -> Iterator[Frames]:
+        while (item := self._waiting.get()) is not None:
+            if isinstance(item, _Stopped):
                 raise item
             yield item
 
-    def write() -> None:
-        try:
-            found.update(video.write(path, arrivals(), rate, crf, preset))
-        except BaseException as fault:  # noqa: BLE001 - raised again by the thread that waits
-            faults.append(fault)
-        finally:
-            done.set()
-
-    def hand_over(item: Frames | BaseException | None) -> None:
-        while not done.is_set():
+    def _hand_over(self, item: Frames | _Stopped | None) -> bool:
+        """Queue `item`; false when the other thread has ended."""
+        while self._thread.is_alive():
             try:
-                return waiting.put(item, timeout=0.1)
+                self._waiting.put(item, timeout=0.1)
             except queue.Full:
                 continue
-        return None
-
-    thread = threading.Thread(target=write, name="encoder", daemon=True)
-    thread.start()
-    try:
-        for chunk in frames:
-            hand_over(chunk)
-            if done.is_set():
-                break
-        hand_over(None)
-    except BaseException:
-        hand_over(_Aborted())
-        raise
-    finally:
-        thread.join()
-    if faults:
-        raise faults[0]
-    return found
+            return True
+        return False
 
 
 # ---------------------------------------------------------------------------------------------- score

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,9 @@ def test_a_run_makes_clips_scores_and_measurements(tmp_path: Path) -> None:
 
 def test_a_record_tells_where_it_comes_from(tmp_path: Path) -> None:
     run(tmp_path, base())
-    made = records(tmp_path)[0]
-    assert made.unit["seed"] == 0
-    assert made.unit["prompt"] == "one"
+    found = {(record.kind, record.context["prompt"], record.context["seed"]): record for record in records(tmp_path)}
+    made = found["generate", "two", 1]
+    assert (made.unit["prompt"], made.unit["seed"]) == ("two", 1)
     assert made.device["kind"] == "cpu"
     assert "python" in made.versions
     assert set(made.git) == {"commit", "dirty", "of"}
@@ -119,12 +120,34 @@ def test_a_metric_that_comes_later_scores_the_clips_that_are_there(
     assert counts(outcome) == (8, 4, 4, 0, 0, 0)
 
 
-def test_a_limit_leaves_the_rest_for_later(tmp_path: Path) -> None:
-    outcome = run(tmp_path, base(), limit=3)
-    assert counts(outcome) == (8, 0, 3, 0, 0, 5)
+@pytest.mark.parametrize("limit", range(1, 8))
+def test_a_limit_leaves_the_rest_for_later(tmp_path: Path, limit: int) -> None:
+    outcome = run(tmp_path, base(), limit=limit)
+    assert counts(outcome) == (8, 0, limit, 0, 0, 8 - limit)
     assert outcome.exit_code == 3
     assert outcome.stopped == ""
-    assert counts(run(tmp_path, base())) == (8, 3, 5, 0, 0, 0)
+    assert counts(run(tmp_path, base())) == (8, limit, 8 - limit, 0, 0, 0)
+
+
+def test_a_clip_is_recorded_while_the_model_makes_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(tmp_path, base())
+    cls = registry.models.get("fake/moving")
+    real, lines = cls.stream, []
+    path = tmp_path / "run" / "records.jsonl"
+
+    def clips() -> int:
+        return sum(head.kind == "generate" for head in RecordFile(path).heads())
+
+    def stream(self: Any, request: Any, spans: Any = None) -> Any:
+        yield from real(self, request)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and clips() < len(lines):
+            time.sleep(0.01)
+        lines.append(clips())
+
+    monkeypatch.setattr(cls, "stream", stream)
+    assert local.run(plan, tmp_path / "run").exit_code == 0
+    assert lines == [0, 1, 2, 3], "the clip before has its record, before this one has ended"
 
 
 def test_a_lost_or_changed_clip_is_made_again_and_its_score_stands(tmp_path: Path) -> None:
@@ -179,6 +202,7 @@ def test_a_model_that_breaks_its_promise_fails_its_own_clips_alone(
     assert outcome.exit_code == 1
     failed = [record for record in records(tmp_path) if record.status == "failed"]
     assert [record.context["prompt"] for record in failed] == ["two", "two"]
+    assert {record.kind for record in failed} == {"generate"}
     assert failed[0].error["type"] == error
     assert says in str(failed[0].error["message"])
     assert "Traceback" in str(failed[0].error["traceback"])
@@ -264,8 +288,8 @@ def test_an_interrupt_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
 
     outcome = run(tmp_path, base(), progress=interrupt)
     assert outcome.stopped == "interrupted; run again to go on"
-    assert (outcome.made, outcome.pending, outcome.exit_code) == (3, 5, 1)
-    assert counts(run(tmp_path, base())) == (8, 3, 5, 0, 0, 0)
+    assert (outcome.made, outcome.pending, outcome.exit_code) == (4, 4, 1), "the clip being finished is finished"
+    assert counts(run(tmp_path, base())) == (8, 4, 4, 0, 0, 0)
 
 
 def test_a_second_run_on_the_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
