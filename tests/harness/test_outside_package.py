@@ -20,16 +20,7 @@ SUITE = {
     "prompts": {"p": ["wide", "narrow"]},
     "generate": [{"name": "short", "prompts": "p", "seeds": [0], "frames": 7, "metrics": ["outside/redness"]}],
 }
-PROGRAM = """
-import sys
-from pathlib import Path
-from harness import check, plan, registry, suite
-from harness.execute import local
-assert "outside/stripes" in registry.models.names() and "outside/redness" in registry.metrics.names()
-assert all(finding.ok for finding in check.check_model("outside/stripes"))
-assert all(finding.ok for finding in check.check_metric("outside/redness"))
-sys.exit(local.run(plan.make(suite.load(Path(sys.argv[1])), "cpu"), Path(sys.argv[2])).exit_code)
-"""
+HARNESS = ("-c", "from harness.cli import main; main()")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +44,14 @@ def python(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_installed_package_is_listed_checked_and_run(site: Path, tmp_path: Path) -> None:
+    listed = python(site, *HARNESS, "list", "models")
+    assert "outside/stripes" in listed.stdout, listed.stderr
+    checked = python(site, *HARNESS, "check", "outside/stripes")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
     suite = tmp_path / "s.yaml"
     suite.write_text(yaml.safe_dump(SUITE))
-    done = python(site, "-c", PROGRAM, str(suite), str(tmp_path / "run"))
-    assert done.returncode == 0, done.stderr
+    done = python(site, *HARNESS, "run", str(suite), "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stdout + done.stderr
     records = list(RecordFile(tmp_path / "run" / "records.jsonl").records())
     assert [record.status for record in records] == ["ok"] * 4
     redness = [record.values["redness"] for record in records if record.kind == "score"]
@@ -66,6 +61,6 @@ def test_an_installed_package_is_listed_checked_and_run(site: Path, tmp_path: Pa
 def test_without_the_package_its_model_is_unknown(tmp_path: Path) -> None:
     suite = tmp_path / "s.yaml"
     suite.write_text(yaml.safe_dump(SUITE))
-    done = python(tmp_path, "-c", PROGRAM, str(suite), str(tmp_path / "run"))
-    assert done.returncode == 1
-    assert "AssertionError" in done.stderr
+    done = python(tmp_path, *HARNESS, "run", str(suite), "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert f"{suite}:3: unknown model 'outside/stripes'" in done.stdout + done.stderr

@@ -120,6 +120,16 @@ def test_a_metric_that_comes_later_scores_the_clips_that_are_there(
     assert counts(outcome) == (8, 4, 4, 0, 0, 0)
 
 
+def test_a_clip_that_became_unreadable_fails_its_score_and_is_found_by_verify(tmp_path: Path) -> None:
+    run(tmp_path, base(generate=[{**base()["generate"][0], "metrics": []}]))
+    path = sorted((tmp_path / "run" / "clips").rglob("*.mp4"))[0]
+    path.write_bytes(b"\0" * path.stat().st_size)
+    outcome = run(tmp_path, base())
+    assert counts(outcome) == (8, 4, 3, 1, 0, 0)
+    assert [record.error["type"] for record in records(tmp_path) if record.status == "failed"] == ["ClipError"]
+    assert counts(run(tmp_path, base(), verify=True)) == (8, 6, 2, 0, 0, 0)
+
+
 @pytest.mark.parametrize("limit", range(1, 8))
 def test_a_limit_leaves_the_rest_for_later(tmp_path: Path, limit: int) -> None:
     outcome = run(tmp_path, base(), limit=limit)
