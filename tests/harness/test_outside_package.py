@@ -49,7 +49,7 @@ def test_an_installed_package_is_listed_checked_and_run(site: Path, tmp_path: Pa
     checked = python(site, *HARNESS, "check", "outside/stripes")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     suite = tmp_path / "s.yaml"
-    suite.write_text(yaml.safe_dump(SUITE))
+    suite.write_text(yaml.safe_dump(SUITE, sort_keys=False))
     done = python(site, *HARNESS, "run", str(suite), "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stdout + done.stderr
     records = list(RecordFile(tmp_path / "run" / "records.jsonl").records())
@@ -60,7 +60,7 @@ def test_an_installed_package_is_listed_checked_and_run(site: Path, tmp_path: Pa
 
 def test_without_the_package_its_model_is_unknown(tmp_path: Path) -> None:
     suite = tmp_path / "s.yaml"
-    suite.write_text(yaml.safe_dump(SUITE))
+    suite.write_text(yaml.safe_dump(SUITE, sort_keys=False))
     done = python(tmp_path, *HARNESS, "run", str(suite), "--out", str(tmp_path / "run"))
     assert done.returncode == 2
     assert f"{suite}:3: unknown model 'outside/stripes'" in done.stdout + done.stderr
