@@ -36,6 +36,8 @@ def options_for(name: str, folder: Path) -> dict[str, Json]:
         (folder / "writer.py").write_text(WRITER)
         argv = ["{python}", str(folder / "writer.py"), "{out}", "{frames}", "{seed}"]
         return {"argv": argv, "python": sys.executable, "height": 16, "width": 16, "chunk": 4}
+    if "network" in registry.models.get(name).schema.model_fields:
+        return {"network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}
     return {}
 
 
