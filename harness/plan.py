@@ -244,7 +244,7 @@ def _measures(
             "identity": IDENTITY_VERSION,
             "kind": "measure",
             "model": arm.identity if arm else None,
-            "probe": {"name": section.probe, "options": section.options, "version": probe.version},
+            "probe": identity,
             "workload": workload,
             "device": device,
         }
