@@ -59,18 +59,18 @@ def write(folder: Path, records: int) -> int:
 
 def main() -> None:
     largest = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    print("records   load s   table s   total s   us/record")
+    print(" records   load s   table s   total s     cpu s   us/record")
     for size in (largest // 4, largest // 2, largest):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             written = write(folder, size)
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             run = load_run(folder)
             loaded = time.perf_counter()
             markdown(build([run])[0])
-            end = time.perf_counter()
-        total = end - start
-        print(f"{written:8d} {loaded - start:8.2f} {end - loaded:9.2f} {total:9.2f} {1e6 * total / written:11.2f}")
+            end, used = time.perf_counter(), time.process_time() - used
+        total, each = end - start, 1e6 * (end - start) / written
+        print(f"{written:8d} {loaded - start:8.2f} {end - loaded:9.2f} {total:9.2f} {used:9.2f} {each:11.2f}")
 
 
 if __name__ == "__main__":
