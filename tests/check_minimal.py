@@ -29,9 +29,8 @@ def main() -> None:
         listed = harness("list", kind)
         if "cannot be imported" in listed:
             sys.exit(listed)
-    for suite in sorted((ROOT / "suites").glob("*.yaml")):
-        if "suite:" in suite.read_text(encoding="utf-8"):
-            harness("plan", str(suite))
+    if " units on cpu" not in harness("plan", str(ROOT / "suites" / "quickstart.yaml"), "--set", "device=cpu"):
+        sys.exit("the plan has no units")
     with tempfile.TemporaryDirectory() as name:
         sys.path.insert(0, str(ROOT / "tests" / "harness"))
         import run_folders
