@@ -46,8 +46,7 @@ class Recipe:
     Attributes:
         steps, clips, chunks: optimiser steps, clips per step, chunks per clip.
         matrix_rate, other_rate: learning rates of Muon (matrices of the blocks) and AdamW (the rest).
-        warmup: steps of linear rise. decay: share of the first cycle with linear fall to 0 at its end.
-        restart: length of the first cycle; after it the rates start again at the share `restart_rate` and fall to 0.
+        warmup: steps of linear rise. decay: share of the steps with linear fall to 0 at the end.
         average: decay of the exponential average that is saved.
         shift: of the noise levels. text_drop: share of clips without a prompt.
         context_noise: largest deviation of the clean copy; noisy_context: share of clips that get it.
@@ -55,9 +54,7 @@ class Recipe:
     """
 
     model: str
-    steps: int = 3100
-    restart: int = 2200
-    restart_rate: float = 0.6
+    steps: int = 2200
     clips: int = 8
     chunks: int = 4
     seed: int = 0
@@ -93,12 +90,9 @@ def batch(recipe: Recipe, step: int) -> tuple[Tensor, list[str], Tensor]:
 
 
 def rate(recipe: Recipe, step: int) -> float:
-    """Share of the full learning rate: rise, plateau, fall; then a lower rise and a long fall."""
-    first = min(recipe.restart, recipe.steps)
-    if step < first:
-        return min(1.0, (step + 1) / recipe.warmup, (first - step) / max(1.0, recipe.decay * first))
-    rise = (step - first + 1) / recipe.warmup
-    return recipe.restart_rate * min(1.0, rise, (recipe.steps - step) / (recipe.steps - first))
+    """Share of the full learning rate: rise, plateau, fall."""
+    left = (recipe.steps - step) / max(1.0, recipe.decay * recipe.steps)
+    return min(1.0, (step + 1) / recipe.warmup, left)
 
 
 class Trainer:
