@@ -65,7 +65,8 @@ class Store:
 
     def write_plan(self, plan: Plan) -> None:
         """Keep `plan` as what this folder is about; the records of an earlier one stay."""
-        content = json.dumps(to_json(plan), indent=1, allow_nan=False).encode() + b"\n"
+        members = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in to_json(plan).items())
+        content = ("{\n" + ",\n".join(members) + "\n}\n").encode()
         path = self.folder / "plan.json"
         if not (path.is_file() and path.read_bytes() == content):
             durable.write_bytes(path, content)

@@ -88,31 +88,28 @@ class _Job:
         for unit in plan.units:
             if unit.kind == "score":
                 self.scores[str(unit.spec["generate"])].append(unit)
-        self.clips = {
-            unit.key
-            for unit in plan.units
-            if unit.kind == "generate" and self._ok(unit.key) and store.agrees(self.heads[unit.key].clip, verify)
-        }
+        self.digests: dict[str, str] = {}
+        for unit in plan.units:
+            head = self.heads.get(unit.key)
+            if head is not None and head.status == "ok":
+                clip = head.clip
+                if unit.kind != "generate" or store.agrees(clip, verify):
+                    self.digests[unit.key] = str(clip.get("digest", ""))
         self.found = sum(self._done(unit) for unit in plan.units)
         self.total = len(plan.units) - self.found
 
     # ------------------------------------------------------------------------------- what is done
 
-    def _ok(self, key: str) -> bool:
-        head = self.heads.get(key)
-        return head is not None and head.status == "ok"
-
     def _done(self, unit: Unit) -> bool:
-        """Whether the unit's newest record is ok and agrees with the clip it speaks of."""
-        if unit.kind == "generate":
-            return unit.key in self.clips
-        if not self._ok(unit.key):
-            return False
-        of = str(unit.spec.get("generate", ""))
-        return unit.kind == "measure" or (of in self.clips and self._same_clip(unit.key, of))
+        """Whether the unit's newest record is ok and agrees with the clip it speaks of.
 
-    def _same_clip(self, score: str, of: str) -> bool:
-        return bool(self.heads[score].clip.get("digest") == self.heads[of].clip.get("digest"))
+        `digests` holds the clip digest of every unit whose record is ok and whose own file agrees; a score is done
+        only while it is of the clip that is there.
+        """
+        digest = self.digests.get(unit.key)
+        if digest is None or unit.kind != "score":
+            return digest is not None
+        return digest == self.digests.get(str(unit.spec["generate"]))
 
     # --------------------------------------------------------------------------------- the order
 
@@ -188,7 +185,7 @@ class _Job:
 
     def _score(self, unit: Unit, of: Unit) -> None:
         def work() -> units.Result:
-            if of.key not in self.clips:
+            if of.key not in self.digests:
                 raise NotAvailable("its clip was not made")
             path = self.store.clip_path(of.key)
             clip = units.clip_of(of, self.heads[of.key].clip, path, int(of.context["index"]))
@@ -238,8 +235,10 @@ class _Job:
 
     def _note(self, done: Record, head: Head) -> None:
         self.heads[done.key] = head
-        if done.kind == "generate":
-            (self.clips.add if done.status == "ok" else self.clips.discard)(done.key)
+        if done.status == "ok":
+            self.digests[done.key] = str(done.clip.get("digest", ""))
+        else:
+            self.digests.pop(done.key, None)
         self.finished += 1
         self.made += done.status == "ok"
         self.failed += done.status == "failed"

@@ -132,7 +132,9 @@ def motion(root: Path) -> None:
     package = Path(importlib.import_module("vbench").__file__).parent
     amt = build_from_cfg(OmegaConf.load(package / "third_party/amt/cfgs/AMT-S.yaml").network)
     save({"state_dict": randomise(amt, 6, 0.7).state_dict()}, root / "amt_model" / "amt-s.pth")
-    raft = randomise(RAFT(EasyDict(small=False, mixed_precision=False, alternate_corr=False)), 7)
+    raft = randomise(RAFT(EasyDict(small=False, mixed_precision=False, alternate_corr=False)), 7, 0.7)
+    for tensor in raft.update_block.flow_head.conv2.parameters():
+        tensor.data *= 0.1  # flows of 4 to 5 pixels: 128 pixels high a clip counts as moving, 256 high as static
     state = {f"module.{name}": tensor for name, tensor in raft.state_dict().items()}
     save(state, root / "raft_model" / "models" / "raft-things.pth")
 

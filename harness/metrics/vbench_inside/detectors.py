@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from .loading import WeightsFault
-from .scorers import Sampled, Scorer
+from .sampled import Sampled
+from .scorer import Scorer
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "object_class": ("detectron2",),

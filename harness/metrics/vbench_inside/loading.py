@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .forwards import Musiq, read_class_token
+
 
 class WeightsFault(ValueError):
     """A checkpoint is missing, unreadable, or does not fit its network."""
@@ -86,6 +88,9 @@ def _load(file: Any, **options: Any) -> Any:
     return Harmless(file, **options).load()
 
 
+_torch_load = torch.load  # kept, as a run of upstream has `torch.load` replaced by what follows
+
+
 def read(path: Path) -> Any:
     """What the checkpoint `path` holds, on the CPU. Nothing in it runs: foreign objects come back `Inert`.
 
@@ -95,7 +100,7 @@ def read(path: Path) -> Any:
         raise WeightsFault(f"{path} is missing")
     safe = types.SimpleNamespace(Unpickler=Harmless, load=_load, __name__="harmless")
     try:
-        return torch.load(path, map_location="cpu", pickle_module=safe, weights_only=False)
+        return _torch_load(path, map_location="cpu", pickle_module=safe, weights_only=False)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsFault(f"{path} cannot be read as a checkpoint: {cause}") from error
@@ -211,7 +216,7 @@ class Networks:
             raise WeightsFault(f"{path} holds a CLIP with patches of {found} pixels where {patch} are wanted")
         if width is not None and network.visual.output_dim != width:
             raise WeightsFault(f"{path} holds a CLIP with {network.visual.output_dim} features, not {width}")
-        return self.ready(network)
+        return self.ready(read_class_token(network))
 
     @cached_property
     def clip_b32(self) -> Any:
@@ -238,7 +243,7 @@ class Networks:
         state = tensors(self.path("musiq"))
         network = MUSIQ(pretrained=False)
         fit(network, state, self.path("musiq"))
-        return self.ready(network)
+        return self.ready(Musiq(network))
 
     @cached_property
     def amt(self) -> Any:

@@ -10,7 +10,8 @@ import numpy as np
 
 from .frames import Batch, ClipFault, decode, whole
 from .loading import Networks
-from .scorers import SCORERS, Consistency, Scorer, Task, clip_b32_features, dino_features
+from .scorer import Scorer, Task
+from .scorers import SCORERS, Consistency, clip_b32_features, dino_features
 from .scoring import batch_size, counted
 
 CONSISTENCY = {"subject_consistency": dino_features, "background_consistency": clip_b32_features}

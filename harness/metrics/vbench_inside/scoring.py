@@ -8,7 +8,8 @@ from typing import Any
 from .detectors import DETECTORS, lacking
 from .frames import Batch, ClipFault, ClipInfo, decode, describe, whole
 from .loading import Networks
-from .scorers import SCORERS, Scorer, Task
+from .scorer import Scorer, Task
+from .scorers import SCORERS
 
 BATCH_BYTES = 64 << 20
 """Bytes of float32 frames held at once."""
