@@ -255,7 +255,8 @@ class _Job:
         """Let the clips that are being finished be finished, and free models and metrics."""
         while self.flight:
             making, _ = self.flight.popleft()
-            with suppress(Exception):  # the run ends with the fault that brought it here
+            # The run ends with the fault that brought it here; an interrupted clip gives its interrupt again.
+            with suppress(Exception, KeyboardInterrupt):
                 self._note(*making.record())
         self.scorers.close()
         self.models.unload()

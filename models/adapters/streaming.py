@@ -187,11 +187,14 @@ class StreamingModel(VideoModel):
         return self.pipeline.stream(request, self.latent_frames(request.frames), spans)
 
     def latent_frames(self, frames: int) -> int:
-        """Latent frames, in whole chunks, that hold `frames` pixel frames."""
+        """Latent frames, in whole chunks, that hold `frames` pixel frames; a rolling window must fill once."""
         if frames < 1:
             raise OptionError(f"{frames} frames", "ask for at least 1")
         needed = 1 + -(-(frames - 1) // self.temporal_ratio)
-        return -(-needed // self.chunk) * self.chunk
+        chunks = -(-needed // self.chunk)
+        if self.window_policy().schedule == "rolling":
+            chunks = max(chunks, len(self.sampler_config().steps))
+        return chunks * self.chunk
 
 
 FORMS = ("expanded", "absorbed")

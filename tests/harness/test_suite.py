@@ -74,7 +74,7 @@ def test_a_good_suite_is_resolved(tmp_path: Path) -> None:
         ("fake/moving", "fake/movin", 5, "unknown model 'fake/movin'; did you mean fake/moving"),
         ("      chunk: 3", "      chnk: 3", 8, "no option 'chnk'; did you mean chunk?"),
         ("      chunk: 3", "      chunk: three", 8, "option 'chunk'"),
-        ("fake/brightness", "fake/brightnes", 17, "unknown metric 'fake/brightnes'; did you mean fake/brightness?"),
+        ("fake/brightness", "fake/brightnes", 17, "unknown metric 'fake/brightnes'; did you mean fake/brightness"),
         ("probe: fake/count", "probe: fake/cuont", 20, "unknown probe 'fake/cuont'; did you mean fake/count"),
         (
             "    prompts: heldout\n    seeds",
