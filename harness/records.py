@@ -115,6 +115,12 @@ class Record:
     schema: int = RECORD_SCHEMA
 
 
+def device_label(device: Mapping[str, Json]) -> str:
+    """How tables and comparisons name the machine of a record; two of one label count as the same."""
+    cores = device.get("cores") if device.get("kind") == "cpu" else None
+    return f"{device.get('name', 'unknown')}" + (f" ({cores} cores)" if cores else "")
+
+
 _HEAD = ("schema", "key", "kind", "status", "values", "clip", "context")
 _TAIL = ("unit", "samples", "notes", "device", "versions", "git", "started", "ended", "error")
 _VALUES, _CLIP, _CONTEXT, _SPLIT = b',"values":{', b',"clip":{', b',"context":{', b',"unit":{'

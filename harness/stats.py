@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Sequence[float]], float]
@@ -56,12 +56,10 @@ def clustered_mean(
     data, codes = _checked(values, clusters)
     if data.size == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, 0, level)
-    count = int(codes.max()) + 1
-    sums = np.bincount(codes, weights=data, minlength=count).astype(np.float64)
-    sizes = np.bincount(codes, minlength=count).astype(np.float64)
+    sums, sizes = _totals(data, codes)
     value = float(sums.sum() / sizes.sum())
     low, high = _ratio_interval(sums, sizes, level, resamples, seed)
-    return Estimate(value, low, high, int(data.size), count, level)
+    return Estimate(value, low, high, int(data.size), sums.size, level)
 
 
 def clustered_statistic(
@@ -101,6 +99,130 @@ def paired_difference(
     if left.shape != right.shape:
         raise ValueError(f"paired samples differ in number: {left.size} and {right.size}")
     return clustered_mean(left - right, clusters, level=level, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What one arm changes against another.
+
+    Attributes:
+        estimate: a mean difference, or a ratio of medians (then 1 says that nothing changes).
+        error: standard error of the difference, or of the logarithm of the ratio; NaN where undefined.
+        freedom: degrees of freedom of `error`.
+        p: two-sided, of no change; NaN where `error` is.
+    """
+
+    estimate: Estimate
+    error: float
+    freedom: int
+    p: float
+
+
+def paired_effect(first: ArrayLike, second: ArrayLike, clusters: ArrayLike, *, seed: int = 0) -> Effect:
+    """The mean of `second - first` [n]: its interval over whole clusters, clustered standard error and p-value.
+
+    The p-value is that of Student's t with the linearised standard error and clusters - 1 degrees of freedom
+    (Cameron and Miller, A Practitioner's Guide to Cluster-Robust Inference, 2015, section VI.D); with one sample a
+    cluster it is the paired t-test's.
+    """
+    estimate = paired_difference(second, first, clusters, seed=seed)
+    if estimate.clusters < 2:
+        return Effect(estimate, float("nan"), 0, float("nan"))
+    changes = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    error = _linear_error(*_totals(*_checked(changes, clusters)))
+    freedom = estimate.clusters - 1
+    return Effect(estimate, error, freedom, _two_sided(estimate.value, error, freedom))
+
+
+def ratio_of_medians(
+    first: Sequence[ArrayLike],
+    second: Sequence[ArrayLike],
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Effect:
+    """The ratio median(`second`) / median(`first`) of raw samples, one array a round, paired by round.
+
+    Of several rounds it is the geometric mean of the rounds' ratios, so that what a round does to both arms falls
+    out, and samples are resampled inside each round and arm. Where every round has a single sample, it is the ratio of
+    the medians over rounds, and rounds are resampled in pairs. Percentile bootstrap, not widened for few samples as
+    that of a mean is: a median's holds the truth in 96 to 97 % of studies from 5 samples up. The interval is NaN where
+    a round has one sample and another more, or there is one alone. Raises `ValueError` when rounds differ in number,
+    and for samples that are not finite and positive, as they have no ratio.
+    """
+    left, right = ([np.asarray(item, dtype=np.float64).ravel() for item in side] for side in (first, second))
+    if len(left) != len(right) or not left:
+        raise ValueError(f"rounds differ in number: {len(left)} and {len(right)}")
+    for item in (*left, *right):
+        if item.size == 0 or not (np.isfinite(item) & (item > 0)).all():
+            raise ValueError("a ratio of medians needs finite, positive samples in every round")
+    single = all(item.size == 1 for item in (*left, *right))
+    if single:
+        left, right = [np.concatenate(left)], [np.concatenate(right)]
+    samples = min(sum(item.size for item in left), sum(item.size for item in right))
+    freedom = samples - len(left)
+    logs = [np.log(item) for pair in zip(left, right, strict=True) for item in pair]
+    value = float(np.exp(_log_ratio(*logs)))
+    count = sum(item.size for item in logs)
+    if freedom < 1 or any(item.size < 2 for item in logs):
+        nan = float("nan")
+        return Effect(Estimate(value, nan, nan, count, samples, level), nan, 0, nan)
+    result = stats.bootstrap(
+        logs,
+        _log_ratio,
+        paired=single,
+        vectorized=True,
+        method="percentile",
+        n_resamples=resamples,
+        batch=256,
+        confidence_level=level,
+        rng=np.random.default_rng(seed),
+    )
+    ends = result.confidence_interval
+    estimate = Estimate(value, float(np.exp(ends.low)), float(np.exp(ends.high)), count, samples, level)
+    error = float(result.standard_error)
+    return Effect(estimate, error, freedom, _two_sided(float(np.log(value)), error, freedom))
+
+
+def _log_ratio(*logs: Floats, axis: int = -1) -> Floats:
+    """Mean over rounds of the difference of log medians; arms alternate, and the median commutes with the logarithm."""
+    medians = [np.median(item, axis=axis) for item in logs]
+    return np.asarray(np.mean([b - a for a, b in zip(medians[::2], medians[1::2], strict=True)], axis=0))
+
+
+def _two_sided(value: float, error: float, freedom: int) -> float:
+    if error == 0:
+        return 1.0 if value == 0 else 0.0
+    return float(2 * stats.t.sf(abs(value) / error, freedom))
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """p-values [m] adjusted for their number, in the order given: Holm's step-down procedure.
+
+    Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6 (1979).
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate((p.size - np.arange(p.size)) * p[order]))
+    return adjusted
+
+
+def smallest_difference(error: float, freedom: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The true difference that a two-sided t test with standard error `error` finds with probability `power`.
+
+    From the noncentral t distribution (Cohen, Statistical Power Analysis, 1988, section 2.3); NaN without `freedom`.
+    """
+    if freedom < 1 or not np.isfinite(error):
+        return float("nan")
+    critical = stats.t.ppf(1 - alpha / 2, freedom)
+
+    def short(shift: float) -> float:
+        return float(stats.nct.sf(critical, freedom, shift)) - power  # the wrong tail holds less than 0.0001
+
+    # Twice the critical value is enough for any degrees of freedom: at 1 and at infinitely many, 1.3 and 1.4 times are.
+    return float(error * optimize.brentq(short, 0.0, 2 * critical))
 
 
 def expanded_level(level: float, clusters: int) -> float:
@@ -157,6 +279,18 @@ def _checked(values: ArrayLike, clusters: ArrayLike) -> tuple[Floats, NDArray[np
     return data, np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
+def _totals(data: Floats, codes: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Sum and number of the samples of each cluster."""
+    sums = np.bincount(codes, weights=data).astype(np.float64)
+    return sums, np.bincount(codes).astype(np.float64)
+
+
+def _linear_error(sums: Floats, sizes: Floats) -> float:
+    """Standard error of sum(sums) / sum(sizes), linearised, over two clusters or more."""
+    residuals = sums - sums.sum() / sizes.sum() * sizes
+    return float(np.sqrt(sums.size / (sums.size - 1) * np.square(residuals).sum()) / sizes.sum())
+
+
 def _ratio_interval(sums: Floats, sizes: Floats, level: float, resamples: int, seed: int) -> tuple[float, float]:
     """Interval of sum(sums) / sum(sizes) over clusters."""
     count = sums.size
@@ -167,8 +301,7 @@ def _ratio_interval(sums: Floats, sizes: Floats, level: float, resamples: int, s
     if not residuals.any():
         return float(value), float(value)
     if count > BOOTSTRAP_CLUSTERS:
-        error = np.sqrt(count / (count - 1) * np.square(residuals).sum()) / sizes.sum()
-        reach = stats.t.ppf((1 + level) / 2, count - 1) * error
+        reach = stats.t.ppf((1 + level) / 2, count - 1) * _linear_error(sums, sizes)
         return float(value - reach), float(value + reach)
 
     def ratio(total: Floats, size: Floats, axis: int = -1) -> Floats:

@@ -78,6 +78,7 @@ class Table:
         name: of its files. title: above it. corner: heading of the row labels.
         remarks: sentences below it that belong to no mark.
         notes: what each mark says, where a table uses marks of its own.
+        interval: how the legend reads a cell with a spread.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Table:
     corner: str = "model"
     remarks: tuple[str, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
+    interval: str = "mean [95 % interval, clustered by prompt]"
 
     def footnotes(self) -> list[tuple[str, str]]:
         """Every mark that the table uses with what it says, in the order of first use."""
@@ -99,7 +101,7 @@ class Table:
         cells = [cell for row in self.rows for cell in row.cells]
         parts = []
         if any(cell.spread for cell in cells):
-            parts.append("mean [95 % interval, clustered by prompt]")
+            parts.append(self.interval)
         if any(cell.count for cell in cells):
             parts.append("scored/planned")
         if any(cell.best for cell in cells):

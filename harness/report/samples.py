@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import RecordError
 from harness.plan import Group
 from harness.records import Head, Run
+from harness.report import layout
 from harness.schema import GenerateSection
 
 
@@ -63,6 +65,13 @@ def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
         failed=failed,
         skip=skips[0] if skips else None,
     )
+
+
+def doubts(values: Mapping[str, ArrayLike]) -> tuple[str, ...]:
+    """Marks of a measurement that was disturbed, or that ended before its stop rule was met, in any round."""
+    contended = np.nan_to_num(values.get("contended", 0.0)).any()
+    ended = (np.asarray(values.get("converged", 1.0)) == 0).any()
+    return (layout.CONTENDED,) * bool(contended) + (layout.UNCONVERGED,) * bool(ended)
 
 
 def _prompts(run: Run, group: Group) -> NDArray[np.int64]:

@@ -16,11 +16,11 @@ from harness import registry
 from harness.contracts import Metric, Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.plan import Arm, Group
-from harness.records import Head, RecordFile, Run
+from harness.records import Head, RecordFile, Run, device_label
 from harness.report import layout
 from harness.report.aggregates import aggregates, estimate
 from harness.report.layout import Cell, Row, Table
-from harness.report.samples import Samples, read
+from harness.report.samples import Samples, doubts, read
 from harness.schema import Column, GenerateSection, MeasureSection, Suite, TableSpec
 from harness.stats import Estimate
 
@@ -125,10 +125,7 @@ class _View:
         return f"{notes.get('reason', 'no reason recorded')}" + (f" ({fix})" if fix else "")
 
     def device(self, head: Head) -> str:
-        described = self.records.at(head.offset).device
-        cores = described.get("cores")
-        on_cpu = described.get("kind") == "cpu" and cores
-        return f"{described.get('name', 'unknown')}" + (f" ({cores} cores)" if on_cpu else "")
+        return device_label(self.records.at(head.offset).device)
 
 
 # ------------------------------------------------------------------------------------------- one table
@@ -314,7 +311,7 @@ def _cell(
     if isinstance(section, MeasureSection):
         rounds = samples.values[name]
         value = float(np.nanmedian(rounds)) if np.isfinite(rounds).any() else math.nan
-        marks = (*marks, *_doubts(samples))
+        marks = (*marks, *doubts(samples.values))
         exact = int(value) if value.is_integer() and not spec else value
         text = _shown(exact, value, spec) if math.isfinite(value) else "undefined"
         return Cell(text, value if math.isfinite(value) else None, marks=marks)
@@ -334,13 +331,6 @@ def _cell(
         marks = (*marks, layout.UNDEFINED)
     cell = _estimate_cell(estimate(metric, name, samples), spec)
     return replace(cell, scored=scored, planned=planned, marks=marks)
-
-
-def _doubts(samples: Samples) -> tuple[str, ...]:
-    """Marks of a measurement that was disturbed, or that ended before its stop rule was met, in any round."""
-    contended = np.nan_to_num(samples.values.get("contended", np.zeros(1))).any()
-    ended = (samples.values.get("converged", np.ones(1)) == 0).any()
-    return (layout.CONTENDED,) * bool(contended) + (layout.UNCONVERGED,) * bool(ended)
 
 
 def _gap(view: _View, group: Group, samples: Samples, short: list[str]) -> tuple[str, ...]:

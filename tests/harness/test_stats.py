@@ -13,9 +13,13 @@ from harness.stats import (
     clustered_mean,
     clustered_statistic,
     expanded_level,
+    holm,
     median_half_width,
     paired_difference,
+    paired_effect,
     percentile,
+    ratio_of_medians,
+    smallest_difference,
     supports_percentile,
 )
 
@@ -128,3 +132,66 @@ def test_the_median_interval_holds_the_median_as_often_as_it_says() -> None:
     assert median_half_width(samples) == pytest.approx((9 - 2) / 2 / 5.5)
     assert math.isnan(median_half_width(samples[:5]))
     assert median_half_width([2.0] * 6) == 0
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1, each no less than the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]).tolist() == [1, 1]
+    assert holm([]).size == 0
+
+
+def test_with_one_seed_the_effect_is_the_paired_t_test() -> None:
+    rng = np.random.default_rng(7)
+    first = rng.normal(size=15)
+    second = first + 0.2 + rng.normal(scale=0.3, size=15)
+    found = paired_effect(first, second, np.arange(15))
+    assert found.p == pytest.approx(truth.ttest_rel(second, first).pvalue)
+    assert found.error == pytest.approx(truth.sem(second - first))
+    assert found.estimate.value == pytest.approx(np.mean(second - first))
+    assert paired_effect(first, first, np.arange(15)).p == 1
+    assert math.isnan(paired_effect([1.0], [2.0], ["a"]).p)
+
+
+def test_the_smallest_difference_is_cohens() -> None:
+    # Half a standard deviation needs 34 pairs for a power of 0.8 (Cohen 1988, table 2.4.1, and any power program).
+    assert smallest_difference(1 / math.sqrt(33), 32) > 0.5 > smallest_difference(1 / math.sqrt(34), 33)
+    # With many degrees of freedom z[0.975] + z[0.8].
+    assert smallest_difference(1.0, 10_000) == pytest.approx(1.959964 + 0.841621, abs=1e-3)
+    assert smallest_difference(1.0, 1) > smallest_difference(1.0, 2) > smallest_difference(1.0, 5)
+    assert math.isnan(smallest_difference(float("nan"), 0))
+
+
+def test_ratio_of_medians_by_hand() -> None:
+    assert ratio_of_medians([[1, 2, 3]], [[2, 4, 9]]).estimate.value == pytest.approx(2)
+    # Rounds 2 and 8 times as large: their geometric mean, whatever a round does to both arms.
+    assert ratio_of_medians([[1, 1], [50, 50]], [[2, 2], [400, 400]]).estimate.value == pytest.approx(4)
+    # One sample a round: medians over the rounds.
+    assert ratio_of_medians([[1], [2], [3]], [[3], [4], [5]]).estimate.value == pytest.approx(2)
+    assert not ratio_of_medians([[1.0]], [[2.0]]).estimate.bounded
+    with pytest.raises(ValueError, match="positive"):
+        ratio_of_medians([[0.0, 1.0]], [[1.0, 1.0]])
+    with pytest.raises(ValueError, match="differ in number"):
+        ratio_of_medians([[1.0]], [])
+
+
+def test_over_a_thousand_studies_the_paired_interval_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(8)
+    labels, hits = np.repeat(np.arange(24), 2), 0
+    for study in range(1000):
+        first = rng.normal(size=48)
+        second = first + 0.3 + np.repeat(rng.normal(scale=0.4, size=24), 2) + rng.normal(scale=0.2, size=48)
+        found = clustered_mean(second - first, labels, resamples=500, seed=study)
+        hits += found.low <= 0.3 <= found.high
+    assert 0.93 <= hits / 1000 <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [10, 60])
+def test_over_a_thousand_studies_the_ratio_interval_holds_the_truth_as_often_as_it_says(samples: int) -> None:
+    rng, hits = np.random.default_rng(9), 0
+    for study in range(1000):
+        first, second = np.exp(0.05 * rng.normal(size=(2, samples)))
+        found = ratio_of_medians([first], [1.1 * second], resamples=1000, seed=study).estimate
+        hits += found.low <= 1.1 <= found.high
+    assert 0.93 <= hits / 1000 <= 0.97

@@ -1,0 +1,155 @@
+"""`harness compare` and `harness gate`: verdicts from records, as a table and as an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from harness.errors import HarnessError, Incomplete, RecordError, nearest
+
+if TYPE_CHECKING:
+    from harness.compare import Finding, Pair, Side
+    from harness.records import Run
+
+Arm = Annotated[str | None, typer.Option(metavar="LABEL", help="Of two runs, only this model.")]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--value", metavar="SECTION:VALUE", help="Only this; those of the suites' tables unless given."),
+]
+Percent = Annotated[float, typer.Option(min=0, help="Changes within so many percent do not matter.")]
+Absolute = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SECTION:VALUE=NUMBER", help="Nor do those within this, in the value's unit."),
+]
+Across = Annotated[
+    bool, typer.Option("--across-devices", help="Compare records of different devices or schema versions.")
+]
+Format = Annotated[Literal["md", "csv", "latex", "html"], typer.Option("--format", help="Of what is printed.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers plug-ins.")
+]
+
+
+def compare(
+    what: Annotated[
+        list[str], typer.Argument(metavar="RUN A B | RUN_A RUN_B", help="Two models of a run, or two runs.")
+    ],
+    arm: Arm = None,
+    value: Values = None,
+    percent: Percent = 2.0,
+    absolute: Absolute = None,
+    across_devices: Across = False,
+    format_: Format = "md",
+    plugin: Plugins = None,
+) -> Iterator[str]:
+    """Compare model B with model A of one run, or run B with run A, value by value."""
+    from harness.records import load_run
+
+    _plugins(plugin)
+    if len(what) == 3 and arm is None:
+        run = load_run(Path(what[0]))
+        pairs = [(_side(run, what[1]), _side(run, what[2]))]
+    elif len(what) == 2:
+        pairs = _pairs(load_run(Path(what[0])), load_run(Path(what[1])), arm)
+    else:
+        raise HarnessError(
+            "name a run and two of its models, or two runs (with --arm LABEL)", "harness compare RUN A B"
+        )
+    yield _drawn(_findings(pairs, value, percent, absolute, across_devices), pairs, across_devices, format_)
+
+
+def gate(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    baseline: Annotated[Path, typer.Option(metavar="RUN", help="The run to measure against.")],
+    arm: Arm = None,
+    value: Values = None,
+    percent: Percent = 2.0,
+    absolute: Absolute = None,
+    across_devices: Across = False,
+    format_: Format = "md",
+    plugin: Plugins = None,
+) -> Iterator[str]:
+    """Exit 0 if RUN is the same as the baseline or better, 1 if worse, 2 if unclear, 3 without a baseline."""
+    from harness.compare import exit_code
+    from harness.records import load_run
+
+    _plugins(plugin)
+    now = load_run(run)
+    if not (baseline / "plan.json").is_file():
+        yield f"no baseline: {baseline} holds no run"
+        raise typer.Exit(3)
+    before = load_run(baseline)
+    if not any(head.status == "ok" for head in before.heads.values()):
+        yield f"no baseline: {baseline} holds no result"
+        raise typer.Exit(3)
+    try:
+        pairs = _pairs(before, now, arm)
+        findings = _findings(pairs, value, percent, absolute, across_devices)
+    except Incomplete as error:
+        # Its own exit code would say that there is no baseline.
+        raise RecordError(error.message, error.fix) from error
+    yield _drawn(findings, pairs, across_devices, format_)
+    code = exit_code(findings)
+    yield f"gate: {('same or better', 'worse', 'unclear')[code]}"
+    if code:
+        raise typer.Exit(code)
+
+
+def _plugins(files: list[Path] | None) -> None:
+    from harness import registry
+
+    for file in files or []:
+        registry.load_plugin(file)
+
+
+def _side(run: Run, label: str) -> Side:
+    from harness.compare import Side
+
+    for arm in run.arms:
+        if arm.label == label:
+            return Side(run, arm)
+    raise RecordError(f"{run.folder} has no model {label!r}", nearest(label, [arm.label for arm in run.arms]))
+
+
+def _pairs(first: Run, second: Run, label: str | None) -> list[Pair]:
+    """The arms of two runs that share a label; of two runs with one arm each, those."""
+    if label is not None:
+        return [(_side(first, label), _side(second, label))]
+    if len(first.arms) == len(second.arms) == 1:
+        return [(_side(first, first.arms[0].label), _side(second, second.arms[0].label))]
+    labels = {arm.label for arm in second.arms}
+    shared = [arm.label for arm in first.arms if arm.label in labels]
+    if not shared:
+        raise RecordError(f"{first.folder} and {second.folder} share no model", "compare two models of one run instead")
+    return [(_side(first, each), _side(second, each)) for each in shared]
+
+
+def _findings(
+    pairs: list[Pair], values: list[str] | None, percent: float, absolute: list[str] | None, across: bool
+) -> list[Finding]:
+    from harness.compare import Floors
+    from harness.compare import compare as judge
+
+    floors = {}
+    for text in absolute or []:
+        name, _, number = text.rpartition("=")
+        try:
+            floors[name] = float(number)
+        except ValueError:
+            raise HarnessError(f"--absolute {text}: expected SECTION:VALUE=NUMBER") from None
+        if not name or not 0 <= floors[name] < float("inf"):
+            raise HarnessError(f"--absolute {text}: expected SECTION:VALUE=NUMBER, the number not negative")
+    found = judge(pairs, values or (), Floors(percent, floors), across)
+    if not found:
+        raise RecordError("there is no value to compare", "name values with --value SECTION:VALUE")
+    return found
+
+
+def _drawn(findings: list[Finding], pairs: list[Pair], across: bool, format_: str) -> str:
+    from harness.report.render import RENDERERS
+    from harness.report.versus import table
+
+    return RENDERERS[format_][1](table(findings, pairs[0], across))

@@ -1,0 +1,397 @@
+"""Compares two arms value by value: pairs by (prompt, seed) or by round, intervals, and verdicts that may be unclear.
+
+Pure, on run folders that were read. A verdict speaks of the second arm of a pair, against the first (rule T19).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from harness import registry
+from harness.contracts import Json, Metric, Value
+from harness.errors import Incomplete, RecordError, SuiteError, nearest
+from harness.plan import Arm, Group
+from harness.records import Record, RecordFile, Run, device_label
+from harness.report import layout
+from harness.report.aggregates import kept_clips
+from harness.report.samples import Samples, doubts, read
+from harness.schema import GenerateSection, MeasureSection
+from harness.stats import Effect, holm, paired_effect, ratio_of_medians, smallest_difference
+
+Verdict = Literal["BETTER", "WORSE", "FASTER", "SLOWER", "SAME", "UNCLEAR", "not measured", "not compared"]
+ALPHA = 0.05
+PERCENT = 2.0
+"""Default floor in percent: the half-width at which a measurement stops (rule T8)."""
+ABSOLUTE = {"s": 1e-3, "B": 2.0**20}
+"""Default absolute floor by unit: a millisecond and a mebibyte; 0 for any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One arm of one run."""
+
+    run: Run
+    arm: Arm
+
+    def group(self, section: str, plugin: str) -> Group | None:
+        """The planned units of the arm in `section` under `plugin`; of its clips where that is empty."""
+        asked = (section, plugin, self.arm.label)
+        return next((g for g in self.run.groups if (g.section, g.plugin, g.arm) == asked), None)
+
+    def section(self, name: str) -> GenerateSection | MeasureSection | None:
+        """The section `name` of the run's suite."""
+        sections: list[GenerateSection | MeasureSection] = [*self.run.suite.generate, *self.run.suite.measure]
+        return next((section for section in sections if section.name == name), None)
+
+
+Pair = tuple[Side, Side]
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """Changes that do not matter: within `percent` of the first arm's value, or within the absolute floor.
+
+    `absolute` gives it by `section:value` in the value's own unit; `ABSOLUTE` by unit where it does not.
+    """
+
+    percent: float = PERCENT
+    absolute: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, name: str, value: Value, base: float) -> float:
+        """The larger of both floors, in the value's unit, for a first arm at `base`."""
+        return max(self.percent / 100 * abs(base), self.absolute.get(name, ABSOLUTE.get(value.unit, 0.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One value of two arms.
+
+    Attributes:
+        name: `section:value`. arm: label, where a comparison has several pairs; else empty.
+        measured: whether a probe gives it (then `effect` is a ratio), rather than a metric (a difference).
+        first, second: what each arm has; None where it has nothing.
+        effect: of the second against the first; None where they cannot be paired.
+        p: of no change, adjusted for all values of the comparison.
+        floor: change that does not matter, in the value's unit.
+        evidence: what the effect rests on. reason: why there is no verdict.
+        marks: footnotes, as in `harness.report.layout`.
+    """
+
+    name: str
+    value: Value
+    measured: bool
+    arm: str = ""
+    first: float | None = None
+    second: float | None = None
+    effect: Effect | None = None
+    p: float = math.nan
+    floor: float = 0.0
+    verdict: Verdict = "UNCLEAR"
+    evidence: str = ""
+    reason: str = ""
+    marks: tuple[str, ...] = ()
+
+    @property
+    def detectable(self) -> float:
+        """The smallest change that as many prompts or samples show with a power of 0.8, before any adjustment.
+
+        In the value's unit, or for a ratio as a share of the first arm's value; NaN without any spread.
+        """
+        if self.effect is None or self.effect.error == 0:
+            return math.nan
+        found = smallest_difference(self.effect.error, self.effect.freedom, alpha=ALPHA)
+        return math.expm1(found) if self.measured else found
+
+
+def compare(
+    pairs: Sequence[Pair], values: Sequence[str] = (), floors: Floors | None = None, across_devices: bool = False
+) -> list[Finding]:
+    """Every value of `values` (`section:value`; those of the suites' tables unless given) for every pair of arms.
+
+    Raises `RecordError` for records of two devices or two schema versions, unless `across_devices`; `Incomplete`
+    where units lack results in a run whose suite does not say `incomplete: mark`; `SuiteError` for an unknown value.
+    """
+    planned = [(first, second, choice) for first, second in pairs for choice in _chosen(first, second, values)]
+    facts = _read_facts(planned)
+    if not across_devices:
+        _refuse_mixture("devices", {key: fact.device for key, fact in facts.items()})
+        _refuse_mixture("record schema versions", {key: str(fact.schema) for key, fact in facts.items()})
+    findings = []
+    for first, second, choice in planned:
+        drawn = _finding(first, second, choice, facts)
+        findings.append(replace(drawn, arm=second.arm.label if len(pairs) > 1 else ""))
+    return _judged(findings, floors or Floors())
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """What `harness gate` exits with: 1 with anything worse; 2 with anything undecided, or nothing at all; else 0."""
+    verdicts = {finding.verdict for finding in findings}
+    if verdicts & {"WORSE", "SLOWER"}:
+        return 1
+    return 0 if verdicts and verdicts <= {"BETTER", "FASTER", "SAME"} else 2
+
+
+# ------------------------------------------------------------------------------------- which values
+
+
+_Choice = tuple[str, str, Value]
+"""Section, metric or probe, and value."""
+
+
+def _chosen(first: Side, second: Side, names: Sequence[str]) -> list[_Choice]:
+    """The values to compare, in the order asked for or shown."""
+    known: dict[tuple[str, str, str], _Choice] = {}
+    shown: list[tuple[str, str]] = []
+    for side in (first, second):
+        for choice in _given(side):
+            known.setdefault((choice[0], choice[1], choice[2].name), choice)
+        shown += [(column.value, column.metric) for table in side.run.suite.tables for column in table.columns]
+    for name in names:
+        if not any(name == f"{section}:{value}" for section, _, value in known):
+            options = [f"{section}:{value}" for section, _, value in known]
+            raise SuiteError(f"no value {name!r} that both arms could have", nearest(name, options))
+    wanted = [(name, "") for name in names] or shown
+    if not wanted:
+        return [choice for choice in known.values() if choice[2].direction != "none"]
+    found: dict[tuple[str, str, str], _Choice] = {}
+    for name, plugin in wanted:
+        for key, choice in known.items():
+            asked = name == f"{key[0]}:{key[2]}" and plugin in ("", key[1])
+            if asked and (names or choice[2].direction != "none"):
+                found[key] = choice
+    return list(found.values())
+
+
+def _given(side: Side) -> list[_Choice]:
+    """Every value that the side's suite plans for its arm, but those that exist for an aggregate alone."""
+    found: list[_Choice] = []
+    for group in side.run.groups:
+        if group.arm != side.arm.label or group.kind == "generate":
+            continue
+        known = registry.metrics if group.kind == "score" else registry.probes
+        found += [(group.section, group.plugin, value) for value in known.get(group.plugin).values]
+    return found
+
+
+# ------------------------------------------------------------------------------- what records say
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """What a record holds besides its head; the record itself is kept of a measurement, or of a first score."""
+
+    device: str
+    schema: int
+    record: Record
+
+
+_Place = tuple[str, str, str]
+"""Run folder, arm and key of a record."""
+
+
+def _read_facts(planned: Sequence[tuple[Side, Side, _Choice]]) -> dict[_Place, _Fact]:
+    """Of every result behind the planned values, and of the clips that were scored; each run is read once."""
+    wanted: dict[str, dict[str, set[str]]] = {}
+    for first, second, (section, plugin, _) in planned:
+        for side in (first, second):
+            keys = wanted.setdefault(str(side.run.folder), {})
+            group = side.group(section, plugin)
+            clips = side.group(section, "") if group and group.kind == "score" else None
+            for key in (*(group.keys if group else ()), *(clips.keys if clips else ())):
+                keys.setdefault(key, set()).add(side.arm.label)
+    found: dict[_Place, _Fact] = {}
+    for folder, keys in wanted.items():
+        for record in RecordFile(Path(folder) / "records.jsonl").records():
+            for arm in keys.get(record.key, ()):
+                found.pop((folder, arm, record.key), None)
+                if record.status == "ok":
+                    found[folder, arm, record.key] = _Fact(device_label(record.device), record.schema, record)
+    return found
+
+
+def _refuse_mixture(what: str, of: Mapping[_Place, str]) -> None:
+    where: dict[str, set[str]] = {}
+    for (folder, arm, _), named in of.items():
+        where.setdefault(named, set()).add(f"{Path(folder).name}: {arm}")
+    if len(where) > 1:
+        said = "; ".join(f"{name} ({', '.join(sorted(arms))})" for name, arms in sorted(where.items()))
+        raise RecordError(f"two {what} in one comparison: {said}", "compare like with like, or say --across-devices")
+
+
+# ------------------------------------------------------------------------------------ one value
+
+
+def _finding(first: Side, second: Side, choice: _Choice, facts: Mapping[_Place, _Fact]) -> Finding:
+    section, plugin, value = choice
+    sides = (first, second)
+    drawn = [_results(side, section, plugin, value) for side in sides]
+    measured = any(g.kind == "measure" for side in sides if (g := side.group(section, plugin)))
+    sums = [_summary(samples, value.name, measured) for samples in drawn]
+    marks = tuple(dict.fromkeys(mark for side, found in zip(sides, drawn, strict=True) for mark in _marks(side, found)))
+    bare = Finding(f"{section}:{value.name}", value, measured, first=sums[0], second=sums[1], marks=marks)
+    if None in sums:
+        return replace(bare, verdict="not measured", reason="an arm has no result")
+    told = [_terms(side, section, plugin, facts) for side in sides]
+    if told[0] != told[1]:
+        differing = ", ".join(name for name in told[0] if told[0][name] != told[1].get(name))
+        return replace(bare, verdict="not compared", reason=f"the arms differ in {differing}")
+    if measured:
+        return _ratio(bare, sides, choice, facts)
+    if any(side.arm.card.weights == "random" for side in sides):
+        marks = (*marks, layout.RANDOM_WEIGHTS)
+        return replace(bare, verdict="not compared", reason="random weights have no quality", marks=marks)
+    if registry.metrics.get(plugin).aggregate is not Metric.aggregate:
+        return replace(bare, verdict="not compared", reason="its aggregate is no mean over clips")
+    return _difference(bare, sides, choice)
+
+
+def _results(side: Side, section: str, plugin: str, value: Value) -> Samples | None:
+    """The samples of one arm. Raises `Incomplete` where some are missing and the suite does not mark such means."""
+    group = side.group(section, plugin)
+    if group is None:
+        return None
+    samples = read(side.run, group, (value.name,))
+    short = samples.skipped < samples.planned and samples.scored < samples.planned
+    if short and side.run.suite.incomplete == "refuse":
+        raise Incomplete(
+            f"{section}: {plugin} has {samples.scored} of {samples.planned} results of {side.arm.label} "
+            f"in {side.run.folder}",
+            "run the suite again to fill what is missing, or say `incomplete: mark` in it",
+        )
+    return samples
+
+
+def _summary(samples: Samples | None, name: str, measured: bool) -> float | None:
+    """The mean over clips, or the median over rounds; None where nothing is defined."""
+    if samples is None or not np.isfinite(samples.values[name]).any():
+        return None
+    return float((np.nanmedian if measured else np.nanmean)(samples.values[name]))
+
+
+def _marks(side: Side, samples: Samples | None) -> tuple[str, ...]:
+    if samples is None or samples.skipped == samples.planned:
+        return ()
+    return (layout.INCOMPLETE,) * (samples.scored < samples.planned)
+
+
+def _terms(side: Side, section: str, plugin: str, facts: Mapping[_Place, _Fact]) -> dict[str, Json]:
+    """What two arms must share for their values to be comparable, by the name of its part."""
+    group, body = side.group(section, plugin), side.section(section)
+    assert group is not None
+    place = next(place for key in group.keys if (place := (str(side.run.folder), side.arm.label, key)) in facts)
+    unit = facts[place].record.unit
+    if isinstance(body, GenerateSection):
+        switches: list[Json] = [switch.model_dump(mode="json") for switch in body.switches]
+        video = side.run.suite.video.model_dump(mode="json")
+        return {"metric": unit["metric"], "frames": body.frames, "switches": switches, "video": video}
+    return {"probe": unit["probe"], "workload": unit["workload"]}
+
+
+def _by_pair(side: Side, choice: _Choice) -> dict[tuple[str, int], float]:
+    """Each clip's value by prompt and seed; NaN where the clip does not count."""
+    section, plugin, value = choice
+    body, group = side.section(section), side.group(section, plugin)
+    assert isinstance(body, GenerateSection)
+    assert group is not None
+    use = next(use for use in body.metrics if use.name == plugin)
+    samples = read(side.run, group, (value.name,))
+    kept = kept_clips(registry.metrics.create(plugin, use.options), value.name, samples)
+    scores = np.where(kept, samples.values[value.name], math.nan)
+    texts = side.run.suite.prompts[body.prompts].texts
+    places = [(texts[place // len(body.seeds)], body.seeds[place % len(body.seeds)]) for place in samples.places]
+    return dict(zip(places, scores.tolist(), strict=True))
+
+
+def _difference(bare: Finding, sides: Pair, choice: _Choice) -> Finding:
+    left, right = (_by_pair(side, choice) for side in sides)
+    shared = [pair for pair in left if pair in right]
+    defined = [pair for pair in shared if math.isfinite(left[pair]) and math.isfinite(right[pair])]
+    if not defined:
+        return replace(bare, verdict="not compared", reason="the arms share no prompt and seed")
+    first, second = [left[pair] for pair in defined], [right[pair] for pair in defined]
+    effect = paired_effect(first, second, [prompt for prompt, _ in defined])
+    marks = bare.marks + (layout.UNDEFINED,) * (len(defined) < len(shared))
+    return replace(
+        bare,
+        first=float(np.mean(first)),
+        second=float(np.mean(second)),
+        effect=effect,
+        evidence=f"{len(defined)} pairs, {effect.estimate.clusters} prompts",
+        marks=marks,
+    )
+
+
+def _ratio(bare: Finding, sides: Pair, choice: _Choice, facts: Mapping[_Place, _Fact]) -> Finding:
+    section, plugin, value = choice
+    rounds: list[list[Sequence[float]]] = []
+    by_side = [_rounds(side, section, plugin, facts) for side in sides]
+    shared = sorted(by_side[0].keys() & by_side[1].keys())
+    raw = all(value.name in found[n].samples for found in by_side for n in shared)
+    for found in by_side:
+        rounds.append([found[n].samples[value.name] if raw else [found[n].values[value.name]] for n in shared])
+    doubtful = [mark for found in by_side for n in shared for mark in doubts(found[n].values)]
+    bare = replace(bare, marks=tuple(dict.fromkeys((*bare.marks, *doubtful))))
+    try:
+        effect = ratio_of_medians(rounds[0], rounds[1])
+    except ValueError as error:
+        return replace(bare, verdict="not compared", reason=str(error))
+    counts = [sum(len(samples) for samples in side) for side in rounds]
+    evidence = f"{len(shared)} round{'s' * (len(shared) > 1)}, {counts[0]} and {counts[1]} samples"
+    return replace(bare, effect=effect, evidence=evidence)
+
+
+def _rounds(side: Side, section: str, plugin: str, facts: Mapping[_Place, _Fact]) -> dict[int, Record]:
+    group = side.group(section, plugin)
+    places = ((n, (str(side.run.folder), side.arm.label, key)) for n, key in enumerate(group.keys if group else ()))
+    return {n: facts[place].record for n, place in places if place in facts}
+
+
+# ------------------------------------------------------------------------------------- verdicts
+
+
+def _judged(findings: Sequence[Finding], floors: Floors) -> list[Finding]:
+    """The same findings with p-values adjusted for their number, floors, and verdicts."""
+    tested = {i: found.effect.p for i, found in enumerate(findings) if found.effect and math.isfinite(found.effect.p)}
+    adjusted = dict(zip(tested, holm(list(tested.values())).tolist(), strict=True))
+    judged = []
+    for i, finding in enumerate(findings):
+        if finding.effect is None or finding.first is None:
+            judged.append(finding)
+            continue
+        floor = floors.of(finding.name, finding.value, finding.first)
+        weighed = replace(finding, p=adjusted.get(i, math.nan), floor=floor)
+        verdict, reason = _verdict(weighed)
+        judged.append(replace(weighed, verdict=verdict, reason=reason))
+    return judged
+
+
+def _verdict(finding: Finding) -> tuple[Verdict, str]:
+    """SAME with the whole interval inside the floor; a direction only past the floor, with p and interval agreeing."""
+    assert finding.effect is not None
+    assert finding.first is not None
+    found = finding.effect.estimate
+    if layout.INCOMPLETE in finding.marks:
+        return "UNCLEAR", "there are fewer results than planned"
+    if not found.bounded:
+        return "UNCLEAR", "there are too few prompts or samples for an interval"
+    none, floor = 0.0, finding.floor
+    if finding.measured:
+        none, floor = 1.0, floor / abs(finding.first)
+    low, value, high = found.low - none, found.value - none, found.high - none
+    if -floor <= low and high <= floor:
+        equal = "every pair is equal; how far others would spread is not known from them"
+        return "SAME", equal if finding.effect.error == 0 else ""
+    if not (finding.p <= ALPHA and (low > 0 or high < 0) and abs(value) > floor):
+        return "UNCLEAR", "the interval reaches past the floor and no change past it is shown"
+    if finding.value.direction == "none":
+        return "UNCLEAR", "it changes and neither way is better"
+    good = (value > 0) == (finding.value.direction == "higher")
+    if finding.measured and (finding.value.unit == "s" or finding.value.unit.endswith("/s")):
+        return ("FASTER" if good else "SLOWER"), ""
+    return ("BETTER" if good else "WORSE"), ""

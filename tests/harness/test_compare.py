@@ -1,0 +1,183 @@
+"""Comparisons of run folders written by hand: verdicts, refusals, marked rows, and what the gate exits with."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from run_folders import Arm, write_run
+
+from harness import cli
+from harness.commands.compare import _pairs as pairs_of
+from harness.compare import Finding, Floors, Side, compare, exit_code
+from harness.errors import Incomplete, RecordError, SuiteError
+from harness.records import load_run
+from harness.report.render import RENDERERS
+from harness.report.versus import table
+
+BASE = [0.5, 0.52, 0.6, 0.58, 0.7, 0.71, 0.4, 0.42, 0.9, 0.88, 0.3, 0.35]
+NOISE = np.random.default_rng(1).normal(scale=0.004, size=12)
+NOISE -= NOISE.mean()
+
+
+def arms(second: Any, **more: Any) -> list[Arm]:
+    return [Arm("dense", BASE), Arm("latent", list(second), **more)]
+
+
+def judge(folder: Path, written: list[Arm], percent: float = 2.0, across: bool = False, **suite: Any) -> list[Finding]:
+    write_run(folder, written, **{"prompts": 6, "seeds": 2, "metric": "fake/plain", **suite})
+    run = load_run(folder)
+    return compare([(Side(run, run.arms[0]), Side(run, run.arms[1]))], (), Floors(percent), across)
+
+
+def speeds(folder: Path, first: list[list[float]], second: list[list[float]], name: str = "rate") -> list[Finding]:
+    """Speeds by round as raw samples, written into the records."""
+    written = [Arm("dense", BASE, speed=first[0][0]), Arm("latent", BASE, speed=second[0][0])]
+    write_run(folder, written, prompts=6, seeds=2, metric="fake/plain")
+    path = folder / "records.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "measure":
+            line["samples"] = {name: (first if line["context"]["arm"] == "dense" else second)[0]}
+    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+    run = load_run(folder)
+    return compare([(Side(run, run.arms[0]), Side(run, run.arms[1]))], ["speed:rate"])
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.1, "BETTER"), (-0.1, "WORSE"), (0.0, "SAME"), (0.0112, "UNCLEAR")])
+def test_quality_is_paired_and_judged_past_a_floor(tmp_path: Path, shift: float, verdict: str) -> None:
+    (found,) = judge(tmp_path, arms(np.array(BASE) + shift + NOISE))
+    assert found.verdict == verdict
+    assert found.effect is not None
+    assert found.effect.estimate.value == pytest.approx(shift)
+    assert found.effect.estimate.clusters == 6
+    assert found.floor == pytest.approx(0.02 * np.mean(BASE))
+    assert found.evidence == "12 pairs, 6 prompts"
+
+
+def test_pairs_are_found_by_prompt_and_seed_across_runs_of_different_length(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [Arm("dense", BASE)], prompts=6, seeds=2, metric="fake/plain")
+    write_run(tmp_path / "b", [Arm("latent", BASE[::2])], prompts=6, seeds=1, metric="fake/plain")
+    (found,) = compare(pairs_of(load_run(tmp_path / "a"), load_run(tmp_path / "b"), None))
+    assert found.evidence == "6 pairs, 6 prompts"
+    assert found.verdict == "SAME"
+    assert found.first == found.second == pytest.approx(np.mean(BASE[::2]))
+    assert np.isnan(found.detectable)
+    assert "every pair is equal" in found.reason
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.5, "FASTER"), (0.5, "SLOWER"), (1.0, "SAME")])
+def test_speed_is_a_ratio_of_medians_of_raw_samples(tmp_path: Path, factor: float, verdict: str) -> None:
+    rates = [[10.0, 10.01, 9.99, 10.02, 9.98, 10.0, 10.01]]
+    (found,) = speeds(tmp_path, rates, [[rate * factor for rate in rates[0]]])
+    assert found.verdict == verdict
+    assert found.effect is not None
+    assert found.effect.estimate.value == pytest.approx(factor)
+    assert found.evidence == "1 round, 7 and 7 samples"
+
+
+def test_one_sample_has_no_interval_and_no_verdict(tmp_path: Path) -> None:
+    (found,) = speeds(tmp_path, [[10.0]], [[20.0]])
+    assert (found.verdict, found.reason) == ("UNCLEAR", "there are too few prompts or samples for an interval")
+
+
+def test_samples_without_a_ratio_are_not_compared(tmp_path: Path) -> None:
+    (found,) = speeds(tmp_path, [[10.0, 0.0]], [[20.0, 21.0]])
+    assert found.verdict == "not compared"
+
+
+def test_two_devices_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"two devices.*Other.*Test CPU") as caught:
+        judge(tmp_path, arms(BASE, device="Other"))
+    assert "--across-devices" in caught.value.fix
+    assert judge(tmp_path, arms(BASE, device="Other"), across=True)[0].verdict == "SAME"
+
+
+def test_two_schema_versions_are_refused(tmp_path: Path) -> None:
+    judge(tmp_path, arms(BASE))
+    path = tmp_path / "records.jsonl"
+    first, _, rest = path.read_text().partition("\n")
+    path.write_text(first.replace('"schema":1', '"schema":0') + "\n" + rest)
+    run = load_run(tmp_path)
+    with pytest.raises(RecordError, match="two record schema versions"):
+        compare([(Side(run, run.arms[0]), Side(run, run.arms[1]))])
+
+
+def test_a_value_of_one_arm_alone_is_a_marked_row(tmp_path: Path) -> None:
+    skipped = dict.fromkeys(range(12), "skipped")
+    (found,) = judge(tmp_path, arms(BASE, statuses=skipped))
+    assert found.verdict == "not measured"
+    assert (found.first, found.second) == (pytest.approx(np.mean(BASE)), None)
+    run = load_run(tmp_path)
+    drawn = table([found], (Side(run, run.arms[0]), Side(run, run.arms[1])))
+    assert drawn.rows[0].cells[1].text == "not measured"
+    assert exit_code([found]) == 2
+
+
+def test_missing_results_are_refused_or_marked(tmp_path: Path) -> None:
+    short = [*BASE[:-1], None]
+    with pytest.raises(Incomplete, match="11 of 12"):
+        judge(tmp_path, arms(short))
+    (found,) = judge(tmp_path, arms(short), incomplete="mark")
+    assert (found.verdict, found.marks) == ("UNCLEAR", ("*",))
+
+
+def test_random_weights_have_no_quality(tmp_path: Path) -> None:
+    (found,) = judge(tmp_path, arms(BASE, weights="random"))
+    assert found.verdict == "not compared"
+
+
+def test_other_terms_are_not_compared(tmp_path: Path) -> None:
+    for name, metric in (("a", "fake/plain"), ("b", "fake/quality")):
+        write_run(tmp_path / name, [Arm("dense", BASE)], prompts=6, seeds=2, metric=metric)
+    found = compare(pairs_of(load_run(tmp_path / "a"), load_run(tmp_path / "b"), None))
+    assert {finding.verdict for finding in found} == {"not measured"}
+    with pytest.raises(SuiteError, match="nothing"):
+        compare(pairs_of(load_run(tmp_path / "a"), load_run(tmp_path / "b"), None), ["short:nothing"])
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*arguments])
+    return int(caught.value.code or 0)
+
+
+@pytest.mark.parametrize(("shift", "code"), [(0.0, 0), (0.1, 0), (-0.1, 1), (0.0112, 2)])
+def test_the_gate_exits_by_its_verdicts(
+    tmp_path: Path, shift: float, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shifted = list(np.array(BASE) + shift + NOISE)
+    for name, scores in (("old", BASE), ("new", shifted)):
+        write_run(tmp_path / name, [Arm("dense", scores)], prompts=6, seeds=2, metric="fake/plain")
+    assert command("gate", str(tmp_path / "new"), "--baseline", str(tmp_path / "old")) == code
+    said = capsys.readouterr().out
+    assert f"gate: {('same or better', 'worse', 'unclear')[code]}" in said
+    assert "new: dense against old: dense" in said
+
+
+def test_the_gate_without_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "new", [Arm("dense", BASE)], prompts=6, seeds=2, metric="fake/plain")
+    assert command("gate", str(tmp_path / "new"), "--baseline", str(tmp_path / "none")) == 3
+    write_run(tmp_path / "empty", [Arm("dense", [None] * 12)], prompts=6, seeds=2, metric="fake/plain")
+    assert command("gate", str(tmp_path / "new"), "--baseline", str(tmp_path / "empty")) == 3
+    assert capsys.readouterr().out.count("no baseline") == 2
+
+
+@pytest.mark.parametrize("format_", RENDERERS)
+def test_the_command_prints_one_table(tmp_path: Path, format_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, arms(np.array(BASE) + 0.1 + NOISE), prompts=6, seeds=2, metric="fake/plain")
+    assert command("compare", str(tmp_path), "dense", "latent", "--format", format_) == 0
+    said = capsys.readouterr().out
+    assert "BETTER" in said
+    assert "latent" in said
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, arms(BASE), prompts=6, seeds=2, metric="fake/plain")
+    assert command("compare", str(tmp_path), "dense", "latnet") == 2
+    assert "did you mean latent?" in capsys.readouterr().err
+    assert command("compare", str(tmp_path)) == 2
+    assert command("compare", str(tmp_path), "dense", "latent", "--absolute", "short:sharpness=-1") == 2
+    assert os.listdir(tmp_path)
