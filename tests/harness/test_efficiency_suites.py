@@ -45,15 +45,17 @@ def test_the_full_size_suite_compares_caches_at_equal_windows():
 def test_the_full_size_suite_runs_through_on_tiny_networks(tmp_path):
     body = safe_load((SUITES / "efficiency_full_size.yaml").read_text(encoding="utf-8"))
     tiny = {"network": "tiny", "height": 32, "width": 32, "codec": "preview", "dtype": "float32"}
-    kept = ("VideoMLA", "dense, 21 frames", "LongLive", "Rolling Forcing")
+    kept = ("VideoMLA", "dense, 21 frames", "Rolling Forcing")
     body["models"] = [
         {**entry, "options": {**entry["options"], **tiny}} for entry in body["models"] if entry["label"] in kept
     ]
-    quick = {"warmups": 1, "min_repeats": 1, "min_seconds": 0, "ceiling_s": 0.1}
+    quick = {"warmups": 1, "min_repeats": 1, "min_seconds": 0, "ceiling_s": 0.1, "audit_repeats": 0}
     body["measure"] = [
         {
             **section,
             "rounds": 1,
+            "frames": {"5s": 81, "switch": 33}[section["name"]],
+            "switches": [{"frame": 21, "prompts": "other"}] if section["name"] == "switch" else [],
             "options": {**section["options"], **quick},
             "models": [label for label in section.get("models", kept) if label in kept],
         }
@@ -68,8 +70,8 @@ def test_the_full_size_suite_runs_through_on_tiny_networks(tmp_path):
     assert outcome.failed == 0, [record.error for record in records.values() if record.error]
     for label in kept:
         first = records[label, "5s"]
-        assert first.values["stage_share"] > 0.9
-        assert first.values["audit_ratio"] > 0
+        # A chunk of these networks takes milliseconds, so the lines between stages weigh more than at real sizes.
+        assert first.values["stage_share"] == pytest.approx(1, abs=0.1)
         assert label == "Rolling Forcing" or records[label, "switch"].values["switch_s"] > 0
     # Four denoising steps and the clean pass; Rolling Forcing evaluates the network twice a chunk.
     assert records["VideoMLA", "5s"].values["forwards_per_chunk"] == 5
