@@ -49,11 +49,12 @@ class Pipeline:
             prompt = self._prompt(request.prompts, guided)
             switches = [PromptSwitch(self._latent(s.frame), self._prompt(s.prompts, guided)) for s in request.switches]
         height, width = self.latent_size
-        grid = Grid(height // config.patch[1], width // config.patch[2])
-        kind = RollingRollout if self.policy.schedule == "rolling" else Rollout
-        rollout = kind(self.network, self.policy, self.chunk, self.sampler, grid, spans)
-        shape, dtype = (config.in_channels, height, width), self.network.patch_embedding.weight.dtype
-        noise = SeededNoise(request.seeds, shape, self.device, dtype)
+        with spans("prefix"):
+            grid = Grid(height // config.patch[1], width // config.patch[2])
+            kind = RollingRollout if self.policy.schedule == "rolling" else Rollout
+            rollout = kind(self.network, self.policy, self.chunk, self.sampler, grid, spans)
+            shape, dtype = (config.in_channels, height, width), self.network.patch_embedding.weight.dtype
+            noise = SeededNoise(request.seeds, shape, self.device, dtype)
         left = request.frames
         for pixels, finite in self._decoded(rollout.run(noise, prompt, latent_frames, switches), spans):
             with spans("to_host"):
@@ -75,8 +76,8 @@ class Pipeline:
         for index, chunk in enumerate(latents):
             waiting.append(chunk)
             with spans(f"decode[{index}]"), torch.inference_mode():
-                pixels = next(decoder)
-            yield pixels, torch.isfinite(chunk).all()
+                pixels, finite = next(decoder), torch.isfinite(chunk).all()
+            yield pixels, finite
 
     def _prompt(self, texts: tuple[str, ...], guided: bool) -> Prompt:
         wanted = texts + ("",) * len(texts) if guided else texts

@@ -88,20 +88,22 @@ class RollingRollout(Rollout):
         noisy: dict[int, Tensor] = {}
         for window in range(chunks + steps - 1):
             oldest, newest = max(0, window - steps + 1), min(chunks - 1, window)
-            if newest == window:
-                noisy[newest] = noise.start(newest * self.chunk, self.chunk)
             inside = range(oldest, newest + 1)
-            x = torch.cat([noisy[i] for i in inside], dim=1)
-            clean = self._denoise_window(x, prompt, window, inside)
-            for offset, i in enumerate(inside):
-                step = window - i
-                part = slice(offset * self.chunk, (offset + 1) * self.chunk)
-                if step < steps - 1:
-                    fresh = noise.renoise(x.shape[1])[:, part]
-                    noisy[i] = self.schedule.noisy(clean[:, part], fresh, self.schedule.sigmas[step + 1])
+            with self.spans(f"chunk[{oldest}].denoise"):
+                if newest == window:
+                    noisy[newest] = noise.start(newest * self.chunk, self.chunk)
+                x = torch.cat([noisy[i] for i in inside], dim=1)
+                clean = self._denoise_window(x, prompt, window, inside)
+                for offset, i in enumerate(inside):
+                    step = window - i
+                    part = slice(offset * self.chunk, (offset + 1) * self.chunk)
+                    if step < steps - 1:
+                        fresh = noise.renoise(x.shape[1])[:, part]
+                        noisy[i] = self.schedule.noisy(clean[:, part], fresh, self.schedule.sigmas[step + 1])
             if window - oldest == steps - 1:
                 finished = clean[:, : self.chunk]
-                self._cache_chunk(finished, prompt, oldest)
+                with self.spans(f"chunk[{oldest}].clean_pass"):
+                    self._cache_chunk(finished, prompt, oldest)
                 noisy.pop(oldest)
                 yield finished
 
@@ -136,8 +138,7 @@ class RollingRollout(Rollout):
             context = RollingContext(self.cache, frames, slots, anchor, None, x.device)
         steps = [window - i for i in inside for _ in range(self.chunk)]
         times = torch.tensor([self.schedule.timesteps[s] for s in steps], device=x.device).expand(x.shape[0], -1)
-        with self.spans(f"chunk[{oldest}].denoise"):
-            output = self.network(x, times, prompt, context)
+        output = self.network(x, times, prompt, context)
         parts = zip(torch.split(x, 1, 1), torch.split(output, 1, 1), steps, strict=True)
         return torch.cat([self.schedule.clean(a, b, self.schedule.sigmas[s]) for a, b, s in parts], dim=1)
 
@@ -157,5 +158,4 @@ class RollingRollout(Rollout):
             own,
             latents.device,
         )
-        with self.spans(f"chunk[{chunk}].clean_pass"):
-            self._forward(latents, self.schedule.config.clean_timestep, prompt, context)
+        self._forward(latents, self.schedule.config.clean_timestep, prompt, context)

@@ -125,8 +125,9 @@ class Rollout:
                 prompt = waiting.pop(0).prompt
                 with self.spans("switch"):
                     self._switch(prompt, first)
-            context = self.cache.chunk(first, self.chunk, self.device)
-            latents = self._denoise(noise, prompt, context, first, index)
+            with self.spans(f"chunk[{index}].denoise"):
+                context = self.cache.chunk(first, self.chunk, self.device)
+                latents = self._denoise(noise, prompt, context, first)
             past = latents if history is None else history[:, first : first + self.chunk]
             with self.spans(f"chunk[{index}].clean_pass"):
                 self._clean_pass(past, prompt, context)
@@ -145,15 +146,14 @@ class Rollout:
                 self._remember(part)
         return prefix.shape[1]
 
-    def _denoise(self, noise: Noise, prompt: Prompt, context: ChunkContext, first: int, index: int) -> Tensor:
+    def _denoise(self, noise: Noise, prompt: Prompt, context: ChunkContext, first: int) -> Tensor:
         x = noise.start(first, self.chunk)
         last = len(self.schedule) - 1
-        with self.spans(f"chunk[{index}].denoise"):
-            for step, sigma in enumerate(self.schedule.sigmas):
-                output = self._predict(x, self.schedule.timesteps[step], prompt, context)
-                x = self.schedule.clean(x, output, sigma)
-                if step < last:
-                    x = self.schedule.noisy(x, noise.renoise(self.chunk), self.schedule.sigmas[step + 1])
+        for step, sigma in enumerate(self.schedule.sigmas):
+            output = self._predict(x, self.schedule.timesteps[step], prompt, context)
+            x = self.schedule.clean(x, output, sigma)
+            if step < last:
+                x = self.schedule.noisy(x, noise.renoise(self.chunk), self.schedule.sigmas[step + 1])
         return x
 
     def _predict(self, x: Tensor, timestep: float, prompt: Prompt, context: ChunkContext) -> Tensor:

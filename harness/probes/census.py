@@ -80,7 +80,7 @@ def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
         register_module_forward_pre_hook(calls.before),
         register_module_forward_hook(calls.after, always_call=True),
     ]
-    counter = _flop_counter()
+    counter = flop_counter()
     try:
         stream = model.stream(wanted)
         done = False
@@ -98,7 +98,8 @@ def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
     return _summary(by_chunk, calls.modules, steady_chunks(frames, card)[0])
 
 
-def _flop_counter() -> Any:
+def flop_counter() -> Any:
+    """torch's FLOP counter, with the fused attention of the CPU, which it does not know by itself. Imports torch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 

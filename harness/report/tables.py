@@ -17,7 +17,7 @@ from harness.contracts import Metric, Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.plan import Arm, Group
 from harness.records import Head, RecordFile, Run, device_label
-from harness.report import layout
+from harness.report import insets, layout
 from harness.report.aggregates import aggregates, estimate
 from harness.report.layout import Cell, Row, Table
 from harness.report.samples import Samples, doubts, read
@@ -51,7 +51,7 @@ def build(runs: Sequence[Run]) -> list[Table]:
     for view in views:
         for spec in view.run.suite.tables or [_everything(view)]:
             specs.setdefault(spec.name, spec)
-    return [_table(spec, views) for spec in specs.values()]
+    return [*(_table(spec, views) for spec in specs.values()), *insets.tables(runs)]
 
 
 def _everything(view: _View) -> TableSpec:
