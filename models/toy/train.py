@@ -14,20 +14,20 @@ import math
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.cache import Grid
 from models.codec import PixelCodec
 from models.toy.presets import CHUNK, PATCH, WINDOW, network_config
 from models.toy.text import NULL_PROMPT, embed
-from models.toy.world import BACKGROUNDS, SIZE, render_batch, training_captions
+from models.toy.world import BACKGROUNDS, SIZE, Caption, held_out, render_batch, training_captions
 from models.training.muon import Muon
 from models.training.teacher_forcing import TeacherForcingContext, flow_matching_loss, shifted
 from models.transformer import VideoTransformer
@@ -51,6 +51,8 @@ class Recipe:
         shift: of the noise levels. text_drop: share of clips without a prompt.
         context_noise: largest deviation of the clean copy; noisy_context: share of clips that get it.
         foreground: extra weight of pixels that belong to the shape.
+        crosses: share of clips whose shape is exchanged for a cross, the one learned last; 0 leaves all as drawn.
+        start: SHA-256 of the checkpoint that the weights start from; empty for random ones.
     """
 
     model: str
@@ -68,6 +70,8 @@ class Recipe:
     context_noise: float = 0.1
     noisy_context: float = 0.7
     foreground: float = 2.0
+    crosses: float = 0.0
+    start: str = ""
 
 
 def batch(recipe: Recipe, step: int) -> tuple[Tensor, list[str], Tensor]:
@@ -78,7 +82,7 @@ def batch(recipe: Recipe, step: int) -> tuple[Tensor, list[str], Tensor]:
     """
     rng = np.random.default_rng([recipe.seed, step])
     known = training_captions()
-    captions = [known[i] for i in rng.integers(len(known), size=recipe.clips)]
+    captions = [_crossed(recipe, step, i, known[j]) for i, j in enumerate(rng.integers(len(known), size=recipe.clips))]
     seeds = [int(s) for s in rng.integers(FIRST_TRAINING_SEED, 2**31, size=recipe.clips)]
     clips = render_batch(captions, seeds, recipe.chunks * CHUNK)
     papers = np.array([BACKGROUNDS[c.background] for c in captions], np.uint8)[:, None, None, None, :]
@@ -87,6 +91,14 @@ def batch(recipe: Recipe, step: int) -> tuple[Tensor, list[str], Tensor]:
     mask = codec.encode(torch.from_numpy(np.where(shape, 255, 0).astype(np.uint8).repeat(3, -1)))
     texts = [NULL_PROMPT if rng.random() < recipe.text_drop else str(c) for c in captions]
     return codec.encode(torch.from_numpy(clips)), texts, 1 + recipe.foreground * (mask + 1) / 2
+
+
+def _crossed(recipe: Recipe, step: int, index: int, caption: Caption) -> Caption:
+    """The caption with a cross for its shape, in a share of the clips; never a held-out one."""
+    if np.random.default_rng([recipe.seed, step, index]).random() >= recipe.crosses:
+        return caption
+    cross = replace(caption, shape="cross")
+    return caption if cross in held_out() else cross
 
 
 def rate(recipe: Recipe, step: int) -> float:
@@ -98,13 +110,15 @@ def rate(recipe: Recipe, step: int) -> float:
 class Trainer:
     """Network, optimisers and average, and the state that a resumed training starts from."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, start: dict[str, Tensor] | None = None) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.step, self.losses = recipe, 0, list[float]()
         self.seconds = 0.0
         config = network_config(ATTENTION[recipe.model])
         self.network = VideoTransformer(config)
         initialise(self.network)
+        if start is not None:
+            self.network.load_state_dict(start)
         self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         matrices = [p for n, p in self.network.named_parameters() if n.startswith("blocks.") and p.dim() == 2]
         others = [p for n, p in self.network.named_parameters() if not (n.startswith("blocks.") and p.dim() == 2)]
@@ -225,6 +239,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the data, the noise and the first weights")
     parser.add_argument("--out", type=Path, default=Path("runs/training"), help="folder of state and checkpoint")
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS")
+    parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="go on from these weights, with a fresh rate")
+    parser.add_argument("--decay", type=float, default=Recipe.decay, help="share of the steps with falling rate")
+    parser.add_argument("--crosses", type=float, default=0.0, help="share of clips shown with a cross instead")
     parser.add_argument("--threads", type=int, default=0, help="of the processor; 0 leaves the choice to torch")
     given = parser.parse_args()
     if given.steps < 1:
@@ -233,7 +250,11 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(Recipe(given.model, steps=given.steps, seed=given.seed))
+    digest = hashlib.sha256(given.start.read_bytes()).hexdigest() if given.start else ""
+    recipe = Recipe(
+        given.model, steps=given.steps, seed=given.seed, decay=given.decay, crosses=given.crosses, start=digest
+    )
+    trainer = Trainer(recipe, load_file(given.start) if given.start else None)
     state = given.out / f"{given.model}.state"
     if state.exists():
         trainer.resume(state)

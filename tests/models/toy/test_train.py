@@ -17,7 +17,8 @@ from models.toy.world import held_out
 SMALL = Recipe("videomla", steps=6, clips=2, chunks=3, warmup=2)
 
 
-def test_held_out_captions_and_seeds_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("crosses", [0.0, 0.4])
+def test_held_out_captions_and_seeds_are_never_shown(monkeypatch: pytest.MonkeyPatch, crosses: float) -> None:
     shown: list[str] = []
     seeds: list[int] = []
     render = train.render_batch
@@ -29,8 +30,10 @@ def test_held_out_captions_and_seeds_are_never_shown(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(train, "render_batch", watch)
     for step in range(400):
-        batch(Recipe("dense"), step)
+        batch(Recipe("dense", crosses=crosses), step)
     assert len(set(shown)) > 1000
+    share = sum(" cross " in caption for caption in shown) / len(shown)
+    assert share == pytest.approx(0.25 + 0.75 * 0.9 * crosses, abs=0.03)
     assert not set(shown) & {str(caption) for caption in held_out()}
     assert min(seeds) >= FIRST_TRAINING_SEED
 
@@ -63,6 +66,14 @@ def test_resuming_is_exact(tmp_path: Path) -> None:
     assert [*resumed.losses, resumed.advance(), resumed.advance()] == losses
     for ours, theirs in zip(resumed.average.values(), unbroken.average.values(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_training_goes_on_from_given_weights() -> None:
+    first = Trainer(SMALL)
+    first.advance()
+    second = Trainer(Recipe("videomla", steps=6, clips=2, chunks=3, warmup=2, start="digest"), first.average)
+    for name, weight in second.average.items():
+        assert torch.equal(weight, first.average[name])
 
 
 def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
