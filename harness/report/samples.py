@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import RecordError
 from harness.plan import Group
-from harness.records import Head, Run
+from harness.records import Head, Run, uncollected, values_of
 from harness.report import layout
 from harness.schema import GenerateSection
 
@@ -47,12 +47,13 @@ class Samples:
 
 def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
     """The samples of `group` in `run`, with the values `names`."""
-    found = [run.heads.get(key) for key in group.keys]
-    done = [(place, head) for place, head in enumerate(found) if head is not None and head.status == "ok"]
-    places = np.fromiter((place for place, _ in done), np.int64, len(done))
-    rows = [head.values for _, head in done]
-    nan = float("nan")
-    values = {name: np.fromiter((row.get(name, nan) for row in rows), np.float64, len(rows)) for name in names}
+    with uncollected():
+        found = [run.heads.get(key) for key in group.keys]
+        done = [(place, head) for place, head in enumerate(found) if head is not None and head.status == "ok"]
+        places = np.fromiter((place for place, _ in done), np.int64, len(done))
+        rows = values_of([head for _, head in done])
+        nan = float("nan")
+        values = {name: np.fromiter((row.get(name, nan) for row in rows), np.float64, len(rows)) for name in names}
     skips = [head for head in found if head is not None and head.status == "skipped"]
     failed = sum(1 for head in found if head is not None and head.status == "failed")
     return Samples(

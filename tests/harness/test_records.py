@@ -10,7 +10,7 @@ import pytest
 from road import base, run
 
 from harness.errors import RecordError, StorageError
-from harness.records import Record, RecordFile, decode, decode_head, encode, load_run
+from harness.records import Record, RecordFile, decode, decode_head, encode, load_run, values_of
 
 
 def record(key: str = "k1", **changes: object) -> Record:
@@ -141,3 +141,13 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, content: str | None
     with pytest.raises(RecordError) as caught:
         load_run(tmp_path)
     assert "\n" not in caught.value.message
+
+
+def test_values_of_many_heads_are_those_of_each(tmp_path: Path) -> None:
+    with RecordFile(tmp_path / "r.jsonl") as file:
+        heads = [file.append(record(f"k{n}", values={"a": n / 3, "b": math.nan if n % 2 else 1.0})) for n in range(4)]
+    for together, alone in zip(values_of(heads), (head.values for head in heads), strict=True):
+        assert together.keys() == alone.keys()
+        assert together["a"] == alone["a"]
+        assert math.isnan(together["b"]) == math.isnan(alone["b"])
+    assert values_of([]) == []
