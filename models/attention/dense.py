@@ -24,7 +24,7 @@ class RMSNorm(nn.Module):
         """[..., dim] to [..., dim]."""
         wide = x if x.dtype == torch.float64 else x.float()
         mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
-        return (wide * torch.rsqrt(mean_square + self.eps)).to(x.dtype) * self.weight
+        return (wide * torch.rsqrt(mean_square + self.eps)).to(x.dtype).mul_(self.weight)
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

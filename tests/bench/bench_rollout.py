@@ -23,7 +23,7 @@ from models.transformer import VideoTransformer
 from models.window import WindowPolicy
 
 HEIGHT, WIDTH, FRAMES = 30, 52, 15
-ROUNDS = 5
+ROUNDS = 3
 
 
 class Products(TorchFunctionMode):
