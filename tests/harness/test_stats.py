@@ -10,6 +10,7 @@ from scipy import stats as truth
 
 from harness.stats import (
     BOOTSTRAP_CLUSTERS,
+    chance_of_lower,
     clustered_mean,
     clustered_statistic,
     expanded_level,
@@ -195,3 +196,11 @@ def test_over_a_thousand_studies_the_ratio_interval_holds_the_truth_as_often_as_
         found = ratio_of_medians([first], [1.1 * second], resamples=1000, seed=study).estimate
         hits += found.low <= 1.1 <= found.high
     assert 0.93 <= hits / 1000 <= 0.97
+
+
+def test_the_chance_of_a_lower_sample_by_hand() -> None:
+    # All three of the first below all three of the second: one order of C(6, 3) = 20; the other way round, all of them.
+    assert chance_of_lower([1, 2, 3], [4, 5, 6]) == pytest.approx(1 / 20)
+    assert chance_of_lower([4, 5, 6], [1, 2, 3]) == 1
+    # One swap from complete order: two of the twenty orders are at least as extreme.
+    assert chance_of_lower([1, 2, 4], [3, 5, 6]) == pytest.approx(2 / 20)

@@ -1,9 +1,13 @@
 import math
+import random
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 
 from harness.contracts import Subject, Switch, Workload
 from harness.errors import ModelFault, OptionError
+from harness.probes import audit
 from harness.probes.clock import Clock, ClockFault
 from harness.probes.streaming import Streaming, StreamingOptions
 
@@ -140,7 +144,48 @@ def test_results_cached_whatever_the_request_are_caught(fake, subject):
 def test_an_honest_model_passes_the_audit(fake, subject):
     found = run(fake, subject(jitter=0.02), audit_repeats=2)
     assert found.notes["audit"]["verdict"] == "passed"
+    assert len(found.notes["audit"]["same_s"]) == 4
     assert found.values["audit_ratio"] == pytest.approx(1, abs=0.02)
+
+
+class Bouncing:
+    """A sound model on a noisy machine: every request takes 1 s, give or take 30 %; a repeat takes `share` of it."""
+
+    def __init__(self, time, seed, share=1.0, stalled=-1):
+        self.time, self.random, self.share, self.stalled = time, random.Random(seed), share, stalled
+        self.seen, self.repeats = set(), 0
+
+    def stream(self, request):
+        again = request in self.seen
+        self.seen.add(request)
+        seconds = self.random.uniform(0.7, 1.3) * (self.share if again else 1.0)
+        self.repeats += again
+        self.time.advance(seconds + 3.0 * (again and self.repeats == self.stalled))
+        yield np.full((1, 1, 1, 1, 3), request.seeds[0] % 251, dtype=np.uint8)
+        self.time.advance(0.0)
+
+
+@pytest.fixture
+def audited(fake, monkeypatch):
+    """Audits a model with one block; thousands of them, so nothing collects garbage in between."""
+    monkeypatch.setattr(audit, "no_garbage_collection", nullcontext)
+    workload = Workload(PROMPTS[:1], (0,), 1)
+    clock = Clock("cpu", now=fake.TIME.now)
+    return lambda *model: audit.take(clock, Bouncing(fake.TIME, *model), workload, 0, 1, 0.10)
+
+
+def test_a_noisy_machine_gets_no_sound_model_accused(audited):
+    found = [audited(seed) for seed in range(400)]
+    verdicts = [each.verdict for each in found]
+    assert "failed" not in verdicts
+    assert verdicts.count("unclear") < 20
+    # After one block alone many look suspicious: it is the repetition that clears them.
+    assert sum(each.used > 3 for each in found) > 80
+
+
+@pytest.mark.parametrize(("share", "stalled"), [(0.01, -1), (0.01, 2), (0.4, -1)])
+def test_a_cache_is_caught_on_a_noisy_machine(audited, share, stalled):
+    assert [audited(seed, share, stalled).verdict for seed in range(20)].count("failed") == 20
 
 
 def test_no_request_is_ever_repeated_by_accident(fake, subject):
