@@ -155,6 +155,32 @@ class MeasureSection(Section):
     rounds: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
+class PublishedValue(Part):
+    """Which published figure stands in a column: a bare metric, or a metric under one setting, as in `30 s`."""
+
+    metric: str
+    setting: str = ""
+
+
+class PublishedRows(Part):
+    """Rows that others published, shown below the measured ones and never ranked with them.
+
+    Attributes:
+        table: of the source, as in `Table 2`. source: where several have one of that name.
+        models, settings: those to show; all unless given. A row is one model, or one model under one setting where
+            the columns name no setting themselves.
+    """
+
+    table: str
+    source: str = ""
+    models: list[str] = []
+    settings: list[str] = []
+
+
+def _figure(value: Any) -> Any:
+    return {"metric": value} if isinstance(value, str) else value
+
+
 class Column(Part):
     """A column of a table.
 
@@ -166,6 +192,7 @@ class Column(Part):
         relative: divide by the value of the suite's reference arm, as for headroom or a speed-up.
         joined: other sections of the same metric whose values complete a derived one, as when the dimensions of a
             total are scored on different clips. What two of them give counts from the last.
+        published: what published rows show here.
     """
 
     value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
@@ -174,14 +201,21 @@ class Column(Part):
     metric: str = ""
     relative: bool = False
     joined: list[str] = []
+    published: Annotated[PublishedValue | None, BeforeValidator(_figure)] = None
 
 
 class TableSpec(Part):
-    """A table: one row an arm, one column a value."""
+    """A table: one row an arm, one column a value, and published rows below.
+
+    Attributes:
+        models: labels of the arms to show; all unless given. A label before its grid stands for all.
+    """
 
     name: Name
     title: str = ""
     columns: Annotated[list[Column], Field(min_length=1)]
+    models: list[str] | None = None
+    published: list[PublishedRows] = []
 
 
 ErrorPolicy = Literal["continue", "stop"] | int | float

@@ -14,7 +14,8 @@ from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel
 from harness.errors import HarnessError, OptionError, SuiteError, nearest
 from harness.located import Loc, Located
 from harness.prompts import check_prompts, read_prompts
-from harness.schema import GenerateSection, MeasureSection, MetricUse, ModelEntry, PromptSet, Suite
+from harness.report import published
+from harness.schema import GenerateSection, MeasureSection, MetricUse, ModelEntry, PromptSet, Suite, TableSpec
 
 MAX_ARMS = 1000
 
@@ -44,11 +45,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
     )
     _check_references(doc, suite, origins)
     _check_columns(doc, suite)
+    for index, table in enumerate(suite.tables):
+        for label in table.models or []:
+            _known(doc, ("tables", index, "models"), "model label", label, origins)
+        _check_published(doc, index, table)
     labels = {section.name: _labels(section.models, origins) for section in (*generate, *measure)}
     return suite.model_copy(
         update={
             "generate": [section.model_copy(update={"models": labels[section.name]}) for section in generate],
             "measure": [section.model_copy(update={"models": labels[section.name]}) for section in measure],
+            "tables": [table.model_copy(update={"models": _labels(table.models, origins)}) for table in suite.tables],
         }
     )
 
@@ -296,6 +302,37 @@ def _check_columns(doc: Located, suite: Suite) -> None:
                 raise SuiteError(
                     f"{doc.where(loc)}: {value!r} is given by {' and by '.join(owners)}; choose one with `metric:`"
                 )
+
+
+def _check_published(doc: Located, index: int, table: TableSpec) -> None:
+    """Published rows name figures that there are, and columns show some of them."""
+    found: list[published.Figure] = []
+    for number, wanted in enumerate(table.published):
+        loc: Loc = ("tables", index, "published", number)
+        every = published.figures()
+        if wanted.source:
+            _known(doc, (*loc, "source"), "published source", wanted.source, {f.source for f in every})
+        here = [figure for figure in every if wanted.source in ("", figure.source)]
+        _known(doc, (*loc, "table"), "published table", wanted.table, {f.table for f in here})
+        here = [figure for figure in here if figure.table == wanted.table]
+        for model in wanted.models:
+            _known(doc, (*loc, "models"), "published model", model, {f.model for f in here})
+        for setting in wanted.settings:
+            _known(doc, (*loc, "settings"), "published setting", setting, {f.setting for f in here})
+        found += published.chosen(wanted)
+    for number, column in enumerate(table.columns):
+        place: Loc = ("tables", index, "columns", number, "published")
+        if column.published is None:
+            continue
+        if not table.published:
+            raise SuiteError(f"{doc.where(place)}: the table asks for no `published` rows, so none can stand here")
+        _known(doc, place, "published metric", column.published.metric, {f.metric for f in found})
+        if column.published.setting:
+            settings = {f.setting for f in found if f.metric == column.published.metric}
+            _known(doc, place, "published setting", column.published.setting, settings)
+    if table.published and not any(column.published for column in table.columns):
+        where = doc.where(("tables", index, "published"))
+        raise SuiteError(f"{where}: no column says which published metric it shows; give one `published: NAME`")
 
 
 def _scores(section: GenerateSection) -> dict[str, list[str]]:

@@ -62,12 +62,18 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One arm, with a cell for each column. `reference` marks the arm that others are compared with."""
+    """One arm, with a cell for each column.
+
+    Attributes:
+        reference: whether it is the arm that others are compared with.
+        published: where a row that was not measured here comes from, source and hardware; empty for measured ones.
+    """
 
     label: str
     cells: tuple[Cell, ...]
     reference: bool = False
     marks: tuple[str, ...] = ()
+    published: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +112,6 @@ class Table:
             parts.append("scored/planned")
         if any(cell.best for cell in cells):
             parts.append("best in bold")
+        if any(row.published for row in self.rows):
+            parts.append("published rows in italics, as their sources print them: not measured here and never ranked")
         return ", ".join(parts)

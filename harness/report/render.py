@@ -20,13 +20,16 @@ ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 def markdown(table: Table) -> str:
     """GitHub Markdown. Characters that could open a tag, a link, code or a column are escaped."""
 
-    def entry(cell: Cell) -> str:
+    def entry(cell: Cell, row: Row) -> str:
         text = _markdown_escape(cell.text)
-        marked = (f"**{text}**" if cell.best else text) + _markdown_escape("".join(cell.marks))
-        return _joined(marked, cell.spread, cell.count)
+        text = f"**{text}**" if cell.best else f"*{text}*" if row.published else text
+        return _joined(text + _markdown_escape("".join(cell.marks)), cell.spread, cell.count)
+
+    def named(row: Row) -> str:
+        return f"*{_markdown_escape(_label(row))}*" if row.published else _markdown_escape(_label(row))
 
     heads = [_markdown_escape(head) for head in (table.corner, *(_heading(column) for column in table.columns))]
-    rows = [[_markdown_escape(_label(row)), *(entry(cell) for cell in row.cells)] for row in table.rows]
+    rows = [[named(row), *(entry(cell, row) for cell in row.cells)] for row in table.rows]
     drawn = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
     below = [_markdown_escape(line) for line in _below(table)]
     return "\n\n".join([f"### {_markdown_escape(table.title)}", drawn, *below]) + "\n"
@@ -40,7 +43,8 @@ def _markdown_escape(text: str) -> str:
 
 def comma_separated(table: Table) -> str:
     """CSV: for each column its value (or the words in its place), interval ends and counts, where it has any."""
-    heads = [table.corner, "reference", "notes"]
+    told = any(row.published for row in table.rows)
+    heads = [table.corner, *(["origin"] if told else []), "reference", "notes"]
     parts: list[list[Callable[[Cell], str]]] = []
     for index, column in enumerate(table.columns):
         cells = [row.cells[index] for row in table.rows]
@@ -61,7 +65,8 @@ def comma_separated(table: Table) -> str:
     for row in table.rows:
         marks = dict.fromkeys([*row.marks, *(mark for cell in row.cells for mark in cell.marks)])
         said = "; ".join(notes[mark] for mark in marks)
-        line = [_inert(row.label), "yes" if row.reference else "", said]
+        origin = [_inert(row.published) or "measured here"] if told else []
+        line = [_inert(row.label), *origin, "yes" if row.reference else "", said]
         for cell, readers in zip(row.cells, parts, strict=True):
             line += [read(cell) if cell.value is not None else _inert(read(cell)) for read in readers]
         writer.writerow(line)
@@ -107,13 +112,21 @@ _LATEX = {
 
 
 def latex(table: Table) -> str:
-    """A LaTeX table for `booktabs`: caption, tabular, and the notes below it."""
+    """A LaTeX table for `booktabs`: caption, tabular with a rule above published rows, and the notes below it."""
 
-    def entry(cell: Cell) -> str:
+    def entry(cell: Cell, row: Row) -> str:
         text = _latex_escape(cell.text)
-        marked = (rf"\textbf{{{text}}}" if cell.best else text) + _latex_escape("".join(cell.marks))
+        text = rf"\textbf{{{text}}}" if cell.best else rf"\textit{{{text}}}" if row.published else text
+        marked = text + _latex_escape("".join(cell.marks))
         return _joined(marked, _latex_escape(cell.spread), _latex_escape(cell.count))
 
+    def line(row: Row) -> str:
+        label = _latex_escape(_label(row))
+        named = rf"\textit{{{label}}}" if row.published else label
+        return " & ".join([named, *(entry(cell, row) for cell in row.cells)]) + r" \\"
+
+    measured = [row for row in table.rows if not row.published]
+    published = [row for row in table.rows if row.published]
     heads = [_latex_escape(head) for head in (table.corner, *(_heading(column) for column in table.columns))]
     lines = [
         r"\begin{table}",
@@ -123,7 +136,9 @@ def latex(table: Table) -> str:
         r"\toprule",
         " & ".join(heads) + r" \\",
         r"\midrule",
-        *(" & ".join([_latex_escape(_label(row)), *map(entry, row.cells)]) + r" \\" for row in table.rows),
+        *map(line, measured),
+        *([r"\midrule"] if measured and published else []),
+        *map(line, published),
         r"\bottomrule",
         r"\end{tabular}",
         *(rf"\par\footnotesize {_latex_escape(line)}" for line in _below(table)),
@@ -150,6 +165,9 @@ th, td { padding: .3rem .8rem; text-align: right; vertical-align: top; }
 th:first-child { text-align: left; font-weight: 400; }
 thead th { border-bottom: 1px solid; font-weight: 600; }
 small { display: block; opacity: .7; white-space: nowrap; }
+{%- if published %}
+.published { font-style: italic; opacity: .75; }
+{%- endif %}
 </style>
 </head>
 <body>
@@ -159,7 +177,8 @@ small { display: block; opacity: .7; white-space: nowrap; }
 {%- for column in table.columns %}<th scope="col">{{ heading(column) }}</th>{% endfor %}</tr></thead>
 <tbody>
 {%- for row in table.rows %}
-<tr{% if row.reference %} class="reference"{% endif %}><th scope="row">{{ label(row) }}</th>
+<tr{% if row.reference %} class="reference"
+{%- elif row.published %} class="published"{% endif %}><th scope="row">{{ label(row) }}</th>
 {%- for cell in row.cells %}<td{% if cell.value is not none %} data-value="{{ number(cell.value) }}"{% endif %}>
 {%- if cell.best %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}{{ cell.marks | join }}
 {%- if cell.spread or cell.count %}<small>{{ joined(cell.spread, cell.count) }}</small>{% endif %}</td>
@@ -181,7 +200,13 @@ def html(table: Table) -> str:
 
     template = Environment(autoescape=True, keep_trailing_newline=True).from_string(_PAGE)
     return template.render(
-        table=table, heading=_heading, label=_label, number=_number, joined=_joined, below=_below(table)
+        table=table,
+        heading=_heading,
+        label=_label,
+        number=_number,
+        joined=_joined,
+        below=_below(table),
+        published=any(row.published for row in table.rows),
     )
 
 
@@ -200,7 +225,7 @@ def terminal(table: Table) -> RichTable:
             text = escape(cell.text + "".join(cell.marks))
             lines = [f"[bold green]{text}[/]" if cell.best else text, escape(_joined(cell.spread, cell.count))]
             cells.append("\n".join(line for line in lines if line))
-        drawn.add_row(escape(_label(row)), *cells)
+        drawn.add_row(escape(_label(row)), *cells, style="italic dim" if row.published else "")
     drawn.caption = escape("\n".join(_below(table)))
     return drawn
 
@@ -220,7 +245,8 @@ def _heading(column: Column, arrow: bool = True) -> str:
 
 
 def _label(row: Row) -> str:
-    return _joined(row.label + "".join(row.marks), "(reference)" if row.reference else "")
+    origin = f"(published: {row.published})" if row.published else ""
+    return _joined(row.label + "".join(row.marks), "(reference)" if row.reference else "", origin)
 
 
 def _joined(*parts: str) -> str:

@@ -17,7 +17,7 @@ from harness.contracts import Metric, Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.plan import Arm, Group
 from harness.records import Head, RecordFile, Run, device_label
-from harness.report import insets, layout
+from harness.report import insets, layout, published
 from harness.report.aggregates import aggregates, estimate
 from harness.report.layout import Cell, Row, Table
 from harness.report.samples import Samples, doubts, read
@@ -134,7 +134,7 @@ class _View:
 def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
     short: list[str] = []
     remarks: list[str] = []
-    drawn = [_column(column, views, short, remarks) for column in spec.columns]
+    drawn = [_column(column, views, short, remarks, spec.models) for column in spec.columns]
     if short:
         raise Incomplete(
             f"table {spec.name!r} is refused: " + "; ".join(dict.fromkeys(short)),
@@ -144,7 +144,7 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
     labels = [arm.label for view in views for arm in view.run.arms]
     for number, view in enumerate(views):
         alone = any(found is not None and (number, "") in found for _, found in drawn)
-        for label in [arm.label for arm in view.run.arms] + ([""] if alone else []):
+        for label in _shown_arms(view, spec.models) + ([""] if alone else []):
             cells = tuple(found.get((number, label), NOT_MEASURED) for _, found in drawn)
             arm = next((arm for arm in view.run.arms if arm.label == label), None)
             shown = label if labels.count(label) < 2 else f"{view.run.folder.name}: {label}"
@@ -157,7 +157,14 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
                 )
             )
     heads = tuple(head for head, _ in drawn)
-    return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=tuple(dict.fromkeys(remarks)))
+    others, notes = published.rows(spec)
+    rows += others
+    remarks = list(dict.fromkeys(remarks))
+    return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=tuple(remarks), notes=notes)
+
+
+def _shown_arms(view: _View, models: Sequence[str] | None) -> list[str]:
+    return [arm.label for arm in view.run.arms if models is None or arm.label in models]
 
 
 _Cells = dict[tuple[int, str], Cell]
@@ -165,8 +172,9 @@ _Cells = dict[tuple[int, str], Cell]
 
 
 def _column(
-    column: Column, views: Sequence[_View], short: list[str], remarks: list[str]
+    column: Column, views: Sequence[_View], short: list[str], remarks: list[str], models: Sequence[str] | None = None
 ) -> tuple[layout.Column, _Cells]:
+    """The column over the arms `models`, the reference among them where others are set against it."""
     source, _, name = column.value.partition(":")
     if source == "card":
         value = CARD.get(name) or Value(name, direction="none")
@@ -174,6 +182,7 @@ def _column(
             (number, arm.label): _card_cell(arm, name, column.format)
             for number, view in enumerate(views)
             for arm in view.run.arms
+            if models is None or arm.label in models
         }
         return _heading(column, value), _ranked(cells, value, set(cells))
     value = _declared(column, views)
@@ -185,7 +194,8 @@ def _column(
         if section is None or plugin is None:
             continue
         measured = isinstance(section, MeasureSection)
-        for arm in (*(arm.label for arm in view.run.arms), ""):
+        shown = _shown_arms(view, models)
+        for arm in (*shown, "", *({view.run.suite.reference} - {*shown} if column.relative else ())):
             group = view.groups.get((source, plugin, arm))
             if group is None:
                 continue
@@ -193,7 +203,7 @@ def _column(
             cell = _cell(view, section, group, name, column.format, short, others)
             cells[number, arm] = cell
             random = any(a.label == arm and a.card.weights == "random" for a in view.run.arms)
-            if layout.INCOMPLETE not in cell.marks and (measured or not random):
+            if layout.INCOMPLETE not in cell.marks and (measured or not random) and arm in ("", *shown):
                 comparable.add((number, arm))
     if measured and not _one_device(source, views, remarks):
         comparable = set()
