@@ -74,7 +74,7 @@ class WanOptions(StreamingOptions):
 class WanModel(StreamingModel):
     """A full-size preset; subclasses name it."""
 
-    schema = WanOptions
+    schema: ClassVar[type[WanOptions]] = WanOptions
     temporal_ratio = 4
     preset: ClassVar[Preset]
 
@@ -197,10 +197,41 @@ class WanModel(StreamingModel):
         return TextEncoder(self.options.text, tokens=config.text_tokens, dtype=dtype, device=device)
 
 
+class VideoMLAOptions(WanOptions):
+    """Widths that the paper varies (Table 5), each the preset's unless given.
+
+    Attributes:
+        d_c: cached content latent. d_nope, d_rope: content and positional channels of a head. Rotary pairs are shared
+            out as in Wan: a third each to height and width, the rest to time; 32 channels give the paper's (6, 5, 5).
+    """
+
+    d_c: int | None = Field(None, ge=1)
+    d_nope: int | None = Field(None, ge=1)
+    d_rope: int | None = Field(None, ge=6, multiple_of=2)
+
+
 class VideoMLA(WanModel):
     """VideoMLA: one content latent and one head-shared rope key per token."""
 
+    schema = VideoMLAOptions
     preset = PRESETS["videomla-1.3b"]
+
+    def __init__(self, options: VideoMLAOptions) -> None:
+        super().__init__(options)
+        head = super().network_config().head_dim
+        if options.d_rope is not None and options.d_rope > head:
+            raise OptionError(f"d_rope is {options.d_rope}, more than the {head} channels of a head")
+
+    def network_config(self) -> TransformerConfig:
+        """With the widths that the options give."""
+        config = super().network_config()
+        options, base = self.options, config.latent
+        latent = replace(base, d_c=options.d_c or base.d_c, d_nope=options.d_nope or base.d_nope)
+        if options.d_rope is not None:
+            latent = replace(latent, d_rope=options.d_rope)
+            third = latent.d_rope // 2 // 3
+            latent = replace(latent, pairs=(latent.d_rope // 2 - 2 * third, third, third))
+        return replace(config, latent=latent)
 
 
 class DenseWindow(WanModel):

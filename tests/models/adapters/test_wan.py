@@ -75,6 +75,31 @@ def test_the_papers_other_window() -> None:
     assert counted.window_frames == 10
 
 
+@pytest.mark.parametrize(
+    ("widths", "scalars", "pairs"),
+    [
+        ({"d_c": 64}, 96, (6, 5, 5)),
+        ({"d_c": 512, "d_rope": 32}, 544, (6, 5, 5)),
+        ({"d_nope": 112, "d_rope": 16}, 208, (4, 2, 2)),
+        ({"d_nope": 64, "d_rope": 64}, 256, (12, 10, 10)),
+        ({"d_nope": 32, "d_rope": 96}, 288, (16, 16, 16)),
+    ],
+)
+def test_the_papers_ablated_widths(widths: dict[str, Json], scalars: int, pairs: tuple[int, int, int]) -> None:
+    card = create("videomla-1.3b", **widths).describe()
+    assert card.cached_scalars == scalars
+    # Latent and rope key of 6 frames of 1560 tokens in 30 layers, two bytes each.
+    assert card.cache_bytes == 6 * 1560 * 30 * scalars * 2
+    latent = create("videomla-1.3b", **widths).network_config().latent
+    assert (latent.pairs, latent.d_nope) == (pairs, widths.get("d_nope", 96))
+
+
+def test_an_ablated_width_streams() -> None:
+    usual, wide = clip("videomla-1.3b", 9), clip("videomla-1.3b", 9, d_c=8, d_nope=12, d_rope=12)
+    assert usual.shape == wide.shape
+    assert (usual != wide).any()
+
+
 def test_describing_imports_no_torch() -> None:
     code = (
         "import sys; from harness import registry; registry.models.create('videomla-1.3b', {}).describe();"
