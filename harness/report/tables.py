@@ -54,6 +54,11 @@ def build(runs: Sequence[Run]) -> list[Table]:
     return [*(_table(spec, views) for spec in specs.values()), *insets.tables(runs)]
 
 
+def made(spec: TableSpec, run: Run) -> Table:
+    """One table of one run, as `build` makes it, whether its suite asks for it or not."""
+    return _table(spec, [_View(run)])
+
+
 def _everything(view: _View) -> TableSpec:
     """One table with each value of each section, and the cache where the models have one."""
     suite = view.run.suite
