@@ -135,9 +135,10 @@ def _report(outcome: Outcome) -> None:
 
     refused: HarnessError | None = None
     try:
-        tables = build([load_run(outcome.folder)])
+        run = load_run(outcome.folder)
+        tables = build([run])
         _show(tables, None)
-        written = files.write(outcome.folder / files.FOLDER, files.contents(tables))
+        written = files.write(outcome.folder / files.FOLDER, files.contents(tables) | files.drawings([run]))
     except Incomplete as error:
         refused, written = error, []
     if not (outcome.made or outcome.failed or outcome.skipped or outcome.pending):
@@ -207,11 +208,12 @@ def table(
     if every:
         _remake([folder for root in runs for folder in files.run_folders(root)], check)
         return
-    tables = build([load_run(folder) for folder in runs])
+    loaded = [load_run(folder) for folder in runs]
+    tables = build(loaded)
     if out is None:
         _show(tables, format_)
         return
-    drawn = files.contents(tables, [format_] if format_ else ["md", "csv", "latex", "html"])
+    drawn = files.contents(tables, [format_]) if format_ else files.contents(tables) | files.drawings(loaded)
     _say(str(path) for path in files.write(out, drawn))
 
 

@@ -168,6 +168,14 @@ class VideoModel(ABC):
         Randomness comes from `request.seeds` alone, a generator a clip.
         """
 
+    def file(self, request: Request) -> Path | None:
+        """A file that is the clip of this request (of one prompt) already, to be kept byte for byte.
+
+        H.264 in mp4, of the request's frames and the card's size. None, as for every model that makes its clips, has
+        the frames of `stream` encoded.
+        """
+        return None
+
     def unload(self) -> None:
         """Free the weights."""
         return

@@ -218,6 +218,50 @@ class TableSpec(Part):
     published: list[PublishedRows] = []
 
 
+PlotKind = Literal[
+    "cache_by_length", "memory_by_batch", "chunk_time", "quality_by_cache", "quality_over_time", "complexity"
+]
+BY_SECTION = ("memory_by_batch", "chunk_time", "complexity")
+BY_VALUES = ("quality_by_cache", "quality_over_time")
+
+
+class Plot(Part):
+    """A picture, written as SVG and PNG beside the tables.
+
+    Attributes:
+        kind: cache bytes against clip length; memory against batch with the budget; chunk time against index; quality
+            against cached scalars; quality of the segments of a clip; cost of attention by form.
+        models: labels of the arms to show; all unless given.
+        section: of `measure`, for `memory_by_batch`, `chunk_time` and `complexity`.
+        values: `section:value name` of `generate`: one for `quality_by_cache`, one a segment, in their order, for
+            `quality_over_time`. metric: as in a column. labels: of the segments. axis: name of the quality.
+        longest: latent frames at which `cache_by_length` ends.
+    """
+
+    name: Name
+    kind: PlotKind
+    title: str = ""
+    models: list[str] | None = None
+    section: str = ""
+    values: list[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]] = []
+    metric: str = ""
+    labels: list[str] = []
+    axis: str = ""
+    longest: Annotated[int, Field(ge=2, le=100_000)] = 240
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Plot:
+        if bool(self.section) != (self.kind in BY_SECTION):
+            raise ValueError(f"{self.kind} {'needs' if self.kind in BY_SECTION else 'takes no'} `section`")
+        if bool(self.values) != (self.kind in BY_VALUES):
+            raise ValueError(f"{self.kind} {'needs' if self.kind in BY_VALUES else 'takes no'} `values`")
+        if self.kind == "quality_by_cache" and len(self.values) != 1:
+            raise ValueError("quality_by_cache needs one value")
+        if self.labels and len(self.labels) != len(self.values):
+            raise ValueError(f"{len(self.labels)} labels for {len(self.values)} values")
+        return self
+
+
 ErrorPolicy = Literal["continue", "stop"] | int | float
 
 
@@ -246,6 +290,7 @@ class Suite(Part):
     generate: list[GenerateSection] = []
     measure: list[MeasureSection] = []
     tables: list[TableSpec] = []
+    plots: list[Plot] = []
 
     @field_validator("errors")
     @classmethod

@@ -15,7 +15,7 @@ from harness.errors import HarnessError, OptionError, SuiteError, nearest
 from harness.located import Loc, Located
 from harness.prompts import check_prompts, read_prompts
 from harness.report import published
-from harness.schema import GenerateSection, MeasureSection, MetricUse, ModelEntry, PromptSet, Suite, TableSpec
+from harness.schema import Column, GenerateSection, MeasureSection, MetricUse, ModelEntry, PromptSet, Suite, TableSpec
 
 MAX_ARMS = 1000
 
@@ -45,9 +45,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
     )
     _check_references(doc, suite, origins)
     _check_columns(doc, suite)
+    picked = {("tables", index): table.models for index, table in enumerate(suite.tables)}
+    picked |= {("plots", index): plot.models for index, plot in enumerate(suite.plots)}
+    for (kind, index), models in picked.items():
+        for label in models or []:
+            _known(doc, (kind, index, "models"), "model label", label, origins)
     for index, table in enumerate(suite.tables):
-        for label in table.models or []:
-            _known(doc, ("tables", index, "models"), "model label", label, origins)
         _check_published(doc, index, table)
     labels = {section.name: _labels(section.models, origins) for section in (*generate, *measure)}
     return suite.model_copy(
@@ -55,6 +58,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
             "generate": [section.model_copy(update={"models": labels[section.name]}) for section in generate],
             "measure": [section.model_copy(update={"models": labels[section.name]}) for section in measure],
             "tables": [table.model_copy(update={"models": _labels(table.models, origins)}) for table in suite.tables],
+            "plots": [plot.model_copy(update={"models": _labels(plot.models, origins)}) for plot in suite.plots],
         }
     )
 
@@ -282,26 +286,43 @@ def _check_columns(doc: Located, suite: Suite) -> None:
     given["card"] = {"": list(ModelCard.__slots__)}
     for index, table in enumerate(suite.tables):
         for number, column in enumerate(table.columns):
-            loc: Loc = ("tables", index, "columns", number)
-            source, _, value = column.value.partition(":")
-            _known(doc, (*loc, "value"), "section", source, given)
-            plugins = given[source]
-            if column.metric:
-                _known(doc, (*loc, "metric"), "metric", column.metric, plugins)
-            owners = [name for name in plugins if value in plugins[name] and column.metric in ("", name)]
-            if not owners:
-                every = [name for values in plugins.values() for name in values]
-                _known(doc, (*loc, "value"), "value", value, every)
-                raise SuiteError(f"{doc.where(loc)}: metric {column.metric!r} gives no value {value!r}")
-            for place, name in enumerate(column.joined):
-                where: Loc = (*loc, "joined", place)
-                _known(doc, where, "section", name, given)
-                if owners[0] not in given[name]:
-                    raise SuiteError(f"{doc.where(where)}: section {name!r} has no metric {owners[0]!r} to join")
-            if len(owners) > 1:
+            _check_column(doc, ("tables", index, "columns", number), column, given)
+    scored = {section.name: _scores(section) for section in suite.generate}
+    for index, plot in enumerate(suite.plots):
+        loc: Loc = ("plots", index)
+        for value in plot.values:
+            _check_column(doc, loc, Column(value=value, metric=plot.metric), scored)
+        if plot.section:
+            probes = {"memory_by_batch": "batch_scaling", "chunk_time": "streaming", "complexity": "complexity"}
+            _known(doc, (*loc, "section"), "section of measurements", plot.section, {s.name for s in suite.measure})
+            has = next(section.probe for section in suite.measure if section.name == plot.section)
+            if has != probes[plot.kind]:
                 raise SuiteError(
-                    f"{doc.where(loc)}: {value!r} is given by {' and by '.join(owners)}; choose one with `metric:`"
+                    f"{doc.where((*loc, 'section'))}: {plot.kind} draws what {probes[plot.kind]!r} measures; "
+                    f"section {plot.section!r} is of {has!r}"
                 )
+
+
+def _check_column(doc: Located, loc: Loc, column: Column, given: Mapping[str, Mapping[str, list[str]]]) -> None:
+    source, _, value = column.value.partition(":")
+    _known(doc, (*loc, "value"), "section", source, given)
+    plugins = given[source]
+    if column.metric:
+        _known(doc, (*loc, "metric"), "metric", column.metric, plugins)
+    owners = [name for name in plugins if value in plugins[name] and column.metric in ("", name)]
+    if not owners:
+        every = [name for values in plugins.values() for name in values]
+        _known(doc, (*loc, "value"), "value", value, every)
+        raise SuiteError(f"{doc.where(loc)}: metric {column.metric!r} gives no value {value!r}")
+    for place, name in enumerate(column.joined):
+        where: Loc = (*loc, "joined", place)
+        _known(doc, where, "section", name, given)
+        if owners[0] not in given[name]:
+            raise SuiteError(f"{doc.where(where)}: section {name!r} has no metric {owners[0]!r} to join")
+    if len(owners) > 1:
+        raise SuiteError(
+            f"{doc.where(loc)}: {value!r} is given by {' and by '.join(owners)}; choose one with `metric:`"
+        )
 
 
 def _check_published(doc: Located, index: int, table: TableSpec) -> None:

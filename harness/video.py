@@ -72,6 +72,30 @@ def write(path: Path, chunks: Iterable[Frames], frame_rate: float, crf: int, pre
     return found
 
 
+def keep(path: Path, source: Path, frames: int, height: int, width: int) -> Mapping[str, Json]:
+    """Copy the clip `source` to `path` byte for byte, whole or not at all; it must have these frames and this size.
+
+    Returns as `write`, without settings of an encoder. Raises `StorageError`, and `ClipError` for another clip.
+    """
+    found: dict[str, Json] = {}
+
+    def fill(file: IO[bytes]) -> None:
+        try:
+            file.write(source.read_bytes())
+            file.flush()
+        except FileNotFoundError as error:
+            raise ClipError(f"{source} does not exist") from error
+        info = inspect(file)
+        if (info.frames, info.height, info.width) != (frames, height, width):
+            has = f"{info.frames} frames of {info.height}x{info.width}"
+            raise ClipError(f"{source} has {has}, not {frames} of {height}x{width}")
+        size, sha256, _ = _file_facts(file)
+        found.update(asdict(info), bytes=size, sha256=sha256, encoder={"kept": "as it was"})
+
+    durable.write(path, fill)
+    return found
+
+
 def _encode(file: IO[bytes], chunks: Iterable[Frames], rate: Fraction, crf: int, preset: str) -> int:
     """Encode into `file`; the number of frames."""
     count = 0
@@ -172,6 +196,12 @@ def head(path: Path) -> ClipInfo:
     """
     with _open(path) as clip:
         return ClipInfo(int(clip.container.streams.video[0].frames), clip.height, clip.width, clip.frame_rate, "")
+
+
+def codec(path: Path) -> str:
+    """FFmpeg's name of the codec of a clip, as in `h264`. Raises `ClipError`."""
+    with _open(path) as clip:
+        return str(clip.container.streams.video[0].codec_context.name)
 
 
 def stream(path: Path, chunk: int) -> Iterator[Frames]:

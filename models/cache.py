@@ -45,15 +45,14 @@ class LayerCache:
             self.rest = rest.new_empty(rest.shape[0], slots * tokens, *rest.shape[2:])
         return self.key, self.rest
 
-    def write(self, runs: Sequence[Run], key: Tensor, rest: Tensor, tokens: int) -> None:
-        """Put a chunk's entries into its slots."""
-        assert self.key is not None
-        assert self.rest is not None
+    @staticmethod
+    def write(buffers: tuple[Tensor, Tensor], runs: Sequence[Run], key: Tensor, rest: Tensor, tokens: int) -> None:
+        """Put a chunk's entries into its slots of `buffers`."""
         for run in runs:
             here = slice(run.slot * tokens, (run.slot + run.length) * tokens)
             there = slice(run.start * tokens, (run.start + run.length) * tokens)
-            self.key[:, here] = key[:, there]
-            self.rest[:, here] = rest[:, there]
+            for buffer, entries in zip(buffers, (key, rest), strict=True):
+                buffer[:, here] = entries[:, there]
 
 
 class StreamCache:
@@ -130,12 +129,18 @@ class ChunkContext:
         self.clean = False
 
     def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
-        """Write this pass's entries over the chunk's own slots, then attend to all filled ones."""
+        """Write this pass's entries over the chunk's own slots, then attend to all filled ones.
+
+        A pass that carries gradients leaves the cache as it was, and attends to a copy with its entries.
+        """
         tokens, cache = self.cache.grid.tokens, self.cache.layers[layer]
         if self.key_rotation is None:
             key = rotate(key, self.rotation)
         keys, rests = cache.buffers(key, rest, self.cache.ring.capacity, tokens)
-        cache.write(self.placement.runs, key, rest, tokens)
+        if key.requires_grad or rest.requires_grad:
+            # Later passes write over the cache before the backward pass does its work; it gets a copy.
+            keys, rests = keys.clone(), rests.clone()
+        cache.write((keys, rests), self.placement.runs, key, rest, tokens)
         keys, rests = keys[:, : self.filled * tokens], rests[:, : self.filled * tokens]
         if self.key_rotation is not None:
             keys = rotate(keys, self.key_rotation)

@@ -113,6 +113,18 @@ class Rollout:
             history: latents [B, frames, C, H, W] that stand in for the finished chunks in the cache, so that every
                 chunk is made on a given past and not on the rollout's own.
         """
+        yield from self.chunks(noise, prompt, frames, switches, prefix, history)
+
+    def chunks(
+        self,
+        noise: Noise,
+        prompt: Prompt,
+        frames: int,
+        switches: Sequence[PromptSwitch] = (),
+        prefix: Tensor | None = None,
+        history: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """`run` in the gradient mode of the caller, for training."""
         if frames < 1 or frames % self.chunk:
             raise OptionError(
                 f"{frames} latent frames are not whole chunks of {self.chunk}",

@@ -109,8 +109,18 @@ def _now() -> str:
 # ------------------------------------------------------------------------------------------- generate
 
 
-def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames]:
-    """Checked chunks of a generate unit's clip, uint8 [frames, height, width, 3]."""
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A clip that is a file already, and what it must hold."""
+
+    path: Path
+    frames: int
+    height: int
+    width: int
+
+
+def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames | Finished]:
+    """Checked chunks of a generate unit's clip, uint8 [frames, height, width, 3]; or the one file that it is."""
     spec: Any = unit.spec
     request = Request(
         prompts=(spec["prompt"],),
@@ -118,6 +128,8 @@ def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames
         frames=spec["frames"],
         switches=tuple(Switch(frame, (prompt,)) for frame, prompt in spec["switches"]),
     )
+    if path := model.file(request):
+        return iter((Finished(path, request.frames, card.height, card.width),))
     # A copy, since a model may fill the same array again while the encoder still reads it.
     return (chunk[0].copy() for chunk in check.chunks(model, request, card))
 
@@ -143,7 +155,7 @@ class Making:
 
     def __init__(self, unit: Unit, setting: Setting, path: Path, name: str, keep: Callable[[Record], Head]) -> None:
         self.stopped = False
-        self._waiting: queue.Queue[Frames | _Stopped | None] = queue.Queue(QUEUE_CHUNKS)
+        self._waiting: queue.Queue[Frames | Finished | _Stopped | None] = queue.Queue(QUEUE_CHUNKS)
         self._made: tuple[Record, Head] | None = None
         self._fault: BaseException | None = None
         spec: Any = unit.spec
@@ -151,8 +163,14 @@ class Making:
 
         def write() -> Result:
             settings = video_settings["frame_rate"], video_settings["crf"], video_settings["preset"]
+            arrivals = self._arrivals()
             try:
-                return Result(clip={"path": name, **video.write(path, self._arrivals(), *settings)})
+                first = next(arrivals, None)
+                if isinstance(first, Finished):
+                    found = video.keep(path, first.path, first.frames, first.height, first.width)
+                else:
+                    found = video.write(path, self._chunks(first, arrivals), *settings)
+                return Result(clip={"path": name, **found})
             except _Stopped as stopped:
                 raise stopped.fault from None
 
@@ -166,8 +184,8 @@ class Making:
         self._thread = threading.Thread(target=work, name="clip", daemon=True)
         self._thread.start()
 
-    def feed(self, start: Callable[[], Iterator[Frames]]) -> None:
-        """Run the model: hand on every chunk that `start()` yields. Only an interrupt comes through."""
+    def feed(self, start: Callable[[], Iterator[Frames | Finished]]) -> None:
+        """Run the model: hand on everything that `start()` yields. Only an interrupt comes through."""
         try:
             for chunk in start():
                 if not self._hand_over(chunk):
@@ -186,13 +204,21 @@ class Making:
             raise self._fault or RuntimeError("a clip ended without a record")
         return self._made
 
-    def _arrivals(self) -> Iterator[Frames]:
+    @staticmethod
+    def _chunks(first: Frames | None, rest: Iterator[Frames | Finished]) -> Iterator[Frames]:
+        if first is not None:
+            yield first
+        for chunk in rest:
+            assert not isinstance(chunk, Finished)
+            yield chunk
+
+    def _arrivals(self) -> Iterator[Frames | Finished]:
         while (item := self._waiting.get()) is not None:
             if isinstance(item, _Stopped):
                 raise item
             yield item
 
-    def _hand_over(self, item: Frames | _Stopped | None) -> bool:
+    def _hand_over(self, item: Frames | Finished | _Stopped | None) -> bool:
         """Queue `item`; false when the other thread has ended."""
         while self._thread.is_alive():
             try:

@@ -137,10 +137,20 @@ class VBench(Faults):
         return tuple(name for name in mode if not lacking(environment, name))
 
     def not_available(self) -> dict[str, str]:
-        """Each dimension of the mode that cannot run here, with the reason."""
+        """Each dimension that would have been scored if its packages were installed, and each mean that needs it.
+
+        Empty where the dimensions were named: one that cannot run then makes the whole metric not available.
+        """
+        if self.options.dimensions:
+            return {}
         environment = find(self.environment)
-        missing = {name: lacking(environment, name) for name in LABELS}
-        return {name: f"needs {', '.join(packages)}" for name, packages in missing.items() if packages}
+        mode = [name for name in LABELS if self.options.mode == "standard" or name not in ONLY_STANDARD]
+        missing = {name: lacking(environment, name) for name in mode}
+        reasons = {name: f"needs {', '.join(packages)}" for name, packages in missing.items() if packages}
+        for name, (needed, _) in vbench_score.FORMULAS.items():
+            if lacks := [dimension for dimension in needed if dimension in reasons]:
+                reasons[name] = f"lacks {', '.join(lacks)}"
+        return reasons
 
     def weight_groups(self) -> Sequence[str]:
         """The dimensions wanted that load weights, and the static filter's; none for temporal flickering alone."""
@@ -197,6 +207,11 @@ class VBench(Faults):
         """Each dimension of one clip, from 0 to 1; NaN for those not wanted, or not of this prompt."""
         found = super().score(clip)
         return {name: found.get(name, float("nan")) for name in LABELS}
+
+    def notes(self) -> Mapping[str, Json]:
+        """As of any worker metric, and which dimensions and means cannot be had here."""
+        lacks = self.not_available() if self._answer is not None else {}
+        return {**super().notes(), **({"not_available": dict(lacks)} if lacks else {})}
 
     def keep(self, name: str, prompts: Sequence[int], scores: Sequence[float]) -> Sequence[bool]:
         """The clips on which a dimension is defined; after the static filter, the first five of each prompt."""

@@ -1,4 +1,7 @@
-"""Tables as files beside their records: `RUN/tables/NAME.md`, `.csv`, `.tex`, `.html`, made from the records alone."""
+"""Tables and pictures as files beside their records: `RUN/tables/NAME.md`, `.csv`, `.tex`, `.html`, `.svg`, `.png`.
+
+They are made from the records alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 
 from harness import durable
 from harness.errors import RecordError
-from harness.records import load_run
+from harness.records import Run, load_run
 from harness.report.layout import Table
 from harness.report.render import RENDERERS
 from harness.report.tables import build
@@ -23,6 +26,20 @@ def contents(tables: Sequence[Table], formats: Iterable[str] = tuple(RENDERERS))
             suffix, draw = RENDERERS[name]
             drawn[f"{table.name}{suffix}"] = draw(table).encode()
     return drawn
+
+
+def drawings(runs: Sequence[Run]) -> dict[str, bytes]:
+    """File names and bytes of the pictures of `runs`; of several runs each starts with its folder's name."""
+    if not any(run.suite.plots for run in runs):
+        return {}
+    from harness.report.plots import pictures
+
+    prefixes = [f"{run.folder.name}-" if len(runs) > 1 else "" for run in runs]
+    return {
+        prefix + name: content
+        for prefix, run in zip(prefixes, runs, strict=True)
+        for name, content in pictures(run).items()
+    }
 
 
 def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
@@ -46,7 +63,8 @@ def run_folders(root: Path) -> list[Path]:
 
 def remake(folder: Path) -> dict[Path, bytes]:
     """What the table files of the run in `folder` must hold, by path."""
-    files = contents(build([load_run(folder)]))
+    run = load_run(folder)
+    files = contents(build([run])) | drawings([run])
     return {folder / FOLDER / name: content for name, content in files.items()}
 
 

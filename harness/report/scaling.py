@@ -4,52 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from harness.errors import RecordError
+from harness.report.charts import Axis, Line, Panel, spaced
 
-PANELS = (
-    ("window_frames", "window_attention_flops", "window (latent frames)", "attention FLOPs of the last chunk"),
-    ("window_frames", "window_bytes", "window (latent frames)", "cache bytes"),
-    ("window_frames", "window_s", "window (latent frames)", "seconds of the last chunk"),
-    ("clip_frames", "clip_s", "clip (latent frames)", "seconds of the clip"),
+SWEEPS = (
+    ("window_frames", "window_attention_flops", "window (latent frames)", "attention FLOPs of the last chunk", ""),
+    ("window_frames", "window_bytes", "window (latent frames)", "cache bytes", "B"),
+    ("window_frames", "window_s", "window (latent frames)", "time of the last chunk", "s"),
+    ("clip_frames", "clip_s", "clip (latent frames)", "time of the clip", "s"),
 )
-"""Samples on either axis of each panel, and the axes' names."""
-MARKERS = "os^dv"
+"""Samples on either axis of each panel, the axes' names, and the unit of the upper one."""
 
 
-def plot_complexity(samples: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw every form in every panel that was measured, log-log, as what `path` ends in. Equal samples, equal bytes.
+def panels(samples: Mapping[str, Sequence[float]]) -> tuple[Panel, ...]:
+    """A panel for every sweep that was measured, with a line for every form of attention.
 
     Raises `RecordError` when the samples are not those of a `complexity` record.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     forms = [name.partition(":")[0] for name in samples if name.endswith(":window_flops")]
     if not forms:
         raise RecordError("the record holds no sweep over attention forms", "give a record of `complexity`")
-    panels = [panel for panel in PANELS if any(map(_measured, (samples[f"{form}:{panel[1]}"] for form in forms)))]
-    with rc_context({"svg.hashsalt": "complexity", "svg.fonttype": "path", "font.size": 9}):
-        figure = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
-        for axes, (across, up, across_label, up_label) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
-            for form, marker in zip(forms, MARKERS, strict=False):
-                axes.loglog(
-                    samples[across],
-                    samples[f"{form}:{up}"],
-                    marker=marker,
-                    markersize=4,
-                    linewidth=1,
-                    label=form.replace("_", " "),
-                )
-            axes.set(xlabel=across_label, ylabel=up_label)
-            axes.set_xticks(list(samples[across]), [f"{length:g}" for length in samples[across]])
-            axes.minorticks_off()
-        figure.axes[0].legend(frameon=False, fontsize=7)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    found = []
+    for across, up, across_label, up_label, unit in SWEEPS:
+        if not any(map(_measured, (samples[f"{form}:{up}"] for form in forms))):
+            continue
+        x = tuple(samples[across])
+        lines = tuple(
+            Line(form.replace("_", " "), number, x, tuple(y if y > 0 else math.nan for y in samples[f"{form}:{up}"]))
+            for number, form in enumerate(forms)
+        )
+        found.append(Panel(Axis(across_label, log=True, ticks=spaced(x)), Axis(up_label, unit, log=True), lines))
+    return tuple(found)
 
 
 def _measured(numbers: Sequence[float]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RecordError
+from harness.report import style
 from harness.report.layout import Cell, Column, Row, Table
 
 PER_LAYER = {
@@ -34,16 +35,16 @@ def layer_table(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any]
 
 
 def plot_spectra(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any], path: Path) -> None:
-    """Draw energy against width for every layer, and effective ranks against layers, as SVG (or what `path` ends in).
+    """Draw energy against width for every layer, and effective ranks against layers, as `path` ends: .svg or .png.
 
     The same samples give the same bytes.
     """
-    from matplotlib import colormaps, rc_context
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     _checked(samples)
     layers = _layers(samples)
-    with rc_context({"svg.hashsalt": "spectra", "svg.fonttype": "path", "font.size": 9}):
+    with style.styled():
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for index, layer in enumerate(layers):
@@ -53,13 +54,13 @@ def plot_spectra(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any
             left.plot(np.arange(1, len(kept) + 1), kept, color=shade, linewidth=0.9)
         left.axvline(notes["width"], color="0.4", linewidth=0.8, linestyle="--")
         left.set(xlabel=f"directions (dashed: {notes['width']})", ylabel="energy kept", ylim=(0, 1.02))
-        left.set_title("dark: first layer, light: last", fontsize=8)
+        left.set_title("dark: first layer, light: last", fontsize=8, fontweight="normal")
         for name, marker in (("r90", "o"), ("r95", "s"), ("r99", "^")):
             right.plot(range(len(layers)), samples[name], marker=marker, markersize=3, label=f"{name[1:]} %")
         right.set(xlabel="layer", ylabel="effective rank", ylim=(0, None))
         right.legend(frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        path.write_bytes(style.encoded(figure, path.suffix))
 
 
 def _layers(samples: Mapping[str, Sequence[float]]) -> list[str]:

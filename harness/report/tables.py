@@ -54,6 +54,11 @@ def build(runs: Sequence[Run]) -> list[Table]:
     return [*(_table(spec, views) for spec in specs.values()), *insets.tables(runs)]
 
 
+def made(spec: TableSpec, run: Run) -> Table:
+    """One table of one run, as `build` makes it, whether its suite asks for it or not."""
+    return _table(spec, [_View(run)])
+
+
 def _everything(view: _View) -> TableSpec:
     """One table with each value of each section, and the cache where the models have one."""
     suite = view.run.suite
@@ -123,6 +128,11 @@ class _View:
         notes = self.records.at(head.offset).notes
         fix = notes.get("fix")
         return f"{notes.get('reason', 'no reason recorded')}" + (f" ({fix})" if fix else "")
+
+    def lack(self, samples: Samples, name: str) -> str:
+        """Why no clip has the value `name`, as the notes of a score say under `not_available`; empty if they do not."""
+        reasons = self.records.at(samples.heads[-1].offset).notes.get("not_available")
+        return str(reasons.get(name, "")) if isinstance(reasons, dict) else ""
 
     def device(self, head: Head) -> str:
         return device_label(self.records.at(head.offset).device)
@@ -336,11 +346,17 @@ def _cell(
             means |= aggregates(view.metric(more, other.plugin), found)
         derived = metric.derive(means).get(name, math.nan)
         cell = _estimate_cell(Estimate(derived, math.nan, math.nan, scored, 0), spec)
-        return replace(cell, scored=scored, planned=planned, marks=marks)
+        return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
     if any(np.isnan(samples.values[each.name]).any() for each in metric.values if each.name == name):
         marks = (*marks, layout.UNDEFINED)
     cell = _estimate_cell(estimate(metric, name, samples), spec)
-    return replace(cell, scored=scored, planned=planned, marks=marks)
+    return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
+
+
+def _explained(cell: Cell, view: _View, samples: Samples, name: str) -> Cell:
+    """The cell, or where it has no number because of what the machine lacks, that reason."""
+    reason = view.lack(samples, name) if cell.value is None else ""
+    return Cell(f"not available: {reason}") if reason else cell
 
 
 def _gap(view: _View, group: Group, samples: Samples, short: list[str]) -> tuple[str, ...]:

@@ -60,6 +60,8 @@ def fetch(
         WeightsError: a file has not the published digest or size.
         StorageError: the disk refuses.
     """
+    if source is not None and not source.is_dir():
+        raise NotAvailable(f"{source} is no folder", "give the folder of your files after --from")
     say = log or (lambda line: None)
     done = Fetched()
     chosen, done.left = weights.choose(only, asked)
@@ -83,7 +85,7 @@ def fetch(
                 say(f"{file.path}: from {found}")
                 checked = _take(file, found, target)
             else:
-                say(f"{file.path}: {file.about:g} MB from {file.host} ({file.licence})")
+                say(f"{file.path}: {_size(file)} from {file.host} ({file.licence})")
                 checked = _download(file, target)
             for link in file.links:
                 _place(target, weights.folder / link)
@@ -293,8 +295,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _size(file: File) -> str:
+    """The exact size where it is known, else about how many megabytes; nothing for a file that is written here."""
+    if file.bytes is not None:
+        return f"{file.bytes:,} bytes"
+    return f"about {file.about:g} MB" if file.about else ""
+
+
 def listing(weights: Iterable[WeightSet]) -> list[tuple[str, str, str, str, str]]:
-    """Rows for people: set, path, megabytes, licence, and whether it is here, left out unless asked for, or missing."""
+    """Rows for people: set, path, size, licence, and whether it is here, left out unless asked for, or missing."""
     rows = []
     for one in weights:
         gone = set(missing(one))
@@ -302,5 +311,5 @@ def listing(weights: Iterable[WeightSet]) -> list[tuple[str, str, str, str, str]
             state = "missing" if gone & {file.path, *file.links} else "here"
             if state == "missing" and file.ask:
                 state = f"missing; only with --with {file.ask}"
-            rows.append((one.name, file.path, f"{file.about:g}", file.licence, state))
+            rows.append((one.name, file.path, _size(file), file.licence, state))
     return rows

@@ -24,7 +24,7 @@ class File(BaseModel):
         path: where it belongs, below the set's folder. links: other places below it that must hold the same file.
         url: where it is published; `member` is the file wanted when that is a zip archive.
         text: its content, for a small file that no host gives.
-        bytes: its exact size where that is known. about: megabytes to download, for people.
+        bytes: its exact size where that is known. about: approximate megabytes to download, for people.
         sha256: its digest where one is published; `sha256_prefix` its first digits.
         licence: of the file. ask: the name by which it must be asked for; empty when it comes by itself.
         groups: what needs it, as in a dimension of VBench; none means everything in the set.

@@ -39,6 +39,7 @@ class FolderOptions(Options):
 class FolderModel(VideoModel):
     """Plays back the clip of a prompt and seed. Its card takes size and rate from the first clip it finds."""
 
+    version = "2"
     schema = FolderOptions
     unkeyed: ClassVar[tuple[str, ...]] = ("path", "index")
 
@@ -60,8 +61,24 @@ class FolderModel(VideoModel):
 
     def request_identity(self, prompt: str, seed: int) -> Mapping[str, Json]:
         """The digest of the clip's file; null where there is none, whose unit then fails."""
-        path = self._clips.get((prompt, seed)) or self._named(prompt, seed)
+        path = self._path(prompt, seed)
         return {"file": video.file_digest(path) if path and path.is_file() else None}
+
+    def file(self, request: Request) -> Path | None:
+        """The clip's own file where it is what was asked for, so that metrics see the pixels that its maker wrote.
+
+        One that is longer, no mp4 or no H.264 is played by `stream` and encoded anew.
+        """
+        path = self._path(request.prompts[0], request.seeds[0])
+        if request.switches or path is None or path.suffix.lower() != ".mp4":
+            return None
+        try:
+            found, card = video.head(path), self.describe()
+            asked = (request.frames, card.height, card.width)
+            same = (found.frames, found.height, found.width) == asked and video.codec(path) == "h264"
+        except ClipError:
+            return None  # `stream` says what is wrong with it
+        return path if same else None
 
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         """The first `request.frames` frames of each clip, `chunk` at a time."""
@@ -72,7 +89,7 @@ class FolderModel(VideoModel):
             yield np.stack(chunks)
 
     def _frames(self, prompt: str, seed: int, frames: int) -> Iterator[Frames]:
-        path = self._clips.get((prompt, seed)) or self._named(prompt, seed)
+        path = self._path(prompt, seed)
         if path is None:
             raise ClipError(f"no clip of seed {seed} for the prompt {prompt[:80]!r} in {self.options.path}")
         for chunk in video.stream(path, self.options.chunk):
@@ -80,6 +97,9 @@ class FolderModel(VideoModel):
             frames -= len(chunk)
             if frames <= 0:
                 return
+
+    def _path(self, prompt: str, seed: int) -> Path | None:
+        return self._clips.get((prompt, seed)) or self._named(prompt, seed)
 
     def _named(self, prompt: str, seed: int) -> Path | None:
         """A clip by VBench's name. A prompt with a separator names none, so that no other folder is reached."""

@@ -2,10 +2,13 @@
 
     python tests/bench/bench_vbench.py [--clips 6] [--frames 48] [--size 416x240] [--dimensions NAME ...]
 
-Random weights in true shapes, one thread, the built environment `vbench`. Both sides load their networks and score
-every clip; a dimension at a time for the ratios of dimensions, then all seven together. Prints processor seconds, which
-other work on the machine disturbs less than the clock's, and wall seconds, the largest difference of any number, and
-peak memory; then this project's peak memory on a clip of `--frames` and on one of `--memory` frames.
+Random weights in true shapes, one thread, the built environment `vbench`. Two processes take turns: the package scores
+all clips on one dimension, this project one clip on all dimensions, and so on, so that what disturbs one disturbs the
+other. Both load their networks within the time. Prints processor seconds, which other work on the machine disturbs less
+than the clock's, the largest difference of any number, and wall seconds and peak memory in all. Here a dimension is
+charged with what its scorer computes; frames resized for both CLIPs are charged to the first that asks, and decoding,
+which the package does for each dimension anew, stands by itself. Then the peak memory of both on one clip of `--frames`
+and on one of `--memory` frames, two processes at a time.
 """
 
 import argparse
@@ -15,8 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -38,50 +44,91 @@ QUALITY = (
 # ------------------------------------------------------------------------------- inside the environment
 
 
-def upstream(request: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The package's API: VBench.evaluate on the folder, a dimension after the other."""
-    from vbench import VBench
+class Package:
+    """The package's API: VBench.evaluate on the folder of clips."""
 
-    found: dict[str, dict[str, float]] = {Path(path).name: {} for path in request["clips"]}
-    with tempfile.TemporaryDirectory() as out:
-        runner = VBench("cpu", "", out)
-        folder = str(Path(request["clips"][0]).parent)
-        runner.evaluate(folder, "run", [], list(request["dimensions"]), local=True, mode="custom_input")
-        results = json.loads((Path(out) / "run_eval_results.json").read_text())
-    for dimension, (_, rows) in results.items():
-        for row in rows:
-            value = float(row["video_results"]) / (100 if dimension == "imaging_quality" else 1)
-            found[Path(row["video_path"]).name][dimension] = value
-    return [found[Path(path).name] for path in request["clips"]]
+    def __init__(self) -> None:
+        from vbench import VBench
 
+        self.out = tempfile.mkdtemp()
+        self.runner = VBench("cpu", "", self.out)
 
-def ours(request: Mapping[str, Any]) -> list[dict[str, float]]:
-    """This project: one pass over each clip."""
-    sys.path.append(str(PROJECT))
-    from harness.metrics.vbench_inside.loading import Networks
-    from harness.metrics.vbench_inside.scoring import score_clip
-
-    networks = Networks(Path(os.environ["VBENCH_CACHE_DIR"]), "cpu")
-    return [score_clip(networks, path, request["dimensions"], "", {}) for path in request["clips"]]
+    def __call__(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+        name = request["dimension"]
+        self.runner.evaluate(request["folder"], name, [], [name], local=True, mode="custom_input")
+        (_, rows) = json.loads((Path(self.out) / f"{name}_eval_results.json").read_text())[name]
+        scale = 100 if name == "imaging_quality" else 1
+        return {Path(row["video_path"]).name: {name: float(row["video_results"]) / scale} for row in rows}, {}
 
 
-def child() -> None:
-    """Score what standard input asks for; answer with the scores and what they cost."""
+class Timed:
+    """A scorer whose processor time is noted."""
+
+    def __init__(self, make: Any, name: str, spent: dict[str, float]) -> None:
+        self.name, self.spent = name, spent
+        self.scorer = self.note(make)
+
+    def note(self, call: Any, *given: Any) -> Any:
+        """What `call` gives; its time is added."""
+        before = time.process_time()
+        answer = call(*given)
+        self.spent[self.name] += time.process_time() - before
+        return answer
+
+    def push(self, *given: Any) -> None:
+        self.note(self.scorer.push, *given)
+
+    def finish(self) -> Any:
+        return self.note(self.scorer.finish)
+
+
+class Ours:
+    """This project: one pass over a clip for every dimension."""
+
+    def __init__(self) -> None:
+        sys.path.append(str(PROJECT))
+        import vbench  # noqa: F401  (the same start as the package's)
+
+        from harness.metrics.vbench_inside import scoring
+        from harness.metrics.vbench_inside.loading import Networks
+
+        self.networks = Networks(Path(os.environ["VBENCH_CACHE_DIR"]), "cpu")
+        self.scoring = scoring
+        self.spent: dict[str, float] = defaultdict(float)
+        make = scoring.scorer_for
+        scoring.scorer_for = lambda name, *given: Timed(lambda: make(name, *given), name, self.spent)
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+        self.spent.clear()
+        scores = self.scoring.score_clip(self.networks, request["path"], request["dimensions"], "", {})
+        return {Path(request["path"]).name: scores}, dict(self.spent)
+
+
+def child(side: str) -> None:
+    """Answer each line of standard input: the scores, and what they cost since the last answer."""
     import resource
 
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    began = time.perf_counter()
     import torch
 
     torch.set_num_threads(1)
-    request = json.load(sys.stdin)
-    answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    wall, cpu = time.perf_counter(), time.process_time()
-    with torch.random.fork_rng():
-        scores = {"upstream": upstream, "ours": ours}[request["side"]](request)
-    spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    json.dump({"scores": scores, "peak": peak, **spent}, answer)
-    answer.close()
+    scorer = Package() if side == "package" else Ours()
+    cpu = 0.0
+    scores: dict[str, Any] = {}
+    spent: dict[str, float] = {}
+    while True:
+        now = time.process_time()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        cost = {"cpu": now - cpu, "wall": time.perf_counter() - began, "peak": peak}
+        answers.write(json.dumps({"scores": scores, "spent": spent, **cost}) + "\n")
+        answers.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        cpu, began = time.process_time(), time.perf_counter()
+        scores, spent = scorer(json.loads(line))
 
 
 # --------------------------------------------------------------------------------------------- outside
@@ -89,7 +136,6 @@ def child() -> None:
 
 def make_clips(folder: Path, count: int, frames: int, width: int, height: int) -> list[str]:
     """Textures that drift, each at a speed of its own, written as the harness writes clips."""
-    sys.path.append(str(PROJECT))
     from harness.video import write
 
     paths = []
@@ -105,56 +151,114 @@ def make_clips(folder: Path, count: int, frames: int, width: int, height: int) -
     return paths
 
 
-def run(python: Path, weights: Path, side: str, clips: Sequence[str], dimensions: Sequence[str]) -> dict[str, Any]:
-    """One side in a process of its own."""
-    settings = {
-        **os.environ,
-        "VBENCH_CACHE_DIR": str(weights),
-        "TORCH_HOME": str(weights / "torch"),
-        "OMP_NUM_THREADS": "1",
-        "http_proxy": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-    }
-    request = {"side": side, "clips": clips, "dimensions": dimensions}
-    done = subprocess.run(
-        [str(python), "-W", "ignore", str(HERE), "--child"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        env=settings,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(done.stderr[-3000:])
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+class Side:
+    """A child process that scores, and what it has cost so far."""
+
+    def __init__(self, python: Path, weights: Path, side: str) -> None:
+        settings = {
+            **os.environ,
+            "VBENCH_CACHE_DIR": str(weights),
+            "TORCH_HOME": str(weights / "torch"),
+            "OMP_NUM_THREADS": "1",
+            "http_proxy": "http://127.0.0.1:9",
+            "https_proxy": "http://127.0.0.1:9",
+        }
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        command = [str(python), "-W", "ignore", str(HERE), "--child", side]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log}
+        self.process = subprocess.Popen(command, text=True, env=settings, **pipes)
+        self.scores: dict[str, dict[str, float]] = defaultdict(dict)
+        self.spent: dict[str, float] = defaultdict(float)
+        self.wall = self.cpu = self.peak = 0.0
+        self._answer("starting")
+
+    def ask(self, label: str, **request: Any) -> None:
+        """Score; the time goes to `label`, except what the child charges to a dimension."""
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        self._answer(label)
+
+    def _answer(self, label: str) -> None:
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            sys.exit(self.log.read()[-3000:])
+        answer = json.loads(line)
+        for name, scores in answer["scores"].items():
+            self.scores[name] |= scores
+        for name, seconds in answer["spent"].items():
+            self.spent[name] += seconds
+        self.spent[label] += answer["cpu"] - sum(answer["spent"].values())
+        self.cpu += answer["cpu"]
+        self.wall += answer["wall"]
+        self.peak = answer["peak"]
+        print(f"  {label}: {answer['wall']:.0f} s", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
 
 
-def compare(python: Path, weights: Path, clips: Sequence[str], dimensions: Sequence[str], label: str) -> None:
-    """Run both sides in turn and print a row."""
-    theirs = run(python, weights, "upstream", clips, dimensions)
-    mine = run(python, weights, "ours", clips, dimensions)
-    apart = max(
-        abs(mine["scores"][i][name] - theirs["scores"][i][name]) for i in range(len(clips)) for name in dimensions
-    )
-    print(
-        f"{label:24} {theirs['cpu']:9.1f} {mine['cpu']:9.1f} {theirs['cpu'] / mine['cpu']:6.2f}x"
-        f" {theirs['wall']:9.1f} {mine['wall']:9.1f} {theirs['wall'] / mine['wall']:6.2f}x"
-        f" {theirs['peak']:8.0f} {mine['peak']:8.0f} {apart:9.1e}",
-        flush=True,
-    )
+def compare(python: Path, weights: Path, clips: Sequence[str], dimensions: Sequence[str]) -> None:
+    """Both sides in turn, and a row for each dimension."""
+    package, ours = Side(python, weights, "package"), Side(python, weights, "ours")
+    for name, path in zip_longest(dimensions, clips):
+        if name:
+            package.ask(name, dimension=name, folder=str(Path(clips[0]).parent))
+        if path:
+            ours.ask("decoding", path=path, dimensions=list(dimensions))
+    package.close()
+    ours.close()
+    print(f"{'processor seconds':24} {'package':>9} {'here':>9} {'ratio':>7} {'largest difference':>19}")
+    for name in ("starting", *dimensions, "decoding"):
+        row = f"{name:24} {package.spent[name]:9.1f} {ours.spent[name]:9.1f}"
+        if name in dimensions:
+            apart = max(abs(ours.scores[clip][name] - package.scores[clip][name]) for clip in ours.scores)
+            row += f" {package.spent[name] / ours.spent[name]:6.2f}x {apart:19.1e}"
+        print(row)
+    print(f"{'in all':24} {package.cpu:9.1f} {ours.cpu:9.1f} {package.cpu / ours.cpu:6.2f}x")
+    print(f"{'wall seconds in all':24} {package.wall:9.1f} {ours.wall:9.1f} {package.wall / ours.wall:6.2f}x")
+    print(f"{'peak MiB':24} {package.peak:9.0f} {ours.peak:9.0f}", flush=True)
 
 
-def main() -> None:
+def peak_memory(
+    python: Path, weights: Path, clips: Mapping[int, str], dimensions: Sequence[str]
+) -> Iterable[tuple[str, int, float]]:
+    """Side, frames and peak MiB for every clip, each in a process of its own."""
+
+    def one(job: tuple[str, int]) -> tuple[str, int, float]:
+        side, frames = job
+        process = Side(python, weights, side)
+        if side == "package":
+            for name in dimensions:
+                process.ask(name, dimension=name, folder=str(Path(clips[frames]).parent))
+        else:
+            process.ask("all", path=clips[frames], dimensions=list(dimensions))
+        process.close()
+        return side, frames, process.peak
+
+    with ThreadPoolExecutor(2) as pool:
+        yield from pool.map(one, [(side, frames) for frames in clips for side in ("package", "ours")])
+
+
+def arguments() -> argparse.Namespace:
+    """What the user chose."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=6)
     parser.add_argument("--frames", type=int, default=48)
-    parser.add_argument("--memory", type=int, default=192, help="frames of the long clip; 0 to leave it out")
+    parser.add_argument("--memory", type=int, default=192, help="frames of the long clip; 0 to leave memory out")
     parser.add_argument("--size", default="416x240")
     parser.add_argument("--dimensions", nargs="+", choices=QUALITY, default=QUALITY)
+    parser.add_argument("--memory-dimensions", nargs="+", choices=QUALITY, default=QUALITY)
     parser.add_argument("--weights", type=Path, help="folder to keep the random weights in")
-    chosen = parser.parse_args()
-    sys.path.append(str(PROJECT))
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = arguments()
     from harness.envs.build import find
 
     python = find("vbench").python
@@ -164,25 +268,26 @@ def main() -> None:
         if not (weights / "complete").exists():
             maker = PROJECT / "tests" / "vbench" / "random_weights.py"
             request = json.dumps({"root": str(weights), "true_shapes": True, "quality_only": True})
-            subprocess.run([str(python), "-W", "ignore", str(maker)], input=request, text=True, check=True)
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            subprocess.run([str(python), "-W", "ignore", str(maker)], input=request, text=True, check=True, **quiet)
             (weights / "complete").touch()
-        (Path(scratch) / "clips").mkdir()
-        clips = make_clips(Path(scratch) / "clips", chosen.clips, chosen.frames, width, height)
-        print(f"{len(clips)} clips of {chosen.frames} frames, {chosen.size}, random weights in true shapes, 1 thread")
-        print(f"{'':24} {'processor seconds':^27} {'wall seconds':^27} {'peak MiB':^17} {'largest':>9}")
-        sides = f"{'package':>9} {'here':>9}"
-        print(f"{'dimension':24} {sides} {'ratio':>7} {sides} {'ratio':>7} {'package':>8} {'here':>8} {'apart':>9}")
-        for name in chosen.dimensions:
-            compare(python, weights, clips, [name], name)
-        if len(chosen.dimensions) > 1:
-            compare(python, weights, clips, chosen.dimensions, "in all")
-        if chosen.memory:
-            (Path(scratch) / "long").mkdir()
-            for frames in (chosen.frames, chosen.memory):
-                path = make_clips(Path(scratch) / "long", 1, frames, width, height)
-                peak = run(python, weights, "ours", path, chosen.dimensions)["peak"]
-                print(f"peak memory here, one clip of {frames} frames: {peak:.0f} MiB", flush=True)
+        print(f"{chosen.clips} clips of {chosen.frames} frames, {chosen.size}, random weights in true shapes, 1 thread")
+        if chosen.clips:
+            folder = Path(scratch) / "clips"
+            folder.mkdir()
+            compare(python, weights, make_clips(folder, chosen.clips, chosen.frames, width, height), chosen.dimensions)
+        clips = {}
+        for frames in (chosen.frames, chosen.memory) if chosen.memory else ():
+            folder = Path(scratch) / str(frames)
+            folder.mkdir()
+            (clips[frames],) = make_clips(folder, 1, frames, width, height)
+        for side, frames, peak in peak_memory(python, weights, clips, chosen.memory_dimensions):
+            print(f"peak memory, {side}, one clip of {frames} frames: {peak:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":
-    child() if "--child" in sys.argv else main()
+    if "--child" in sys.argv:
+        child(sys.argv[-1])
+    else:
+        sys.path.append(str(PROJECT))
+        main()

@@ -36,7 +36,7 @@ class Parts(Metric):
         return {"both": means["left"] + means["right"]} if len(means) == 2 else {}
 
 
-def run(folder: Path, column: Mapping[str, Any], right: Sequence[float | None], **more: Any) -> Any:
+def run(folder: Path, column: Mapping[str, Any], right: Sequence[float | None], notes: Any = None, **more: Any) -> Any:
     """Two prompts and two seeds: section `l` defines `left`, section `r` defines `right`."""
     section = {"prompts": "p", "seeds": [0, 1], "metrics": [{"name": "fake/parts"}]}
     body = {
@@ -61,7 +61,9 @@ def run(folder: Path, column: Mapping[str, Any], right: Sequence[float | None], 
                 if score is not None:
                     name = {"l": "left", "r": "right"}[group.section]
                     values = {"left": math.nan, "right": math.nan, name: score}
-                    file.append(Record(key, "score", "ok", units[key].spec, context=units[key].context, values=values))
+                    unit = units[key]
+                    made = Record(key, "score", "ok", unit.spec, context=unit.context, values=values, notes=notes or {})
+                    file.append(made)
     return build([load_run(folder)])[0].rows[0].cells[0]
 
 
@@ -83,3 +85,13 @@ def test_a_gap_in_a_joined_section_refuses_or_marks_the_mean(tmp_path: Path) -> 
     marked = run(tmp_path / "b", column, [10.0, None, 30.0, 40.0], incomplete="mark")
     assert marked.marks
     assert marked.value == pytest.approx(22.5)
+
+
+def test_a_value_that_no_clip_has_shows_the_reason_of_its_record(tmp_path: Path) -> None:
+    notes = {"not_available": {"right": "needs a package", "both": "lacks right"}}
+    nothing = [math.nan] * 4
+    assert run(tmp_path / "a", {"value": "r:right"}, nothing, notes).text == "not available: needs a package"
+    both = {"value": "l:both", "joined": ["r"]}
+    assert run(tmp_path / "b", both, nothing, notes).text == "not available: lacks right"
+    assert run(tmp_path / "c", {"value": "r:right"}, nothing).text == "undefined"
+    assert run(tmp_path / "d", {"value": "r:right"}, [1.0, 2.0, 3.0, 4.0], notes).value == pytest.approx(2.0)

@@ -150,3 +150,18 @@ def test_writing_a_long_clip_does_not_keep_its_frames(tmp_path: Path) -> None:
     )
     grown = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
     assert grown < 16_000
+
+
+def test_a_kept_clip_is_the_same_bytes_and_what_it_was_said_to_be(tmp_path: Path) -> None:
+    source, target = tmp_path / "a b.mp4", tmp_path / "kept" / "k.mp4"
+    written = video.write(source, [np.zeros((5, 16, 24, 3), np.uint8)], 8.0, 8, "ultrafast")
+    kept = video.keep(target, source, 5, 16, 24)
+    assert target.read_bytes() == source.read_bytes()
+    assert {**kept, "encoder": 0} == {**written, "encoder": 0}
+    assert video.codec(target) == "h264"
+    for asked in ((6, 16, 24), (5, 24, 16)):
+        with pytest.raises(ClipError, match="has 5 frames of 16x24, not"):
+            video.keep(tmp_path / "other.mp4", source, *asked)
+    with pytest.raises(ClipError, match="does not exist"):
+        video.keep(tmp_path / "other.mp4", tmp_path / "none.mp4", 5, 16, 24)
+    assert not (tmp_path / "other.mp4").exists()

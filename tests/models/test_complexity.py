@@ -12,7 +12,7 @@ from harness.execute import local
 from harness.plan import make
 from harness.records import RecordFile, load_run
 from harness.report.render import markdown
-from harness.report.scaling import plot_complexity
+from harness.report.scaling import panels
 from harness.report.tables import build
 from models.complexity import FIELDS, FORMS, Complexity, ComplexityOptions, absorbed_over_dense, formulas
 
@@ -137,11 +137,12 @@ def test_the_forms_are_the_rows_of_one_table_and_the_curves_of_one_plot(tmp_path
     assert [column.label for column in forms.columns] == [field.label for field in FIELDS]
     assert "1.75 at the published ones" in markdown(forms)
     assert "not measured" in markdown(forms)
-    for name in ("one.svg", "two.svg"):
-        plot_complexity(record.samples, tmp_path / name)
-    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    drawn = panels(record.samples)
+    assert [panel.up.label for panel in drawn] == ["attention FLOPs of the last chunk", "cache bytes"]
+    assert [line.label for line in drawn[0].lines] == [form.replace("_", " ") for form in FORMS]
+    assert drawn[0].lines[0].y == tuple(record.samples[f"{FORMS[0]}:window_attention_flops"])
 
 
-def test_a_record_of_something_else_is_not_plotted(tmp_path):
+def test_a_record_of_something_else_is_not_plotted():
     with pytest.raises(RecordError, match="no sweep"):
-        plot_complexity({"clip_s": [1.0]}, tmp_path / "x.svg")
+        panels({"clip_s": [1.0]})

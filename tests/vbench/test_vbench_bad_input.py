@@ -137,15 +137,26 @@ def test_augmented_prompts_are_scored_by_the_short_ones(weights, good, tmp_path)
     metric.close()
 
 
-def test_the_static_filter_leaves_a_moving_clip_out(weights, tmp_path, environment):
-    """Random flow is strong everywhere, so every clip counts as moving, as it does for the package's own filter."""
-    path = write(tmp_path / "moving-0.mp4", texture(6, 64, 96, 4, 3))
-    metric = VBench(VBenchOptions(dimensions=("temporal_flickering",), static_filter=True))
-    metric.setup("cpu")
-    scores = metric.score(clip_of(path))["temporal_flickering"]
-    metric.close()
-    theirs = inside(environment, "upstream_static.py", {"path": str(path)}, weights)
-    assert math.isnan(scores) == (not theirs)
+def test_the_static_filter_is_the_packages_own(weights, tmp_path, environment, monkeypatch):
+    """Random flow is strong everywhere; weakened, the same clip stands still; below 128 pixels it is no number."""
+    weak = tmp_path / "weak"
+    _linked(weights, weak / "vbench")
+    raft = weak / "vbench" / "raft_model" / "models" / "raft-things.pth"
+    state = torch.load(raft, weights_only=True)
+    raft.unlink()
+    torch.save({key: tensor * 0.01 if "flow_head.conv2" in key else tensor for key, tensor in state.items()}, raft)
+    large = write(tmp_path / "large-0.mp4", texture(5, 128, 160, 4, 3))
+    small = write(tmp_path / "small-0.mp4", texture(5, 64, 96, 4, 3))
+    static = []
+    for root, paths in ((weights.parent, (large, small)), (weak, (large,))):
+        monkeypatch.setenv("VIDEOMLA_WEIGHTS", str(root))
+        metric = VBench(VBenchOptions(dimensions=("temporal_flickering",), static_filter=True))
+        metric.setup("cpu")
+        static += [not math.isnan(metric.score(clip_of(path))["temporal_flickering"]) for path in paths]
+        metric.close()
+    strong = weights / "raft_model" / "models" / "raft-things.pth"
+    cases = [(str(strong), str(large)), (str(strong), str(small)), (str(raft), str(large))]
+    assert static == inside(environment, "upstream_static.py", {"cases": cases}, weights) == [False, True, True]
 
 
 WRONG = {

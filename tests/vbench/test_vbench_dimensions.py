@@ -4,9 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
-from vbench_helpers import camera, clip_of, texture, write
+from vbench_helpers import camera, clip_of, inside, texture, write
 
 from harness.metrics.vbench import VBench, VBenchOptions
+from harness.metrics.vbench_score import SIX
 
 pytestmark = pytest.mark.vbench
 
@@ -75,6 +76,28 @@ def test_the_scores_are_no_constants(quality):
     for dimension in QUALITY:
         several = 1 if dimension == "dynamic_degree" else 2
         assert len({round(scores[dimension], 4) for scores in quality.values()}) > several, dimension
+
+
+def test_a_clip_is_decoded_once_networks_load_once_and_a_frame_is_looked_at_once(weights, clips, environment, tmp_path):
+    """Nine frames in batches of two, then a long clip of 11 frames whose last piece of four reaches back."""
+    long = write(tmp_path / "long-0.mp4", texture(11, 64, 96, 6, 1), rate=2)
+    request = {
+        "root": str(weights),
+        "batch_bytes": 2 * 144 * 176 * 12,
+        "dimensions": QUALITY,
+        "short": [str(clips["camera"])] * 2,
+        "long": str(long),
+        "long_dimensions": SIX,
+        "seconds": 2.0,
+    }
+    first, second, pieces = inside(environment, "counting.py", request, weights)
+    frames = ("frames decoded", "dino", "clip_b32", "clip_l14", "musiq")
+    assert [first[name] for name in frames] == [9] * 5
+    assert [second[name] for name in frames] == [18] * 5
+    assert first["frames held"] <= second["frames held"] <= 4
+    assert first["checkpoints read"] == second["checkpoints read"] == pieces["checkpoints read"] == 7
+    assert [pieces[name] for name in frames] == [11] * 5
+    assert first["gradients"] == pieces["gradients"] == 0
 
 
 def test_semantic_dimensions_equal_the_package(weights, clips, upstream):

@@ -1,8 +1,7 @@
-"""Asks the package's own static filter about one clip; runs inside the vbench environment."""
+"""Asks the package's own static filter about clips; runs inside the vbench environment."""
 
 import contextlib
 import json
-import os
 import sys
 
 import torch
@@ -17,10 +16,11 @@ def main() -> None:
         from vbench.cli import static_filter
 
         static_filter.DEVICE = "cpu"
-        model = f"{os.environ['VBENCH_CACHE_DIR']}/raft_model/models/raft-things.pth"
-        options = EasyDict(model=model, small=False, mixed_precision=False, alternate_corr=False)
-        static = static_filter.StaticFilter(options, "cpu").infer(request["path"])
-    print(json.dumps(bool(static)))
+        static = []
+        for model, path in request["cases"]:
+            options = EasyDict(model=model, small=False, mixed_precision=False, alternate_corr=False)
+            static.append(bool(static_filter.StaticFilter(options, "cpu").infer(path)))
+    print(json.dumps(static))
 
 
 if __name__ == "__main__":

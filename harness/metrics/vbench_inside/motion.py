@@ -161,4 +161,5 @@ class Static(Scorer):
         if self.first is None or self.last is None or self.moving > limits["count_num"]:
             return 0.0
         ends = (self._score(self.first, self.last), self._score(self.last, self.first))
-        return float(all(score <= limits["thres"] * limits["count_num"] * 2 for score in ends))
+        # RAFT's flow of a clip below 128 pixels is no number, which upstream takes for no motion.
+        return float(not any(score > limits["thres"] * limits["count_num"] * 2 for score in ends))

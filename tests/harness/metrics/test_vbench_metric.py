@@ -61,7 +61,12 @@ def test_a_dimension_whose_package_is_not_installed_is_not_available(tmp_path):
     everything = make(mode="standard")
     assert "color" not in everything.wanted()
     assert "scene" in everything.wanted()
-    assert set(everything.not_available()) == {"object_class", "multiple_objects", "color", "spatial_relationship"}
+    four = {"object_class", "multiple_objects", "color", "spatial_relationship"}
+    lacks = everything.not_available()
+    assert set(lacks) == four | {"semantic", "total", "mean_of_quality_and_semantic"}
+    assert lacks["color"] == "needs detectron2"
+    assert all(name in lacks["total"] for name in four)
+    assert make(mode="custom").not_available() == {}
 
 
 def test_a_dimension_whose_package_is_installed_is_wanted(tmp_path):

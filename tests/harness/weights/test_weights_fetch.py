@@ -179,7 +179,10 @@ def test_the_users_own_files_are_enough(host, tmp_path):
     (source / "deep" / "b.pth").unlink()
     with pytest.raises(WeightsError, match="has SHA-256"):
         fetch(weights, source=source)
+    (source / "b.pth").unlink()
     with pytest.raises(NotAvailable, match=r"lacks 1 of 1 files: a/b\.pth"):
+        fetch(weights, source=source)
+    with pytest.raises(NotAvailable, match="nowhere is no folder"):
         fetch(weights, source=tmp_path / "nowhere")
 
 

@@ -110,12 +110,30 @@ def test_a_run_over_existing_clips_scores_them_and_moving_the_folder_changes_no_
         for file in (one, two)
     )
     assert first.keys() == again.keys()
-    assert all(abs(first[pair] - again[pair]) < 3 for pair in first)
+    assert first == again
     before = set(outcome_of(tmp_path / "again"))
     target = sorted((tmp_path / "copy").rglob("*.mp4"))[0]
     video.write(target, [flat(1)], 16.0, 8, "ultrafast")
     changed = planned(tmp_path, suite(tmp_path / "copy"))
     assert len({unit.key for unit in changed.units} - before) == 2
+
+
+def test_a_clip_is_kept_byte_for_byte_and_only_a_longer_one_is_cut(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "c", **{"one-0": 10, "one-1": 20, "two-0": 30})
+    noise = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+    video.write(folder / "two-1.mp4", [noise], 8.0, 0, "ultrafast")
+    cut = folder / "two-0.mp4"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    data = base(models=[{"name": "folder", "label": "f", "options": {"path": str(folder)}}], errors="continue")
+    assert run(tmp_path, data).made == 6
+    records = RecordFile(tmp_path / "run" / "records.jsonl").records()
+    found = {(r.context["prompt"], r.context["seed"]): r for r in records if r.kind == "generate"}
+    for seed in (0, 1):
+        kept = tmp_path / "run" / str(found["one", seed].clip["path"])
+        assert kept.read_bytes() == (folder / f"one-{seed}.mp4").read_bytes()
+    assert found["two", 0].status == "failed"
+    assert found["two", 1].clip["frames"] == 6
+    assert found["two", 1].clip["encoder"]["codec"] == "libx264"
 
 
 def test_a_missing_clip_fails_its_unit_until_it_is_there(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from models.build import random_embeddings, randomise
 from models.cache import Grid, StreamCache
 from models.config import LatentSizes, TransformerConfig
-from models.training.teacher_forcing import TeacherForcingContext, flow_matching_loss, shifted
+from models.training.context import TeacherForcingContext
+from models.training.teacher_forcing import flow_matching_loss, shifted
 from models.transformer import VideoTransformer
 from models.window import WindowPolicy
 

@@ -1,0 +1,76 @@
+"""How every picture looks, and how it becomes bytes: equal data give equal files. Imports matplotlib only to draw."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import RecordError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Told apart by colour-blind readers (Okabe and Ito, Color Universal Design, 2008)."""
+MARKERS = "os^dvPX"
+DASHES = ("-", "--", ":")
+"""After all colours have been used once, lines are dashed, then dotted."""
+GREY = "#666666"
+FORMATS = (".svg", ".png")
+
+_STYLE: dict[str, Any] = {
+    "svg.hashsalt": "videomla-bench",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "white",
+    "savefig.dpi": 150,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style for as long as the context lasts, whatever the user's own settings are."""
+    from matplotlib import rc_context, rcParamsDefault
+
+    chosen: Any = {
+        key: value for key, value in rcParamsDefault.items() if not key.startswith(("backend", "interactive"))
+    }
+    with rc_context(chosen | _STYLE):
+        yield
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the `index`-th line."""
+    turn, place = divmod(index, len(COLOURS))
+    return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[turn % len(DASHES)]}
+
+
+def encoded(figure: Figure, suffix: str) -> bytes:
+    """`figure` as a file of the kind `.svg` or `.png`, without dates or versions in it. Call inside `styled`.
+
+    Raises `RecordError` for another suffix.
+    """
+    if suffix not in FORMATS:
+        raise RecordError(f"pictures are {' or '.join(FORMATS)}, not {suffix or 'without a suffix'}")
+    out = io.BytesIO()
+    absent = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}[suffix]
+    figure.savefig(out, format=suffix[1:], metadata=absent)
+    return out.getvalue()

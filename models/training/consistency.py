@@ -1,0 +1,103 @@
+"""Consistency distillation: the student learns at each of its few denoising steps where the teacher's path ends.
+
+From a denoising step, a guided teacher is solved down to the next one; the student at the first must predict what the
+averaged student predicts at the second, and the end of the path below the last (Song et al. 2023, discrete form; the
+guided solver that skips noise levels is Luo et al. 2023's). Shift and guidance of the teacher fold into the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.attention.dense import TextKeys
+from models.sampler import guided
+from models.sampler_config import TRAIN_STEPS
+from models.training import parallel
+from models.training.context import Clips, Data, denoised
+from models.training.loop import GENERATOR, Learner, Stage
+from models.training.teacher_forcing import shifted
+from models.transformer import VideoTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of consistency distillation.
+
+    Attributes:
+        steps: the student's denoising steps out of 1000, noisiest first. shift: warps them towards noise.
+        guidance: of the teacher; 1 is without. substeps: Euler steps of the teacher from one step to the next.
+    """
+
+    steps: tuple[float, ...] = (1000, 750, 500, 250)
+    shift: float = 5.0
+    guidance: float = 3.0
+    substeps: int = 2
+
+
+class Consistency(Stage):
+    """Distils `teacher` into `learner`, whose network starts from the teacher's weights.
+
+    Args:
+        teacher: frozen. target: a network of the student's sizes that holds the running average of its weights.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        teacher: VideoTransformer,
+        target: VideoTransformer,
+        data: Data,
+        clips: Clips,
+        settings: Settings,
+        seed: int,
+    ) -> None:
+        self.learners = {GENERATOR: learner}
+        self.student, self.teacher, self.target = learner.network, teacher, target
+        # The average lives in the target's own parameters, so that both are always the same.
+        learner.average = {name: p.detach() for name, p in target.named_parameters()}
+        self.data, self.clips, self.settings, self.seed = data, clips, settings, seed
+        self.context, self.teacher_context = clips.context(self.student), clips.context(teacher)
+        self.levels = torch.tensor([*settings.steps, 0.0]) / TRAIN_STEPS
+
+    def losses(self, step: int) -> Iterator[tuple[str, Tensor]]:
+        """One loss, each chunk at a denoising step of its own."""
+        batch = self.data.batch(step)
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        index = torch.randint(len(self.settings.steps), (len(batch.latents), self.clips.chunks), generator=draw)
+        noise = torch.randn(batch.latents.shape, generator=draw)
+        tensors = (batch.latents, batch.text, batch.weight, noise, self.levels[index], self.levels[index + 1])
+        latents, text, weight, noise, here, there = parallel.mine(tensors, self.student)
+        nothing = self.data.no_prompt(len(text)).to(text)
+        past, kind = latents[:, : -self.clips.chunk], self.clips.prediction
+        sigmas, lower = shifted(here, self.settings.shift), shifted(there, self.settings.shift)
+        noisy = torch.lerp(latents, noise, self._wide(sigmas))
+        with torch.no_grad():
+            prompts = self.teacher.prompt(text), self.teacher.prompt(nothing)
+            end = self._solve(past, noisy, here, there, *prompts)
+            known = denoised(self.target, self.context, past, end, lower, self.target.prompt(text), kind)
+            wanted = torch.where(self._wide(lower) > 0, known, end)
+        found = denoised(self.student, self.context, past, noisy, sigmas, self.student.prompt(text), kind)
+        yield GENERATOR, (weight * (found - wanted).square()).mean()
+
+    def _solve(
+        self, past: Tensor, x: Tensor, here: Tensor, there: Tensor, prompt: list[TextKeys], nothing: list[TextKeys]
+    ) -> Tensor:
+        """The guided teacher's path from the levels `here` down to `there`, both before the shift, by Euler steps."""
+        settings, network = self.settings, self.teacher
+        for part in range(settings.substeps):
+            now = shifted(torch.lerp(here, there, part / settings.substeps), settings.shift)
+            then = shifted(torch.lerp(here, there, (part + 1) / settings.substeps), settings.shift)
+            clean = denoised(network, self.teacher_context, past, x, now, prompt, self.clips.prediction)
+            if settings.guidance != 1:
+                without = denoised(network, self.teacher_context, past, x, now, nothing, self.clips.prediction)
+                clean = guided(clean, without, settings.guidance)
+            # On the straight line from clean to noise, x - clean shrinks with the level.
+            x = torch.lerp(clean, x, self._wide(then / now))
+        return x
+
+    def _wide(self, levels: Tensor) -> Tensor:
+        return levels.repeat_interleave(self.clips.chunk, dim=1)[:, :, None, None, None]

@@ -1,0 +1,150 @@
+"""Distribution matching: the generator is trained on its own rollouts, so that their distribution is the teacher's.
+
+The gradient at a generated clip is the difference of two scores there, that of a frozen guided teacher and that of a
+critic which follows the generator (Yin et al. 2024; on rollouts with the cache: Self-Forcing, Huang et al. 2025).
+Both score each chunk given the clean generated ones before it, as the teacher was trained to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.cache import ChunkContext
+from models.rollout import Noise, Prompt, Rollout, SeededNoise
+from models.sampler import guided
+from models.sampler_config import SamplerConfig
+from models.training import parallel
+from models.training.context import Clips, Data, denoised
+from models.training.loop import GENERATOR, Learner, Stage
+from models.training.teacher_forcing import flow_matching_loss, shifted
+from models.transformer import VideoTransformer
+
+CRITIC = "critic"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of distribution matching.
+
+    Attributes:
+        steps: the generator's denoising steps out of 1000, noisiest first. shift: of these and of the scores' levels.
+        guidance: of the teacher. updates: of the critic for each of the generator.
+        lowest, highest: noise levels, before the shift, at which the scores are compared (Self-Forcing: 0.02, 0.98).
+    """
+
+    steps: tuple[float, ...] = (1000, 750, 500, 250)
+    shift: float = 5.0
+    guidance: float = 3.0
+    updates: int = 5
+    lowest: float = 0.02
+    highest: float = 0.98
+
+
+class SelfRollout(Rollout):
+    """A rollout that stops each chunk after denoising step `last` and can be differentiated through that step alone.
+
+    The earlier steps and the clean pass, which fills the cache, carry no gradient (Self-Forcing, section 3.2).
+    """
+
+    last: int = 0
+    learning: bool = False
+
+    def _denoise(self, noise: Noise, prompt: Prompt, context: ChunkContext, first: int) -> Tensor:
+        x = noise.start(first, self.chunk)
+        for step, sigma in enumerate(self.schedule.sigmas[: self.last + 1]):
+            with torch.set_grad_enabled(self.learning and step == self.last):
+                output = self._predict(x, self.schedule.timesteps[step], prompt, context)
+                x = self.schedule.clean(x, output, sigma)
+            if step < self.last:
+                x = self.schedule.noisy(x, noise.renoise(self.chunk), self.schedule.sigmas[step + 1])
+        return x
+
+    @torch.no_grad()
+    def _clean_pass(self, latents: Tensor, prompt: Prompt, context: ChunkContext) -> None:
+        super()._clean_pass(latents.detach(), prompt, context)
+
+
+class DistributionMatching(Stage):
+    """Trains a generator by the scores of `teacher` and of a critic; a generator update every `updates` steps.
+
+    Args:
+        generator: starts from the distilled student. critic: starts from the teacher; keeps no average.
+        teacher: frozen; its sizes need not be the generator's.
+    """
+
+    def __init__(
+        self,
+        generator: Learner,
+        critic: Learner,
+        teacher: VideoTransformer,
+        data: Data,
+        clips: Clips,
+        settings: Settings,
+        seed: int,
+    ) -> None:
+        self.learners = {GENERATOR: generator, CRITIC: critic}
+        self.generator, self.critic, self.teacher = generator.network, critic.network, teacher
+        self.data, self.clips, self.settings, self.seed = data, clips, settings, seed
+        self.critic_context, self.teacher_context = clips.context(self.critic), clips.context(teacher)
+        self.sampler = SamplerConfig(settings.steps, settings.shift, prediction=clips.prediction)
+
+    def losses(self, step: int) -> Iterator[tuple[str, Tensor]]:
+        """The generator's loss in every `updates`-th step, and then the critic's on a rollout of its own."""
+        batch = self.data.batch(step)
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        for name in (GENERATOR, CRITIC):
+            last = int(torch.randint(len(self.settings.steps), (), generator=draw))
+            seeds = torch.randint(2**62, (len(batch.latents),), generator=draw)
+            span = self.settings.highest - self.settings.lowest
+            levels = self.settings.lowest + span * torch.rand(len(seeds), self.clips.chunks, generator=draw)
+            noise = torch.randn(batch.latents.shape, generator=draw)
+            if name == GENERATOR and step % self.settings.updates:
+                continue
+            tensors = (batch.text, seeds, shifted(levels, self.settings.shift), noise)
+            text, seeds, sigmas, noise = parallel.mine(tensors, self.generator)
+            latents = self.rollout(text, seeds.tolist(), last, batch.latents.shape, learning=name == GENERATOR)
+            loss = self._match if name == GENERATOR else self._follow
+            yield name, loss(latents, text, sigmas, noise)
+
+    def rollout(self, text: Tensor, seeds: list[int], last: int, shape: torch.Size, learning: bool) -> Tensor:
+        """Clips of the generator, [B, *shape[1:]], each chunk after denoising step `last`."""
+        weight = self.generator.patch_embedding.weight
+        rollout = SelfRollout(self.generator, self.clips.policy, self.clips.chunk, self.sampler, self.clips.grid)
+        rollout.last, rollout.learning = last, learning
+        noise = SeededNoise(seeds, (shape[2], shape[3], shape[4]), weight.device, weight.dtype)
+        with torch.set_grad_enabled(learning):
+            prompt = self.generator.prompt(text)
+            return torch.cat(list(rollout.chunks(noise, prompt, shape[1])), dim=1)
+
+    def _match(self, latents: Tensor, text: Tensor, sigmas: Tensor, noise: Tensor) -> Tensor:
+        """A loss whose gradient at the clip is the critic's prediction less the teacher's, over the size of its error.
+
+        Yin et al. 2024, equations 7 and 8, with clean latents in place of scores.
+        """
+        kind, frames = self.clips.prediction, latents.detach()
+        with torch.no_grad():
+            past = frames[:, : -self.clips.chunk]
+            noisy = torch.lerp(frames, noise, sigmas.repeat_interleave(self.clips.chunk, dim=1)[:, :, None, None, None])
+            theirs = denoised(self.critic, self.critic_context, past, noisy, sigmas, self.critic.prompt(text), kind)
+            context, network = self.teacher_context, self.teacher
+            real = denoised(network, context, past, noisy, sigmas, network.prompt(text), kind)
+            if self.settings.guidance != 1:
+                nothing = network.prompt(self.data.no_prompt(len(text)).to(text))
+                without = denoised(network, context, past, noisy, sigmas, nothing, kind)
+                real = guided(real, without, self.settings.guidance)
+            size = (frames - real).abs().mean(dim=(1, 2, 3, 4), keepdim=True).clamp_min(1e-6)
+            wanted = frames - (theirs - real) / size
+        return 0.5 * (latents - wanted).square().mean()
+
+    def _follow(self, latents: Tensor, text: Tensor, sigmas: Tensor, noise: Tensor) -> Tensor:
+        """Flow matching of the critic on generated clips."""
+        past = torch.zeros_like(latents[:, : -self.clips.chunk])
+        one, kind = latents.new_ones(()), self.clips.prediction
+        prompt = self.critic.prompt(text)
+        return flow_matching_loss(
+            self.critic, self.critic_context, latents, prompt, sigmas, noise, one, past, prediction=kind
+        )
