@@ -36,6 +36,8 @@ def test_checkpoints_are_those_of_their_records(stem: str) -> None:
     assert hashlib.sha256(path.read_bytes()).hexdigest() == record["sha256"]
     assert path.stat().st_size < 8_000_000
     assert record["steps"] == record["recipe"]["steps"]
+    first = json.loads((CHECKPOINTS / f"{stem}.first.json").read_text())
+    assert record["recipe"]["start"] == first["sha256"]
 
 
 @pytest.mark.parametrize("name", NAMES)
