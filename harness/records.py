@@ -41,17 +41,20 @@ class Head:
     for, each time anew; asking raises `RecordError` where the line is damaged.
 
     Attributes:
-        key, kind, status: as in `Record`.
+        key, kind, status, schema: as in `Record`.
         offset: byte at which the line starts.
     """
 
-    __slots__ = ("_line", "key", "kind", "offset", "status")
+    __slots__ = ("_line", "key", "kind", "offset", "schema", "status")
 
-    def __init__(self, key: str, kind: Kind, status: Status, offset: int, line: bytes) -> None:
+    def __init__(
+        self, key: str, kind: Kind, status: Status, offset: int, line: bytes, schema: int = RECORD_SCHEMA
+    ) -> None:
         self.key = key
         self.kind = kind
         self.status = status
         self.offset = offset
+        self.schema = schema
         self._line = line
 
     @property
@@ -202,7 +205,7 @@ def decode_head(line: bytes, offset: int = 0, where: str = "record") -> Head:
     if record.kind not in get_args(Kind) or record.status not in get_args(Status):
         raise RecordError(f"{where}: not a record: kind {record.kind!r}, status {record.status!r}")
     written = encode(record)
-    return Head(record.key, record.kind, record.status, offset, written[: written.find(_SPLIT)])
+    return Head(record.key, record.kind, record.status, offset, written[: written.find(_SPLIT)], record.schema)
 
 
 def _own_head(line: bytes, offset: int) -> Head | None:

@@ -147,8 +147,9 @@ def ratio_of_medians(
     Of several rounds it is the geometric mean of the rounds' ratios, so that what a round does to both arms falls
     out, and samples are resampled inside each round and arm. Where every round has a single sample, it is the ratio of
     the medians over rounds, and rounds are resampled in pairs. Percentile bootstrap, not widened for few samples as
-    that of a mean is: a median's holds the truth in 96 to 97 % of studies from 5 samples up. The interval is NaN where
-    a round has one sample and another more, or there is one alone. Raises `ValueError` when rounds differ in number,
+    that of a mean is: a median's holds the truth in 96 to 97 % of studies from 5 samples up, and that of two rounds of
+    10 in 98 %, so that it is wider than need be. The interval is NaN where a round has one sample and another more, or
+    there is one alone. Raises `ValueError` when rounds differ in number,
     and for samples that are not finite and positive, as they have no ratio.
     """
     left, right = ([np.asarray(item, dtype=np.float64).ravel() for item in side] for side in (first, second))

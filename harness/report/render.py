@@ -22,7 +22,7 @@ def markdown(table: Table) -> str:
 
     def entry(cell: Cell, row: Row) -> str:
         text = _markdown_escape(cell.text)
-        text = f"**{text}**" if cell.best else f"*{text}*" if row.published else text
+        text = f"**{text}**" if cell.best else f"*{text}*" if row.published and text != "-" else text
         return _joined(text + _markdown_escape("".join(cell.marks)), cell.spread, cell.count)
 
     def named(row: Row) -> str:
@@ -116,7 +116,7 @@ def latex(table: Table) -> str:
 
     def entry(cell: Cell, row: Row) -> str:
         text = _latex_escape(cell.text)
-        text = rf"\textbf{{{text}}}" if cell.best else rf"\textit{{{text}}}" if row.published else text
+        text = rf"\textbf{{{text}}}" if cell.best else rf"\textit{{{text}}}" if row.published and text != "-" else text
         marked = text + _latex_escape("".join(cell.marks))
         return _joined(marked, _latex_escape(cell.spread), _latex_escape(cell.count))
 

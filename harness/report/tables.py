@@ -169,6 +169,8 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
     heads = tuple(head for head, _ in drawn)
     others, notes = published.rows(spec)
     rows += others
+    if not rows:
+        raise RecordError(f"table {spec.name!r} is empty: its run has none of its models", "see `models:` of the table")
     remarks = list(dict.fromkeys(remarks))
     return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=tuple(remarks), notes=notes)
 
@@ -197,6 +199,7 @@ def _column(
         return _heading(column, value), _ranked(cells, value, set(cells))
     value = _declared(column, views)
     cells, comparable = {}, set()
+    schemas: set[int] = set()
     measured = False
     for number, view in enumerate(views):
         section = view.section(source)
@@ -212,10 +215,15 @@ def _column(
             others = [view.groups[key] for other in column.joined if (key := (other, plugin, arm)) in view.groups]
             cell = _cell(view, section, group, name, column.format, short, others)
             cells[number, arm] = cell
+            schemas |= {head.schema for head in view.samples(section, group).heads}
             random = any(a.label == arm and a.card.weights == "random" for a in view.run.arms)
             if layout.INCOMPLETE not in cell.marks and (measured or not random) and arm in ("", *shown):
                 comparable.add((number, arm))
     if measured and not _one_device(source, views, remarks):
+        comparable = set()
+    if len(schemas) > 1:
+        versions = " and ".join(map(str, sorted(schemas)))
+        remarks.append(f"{source}: not ranked, as its records are of schema versions {versions}.")
         comparable = set()
     if column.relative:
         return layout.Column(column.label or _named(value), "over reference", value.direction), _relative(

@@ -126,6 +126,33 @@ def test_arms_on_two_devices_are_not_ranked(tmp_path: Path) -> None:
     assert "devices differ: b on Other CPU (2 cores); a on Test CPU (2 cores)" in " ".join(found.remarks)
 
 
+def test_a_metric_of_one_arm_alone_leaves_the_others_not_measured(tmp_path: Path) -> None:
+    generate = [
+        {"name": "short", "prompts": "p", "frames": 8, "models": ["latent"], "metrics": [{"name": "fake/quality"}]}
+    ]
+    found = cells(table(tmp_path, arms=two_arms([0.4] * 4, [0.5] * 4), generate=generate))
+    assert (found["dense"].text, found["dense"].value, found["dense"].count) == ("not measured", None, "")
+    assert (found["latent"].count, found["latent"].best) == ("4/4", False)
+
+
+def test_records_of_two_schema_versions_are_not_ranked(tmp_path: Path) -> None:
+    assert any(cell.best for cell in cells(table(tmp_path, arms=two_arms([0.4] * 4, [0.5] * 4))).values())
+    path = tmp_path / "records.jsonl"
+    first, _, rest = path.read_text().partition("\n")
+    path.write_text(first.replace('"schema":1', '"schema":0') + "\n" + rest)
+    found = build([load_run(tmp_path)])[0]
+    assert not any(cell.best for cell in cells(found).values())
+    assert "short: not ranked, as its records are of schema versions 0 and 1." in found.remarks
+
+
+def test_an_empty_table_is_refused(tmp_path: Path) -> None:
+    empty = [{"name": "t", "columns": COLUMNS, "models": []}]
+    with pytest.raises(RecordError, match="table 't' is empty"):
+        table(tmp_path, arms=two_arms([0.4] * 4, [0.5] * 4), tables=empty)
+    with pytest.raises(ValueError, match="at least 1 item"):
+        table(tmp_path, arms=two_arms([0.4] * 4, [0.5] * 4), tables=[{"name": "t", "columns": []}])
+
+
 def test_a_suite_without_tables_shows_every_value(tmp_path: Path) -> None:
     found = table(tmp_path, arms=[Arm("dense", [0.5] * 4, speed=3.0, cached_scalars=9)], tables=[])
     heads = [column.label for column in found.columns]
