@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from harness import located, registry
+from harness.checked import validate
 from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel
 from harness.errors import HarnessError, OptionError, SuiteError, nearest
 from harness.located import Loc, Located
@@ -29,7 +28,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
     doc = located.read(path)
     for assignment in overrides:
         located.override(doc, assignment)
-    written = _validate(doc)
+    written = validate(doc, Suite)
     origins, arms = _arms(doc, written)
     prompts = {name: _prompts(doc, name, entry) for name, entry in written.prompts.items()}
     generate = [_generate(doc, index, section) for index, section in enumerate(written.generate)]
@@ -61,52 +60,6 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
             "plots": [plot.model_copy(update={"models": _labels(plot.models, origins)}) for plot in suite.plots],
         }
     )
-
-
-# ------------------------------------------------------------------------------------- shape of the file
-
-
-def _validate(doc: Located) -> Suite:
-    try:
-        return Suite.model_validate(doc.data)
-    except ValidationError as error:
-        fault = error.errors()[0]
-    loc: Loc = tuple(fault["loc"])
-    where = doc.where(loc)
-    last = str(loc[-1]) if loc else "suite"
-    if fault["type"] == "extra_forbidden":
-        raise SuiteError(f"{where}: unknown key {last!r}; {nearest(last, _fields(loc[:-1]))}")
-    if fault["type"] == "missing":
-        raise SuiteError(f"{where}: key {last!r} is missing")
-    dotted = ".".join(str(part) for part in loc)
-    message = fault["msg"].removeprefix("Value error, ")
-    given = repr(fault["input"])
-    shown = f" (got {given if len(given) < 60 else given[:57] + '...'})" if "Value error" not in fault["msg"] else ""
-    raise SuiteError(f"{where}: {dotted}: {message}{shown}{_near_literal(fault)}")
-
-
-def _near_literal(fault: Any) -> str:
-    if fault["type"] != "literal_error" or not isinstance(fault["input"], str):
-        return ""
-    choices = str(fault["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-    return f"; {nearest(fault['input'], choices)}"
-
-
-def _fields(loc: Loc) -> list[str]:
-    """The keys that the mapping at `loc` may have."""
-    model: type[BaseModel] = Suite
-    for part in loc:
-        if isinstance(part, str) and part in model.model_fields:
-            inner = _model_in(model.model_fields[part].annotation)
-            model = inner or model
-    return [*model.model_fields, *(["include"] if model is Suite else [])]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_model_in(inner) for inner in get_args(annotation))
-    return next((model for model in found if model is not None), None)
 
 
 # --------------------------------------------------------------------------------------------- the arms

@@ -1,0 +1,168 @@
+"""Checkpoints that `harness train` wrote, as a model: sizes, window and denoising steps come from their headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from harness.contracts import Frames, Json, Request, Spans, no_spans
+from harness.errors import OptionError, WeightsError
+from models.adapters.streaming import Dtype, StreamingModel, StreamingOptions
+from models.config import TransformerConfig
+from models.sampler_config import SamplerConfig, evenly_spaced
+from models.sources import resolve
+from models.toy import presets
+from models.toy.world import FRAME_RATE, SIZE
+from models.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from models.codec import Codec
+    from models.pipeline import Embed, Pipeline
+    from models.training.stored import Header
+    from models.transformer import VideoTransformer
+
+
+class TrainedOptions(StreamingOptions):
+    """Options of trained checkpoints.
+
+    Attributes:
+        checkpoints: one file, or one for each training seed: clip seed s is made by number s modulo their count.
+        steps: denoising steps per chunk, evenly spaced; those of the training's last stage unless given, and 8
+            after teacher forcing alone.
+        guidance: classifier-free guidance scale; 1 after distillation, 2 after teacher forcing unless given.
+    """
+
+    dtype: Dtype = "float32"
+    checkpoints: tuple[str, ...] = Field(min_length=1)
+    steps: int | None = Field(None, ge=1, le=1000)
+    guidance: float | None = Field(None, ge=1.0)
+
+
+class Trained(StreamingModel):
+    """A small-world network of any size; several checkpoints differ in their training seeds alone."""
+
+    schema = TrainedOptions
+    unkeyed = ("checkpoints",)
+    family = "toy"
+    licence = "Apache-2.0"
+    frame_rate = FRAME_RATE
+
+    @cached_property
+    def headers(self) -> list[Header]:
+        """What each checkpoint says of itself. Raises `WeightsError` where they do not belong together."""
+        from models.training.stored import read_header
+
+        found = [read_header(Path(name)) for name in self.options.checkpoints]
+        first = found[0]
+        for name, header in zip(self.options.checkpoints, found, strict=True):
+            alike = header.config == first.config and header.chain.window == first.chain.window
+            if not alike or header.stage.stage != first.stage.stage:
+                raise WeightsError(
+                    f"{name} has other sizes, another window or another stage than {self.options.checkpoints[0]}",
+                    "give checkpoints that differ in their seed alone",
+                )
+        return found
+
+    @property
+    def chunk(self) -> int:  # type: ignore[override]
+        """Latent frames per chunk, as in training."""
+        return self.headers[0].chain.chunk
+
+    def network_config(self) -> TransformerConfig:
+        """From the header."""
+        return self.headers[0].config
+
+    def window_policy(self) -> WindowPolicy:
+        """The window of training."""
+        return self.headers[0].chain.policy()
+
+    def sampler_config(self) -> SamplerConfig:
+        """The last stage's denoising steps and shift."""
+        stage = self.headers[0].stage
+        own = getattr(stage, "denoising", None)
+        steps = evenly_spaced(self.options.steps or 8) if self.options.steps or own is None else own
+        guidance = self.options.guidance or (2.0 if own is None else 1.0)
+        return SamplerConfig(steps=steps, shift=stage.shift, guidance=guidance, prediction="clean")
+
+    def pixels(self) -> tuple[int, int]:
+        """32 x 32."""
+        return SIZE, SIZE
+
+    def latent_size(self) -> tuple[int, int]:
+        """8 x 8."""
+        return SIZE // presets.PATCH, SIZE // presets.PATCH
+
+    @cached_property
+    def _digests(self) -> list[str]:
+        return [next(iter(resolve(Path(name)).digests().values())) for name in self.options.checkpoints]
+
+    def weight_digests(self) -> Mapping[str, str]:
+        """By place in `checkpoints`, since the files of several seeds may share their names."""
+        return {f"{place}": found for place, found in enumerate(self._digests)}
+
+    def weights_kind(self) -> Literal["trained", "random", "none"]:
+        """Always trained."""
+        return "trained"
+
+    def identity(self, device: str) -> Mapping[str, Json]:
+        """Every checkpoint's digest in order, the form of attention, and the denoising steps of the header."""
+        sampler = self.sampler_config()
+        return {
+            "form": self.form(),
+            "weights": list(self._digests),
+            "steps": list(sampler.steps),
+            "guidance": sampler.guidance,
+        }
+
+    def load_network(self, device: str) -> VideoTransformer:
+        """From the first checkpoint."""
+        return self._network(0, device)
+
+    def _network(self, place: int, device: str) -> VideoTransformer:
+        from models.build import build
+
+        return build(self.network_config(), Path(self.options.checkpoints[place]), self.options.dtype, device)
+
+    def load_codec(self, device: str) -> Codec:
+        """Space to depth, lossless."""
+        from models.codec import PixelCodec
+
+        return PixelCodec(presets.PATCH)
+
+    def load_text(self, device: str) -> Embed:
+        """Which word stands where."""
+        from models.toy.text import embed
+
+        return embed
+
+    def load(self, device: str) -> None:
+        """Every checkpoint, each in a pipeline of its own."""
+        from dataclasses import replace
+
+        super().load(device)
+        assert self.pipeline is not None
+        self.pipelines: list[Pipeline] = [self.pipeline]
+        for place in range(1, len(self.options.checkpoints)):
+            network = self._network(place, device).eval().requires_grad_(False)
+            network.use_form("absorbed" if self.form() == "absorbed" else "expanded")
+            self.pipelines.append(replace(self.pipeline, network=network))
+
+    def unload(self) -> None:
+        """Free all networks."""
+        super().unload()
+        self.pipelines = []
+
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        """Chunks from the checkpoint that the seeds of the request choose."""
+        places = {seed % len(self.options.checkpoints) for seed in request.seeds}
+        if len(places) > 1:
+            raise OptionError(
+                "one batch asks for clips of several training seeds", "use seeds that agree modulo their number"
+            )
+        if self.pipeline is not None:
+            self.pipeline = self.pipelines[places.pop()]
+        return super().stream(request, spans)

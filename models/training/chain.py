@@ -1,0 +1,284 @@
+"""Runs a chain of stages: each in a folder named by the digest of all that decides it, so that chains share stages.
+
+ROOT/<key>/state   ROOT/<key>/model.safetensors   ROOT/<key>/step-000500.safetensors   ROOT/<key>/stage.json
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.contracts import Json
+from harness.errors import OptionError, StorageError, WeightsError
+from models import convert
+from models.cache import Grid
+from models.config import TransformerConfig
+from models.tensorfiles import save_tensors, write_whole
+from models.toy.data import ToyData
+from models.toy.presets import PATCH
+from models.toy.world import SIZE
+from models.training import consistency, distribution_matching, parallel, teacher_forcing
+from models.training.context import Clips
+from models.training.loop import GENERATOR, Learner, Loop, Rate, Stage
+from models.training.optimisers import adamw, initialise, muon
+from models.training.options import Chain, MatchingOptions, Origin, StageOptions, TeacherForcingOptions
+from models.transformer import VideoTransformer
+from models.weights import load_into, open_checkpoint
+
+TRAINING_KEY = "training"
+SAVE_EVERY = 100
+CURVE_POINTS = 100
+"""Losses are recorded as means over this many equal parts of a stage."""
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished stage: where its checkpoint lies, and how it went.
+
+    Attributes:
+        losses: means over `CURVE_POINTS` parts of the stage, by learner. kept: file by step.
+    """
+
+    stage: str
+    key: str
+    path: Path
+    sha256: str
+    steps: int
+    seconds: float
+    parameters: int
+    losses: dict[str, list[float]]
+    kept: dict[str, str]
+
+
+def train(
+    chain: Chain, root: Path, report: Callable[[str], None] = lambda line: None, device: str = "cpu"
+) -> list[Done]:
+    """Train what is not done yet, each stage from its last saved state; the finished stages in order.
+
+    Raises:
+        OptionError: the chain contradicts itself. WeightsError: an origin's weights are missing or do not fit.
+        Diverged: a loss is not finite. StorageError: the disk refuses a file.
+    """
+    for loc, problem in chain.problems():
+        raise OptionError(f"{'.'.join(map(str, loc))}: {problem}")
+    done: list[Done] = []
+    with parallel.processes(torch.device(device)):
+        for number in range(len(chain.stages)):
+            folder = root / chain.key(number)
+            with _alone(folder):
+                finished = _finished(folder)
+                done.append(finished or _Run(chain, number, root, done, report, device).train(folder))
+    return done
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One training at a time in `folder`: another one waits, and then finds it finished. `torchrun`'s share it."""
+    if parallel.world()[0] > 0:
+        parallel.barrier()
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            parallel.barrier()
+            yield
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror}", "make room, then run again") from error
+
+
+def _finished(folder: Path) -> Done | None:
+    """What `folder` says of itself, if its checkpoint is there and as recorded."""
+    try:
+        found = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        done = Done(**(found | {"path": folder / found["path"]}))
+        return done if digest(done.path) == done.sha256 else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Run:
+    """One stage of a chain."""
+
+    def __init__(
+        self, chain: Chain, number: int, root: Path, before: list[Done], report: Callable[[str], None], device: str
+    ) -> None:
+        self.chain, self.number, self.root, self.before = chain, number, root, before
+        self.options: Any = chain.stages[number]
+        self.report, self.device = report, device
+        self.config = chain.config()
+        side = SIZE // PATCH // self.config.patch[1]
+        self.clips = Clips(chain.policy(), chain.chunk, chain.data.chunks, Grid(side, side))
+
+    def train(self, folder: Path) -> Done:
+        """Train to the end of the budget and write the checkpoint."""
+        options: StageOptions = self.options
+        precision = torch.bfloat16 if self.chain.precision == "bfloat16" else None
+        rate = Rate(options.steps, options.warmup, options.decay)
+        loop = Loop(self._stage(), rate, {"key": self.chain.key(self.number)}, precision)
+        name, kept = str(self.options.stage), dict[str, str]()
+
+        def keep(step: int) -> None:
+            if options.keep and (step % options.keep == 0 or step == 1):
+                kept[str(step)] = f"step-{step:06}.safetensors"
+                self._write(loop, folder / kept[str(step)])
+
+        loop.run(folder / "state", SAVE_EVERY, lambda line: self.report(f"{name}  {line}"), each=keep)
+        path = folder / "model.safetensors"
+        parameters = self._write(loop, path)
+        if options.keep:
+            kept = {str(int(p.stem[5:])): p.name for p in sorted(folder.glob("step-*.safetensors"))}
+        curves = {learner: curve(losses) for learner, losses in loop.losses.items()}
+        done = Done(name, folder.name, path, digest(path), loop.step, round(loop.seconds, 1), parameters, curves, kept)
+        body = json.dumps(asdict(done) | {"path": path.name}, indent=1).encode()
+        if parallel.world()[0] == 0:
+            write_whole(folder / "stage.json", lambda file: file.write(body))
+        parallel.own(folder / "state").unlink(missing_ok=True)
+        parallel.barrier()
+        return done
+
+    def _write(self, loop: Loop, path: Path) -> int:
+        """Write the result so far, the first process for all; the number of its parameters."""
+        weights = {name: t.contiguous() for name, t in loop.stage.learners[GENERATOR].result().items()}
+        body = self.chain.model_copy(update={"stages": self.chain.stages[: self.number + 1]}).model_dump(mode="json")
+        # One entry, since safetensors writes several in any order and equal trainings must give equal files.
+        about: dict[str, Json] = {**asdict(self.config), TRAINING_KEY: {"chain": body, "step": loop.step}}
+        if parallel.world()[0] == 0:
+            save_tensors(weights, path, {convert.CONFIG_KEY: json.dumps(about)})
+        parallel.barrier()
+        return sum(tensor.numel() for tensor in weights.values())
+
+    # ---------------------------------------------------------------------------------- what is trained
+
+    def _stage(self) -> Stage:
+        options, data, seed = self.options, self._data(), self.chain.seed
+        network = self._network(self.config, self._weights())
+        if isinstance(options, TeacherForcingOptions):
+            settings = teacher_forcing.Settings(
+                options.shift, options.text_drop, options.context_noise, options.noisy_context
+            )
+            return teacher_forcing.TeacherForcing(self._learner(network), data, self.clips, settings, seed)
+        if isinstance(options, MatchingOptions):
+            teacher, critic = self._teacher(options.teacher), self._teacher(options.teacher)
+            follows = Learner(critic.requires_grad_(True), adamw(critic, options.critic_rate, options.betas))
+            matching = distribution_matching.Settings(
+                options.denoising, options.shift, options.guidance, options.updates
+            )
+            learner = self._learner(network)
+            return distribution_matching.DistributionMatching(
+                learner, follows, teacher, data, self.clips, matching, seed
+            )
+        target = self._network(self.config, self._weights()).requires_grad_(False)
+        distilling = consistency.Settings(options.denoising, options.shift, options.guidance, options.substeps)
+        learner, teacher = self._learner(network), self._teacher(options.teacher)
+        return consistency.Consistency(learner, teacher, target, data, self.clips, distilling, seed)
+
+    def _data(self) -> ToyData:
+        given, chain = self.chain.data, self.chain
+        return ToyData(chain.seed, given.clips, given.chunks, given.foreground, given.crosses, chain.chunk)
+
+    def _learner(self, network: VideoTransformer) -> Learner:
+        options = self.options
+        if getattr(options, "optimiser", "adamw") == "muon":
+            if parallel.world()[1] > 1:
+                raise OptionError("optimiser muon needs whole matrices", "choose adamw for several processes")
+            return Learner(network, muon(network, options.rate, options.rate / 2), options.average)
+        return Learner(network, adamw(network, options.rate, options.betas), options.average)
+
+    def _network(self, config: TransformerConfig, weights: Weights | None) -> VideoTransformer:
+        torch.manual_seed(self.chain.seed)
+        network = VideoTransformer(config)
+        initialise(network)
+        if weights is not None:
+            network.load_state_dict(weights)
+        return parallel.shard(network.to(self.device))
+
+    def _weights(self) -> Weights | None:
+        """Where this stage starts: the stage before, or the chain's own start."""
+        if self.before:
+            return load(self.before[-1].path, self.config)
+        start = self.chain.start
+        if start.kind == "random":
+            return None
+        path = self._origin(start.origin)
+        if start.kind == "checkpoint":
+            return load(path, self.config)
+        return converted(path, self.config, "svd" if start.kind == "svd" else "random", self.chain.seed)
+
+    def _teacher(self, origin: Origin) -> VideoTransformer:
+        forced = [done.path for done in self.before if done.stage == "teacher_forcing"]
+        if origin.chain or origin.file or not forced:
+            path = self._origin(origin if origin.chain or origin.file else self.chain.start.origin)
+        else:
+            path = forced[-1]
+        config = stored_config(path)
+        ours = replace(self.config, attention=config.attention, latent=config.latent)
+        if config != ours:
+            raise WeightsError(f"the teacher {path.name} has other sizes than the student", "use equal sizes")
+        return self._network(config, load(path, config)).requires_grad_(False)
+
+    def _origin(self, origin: Origin) -> Path:
+        """The file of an origin; its chain is trained first where it is not done."""
+        if origin.chain is None:
+            return Path(origin.file)
+        self.report(f"{self.options.stage}  first, what it starts from or is taught by")
+        return train(origin.chain, self.root, self.report, self.device)[-1].path
+
+
+# -------------------------------------------------------------------------------------------- checkpoints
+
+
+def stored_config(path: Path) -> TransformerConfig:
+    """Sizes in the header of a checkpoint that a training wrote. Raises `WeightsError` for any other file."""
+    from models.training.stored import read_header
+
+    return read_header(path).config
+
+
+def load(path: Path, config: TransformerConfig) -> Weights:
+    """The tensors of a checkpoint, which must fit `config`. Raises `WeightsError`."""
+    with torch.device("meta"):
+        network = VideoTransformer(config)
+    load_into(network, open_checkpoint(path), torch.float32)
+    return {name: p.detach() for name, p in network.named_parameters()}
+
+
+def converted(path: Path, config: TransformerConfig, init: Any, seed: int) -> Weights:
+    """A dense checkpoint's weights with latent attention, by truncated SVD or at random maps, as float32."""
+    dense = stored_config(path)
+    convert.check_latent(config.latent, dense)
+    recipe = convert.Recipe(config.latent, init=init, seed=seed)
+    draw, weights = torch.Generator().manual_seed(seed), load(path, dense)
+    made = {name: tensor for name, tensor in weights.items() if ".self_attn." not in name}
+    for layer in range(dense.layers):
+        prefix = f"blocks.{layer}.self_attn."
+        own = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
+        maps, _ = convert.convert_layer(layer, own, recipe, dense, draw)
+        made |= {prefix + name: tensor.float() for name, tensor in maps.items()}
+    return made
+
+
+def curve(losses: list[float]) -> list[float]:
+    """Means over `CURVE_POINTS` equal parts, or the losses themselves where they are fewer."""
+    count = min(CURVE_POINTS, len(losses))
+    edges = [len(losses) * part // count for part in range(count + 1)] if count else [0]
+    return [sum(losses[a:b]) / (b - a) for a, b in pairwise(edges)]

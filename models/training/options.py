@@ -1,0 +1,249 @@
+"""What a training can be told, as checked data: sizes, window, start, and a chain of stages. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from harness.contracts import Options
+from harness.errors import OptionError
+from models.config import LatentSizes, TransformerConfig
+from models.toy.presets import PATCH
+from models.toy.world import TEXT_LENGTH, vocabulary
+from models.window import WindowPolicy
+
+TRAINING_VERSION = 1
+"""Part of every stage's key; raised with every change that gives the same options other weights."""
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Steps = Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(min_length=1)]
+FOUR_STEPS = (1000.0, 750.0, 500.0, 250.0)
+
+
+class LatentOptions(Options):
+    """Widths as in `models.config.LatentSizes`."""
+
+    d_c: Count = 24
+    d_q: Count = 108
+    d_nope: Count = 24
+    d_rope: Count = 24
+    pairs: tuple[int, int, int] = (4, 4, 4)
+
+
+class NetworkOptions(Options):
+    """Sizes as in `models.config.TransformerConfig`; what the data fix (channels, text) is not asked for."""
+
+    dim: Count = 144
+    heads: Count = 3
+    layers: Count = 4
+    ffn: Count = 432
+    rope_theta: Positive = 64.0
+    attention: Literal["dense", "latent"] = "dense"
+    latent: LatentOptions = LatentOptions()
+
+
+class WindowOptions(Options):
+    """The window of training and deployment, as in `models.window.WindowPolicy`."""
+
+    frames: int = 6
+    sink: int = 1
+    rotation: Literal["write", "read"] = "read"
+    positions: Literal["absolute", "relative"] = "relative"
+
+
+class DataOptions(Options):
+    """Clips of the small world, as in `models.toy.data.ToyData`."""
+
+    world: Literal["toy"] = "toy"
+    clips: Count = 8
+    chunks: Count = 4
+    foreground: Annotated[float, Field(ge=0.0)] = 2.0
+    crosses: Share = 0.0
+
+
+class Origin(Options):
+    """Weights that come from elsewhere: the end of another chain, or a file that a training wrote."""
+
+    chain: Chain | None = None
+    file: str = ""
+
+
+class StartOptions(Options):
+    """First weights.
+
+    Attributes:
+        kind: `random`; `svd` of a dense network's attention; `random_maps`, random attention beside a dense network's
+            other weights; or `checkpoint`, a network of the same sizes.
+        origin: where all but `random` take them from.
+    """
+
+    kind: Literal["random", "svd", "random_maps", "checkpoint"] = "random"
+    origin: Origin = Field(default_factory=lambda: Origin())
+
+
+class StageOptions(Options):
+    """What all stages share.
+
+    Attributes:
+        steps: the budget. rate: learning rate. warmup, decay: as in `models.training.loop.Rate`.
+        betas: of AdamW. average: decay of the running average that is the stage's result.
+        shift: of the noise levels. keep: also keep the averaged weights every so many steps; 0 does not.
+    """
+
+    steps: Count
+    rate: Positive
+    warmup: int = 0
+    decay: Share = 0.0
+    betas: tuple[float, float] = (0.0, 0.999)
+    average: Share = 0.99
+    shift: Positive = 5.0
+    keep: Annotated[int, Field(ge=0)] = 0
+
+
+class TeacherForcingOptions(StageOptions):
+    """Stage 1. `optimiser: muon` trains the blocks' matrices with Muon at `rate`, the rest at half of it."""
+
+    stage: Literal["teacher_forcing"]
+    rate: Positive = 5e-6
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    text_drop: Share = 0.08
+    context_noise: Annotated[float, Field(ge=0.0)] = 0.1
+    noisy_context: Share = 0.7
+
+
+class ConsistencyOptions(StageOptions):
+    """Stage 2. `denoising` are the student's steps; `teacher` is the chain's teacher forcing unless given."""
+
+    stage: Literal["consistency"]
+    rate: Positive = 2e-6
+    denoising: Steps = FOUR_STEPS
+    guidance: Annotated[float, Field(ge=1.0)] = 3.0
+    substeps: Count = 2
+    teacher: Origin = Field(default_factory=lambda: Origin())
+
+
+class MatchingOptions(StageOptions):
+    """Stage 3. `teacher` is the chain's own teacher forcing unless given; `updates` of the critic per generator's."""
+
+    stage: Literal["distribution_matching"]
+    rate: Positive = 2e-6
+    critic_rate: Positive = 4e-7
+    denoising: Steps = FOUR_STEPS
+    guidance: Annotated[float, Field(ge=1.0)] = 3.0
+    updates: Count = 5
+    teacher: Origin = Field(default_factory=lambda: Origin())
+
+
+AnyStage = Annotated[TeacherForcingOptions | ConsistencyOptions | MatchingOptions, Field(discriminator="stage")]
+BEFORE = {"consistency": "teacher_forcing", "distribution_matching": "consistency"}
+"""The stage that each stage goes on from."""
+
+
+class Chain(Options):
+    """One training from its first weights to its last stage.
+
+    Attributes:
+        seed: of data, noise and first weights. chunk: latent frames per chunk.
+        precision: of matrix products; weights stay float32.
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    chunk: Count = 3
+    precision: Literal["float32", "bfloat16"] = "float32"
+    network: NetworkOptions = NetworkOptions()
+    window: WindowOptions = WindowOptions()
+    data: DataOptions = DataOptions()
+    start: StartOptions = Field(default_factory=lambda: StartOptions())
+    stages: Annotated[list[AnyStage], Field(min_length=1)]
+
+    def config(self) -> TransformerConfig:
+        """Sizes of the network, with those that the data fix."""
+        own = self.network.model_dump()
+        latent = LatentSizes(**own.pop("latent"))
+        width = len(vocabulary()) + TEXT_LENGTH
+        return TransformerConfig(
+            **own, latent=latent, in_channels=3 * PATCH * PATCH, text_width=width, text_tokens=TEXT_LENGTH
+        )
+
+    def policy(self) -> WindowPolicy:
+        """The window."""
+        return WindowPolicy(**self.window.model_dump())
+
+    def until(self, stage: str) -> Chain:
+        """The chain up to its last stage of this kind; all of it when there is none."""
+        last = max((i for i, s in enumerate(self.stages) if s.stage == stage), default=len(self.stages) - 1)
+        return self.model_copy(update={"stages": self.stages[: last + 1]})
+
+    def key(self, stage: int) -> str:
+        """Digest of everything that decides the weights after stage number `stage`."""
+        body = self.model_copy(update={"stages": self.stages[: stage + 1]}).model_dump(mode="json")
+        text = json.dumps({"version": TRAINING_VERSION, **body}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What is wrong beyond single values: where, and what to do, one line each."""
+        try:
+            self.policy().capacity(self.chunk)
+        except OptionError as error:
+            yield ("window", "frames"), f"{error.message}; {error.fix}"
+        yield from self._sizes()
+        if self.data.chunks < 2:
+            yield ("data", "chunks"), "clips of 1 chunk have no past to learn from; use at least 2"
+        if self.start.kind != "random" and not (self.start.origin.chain or self.start.origin.file):
+            yield ("start", "kind"), f"a start of kind {self.start.kind!r} needs `origin`: an arm or a file"
+        yield from self._others(("start", "origin"), self.start.origin, dense=self.start.kind in ("svd", "random_maps"))
+        for number, stage in enumerate(self.stages):
+            before = self.stages[number - 1].stage if number else self._start_stage()
+            if stage.stage in BEFORE and before not in (BEFORE[stage.stage], "checkpoint"):
+                needed = BEFORE[stage.stage]
+                yield ("stages", number, "stage"), f"stage {stage.stage} goes on from {needed}: put it before"
+            if isinstance(stage, ConsistencyOptions | MatchingOptions):
+                yield from self._others(("stages", number, "teacher"), stage.teacher)
+            if isinstance(stage, MatchingOptions) and not self._has_teacher(stage, number):
+                yield ("stages", number, "stage"), "without teacher_forcing in the chain, `teacher` must be given"
+
+    def _start_stage(self) -> str:
+        if self.start.kind != "checkpoint":
+            return ""
+        chain = self.start.origin.chain
+        return chain.stages[-1].stage if chain else "checkpoint"
+
+    def _has_teacher(self, stage: MatchingOptions, number: int) -> bool:
+        given = bool(stage.teacher.chain or stage.teacher.file) or self._start_stage() == "teacher_forcing"
+        return given or any(other.stage == "teacher_forcing" for other in self.stages[:number])
+
+    def _sizes(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        network, latent = self.network, self.network.latent
+        if network.dim % (2 * network.heads):
+            yield ("network", "heads"), f"dim {network.dim} does not split into {network.heads} heads of even width"
+            return
+        if network.attention == "latent" and 2 * sum(latent.pairs) != latent.d_rope:
+            yield ("network", "latent"), f"pairs {list(latent.pairs)} must sum to half of d_rope, {latent.d_rope}"
+        pairs = network.dim // network.heads // 2
+        third = pairs // 3
+        room = (pairs - 2 * third, third, third)
+        if network.attention == "latent" and any(p > r for p, r in zip(latent.pairs, room, strict=True)):
+            yield ("network", "latent"), f"pairs {list(latent.pairs)} exceed the head's {list(room)}"
+
+    def _others(
+        self, loc: tuple[str | int, ...], origin: Origin, dense: bool = False
+    ) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Weights of another chain must have this one's sizes, attention aside."""
+        if origin.chain is None:
+            return
+        theirs = origin.chain.network
+        ours: dict[str, Any] = self.network.model_dump(exclude={"attention", "latent"})
+        for name, size in ours.items():
+            if getattr(theirs, name) != size:
+                yield loc, f"the teacher has {name} {getattr(theirs, name)}, the student {size}: use equal sizes"
+        if dense and theirs.attention != "dense":
+            yield loc, "the origin has latent attention already: name a dense one"
+
+
+Origin.model_rebuild()

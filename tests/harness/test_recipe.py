@@ -1,0 +1,108 @@
+"""Recipes: what they resolve to, and that every fault is one line with file, line and the nearest name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness import recipe
+from harness.errors import SuiteError
+
+RECIPES = sorted((Path(__file__).parents[2] / "suites" / "training").glob("*.yaml"))
+TINY = """\
+recipe: tiny
+seeds: [0, 1]
+base:
+  chunk: 2
+  network: {dim: 24, heads: 2, layers: 2, ffn: 32, latent: {d_c: 6, d_q: 12, d_nope: 6, d_rope: 6, pairs: [1, 1, 1]}}
+  window: {frames: 5, sink: 1}
+  data: {clips: 2, chunks: 2}
+  stages:
+    - {stage: teacher_forcing, steps: 3, optimiser: muon, rate: 0.002}
+    - {stage: consistency, steps: 2, rate: 0.001}
+    - {stage: distribution_matching, steps: 2, rate: 0.0001, critic_rate: 0.0001}
+arms:
+  - {label: dense}
+  - label: latent
+    set: {network: {attention: latent}, start: {kind: svd, origin: {arm: dense, stage: teacher_forcing}}}
+    grid: {network.latent.d_c: [4, 8]}
+"""
+
+
+def loaded(text: str, folder: Path, *sets: str) -> list[recipe.Training]:
+    path = folder / "tiny.yaml"
+    path.write_text(text)
+    return recipe.load(path, sets)[1]
+
+
+def test_arms_grids_seeds_and_origins_resolve(tmp_path: Path) -> None:
+    trainings = loaded(TINY, tmp_path)
+    assert [t.name for t in trainings] == ["dense-0", "latent-4-0", "latent-8-0", "dense-1", "latent-4-1", "latent-8-1"]
+    dense, narrow, wide = (t.options for t in trainings[:3])
+    assert (narrow.network.latent.d_c, wide.network.latent.d_c) == (4, 8)
+    origin = narrow.start.origin.chain
+    assert [stage.stage for stage in origin.stages] == ["teacher_forcing"]
+    assert origin.key(0) == dense.key(0)
+    assert len({t.options.key(0) for t in trainings}) == 6
+    assert {t.options.seed for t in trainings[3:]} == {1}
+
+
+def test_the_key_of_a_stage_forgets_the_stages_after_it(tmp_path: Path) -> None:
+    first = loaded(TINY, tmp_path)[0].options
+    longer = loaded(TINY, tmp_path, "base.stages.2.steps=9")[0].options
+    assert [first.key(n) == longer.key(n) for n in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("seeds: [0, 1]", "seedz: [0]", 2, "unknown key 'seedz'; did you mean seeds?"),
+        ("dim: 24,", "dimm: 24,", 5, "unknown key 'dimm'; did you mean dim?"),
+        ("steps: 3,", "stepps: 3,", 9, "unknown key 'stepps'; did you mean steps"),
+        ("steps: 3,", "", 9, "key 'steps' is missing"),
+        ("stage: consistency", "stage: consistensy", 10, "did you mean consistency?"),
+        ("attention: latent}", "attention: latant}", 15, "did you mean latent?"),
+        (
+            "window: {frames: 5",
+            "window: {frames: 2",
+            6,
+            "window of 2 frames cannot hold its sink of 1 and a chunk of 2",
+        ),
+        ("arm: dense,", "arm: dens,", 15, "did you mean dense?"),
+        (
+            "    - {stage: consistency, steps: 2, rate: 0.001}\n",
+            "",
+            10,
+            "distribution_matching goes on from consistency",
+        ),
+        (
+            "set: {network: {attention: latent}",
+            "set: {network: {attention: latent, layers: 3}",
+            15,
+            "teacher has layers 2",
+        ),
+        ("network.latent.d_c", "network.latent.d_cc", 16, "did you mean d_c or"),
+        ("{label: dense}", "{label: latent-4}", 14, "two arms are called 'latent-4'"),
+        ("chunks: 2", "chunks: 1", 7, "no past to learn from"),
+    ],
+)
+def test_faults_are_one_line(tmp_path: Path, old: str, new: str, line: int, message: str) -> None:
+    assert old in TINY
+    with pytest.raises(SuiteError) as caught:
+        loaded(TINY.replace(old, new), tmp_path)
+    assert re.search(rf"tiny\.yaml:{line}: ", caught.value.message), caught.value.message
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_right(path: Path) -> None:
+    read, trainings = recipe.load(path)
+    assert read.recipe == path.stem
+    assert len(read.seeds) >= 3
+    compared = [t for t in trainings if t.label != "teacher"]
+    budgets = {tuple((s.stage, s.steps) for s in t.options.stages) for t in compared}
+    assert len(budgets) == 1, "every arm gets the same budget"
+    assert len({t.options.data for t in trainings}) == 1, "every arm sees the same data"
