@@ -14,7 +14,9 @@ def verify_trace(
     latents: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the replayed latents here, as safetensors.")
     ] = None,
-    form: Annotated[Literal["expanded", "absorbed"], typer.Option(help="Form of latent attention.")] = "expanded",
+    form: Annotated[
+        Literal["expanded", "absorbed", "reference"], typer.Option(help="Form of latent attention.")
+    ] = "expanded",
 ) -> Iterator[str]:
     """Replay the reference rollout FILE; exit 0 only when its latents agree within 5e-5.
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.errors import WeightsError, nearest
-from models.attention.latent import Form
 from models.cache import Grid
 from models.config import LatentSizes, TransformerConfig
+from models.kernels.forms import Name
 from models.rolling import RollingRollout
 from models.rollout import PromptSwitch, Rollout
 from models.sampler_config import SamplerConfig
@@ -109,7 +109,7 @@ def network_config(spec: dict[str, Any]) -> TransformerConfig:
     )
 
 
-def verify(path: Path, form: Form = "expanded") -> Replay:
+def verify(path: Path, form: Name = "expanded") -> Replay:
     """Replay a trace in float32 as a check of this implementation.
 
     A rollout whose softmaxes are sharp multiplies rounding from chunk to chunk: both VideoMLA traces do, so that even
@@ -135,7 +135,7 @@ def roll(
     path: Path,
     spec: dict[str, Any],
     tensors: dict[str, Tensor],
-    form: Form = "expanded",
+    form: Name = "expanded",
     dtype: torch.dtype = torch.float32,
     history: Tensor | None = None,
 ) -> Tensor:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from harness.errors import OptionError
 from models.attention.context import Context
 from models.attention.dense import CrossAttention, DenseAttention, TextKeys
-from models.attention.latent import Form, LatentAttention
+from models.attention.latent import LatentAttention
 from models.attention.linear import LinearAttention
 from models.config import TransformerConfig
+from models.kernels.dispatch import Attention
+from models.kernels.forms import Name
 from models.rope import RotaryTable
 
 
@@ -155,7 +157,7 @@ class VideoTransformer(nn.Module):
         flow: Tensor = out.permute(0, 1, 6, 2, 4, 3, 5).reshape(latents.shape)
         return flow
 
-    def use_form(self, form: Form) -> None:
+    def use_form(self, form: Name | Attention) -> None:
         """Set the form of latent attention in every block; the other kinds of attention have just one."""
         for block in self._blocks():
             if isinstance(block.self_attn, LatentAttention):

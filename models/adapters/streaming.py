@@ -13,6 +13,7 @@ from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, 
 from harness.errors import ModelFault, OptionError
 from models import cost
 from models.config import TransformerConfig
+from models.kernels.forms import Form, choose, preferred_backend
 from models.sampler_config import SamplerConfig
 from models.window import WindowPolicy
 
@@ -33,11 +34,12 @@ class StreamingOptions(Options):
 
     Attributes:
         dtype: of weights, latents and cache.
-        attention: form of latent attention; `auto` is the cheaper one for the chunk and window. Ignored by others.
+        attention: form of latent attention; `auto` is the cheaper one for the chunk, window and device, `reference`
+            the slow float64 one. Ignored by others.
     """
 
     dtype: Dtype = "bfloat16"
-    attention: Literal["auto", "expanded", "absorbed"] = "auto"
+    attention: Literal["auto", "expanded", "absorbed", "reference"] = "auto"
 
 
 class StreamingModel(VideoModel):
@@ -80,17 +82,24 @@ class StreamingModel(VideoModel):
 
     # -------------------------------------------------------------------------------- torch-free answers
 
-    def form(self) -> str:
-        """The form of latent attention that runs: with a chunk of queries, expanding is the cheaper one."""
-        if self.network_config().attention != "latent":
-            return "none"
-        chosen: str = self.options.attention
-        if chosen != "auto":
-            return chosen
+    def form(self, device: str = "cpu") -> str:
+        """The form of latent attention that runs on `device`; `none` for other kinds of attention."""
+        return self.attention_form(device).name if self.network_config().attention == "latent" else "none"
+
+    def attention_form(self, device: str) -> Form:
+        """Form, engine and backend of latent attention for the steady state's chunk and window."""
         config, work = self.network_config(), self.workload()
-        own, seen = work.chunk * work.tokens, work.window * work.tokens
-        totals = {form: sum(cost.flops_per_forward(config, own, seen, form).values()) for form in FORMS}
-        return min(totals, key=totals.__getitem__)
+        return choose(
+            self.options.attention,
+            device,
+            self.options.dtype,
+            batch=1,
+            lq=work.chunk * work.tokens,
+            lk=work.window * work.tokens,
+            heads=config.heads,
+            sizes=config.latent,
+            d_v=config.head_dim,
+        )
 
     def workload(self) -> cost.Workload:
         """Geometry of the steady state."""
@@ -140,8 +149,14 @@ class StreamingModel(VideoModel):
         )
 
     def identity(self, device: str) -> Mapping[str, Json]:
-        """Weight digests, and the form of attention that runs."""
-        return {"weights": dict(self.weight_digests()), "form": self.form()}
+        """Weight digests, and the attention that runs: its form and, on CUDA, the engine and backend as well."""
+        kind = self.network_config().attention
+        form: Json = self.form(device)
+        if device.startswith("cuda") and kind == "latent":
+            form = self.attention_form(device).identity()
+        elif device.startswith("cuda") and kind == "dense":
+            form = {"form": "dense", "backend": preferred_backend(device, self.options.dtype)}
+        return {"weights": dict(self.weight_digests()), "form": form}
 
     # ------------------------------------------------------------------------------------------- running
 
@@ -161,10 +176,14 @@ class StreamingModel(VideoModel):
         """Bring network, codec and text encoder to `device`."""
         import torch
 
+        from models.kernels.dispatch import Attention
         from models.pipeline import Pipeline
 
         network = self.load_network(device).eval().requires_grad_(False)
-        network.use_form("absorbed" if self.form() == "absorbed" else "expanded")
+        if self.network_config().attention == "latent":
+            form = self.attention_form(device)
+            # The identity of the unit says that a kernel runs, so a late fall-back would make its record wrong.
+            network.use_form(Attention(form, strict=form.engine == "triton"))
         self.pipeline = Pipeline(
             network=network,
             codec=self.load_codec(device),
@@ -195,9 +214,6 @@ class StreamingModel(VideoModel):
         if self.window_policy().schedule == "rolling":
             chunks = max(chunks, len(self.sampler_config().steps))
         return chunks * self.chunk
-
-
-FORMS = ("expanded", "absorbed")
 
 
 def _window(policy: WindowPolicy) -> dict[str, Json]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention.context import Context
+from models.kernels.dense import attend_with_preferred
 
 TextKeys = tuple[Tensor, Tensor]
 """Keys and values of the prompt for one layer, each [batch, text tokens, heads, head dim]."""
@@ -29,8 +29,8 @@ class RMSNorm(nn.Module):
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d)) v with heads on the third axis: [B, L, H, d] to [B, L, H * d_v]."""
-    out = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return out.transpose(1, 2).flatten(2)
+    q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    return attend_with_preferred(q, k, v, q.shape[-1] ** -0.5).transpose(1, 2).flatten(2)
 
 
 class DenseAttention(nn.Module):

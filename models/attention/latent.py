@@ -1,21 +1,21 @@
 """VideoMLA's attention: one cached content latent and one head-shared rope key per token (arXiv 2605.30351, section 3).
 
-Two forms of the same function: `expanded` rebuilds keys and values of every head, `absorbed` attends on the latents.
+Two forms of the same function: `expanded` rebuilds keys and values of every head, `absorbed` attends on the latents;
+`reference` is the float64 one that both are held against.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import reference
 from models.attention.context import Context
-from models.attention.dense import RMSNorm, scaled_dot_product
+from models.attention.dense import RMSNorm
 from models.config import LatentSizes
-
-Form = Literal["expanded", "absorbed"]
+from models.kernels import dispatch
+from models.kernels.forms import Form, Name
 
 
 class LatentAttention(nn.Module):
@@ -28,7 +28,7 @@ class LatentAttention(nn.Module):
     def __init__(self, dim: int, heads: int, eps: float, sizes: LatentSizes) -> None:
         super().__init__()
         self.heads, self.sizes = heads, sizes
-        self.form: Form = "expanded"
+        self.runner = dispatch.Attention(Form("expanded"))
         self.q_down = nn.Linear(dim, sizes.d_q, bias=False)
         self.q_norm = RMSNorm(sizes.d_q, eps)
         self.q_up = nn.Linear(sizes.d_q, heads * sizes.d_nope, bias=False)
@@ -47,9 +47,10 @@ class LatentAttention(nn.Module):
         q_latent = self.q_norm(self.q_down(x))
         heads = (*x.shape[:2], self.heads, -1)
         q_rope = self.q_rope(q_latent).view(heads)
-        if self.form == "expanded":
+        if self.runner.form.name != "absorbed":
             query = torch.cat([self.q_up(q_latent).view(heads), q_rope], -1)
-            expanded: Tensor = self.o(context.attend(layer, query, self.k_rope(x), latent, self.expand))
+            run = self.expand if self.runner.form.name == "expanded" else self.by_reference
+            expanded: Tensor = self.o(context.attend(layer, query, self.k_rope(x), latent, run))
             return expanded
         into_latent, out_of_latent = self.absorb()
         query = torch.cat([F.linear(q_latent, into_latent).view(heads), q_rope], -1)
@@ -65,10 +66,13 @@ class LatentAttention(nn.Module):
         Returns:
             [B, Lq, dim].
         """
-        heads = (*latent.shape[:2], self.heads, -1)
-        content = self.k_up(latent).view(heads)
-        shared = key[:, :, None, :].expand(-1, -1, self.heads, -1)
-        return scaled_dot_product(query, torch.cat([content, shared], -1), self.v_up(latent).view(heads))
+        return self.runner.expanded(query, latent, key, self._map(self.k_up), self._map(self.v_up)).flatten(2)
+
+    def by_reference(self, query: Tensor, key: Tensor, latent: Tensor) -> Tensor:
+        """As `expand`, in float64 and with scores of size queries x keys."""
+        nope, rope = query[..., : self.sizes.d_nope], query[..., self.sizes.d_nope :]
+        out = reference.latent_attention(nope, rope, latent, key, self._map(self.k_up), self._map(self.v_up))
+        return out.flatten(2).to(query.dtype)
 
     def on_latents(self, query: Tensor, key: Tensor, latent: Tensor) -> Tensor:
         """Attend with one key and value for all heads, the latent itself (paper App. E).
@@ -79,28 +83,24 @@ class LatentAttention(nn.Module):
         Returns:
             [B, Lq, H * d_c].
         """
-        sizes = self.sizes
-        keys = torch.cat([latent, key], -1)[:, None]
-        # A value narrower than its key leaves the fused path, so the rope channels stay in and are cut off after.
-        batch, length, heads, width = query.shape
-        rows = query.reshape(batch, 1, length * heads, width)
-        out = F.scaled_dot_product_attention(rows, keys, keys, scale=(sizes.d_nope + sizes.d_rope) ** -0.5)
-        return out.view(batch, length, heads, width)[..., : sizes.d_c].flatten(2)
+        scale = (self.sizes.d_nope + self.sizes.d_rope) ** -0.5
+        return self.runner.absorbed(query, latent, key, scale).flatten(2)
+
+    def _map(self, layer: nn.Linear) -> Tensor:
+        return layer.weight.view(self.heads, -1, layer.in_features)
 
     @torch.no_grad()
     def absorb(self) -> tuple[Tensor, Tensor]:
         """A [H * d_c, d_q] = W_K_up,h^T W_Q_up,h and B [dim, H * d_c] = W_O,h W_V_up,h by head, made once."""
         if self._absorbed is None:
-            k_up, q_up, v_up = (
-                layer.weight.view(self.heads, -1, layer.in_features) for layer in (self.k_up, self.q_up, self.v_up)
-            )
+            k_up, q_up, v_up = (self._map(layer) for layer in (self.k_up, self.q_up, self.v_up))
             o = self.o.weight.view(self.o.out_features, self.heads, -1)
             into = torch.einsum("hnc,hnq->hcq", k_up, q_up).flatten(0, 1)
             out_of = torch.einsum("ohv,hvc->ohc", o, v_up).flatten(1)
             self._absorbed = (into.contiguous(), out_of.contiguous())
         return self._absorbed
 
-    def use(self, form: Form) -> None:
-        """Choose the form; the absorbed maps are made anew from the weights as they are now."""
+    def use(self, form: Name | dispatch.Attention) -> None:
+        """Choose the form, or share a network's runner; the absorbed maps are made anew from the present weights."""
         self._absorbed = None
-        self.form = form
+        self.runner = form if isinstance(form, dispatch.Attention) else dispatch.Attention(Form(form))

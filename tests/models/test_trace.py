@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import HarnessError, WeightsError
 from models import trace
+from models.kernels.forms import FORMS
 from models.trace import TOLERANCE, read, roll, save_latents, verify
 
 TRACES = Path(__file__).parents[1] / "data" / "traces"
@@ -26,7 +27,7 @@ def test_dense_rollouts_replay(path: Path) -> None:
     assert result.difference <= TOLERANCE
 
 
-@pytest.mark.parametrize("form", ["expanded", "absorbed"])
+@pytest.mark.parametrize("form", ["expanded", "absorbed", "reference"])
 @pytest.mark.parametrize("path", LATENT, ids=lambda path: path.stem)
 def test_latent_rollouts_replay_chunk_by_chunk(path: Path, form: str) -> None:
     result = verify(path, form)  # type: ignore[arg-type]
@@ -48,11 +49,12 @@ def test_latent_rollouts_multiply_rounding(path: Path) -> None:
     assert (exact - tensors["latents"]).abs().max() > TOLERANCE
 
 
-def test_both_forms_agree_in_float64() -> None:
+def test_all_forms_agree_in_float64() -> None:
     path = TRACES / "videomla_la6_sink1.safetensors"
     spec, tensors = read(path)
-    expanded, absorbed = (roll(path, spec, tensors, form, torch.float64) for form in ("expanded", "absorbed"))  # type: ignore[arg-type]
-    assert (expanded - absorbed).abs().max() < 1e-10
+    reference, *others = (roll(path, spec, tensors, form, torch.float64) for form in FORMS)
+    for other in others:
+        assert (other - reference).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("change", [{"sink": 0}, {"local": 7}, {"local": 12}])

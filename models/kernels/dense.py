@@ -1,0 +1,82 @@
+"""Scaled dot-product attention with the backend asked for by name, so that a record can say which one ran."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.errors import NotAvailable, OptionError
+from models.kernels.forms import preferred_backend
+
+Backend = Literal["auto", "cudnn", "flash", "efficient", "math"]
+_BACKENDS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+REFUSALS = ("No available kernel", "No viable backend")
+"""How PyTorch says that the backend asked for takes none of it (on CUDA, elsewhere)."""
+
+log = logging.getLogger("videomla.attention")
+_said: set[str] = set()
+
+
+def say_once(line: str) -> None:
+    """Log `line` as a warning, the first time only."""
+    if line not in _said:
+        _said.add(line)
+        log.warning(line)
+
+
+def attend_with_preferred(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """`attend` with the backend that every arm on this kind of device and dtype asks for, so that arms compare.
+
+    Where that one does not run, PyTorch's own choice does, and a line says so.
+    """
+    backend = preferred_backend(q.device.type, str(q.dtype).removeprefix("torch."))
+    try:
+        return attend(q, k, v, scale, backend)
+    except NotAvailable as error:
+        say_once(f"dense attention leaves the backend to PyTorch: {error.message}")
+        return attend(q, k, v, scale)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str = "auto") -> Tensor:
+    """softmax(q k^T scale) v.
+
+    Args:
+        q: [B, H, Lq, d]. k: [B, H, S, d]. v: [B, H, S, d_v].
+        backend: `auto` leaves the choice to PyTorch; any other runs that one or nothing.
+
+    Returns:
+        [B, H, Lq, d_v].
+
+    Raises:
+        NotAvailable: the backend does not take these shapes, dtype or device.
+    """
+    spare = q.shape[-1] - v.shape[-1]
+    # Keys and values of unlike width leave the fused path, which would allocate queries x keys.
+    if spare > 0:
+        return attend(q, k, F.pad(v, (0, spare)), scale, backend)[..., : v.shape[-1]]
+    if spare < 0:
+        return attend(F.pad(q, (0, -spare)), F.pad(k, (0, -spare)), v, scale, backend)
+    if backend == "auto":
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    if backend not in _BACKENDS:
+        raise OptionError(f"unknown attention backend {backend!r}", "use auto, cudnn, flash, efficient or math")
+    try:
+        with sdpa_kernel([_BACKENDS[backend]]):
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in REFUSALS):
+            raise
+        raise NotAvailable(
+            f"attention backend {backend} does not run here: {list(q.shape)}, {q.dtype}, {q.device}",
+            "choose another backend, or auto",
+        ) from error

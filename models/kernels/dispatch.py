@@ -1,0 +1,121 @@
+"""Runs latent attention in the form that was chosen, and says once where PyTorch runs instead of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from harness.errors import HarnessError, NotAvailable
+from models.attention import reference
+from models.kernels import dense, plain
+from models.kernels.dense import say_once
+from models.kernels.forms import Form, choose
+
+if TYPE_CHECKING:
+    from models.kernels.expand import Workspace
+
+__all__ = ["Attention", "Form", "choose"]
+
+T = TypeVar("T")
+
+
+class Attention:
+    """Latent attention in one form, shared by the layers of a network, whose rebuilt keys and values it holds.
+
+    Args:
+        form: from `forms.choose`.
+        strict: raise `NotAvailable` where the kernel of `form` cannot run instead of falling back; for measurements.
+    """
+
+    def __init__(self, form: Form, strict: bool = False) -> None:
+        self.form, self.strict = form, strict
+        self._workspace: Workspace | None = None
+        if form.fallback:
+            self._fall_back(form.fallback)
+
+    def expanded(self, query: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
+        """Rebuild keys and values of every head, then dense attention (paper App. D.4).
+
+        Args:
+            query: [B, Lq, H, d_nope + d_rope], rotated. c: [B, S, d_c]. r: rotated, [B, S, d_rope].
+            k_up: [H, d_nope, d_c]. v_up: [H, d_v, d_c].
+
+        Returns:
+            [B, Lq, H, d_v].
+        """
+        k, v = self._kernel(lambda: self._expand(c, r, k_up, v_up), lambda: plain.expand(c, r, k_up, v_up), c, k_up)
+        q, scale, backend = query.transpose(1, 2), query.shape[-1] ** -0.5, self.form.backend or "auto"
+        try:
+            out = dense.attend(q, k, v, scale, backend)
+        except NotAvailable as error:
+            self._fall_back(error.message)
+            out = dense.attend(q, k, v, scale)
+        return out.transpose(1, 2)
+
+    def absorbed(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
+        """Attention of every head on the latents (paper App. E).
+
+        Args:
+            query: [B, Lq, H, d_c + d_rope], absorbed and rotated. c: [B, S, d_c]. r: rotated, [B, S, d_rope].
+            scale: 1/sqrt(d_nope + d_rope) of the expanded form.
+
+        Returns:
+            [B, Lq, H, d_c].
+        """
+        return self._kernel(
+            lambda: self._absorb(query, c, r, scale), lambda: plain.absorbed(query, c, r, scale), query, c
+        )
+
+    def attend(self, q_nope: Tensor, q_rope: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
+        """The same function of the same arguments in whichever form is set.
+
+        Args:
+            q_nope: [B, Lq, H, d_nope]. q_rope: rotated, [B, Lq, H, d_rope]. c: [B, S, d_c]. r: rotated, [B, S, d_rope].
+            k_up: [H, d_nope, d_c]. v_up: [H, d_v, d_c].
+
+        Returns:
+            [B, Lq, H, d_v] in the dtype of `q_nope`.
+        """
+        if self.form.name == "reference":
+            return reference.latent_attention(q_nope, q_rope, c, r, k_up, v_up).to(q_nope.dtype)
+        if self.form.name == "expanded":
+            return self.expanded(torch.cat([q_nope, q_rope], -1), c, r, k_up, v_up)
+        query = torch.cat([torch.einsum("blhn,hnc->blhc", q_nope, k_up), q_rope], -1)
+        mixed = self.absorbed(query, c, r, (q_nope.shape[-1] + q_rope.shape[-1]) ** -0.5)
+        return torch.einsum("blhc,hvc->blhv", mixed, v_up)
+
+    def _kernel(self, fast: Callable[[], T], slow: Callable[[], T], *sources: Tensor) -> T:
+        if self.form.engine != "triton" or (torch.is_grad_enabled() and any(t.requires_grad for t in sources)):
+            return slow()
+        try:
+            return fast()
+        except NotAvailable as error:
+            self._fall_back(error.message)
+            return slow()
+
+    def _expand(self, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> tuple[Tensor, Tensor]:
+        from models.kernels import expand
+
+        self._workspace = self._workspace or expand.Workspace()
+        return expand.expand(c, r, k_up.contiguous(), v_up.contiguous(), workspace=self._workspace)
+
+    def _absorb(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
+        from models.kernels import latent_attention, variants
+
+        variant = variants.named(self.form.variant) if self.form.variant else None
+        return latent_attention.absorbed(query.contiguous(), c, r, scale, variant=variant)
+
+    def _fall_back(self, reason: str) -> None:
+        if self.strict:
+            raise _refusal(self.form, reason)
+        say_once(f"latent attention ({self.form.name}) runs in PyTorch: {reason}")
+
+
+def _refusal(form: Form, reason: str) -> HarnessError:
+    return NotAvailable(
+        f"latent attention ({form.name}) would fall back to PyTorch: {reason}",
+        "a measurement times what was asked for; choose another form, or measure on a CUDA device",
+    )

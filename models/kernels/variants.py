@@ -1,0 +1,133 @@
+"""The table of compiled forms of the absorbed kernel: what runs on a device is what the compile gate checked.
+
+Free of torch and triton, so that a plan can be made without them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.errors import OptionError
+
+LOG2_E = 1.4426950408889634
+HALF = ("bfloat16", "float16")
+ARCHITECTURES = (80, 90, 100)
+SHARED_LIMIT = 232_448
+"""Shared memory of one block on sm_90 and sm_100, bytes (CUDA C++ programming guide, compute capabilities)."""
+TENSOR_MEMORY_LIMIT = 512
+"""Tensor-memory columns of an sm_100 multiprocessor (PTX ISA, tcgen05)."""
+WIDEST_LATENT, WIDEST_ROPE, WIDEST_HEAD = 256, 64, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One compiled form of the absorbed kernel.
+
+    Attributes:
+        name: unique, as the gate and the records show it.
+        arch: 80, 90 or 100; the compute capability it is compiled for.
+        dtypes: input types it takes. Sums are float32 in every variant.
+        block_m, block_n: rows (query, head) and keys of one tile.
+        warps, stages: as asked of the compiler; `compiled_warps` is what it must make of them.
+        descriptors: keys come through the tensor-memory copy engine rather than by pointers.
+        separate: score products are kept apart instead of chained (sm_100).
+        specialise: one warp group loads, the others compute (sm_90).
+        sliced: queries are read again for each slice of channels (float32, whose operands fill the registers).
+        precision: of the products; `tf32x3` gives float32 accuracy from the matrix units in three passes.
+    """
+
+    name: str
+    arch: int
+    dtypes: tuple[str, ...]
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+    descriptors: bool = False
+    separate: bool = False
+    specialise: bool = False
+    sliced: bool = False
+    precision: str = "tf32"
+
+    @property
+    def compiled_warps(self) -> int:
+        """Warps of the compiled program: a producer and a second consumer group come on top when specialised."""
+        return self.warps + 8 if self.specialise else self.warps
+
+
+def _float32(arch: int) -> Variant:
+    return Variant(f"sm{arch}-float32-32x16", arch, ("float32",), 32, 16, 4, 1, sliced=True, precision="tf32x3")
+
+
+TABLE: tuple[Variant, ...] = (
+    Variant("sm80-128x32", 80, HALF, 128, 32, 8, 3),
+    _float32(80),
+    Variant("sm90-128x128", 90, HALF, 128, 128, 8, 2, descriptors=True),
+    Variant("sm90-64x64", 90, HALF, 64, 64, 4, 2, descriptors=True),
+    Variant("sm90-128x64-specialised", 90, HALF, 128, 64, 4, 3, descriptors=True, specialise=True),
+    _float32(90),
+    Variant("sm100-128x64", 100, HALF, 128, 64, 8, 2, descriptors=True, separate=True),
+    Variant("sm100-64x64", 100, HALF, 64, 64, 4, 2, descriptors=True, separate=True),
+    _float32(100),
+)
+
+
+def named(name: str) -> Variant:
+    """The variant `name`. Raises `OptionError` with the names that exist."""
+    for variant in TABLE:
+        if variant.name == name:
+            return variant
+    raise OptionError(f"unknown kernel variant {name!r}", "known: " + ", ".join(v.name for v in TABLE))
+
+
+def architecture(capability: tuple[int, int]) -> int | None:
+    """The table's column for a compute capability, the portable one where it has none of its own; None below 8.0."""
+    if capability[0] < 8:
+        return None
+    return {9: 90, 10: 100}.get(capability[0], 80)
+
+
+def select(arch: int, dtype: str, rows: int) -> Variant:
+    """The default variant for `rows` = queries x heads of one batch element.
+
+    The specialised variant is never a default: it runs where a device's tuning file names it.
+    Raises `OptionError` for a dtype that no variant takes.
+    """
+    fitting = [v for v in TABLE if v.arch == arch and dtype in v.dtypes and not v.specialise]
+    if not fitting:
+        raise OptionError(f"dtype {dtype} has no latent-attention kernel", "use bfloat16, float16 or float32")
+    small = [v for v in fitting if v.block_m >= rows]
+    return min(small, key=lambda v: v.block_m) if small else max(fitting, key=lambda v: v.block_m)
+
+
+def pieces(d_c: int, d_rope: int) -> tuple[int, int, int]:
+    """Power-of-two widths (p0, p1, pr) that cover the latent and the positional channels.
+
+    p0 is the largest power of two within d_c, p1 covers the rest (0 where there is none), pr covers d_rope.
+    Raises `OptionError` for a width that the kernel does not take.
+    """
+    for name, width, widest in (("d_c", d_c, WIDEST_LATENT), ("d_rope", d_rope, WIDEST_ROPE)):
+        if width % 16 or not 16 <= width <= widest:
+            raise OptionError(f"{name}={width} is not a multiple of 16 from 16 to {widest}", "use attention: expanded")
+    p0 = 1 << (d_c.bit_length() - 1)
+    return p0, _cover(d_c - p0), _cover(d_rope)
+
+
+def _cover(width: int) -> int:
+    return 0 if width == 0 else 1 << (width - 1).bit_length()
+
+
+def splits(row_tiles: int, batch: int, key_tiles: int, processors: int, most: int = 32) -> tuple[int, int]:
+    """How many parts to cut the keys into so that one request fills the chip, and the key tiles of a part.
+
+    Waves of blocks times the length of a block, plus a part's own cost of about two key tiles (queries in, partial
+    sums out, combine). No part is empty.
+    """
+    best = (float("inf"), 1, key_tiles)
+    for count in range(1, min(most, key_tiles) + 1):
+        each = -(-key_tiles // count)
+        if -(-key_tiles // each) != count:
+            continue
+        waves = -(-row_tiles * batch * count // processors)
+        best = min(best, (waves * (each + (2.0 if count > 1 else 0.0)), count, each))
+    return best[1], best[2]

@@ -1,0 +1,194 @@
+"""The kernels in Triton's interpreter against the float64 reference; run by `test_interpreter.py` in its own process.
+
+The interpreter multiplies bfloat16 bit patterns, so bfloat16 can only be checked on a device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.attention.reference import absorbed_attention, latent_attention, rotate
+from models.kernels import dispatch, expand, variants
+from models.kernels import latent_attention as kernels
+from models.kernels.forms import Form
+from models.kernels.variants import Variant
+
+FLOAT32, FLOAT16 = 1e-6, 5e-4
+NAN = float("nan")
+
+
+def taking_float32(variant: Variant) -> Variant:
+    """The same source with exact products, which shows faults that half precision would hide."""
+    return dataclasses.replace(variant, dtypes=("float32", "float16"))
+
+
+VARIANTS = [taking_float32(v) for v in variants.TABLE if v.name in {
+    "sm80-128x32", "sm80-float32-32x16", "sm90-128x128", "sm90-64x64", "sm90-128x64-specialised", "sm100-128x64",
+    "sm100-64x64",
+}]  # fmt: skip
+by_name = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
+
+
+def inputs(batch: int, lq: int, heads: int, slots: int, filled: int, d_c: int, d_rope: int, seed: int = 0,
+           dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    g = torch.Generator().manual_seed(seed)
+    q = torch.randn(batch, lq, heads, d_c + d_rope, generator=g, dtype=torch.float64).to(dtype)
+    c = torch.randn(batch, slots, d_c, generator=g, dtype=torch.float64).to(dtype)
+    r = torch.randn(batch, slots, d_rope, generator=g, dtype=torch.float64).to(dtype)
+    c[:, filled:], r[:, filled:] = NAN, NAN
+    return q, c, r
+
+
+def error(out: Tensor, q: Tensor, c: Tensor, r: Tensor, scale: float) -> float:
+    d_c = c.shape[2]
+    expected = absorbed_attention(q[..., :d_c], q[..., d_c:], c, r, scale)
+    return float((out.double() - expected).norm() / expected.norm())
+
+
+def check(variant: Variant, batch: int, lq: int, heads: int, slots: int, filled: int, d_c: int = 32, d_rope: int = 16,
+          parts: int | None = None, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:  # fmt: skip
+    q, c, r = inputs(batch, lq, heads, slots, filled, d_c, d_rope, seed, dtype)
+    scale = 0.7 * d_c**-0.5
+    out = kernels.absorbed(q, c, r, scale, filled=filled, variant=variant, parts=parts)
+    assert out.shape == (batch, lq, heads, d_c)
+    assert out.dtype == dtype
+    limit = FLOAT32 if dtype == torch.float32 else FLOAT16
+    assert error(out, q, c[:, :filled], r[:, :filled], scale) <= limit
+
+
+@pytest.mark.parametrize("name", ["sm80-128x32", "sm90-128x64-specialised", "sm100-128x64"])
+def test_full_widths_at_odd_lengths(name: str) -> None:
+    check(taking_float32(variants.named(name)), 1, 63, 2, 1400, 1000, d_c=192, d_rope=32, parts=3)
+
+
+@by_name
+def test_one_token(variant: Variant) -> None:
+    check(variant, 1, 1, 3, 1, 1)
+
+
+@by_name
+@pytest.mark.parametrize("filled", [1, 5, 127, 128, 129, 150])
+def test_partly_filled_windows_of_two_requests(variant: Variant, filled: int) -> None:
+    check(variant, 2, 7, 3, 150, filled, seed=filled)
+
+
+@by_name
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 5])
+def test_splits_of_the_keys(variant: Variant, parts: int) -> None:
+    check(variant, 2, 3, 2, 5 * variant.block_n, 5 * variant.block_n - 3, parts=parts, seed=parts)
+
+
+@pytest.mark.parametrize("name", ["sm80-128x32", "sm90-128x128", "sm100-64x64"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_float16(name: str, parts: int) -> None:
+    check(variants.named(name), 1, 9, 3, 300, 290, d_c=48, dtype=torch.float16, parts=parts)
+
+
+@pytest.mark.parametrize(("d_c", "d_rope"), [(16, 16), (48, 16), (112, 48), (128, 32), (224, 64), (256, 16)])
+@pytest.mark.parametrize("name", ["sm80-128x32", "sm80-float32-32x16", "sm90-64x64", "sm100-64x64"])
+def test_other_widths(name: str, d_c: int, d_rope: int) -> None:
+    check(taking_float32(variants.named(name)), 1, 5, 2, 40, 33, d_c=d_c, d_rope=d_rope)
+
+
+@pytest.mark.parametrize("phase", range(6))
+def test_a_ring_is_read_in_place_at_every_phase(phase: int) -> None:
+    """One sink frame, then a ring of six: new frames overwrite the oldest, wherever that stands."""
+    tokens, frames = 4, 13 + phase
+    g = torch.Generator().manual_seed(phase)
+    c, r = torch.randn(1, frames * tokens, 32, generator=g), torch.randn(1, frames * tokens, 16, generator=g)
+    slots = [0, *([0] * 6)]
+    for frame in range(1, frames):
+        slots[1 + (frame - 1) % 6] = frame
+    assert sorted(slots) == [0, *range(frames - 6, frames)]
+    place = torch.cat([torch.arange(f * tokens, (f + 1) * tokens) for f in slots])
+    order = torch.cat([torch.arange(f * tokens, (f + 1) * tokens) for f in sorted(slots)])
+    angles = torch.rand(7 * tokens, 8, generator=g, dtype=torch.float64) * 6
+    rank = torch.tensor([sorted(slots).index(f) for f in slots])
+    at = (rank[:, None] * tokens + torch.arange(tokens)).flatten()
+    turned = expand.rope_prepass(r[:, place], angles[at].cos().float(), angles[at].sin().float())
+    q = torch.randn(1, 5, 3, 48, generator=g)
+    out = kernels.absorbed(q, c[:, place].contiguous(), turned, 0.2, variant=VARIANTS[0])
+    assert error(out, q, c[:, order], rotate(r[:, order], angles), 0.2) <= FLOAT32
+
+
+def test_slots_of_a_longer_buffer() -> None:
+    q, c, r = inputs(2, 5, 3, 90, 77, 32, 16)
+    out = kernels.absorbed(q, c[:, :77], r[:, :77].contiguous(), 0.2, variant=VARIANTS[2])
+    assert error(out, q, c[:, :77], r[:, :77], 0.2) <= FLOAT32
+
+
+def test_large_scores_do_not_overflow() -> None:
+    q, c, r = inputs(1, 5, 3, 90, 90, 32, 16)
+    out = kernels.absorbed(100 * q, c, r, 1.0, variant=VARIANTS[0])
+    assert error(out, 100 * q, c, r, 1.0) <= 1e-5
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(
+    variant=st.sampled_from(VARIANTS), batch=st.integers(1, 3), lq=st.integers(1, 20), heads=st.integers(1, 4),
+    filled=st.integers(1, 160), spare=st.integers(0, 9), width=st.integers(1, 5), parts=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_random_shapes(variant: Variant, batch: int, lq: int, heads: int, filled: int, spare: int, width: int,
+                       parts: int, seed: int) -> None:  # fmt: skip
+    parts = min(parts, -(-filled // variant.block_n))
+    check(variant, batch, lq, heads, filled + spare, filled, d_c=16 * width, parts=parts, seed=seed)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(
+    batch=st.integers(1, 2), heads=st.integers(1, 3), filled=st.integers(1, 140), spare=st.integers(0, 9),
+    d_c=st.sampled_from([16, 48, 192]), d_nope=st.sampled_from([16, 96]), d_v=st.sampled_from([16, 48, 128]),
+    half=st.booleans(),
+)  # fmt: skip
+def test_expansion(batch: int, heads: int, filled: int, spare: int, d_c: int, d_nope: int, d_v: int,
+                   half: bool) -> None:  # fmt: skip
+    dtype = torch.float16 if half else torch.float32
+    _, c, r = inputs(batch, 1, 1, filled + spare, filled, d_c, 16, seed=filled, dtype=dtype)
+    g = torch.Generator().manual_seed(d_c)
+    k_up = (torch.randn(heads, d_nope, d_c, generator=g) / d_c**0.5).to(dtype)
+    v_up = (torch.randn(heads, d_v, d_c, generator=g) / d_c**0.5).to(dtype)
+    k, v = expand.expand(c, r, k_up, v_up, filled=filled)
+    c, r = c[:, :filled].double(), r[:, :filled]
+    for made, up in ((k[..., :d_nope], k_up), (v, v_up)):
+        exact = torch.einsum("bkc,hdc->bhkd", c, up.double())
+        assert (made.double() - exact).norm() <= (FLOAT16 if half else FLOAT32) * exact.norm()
+    assert torch.equal(k[..., d_nope:], r[:, None].expand(-1, heads, -1, -1))
+
+
+def test_expansion_reuses_one_buffer() -> None:
+    space = expand.Workspace()
+    _, c, r = inputs(2, 1, 1, 40, 40, 32, 16)
+    k_up, v_up = torch.randn(2, 16, 32), torch.randn(2, 32, 32)
+    first = expand.expand(c, r, k_up, v_up, workspace=space)
+    held, expected = space.bytes(), first[0].clone()
+    second = expand.expand(c[:, :30], r[:, :30], k_up, v_up, workspace=space)
+    assert second[0].data_ptr() == first[0].data_ptr()
+    assert space.bytes() == held == 4 * 2 * 2 * 40 * (32 + 32)
+    assert torch.allclose(second[0], expected[:, :, :30])
+
+
+@pytest.mark.parametrize("pairs", [3, 8])
+def test_rotation_of_the_first_pairs(pairs: int) -> None:
+    _, _, r = inputs(2, 1, 1, 80, 77, 16, 16)
+    angles = torch.rand(77, pairs, dtype=torch.float64) * 6
+    out = expand.rope_prepass(r, angles.cos().float(), angles.sin().float(), filled=77)
+    exact = rotate(r[:, :77, : 2 * pairs], angles)
+    assert (out[..., : 2 * pairs].double() - exact).abs().max() < 2e-6
+    assert torch.equal(out[..., 2 * pairs :], r[:, :77, 2 * pairs :])
+
+
+@pytest.mark.parametrize("name", ["expanded", "absorbed"])
+def test_attention_through_the_kernels(name: str) -> None:
+    g = torch.Generator().manual_seed(1)
+    shapes = [(2, 7, 3, 48), (2, 7, 3, 16), (2, 50, 32), (2, 50, 16), (3, 48, 32), (3, 64, 32)]
+    q_nope, q_rope, c, r, k_up, v_up = (torch.randn(*s, generator=g) / s[-1] ** 0.25 for s in shapes)
+    out = dispatch.Attention(Form(name, "triton"), strict=True).attend(q_nope, q_rope, c, r, k_up, v_up)  # type: ignore[arg-type]
+    exact = latent_attention(q_nope, q_rope, c, r, k_up, v_up)
+    assert (out.double() - exact).norm() <= 2e-6 * exact.norm()

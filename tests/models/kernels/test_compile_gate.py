@@ -1,0 +1,123 @@
+"""Kernels compiled for devices that are not here, and a gate that sees what is wrong with one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+from harness.errors import OptionError
+from models.kernels import compile_gate as gate
+from models.kernels import latent_attention, variants
+from models.kernels.compile_gate import Job
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+def job(name: str, dtype: str = "bfloat16", split: bool = False) -> Job:
+    return next(j for j in gate.jobs() if (j.variant, j.dtype, j.split) == (name, dtype, split))
+
+
+def altered(name: str, **changes: object) -> Job:
+    variant = dataclasses.replace(variants.named(name), **changes)  # type: ignore[arg-type]
+    return gate._attend(variant, "bfloat16", False, gate.LatentSizes())
+
+
+def test_every_variant_is_compiled_for_every_dtype_that_it_takes() -> None:
+    made = {(j.variant, j.dtype, j.split) for j in gate.jobs()}
+    for variant in variants.TABLE:
+        for dtype in variant.dtypes:
+            assert {(variant.name, dtype, False), (variant.name, dtype, True)} <= made
+    for helper in ("expand", "rotate", "combine"):
+        assert {(j.arch, j.dtype) for j in gate.jobs() if j.variant == helper} == {
+            (arch, dtype) for arch in (80, 90, 100) for dtype in ("bfloat16", "float16", "float32")
+        }
+
+
+def test_the_gate_compiles_what_a_launch_compiles() -> None:
+    """Same compile-time arguments, same options, and no run-time number that would change the code."""
+    for variant in variants.TABLE:
+        j = gate._attend(variant, variant.dtypes[0], True, gate.LatentSizes())
+        assert j.constants == latent_attention.constants(variant, 192, 32, True)
+        assert j.options == latent_attention.compile_options(variant)
+        kernel = latent_attention.kernel_of(variant)
+        assert kernel is j.kernel
+        free = {p.name for p in kernel.params if p.do_not_specialize}
+        assert free == set(j.scalars)
+        assert [p.name for p in kernel.params] == [*j.pointers, *j.scalars, *j.constants]
+
+
+def test_a_small_variant_on_hopper() -> None:
+    row = gate.compile_job(job("sm90-64x64"))
+    assert row.faults == ()
+    assert (row.target, row.tile, row.warps, row.spills) == ("sm_90", "64x64", 4, 0)
+    assert row.tensor_instruction.endswith("HGMMA")
+    assert 0 < row.registers <= 255
+    assert 0 < row.shared <= variants.SHARED_LIMIT
+    assert 200 < row.per_key_tile < 1000
+
+
+def test_a_tile_that_is_too_large_is_refused() -> None:
+    row = gate.compile_job(altered("sm90-64x64", block_m=128, block_n=128, warps=4))
+    assert row.spills > 0
+    assert row.faults[0] == f"{row.spills} spilled loads and stores"
+
+
+@pytest.mark.slow
+def test_other_faults_are_seen() -> None:
+    shared = gate.compile_job(altered("sm90-128x128", stages=6))
+    assert any("bytes of shared memory are more than 232448" in fault for fault in shared.faults)
+    columns = gate.compile_job(altered("sm100-128x64", block_n=128))
+    assert any("columns of tensor memory are more than 512" in fault for fault in columns.faults)
+    plain = gate.compile_job(dataclasses.replace(job("combine", "float32"), matrix=True))
+    assert "the matrix units are not used" in plain.faults
+    dropped = gate.compile_job(dataclasses.replace(job("sm90-64x64"), warps=12))
+    assert "4 warps instead of 12: warp specialisation was dropped" in dropped.faults
+
+
+@pytest.mark.slow
+def test_everything_compiles_without_a_fault() -> None:
+    rows = list(gate.gate())
+    assert [row for row in rows if row.faults] == []
+    assert {row.target for row in rows} == {"sm_80", "sm_90", "sm_100"}
+    specialised = [row for row in rows if "specialised" in row.variant]
+    assert {row.warps for row in specialised} == {12}
+
+
+def test_unknown_targets() -> None:
+    with pytest.raises(OptionError, match="sm_75 is no target"):
+        list(gate.jobs([75]))
+
+
+SASS = """
+\t.section\t.text.kernel
+.text.kernel:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0010*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24 ;
+.L_x_0:
+        /*0020*/              @!P0 MUFU.EX2 R3, R4 ;
+        /*0030*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24 ;
+        /*0040*/              @UP1 STL [R1], R34 ;
+        /*0050*/               @P5 BRA `(.L_x_0) ;
+        /*0060*/                   LDL.LU R34, [R1] ;
+        /*0070*/               @P2 BRA `(.L_x_1) ;
+        /*0080*/                   BRA `(.L_x_2) ;
+.L_x_2:
+        /*0090*/                   EXIT ;
+"""
+
+
+def test_listings_are_read() -> None:
+    listing = gate.parse(SASS)
+    assert [name for name, _ in listing.operations] == [
+        "LDC", "HGMMA.64x64x16.F32.BF16", "MUFU.EX2", "HGMMA.64x64x16.F32.BF16", "STL", "BRA", "LDL.LU", "BRA", "BRA",
+        "EXIT",
+    ]  # fmt: skip
+    assert listing.labels == {".L_x_1": 1, ".L_x_0": 2, ".L_x_2": 9}
+    assert listing.key_loop() == 4
