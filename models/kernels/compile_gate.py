@@ -25,7 +25,7 @@ from models.kernels import expand, latent_attention, variants
 
 MATRIX = re.compile(r"^(HMMA|HGMMA|QGMMA|UTC\w*MMA)")
 """SASS of the matrix units: mma.sync (sm_80), wgmma (sm_90), tcgen05.mma (sm_100)."""
-_OPERATION = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
+_OPERATION = re.compile(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P[0-9T]+\s+)?([A-Z][A-Za-z0-9_.]*)(.*)")
 _LABEL = re.compile(r"^(\.L_x_\d+):")
 _JUMP = re.compile(r"`\((\.L_x_\d+)\)")
 _TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
