@@ -1,11 +1,13 @@
 """The kernels in Triton's interpreter against the float64 reference; run by `test_interpreter.py` in its own process.
 
-The interpreter multiplies bfloat16 bit patterns, so bfloat16 can only be checked on a device.
+The interpreter multiplies bfloat16 bit patterns, so bfloat16 can only be checked on a device. The larger sweeps are
+marked slow.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +35,7 @@ VARIANTS = [taking_float32(v) for v in variants.TABLE if v.name in {
     "sm100-64x64",
 }]  # fmt: skip
 by_name = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
+slow = pytest.mark.slow
 
 
 def inputs(batch: int, lq: int, heads: int, slots: int, filled: int, d_c: int, d_rope: int, seed: int = 0,
@@ -62,7 +65,9 @@ def check(variant: Variant, batch: int, lq: int, heads: int, slots: int, filled:
     assert error(out, q, c[:, :filled], r[:, :filled], scale) <= limit
 
 
-@pytest.mark.parametrize("name", ["sm80-128x32", "sm90-128x64-specialised", "sm100-128x64"])
+@pytest.mark.parametrize(
+    "name", ["sm80-128x32", *(pytest.param(n, marks=slow) for n in ("sm90-128x64-specialised", "sm100-128x64"))]
+)
 def test_full_widths_at_odd_lengths(name: str) -> None:
     check(taking_float32(variants.named(name)), 1, 63, 2, 1400, 1000, d_c=192, d_rope=32, parts=3)
 
@@ -73,26 +78,43 @@ def test_one_token(variant: Variant) -> None:
 
 
 @by_name
-@pytest.mark.parametrize("filled", [1, 5, 127, 128, 129, 150])
+@pytest.mark.parametrize("filled", [5, 128, *(pytest.param(n, marks=slow) for n in (1, 127, 129, 150))])
 def test_partly_filled_windows_of_two_requests(variant: Variant, filled: int) -> None:
     check(variant, 2, 7, 3, 150, filled, seed=filled)
 
 
-@by_name
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 5])
-def test_splits_of_the_keys(variant: Variant, parts: int) -> None:
+def test_splits_of_the_keys(parts: int) -> None:
+    variant = VARIANTS[parts % 3]
     check(variant, 2, 3, 2, 5 * variant.block_n, 5 * variant.block_n - 3, parts=parts, seed=parts)
 
 
-@pytest.mark.parametrize("name", ["sm80-128x32", "sm90-128x128", "sm100-64x64"])
-@pytest.mark.parametrize("parts", [1, 2])
+@slow
+@by_name
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 5])
+def test_splits_of_the_keys_in_every_variant(variant: Variant, parts: int) -> None:
+    check(variant, 2, 3, 2, 5 * variant.block_n, 5 * variant.block_n - 3, parts=parts, seed=parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("sm80-128x32", 1), ("sm90-64x64", 2), *(pytest.param(n, 2, marks=slow) for n in ("sm90-128x128", "sm100-64x64"))],
+)
 def test_float16(name: str, parts: int) -> None:
     check(variants.named(name), 1, 9, 3, 300, 290, d_c=48, dtype=torch.float16, parts=parts)
 
 
+@pytest.mark.parametrize(
+    ("name", "d_c", "d_rope"), [("sm80-128x32", 16, 16), ("sm90-64x64", 112, 48), ("sm80-float32-32x16", 48, 16)]
+)
+def test_other_widths(name: str, d_c: int, d_rope: int) -> None:
+    check(taking_float32(variants.named(name)), 1, 5, 2, 40, 33, d_c=d_c, d_rope=d_rope)
+
+
+@slow
 @pytest.mark.parametrize(("d_c", "d_rope"), [(16, 16), (48, 16), (112, 48), (128, 32), (224, 64), (256, 16)])
 @pytest.mark.parametrize("name", ["sm80-128x32", "sm80-float32-32x16", "sm90-64x64", "sm100-64x64"])
-def test_other_widths(name: str, d_c: int, d_rope: int) -> None:
+def test_other_widths_in_every_source(name: str, d_c: int, d_rope: int) -> None:
     check(taking_float32(variants.named(name)), 1, 5, 2, 40, 33, d_c=d_c, d_rope=d_rope)
 
 
@@ -129,26 +151,34 @@ def test_large_scores_do_not_overflow() -> None:
     assert error(out, 100 * q, c, r, 1.0) <= 1e-5
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
-@given(
+random_shapes = given(
     variant=st.sampled_from(VARIANTS), batch=st.integers(1, 3), lq=st.integers(1, 20), heads=st.integers(1, 4),
     filled=st.integers(1, 160), spare=st.integers(0, 9), width=st.integers(1, 5), parts=st.integers(1, 5),
     seed=st.integers(0, 99),
 )  # fmt: skip
-def test_random_shapes(variant: Variant, batch: int, lq: int, heads: int, filled: int, spare: int, width: int,
-                       parts: int, seed: int) -> None:  # fmt: skip
+
+
+def check_random(variant: Variant, batch: int, lq: int, heads: int, filled: int, spare: int, width: int, parts: int,
+                 seed: int) -> None:  # fmt: skip
     parts = min(parts, -(-filled // variant.block_n))
     check(variant, batch, lq, heads, filled + spare, filled, d_c=16 * width, parts=parts, seed=seed)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, database=None)
-@given(
-    batch=st.integers(1, 2), heads=st.integers(1, 3), filled=st.integers(1, 140), spare=st.integers(0, 9),
-    d_c=st.sampled_from([16, 48, 192]), d_nope=st.sampled_from([16, 96]), d_v=st.sampled_from([16, 48, 128]),
-    half=st.booleans(),
-)  # fmt: skip
-def test_expansion(batch: int, heads: int, filled: int, spare: int, d_c: int, d_nope: int, d_v: int,
-                   half: bool) -> None:  # fmt: skip
+@settings(max_examples=4, deadline=None, derandomize=True, database=None)
+@random_shapes
+def test_random_shapes(**shape: Any) -> None:
+    check_random(**shape)
+
+
+@slow
+@settings(max_examples=40, deadline=None, database=None)
+@random_shapes
+def test_many_random_shapes(**shape: Any) -> None:
+    check_random(**shape)
+
+
+def check_expansion(batch: int, heads: int, filled: int, spare: int, d_c: int, d_nope: int, d_v: int,
+                    half: bool) -> None:  # fmt: skip
     dtype = torch.float16 if half else torch.float32
     _, c, r = inputs(batch, 1, 1, filled + spare, filled, d_c, 16, seed=filled, dtype=dtype)
     g = torch.Generator().manual_seed(d_c)
@@ -160,6 +190,22 @@ def test_expansion(batch: int, heads: int, filled: int, spare: int, d_c: int, d_
         exact = torch.einsum("bkc,hdc->bhkd", c, up.double())
         assert (made.double() - exact).norm() <= (FLOAT16 if half else FLOAT32) * exact.norm()
     assert torch.equal(k[..., d_nope:], r[:, None].expand(-1, heads, -1, -1))
+
+
+@pytest.mark.parametrize(("d_c", "half"), [(48, False), (192, True)])
+def test_expansion(d_c: int, half: bool) -> None:
+    check_expansion(2, 2, 67, 3, d_c, 96, 128, half)
+
+
+@slow
+@settings(max_examples=20, deadline=None, database=None)
+@given(
+    batch=st.integers(1, 2), heads=st.integers(1, 3), filled=st.integers(1, 140), spare=st.integers(0, 9),
+    d_c=st.sampled_from([16, 48, 192]), d_nope=st.sampled_from([16, 96]), d_v=st.sampled_from([16, 48, 128]),
+    half=st.booleans(),
+)  # fmt: skip
+def test_expansions_of_random_shapes(**shape: Any) -> None:
+    check_expansion(**shape)
 
 
 def test_expansion_reuses_one_buffer() -> None:

@@ -14,21 +14,22 @@ pytest.importorskip("triton")
 HERE = Path(__file__).parent
 
 
-def test_kernels_against_the_reference() -> None:
+def interpreted(*options: str) -> int:
+    """How many tests passed; all of those chosen must."""
     env = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--no-header",
-        str(HERE / "interpreted.py"),
-    ]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=HERE.parents[2])
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(HERE / "interpreted.py")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=HERE.parents[2], check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed
-    assert int(passed[1]) >= 100
+    assert passed, done.stdout
     assert "skipped" not in done.stdout
+    return int(passed[1])
+
+
+def test_kernels_against_the_reference() -> None:
+    assert interpreted() >= 40
+
+
+@pytest.mark.slow
+def test_kernels_against_the_reference_in_larger_sweeps() -> None:
+    assert interpreted("-m", "slow") >= 70
