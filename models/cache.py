@@ -1,7 +1,8 @@
 """The streaming cache: a ring of latent frames for every layer, and the contexts that read and write it.
 
 Nothing is moved when frames leave: new ones take their slots. Attention is indifferent to the order of its keys, so the
-filled slots are read in place; only rotary angles depend on the order, and those are host integers.
+filled slots are read in place; only rotary angles depend on the order, and those are host integers. Of a key that all
+heads share and that is rotated at read, height and width are rotated when it is written, time once per chunk.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from models.attention.context import Kernel, rotate_tail
 from models.attention.linear import State
+from models.kernels.dispatch import rotate_first
 from models.rope import RotaryTable, Rotation, rotate
 from models.window import Placement, Ring, Run, WindowPolicy
 
@@ -37,6 +39,14 @@ class LayerCache:
     def __init__(self) -> None:
         self.key: Tensor | None = None
         self.rest: Tensor | None = None
+        self._turned: Tensor | None = None
+
+    def turned(self) -> Tensor:
+        """Where the keys of a chunk's window stand rotated, in the shape of `key`; the same memory for every chunk."""
+        assert self.key is not None
+        if self._turned is None:
+            self._turned = torch.empty_like(self.key)
+        return self._turned
 
     def buffers(self, key: Tensor, rest: Tensor, slots: int, tokens: int) -> tuple[Tensor, Tensor]:
         """The two buffers, allocated at the first call in shape and dtype of the entries. Unwritten slots stay so."""
@@ -126,6 +136,8 @@ class ChunkContext:
 
         self.rotation = rotation([at.get(frame, frame) for frame in frames])
         self.key_rotation = rotation(positions) if policy.rotation == "read" else None
+        self._plane, self._time = self._halves(device)
+        self._rotated: set[int] = set()
         self.clean = False
 
     def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
@@ -134,8 +146,11 @@ class ChunkContext:
         A pass that carries gradients leaves the cache as it was, and attends to a copy with its entries.
         """
         tokens, cache = self.cache.grid.tokens, self.cache.layers[layer]
+        shared = key.dim() == 3
         if self.key_rotation is None:
             key = rotate(key, self.rotation)
+        elif shared and self._plane is not None:
+            key = rotate(key, self._plane)
         keys, rests = cache.buffers(key, rest, self.cache.ring.capacity, tokens)
         if key.requires_grad or rest.requires_grad:
             # Later passes write over the cache before the backward pass does its work; it gets a copy.
@@ -143,8 +158,28 @@ class ChunkContext:
         cache.write((keys, rests), self.placement.runs, key, rest, tokens)
         keys, rests = keys[:, : self.filled * tokens], rests[:, : self.filled * tokens]
         if self.key_rotation is not None:
-            keys = rotate(keys, self.key_rotation)
+            keys = self._in_time(layer, keys) if shared else rotate(keys, self.key_rotation)
         return kernel(rotate_tail(query, self.rotation), keys, rests)
+
+    def _halves(self, device: torch.device) -> tuple[Rotation | None, Rotation | None]:
+        """For keys rotated at read: height and width of the own tokens, time of all filled slots."""
+        if self.key_rotation is None:
+            return None, None
+        time = self.cache.table.axes[0].shape[1]
+        # The kernel loads what it rotates; on a CPU half a row is slower than a whole one.
+        whole = device.type == "cpu"
+        return self.rotation.only(time), self.key_rotation.only(0, time) if whole else self.key_rotation.pairs(0, time)
+
+    def _in_time(self, layer: int, keys: Tensor) -> Tensor:
+        """Rotate in time all filled slots in the chunk's first pass, and only its own entries in the later ones."""
+        assert self._time is not None
+        tokens, out = self.cache.grid.tokens, self.cache.layers[layer].turned()[:, : keys.shape[1]]
+        runs = self.placement.runs if layer in self._rotated else (Run(0, 0, self.filled),)
+        for run in runs:
+            first, last = run.slot * tokens, (run.slot + run.length) * tokens
+            rotate_first(keys[:, first:last], self._time.tokens(first, last), out[:, first:last])
+        self._rotated.add(layer)
+        return out
 
     def state(self, layer: int) -> State | None:
         """The layer's state over all finished chunks."""

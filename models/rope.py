@@ -25,6 +25,22 @@ class Rotation:
         cos, sin = angles.cos().float(), angles.sin().float()
         return Rotation(cos, sin, torch.complex(cos, sin))
 
+    def pairs(self, first: int, last: int | None = None) -> Rotation:
+        """Of the pairs `first` to `last` alone, contiguous."""
+        kept = slice(first, last)
+        return Rotation(*(t[:, kept].contiguous() for t in (self.cos, self.sin, self.phase)))
+
+    def only(self, first: int, last: int | None = None) -> Rotation:
+        """Of the pairs `first` to `last` alone, the others left as they are by an angle of zero."""
+        rest = torch.ones(self.cos.shape[1], dtype=torch.bool, device=self.cos.device)
+        rest[first:last] = False
+        cos, sin = self.cos.masked_fill(rest, 1.0), self.sin.masked_fill(rest, 0.0)
+        return Rotation(cos, sin, torch.complex(cos, sin))
+
+    def tokens(self, first: int, last: int) -> Rotation:
+        """Of the tokens `first` to `last` alone."""
+        return Rotation(self.cos[first:last], self.sin[first:last], self.phase[first:last])
+
 
 def axis_pairs(head_dim: int) -> tuple[int, int, int]:
     """Complex pairs of (time, height, width): height and width get a third each, time the rest (Wan2.1 `model.py`)."""

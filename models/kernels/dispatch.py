@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from models.attention import reference
 from models.kernels import dense, plain
 from models.kernels.dense import say_once
 from models.kernels.forms import Form, choose
+from models.rope import Rotation, rotate
 
 if TYPE_CHECKING:
     from models.kernels.expand import Workspace
@@ -112,6 +114,35 @@ class Attention:
         if self.strict:
             raise _refusal(self.form, reason)
         say_once(f"latent attention ({self.form.name}) runs in PyTorch: {reason}")
+
+
+def rotate_first(keys: Tensor, rotation: Rotation, out: Tensor) -> None:
+    """Rotate the first pairs of keys that all heads share, as many as `rotation` has, and copy the others.
+
+    By the kernel where it runs, else in PyTorch; both rotate in float32 and round once.
+
+    Args:
+        keys: [B, L, p]. out: [B, L, p], where to write.
+    """
+    if _has_kernel(keys):
+        from models.kernels import expand
+
+        expand.rope_prepass(keys, rotation.cos, rotation.sin, out=out)
+        return
+    width = 2 * rotation.cos.shape[-1]
+    out.copy_(rotate(keys, rotation) if width == keys.shape[2] else keys)
+    if 0 < width < keys.shape[2]:
+        out[..., :width] = rotate(keys[..., :width], rotation)
+
+
+def _has_kernel(keys: Tensor) -> bool:
+    if keys.shape[2] % 16 or keys.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return False
+    if find_spec("triton") is None:
+        return False
+    import triton
+
+    return keys.device.type == "cuda" or bool(triton.knobs.runtime.interpret)
 
 
 def _refusal(form: Form, reason: str) -> HarnessError:

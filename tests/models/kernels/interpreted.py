@@ -20,6 +20,7 @@ from models.kernels import dispatch, expand, variants
 from models.kernels import latent_attention as kernels
 from models.kernels.forms import Form
 from models.kernels.variants import Variant
+from models.rope import Rotation
 
 FLOAT32, FLOAT16 = 1e-6, 5e-4
 NAN = float("nan")
@@ -228,6 +229,19 @@ def test_rotation_of_the_first_pairs(pairs: int) -> None:
     exact = rotate(r[:, :77, : 2 * pairs], angles)
     assert (out[..., : 2 * pairs].double() - exact).abs().max() < 2e-6
     assert torch.equal(out[..., 2 * pairs :], r[:, :77, 2 * pairs :])
+
+
+def test_rotation_of_cached_keys_in_place_of_a_longer_buffer() -> None:
+    """As the cache does it: all slots first, then one run of them, into memory that stays."""
+    _, _, r = inputs(2, 1, 1, 90, 90, 16, 16)
+    angles = torch.rand(77, 5, dtype=torch.float64) * 6
+    turn, out = Rotation.of(angles), torch.full((2, 90, 16), NAN)
+    dispatch.rotate_first(r[:, :77], turn, out[:, :77])
+    r[:, 20:40] += 1
+    dispatch.rotate_first(r[:, 20:40], turn.tokens(20, 40), out[:, 20:40])
+    assert (out[:, :77, :10].double() - rotate(r[:, :77, :10], angles)).abs().max() < 2e-6
+    assert torch.equal(out[:, :77, 10:], r[:, :77, 10:])
+    assert out[:, 77:].isnan().all()
 
 
 @pytest.mark.parametrize("name", ["expanded", "absorbed"])
