@@ -84,6 +84,13 @@ def absorbed(query: Tensor, c: Tensor, r: Tensor, filled: int, scale: float) -> 
         )
 
 
+def output(out: Tensor, query: Tensor, wanted: tuple[int, ...]) -> None:
+    """A contiguous tensor of shape `wanted` that goes with `query`. Raises `OptionError`."""
+    shape("out", out, wanted)
+    alike(query=query, out=out)
+    contiguous(out=out)
+
+
 def variant(chosen: Variant, q: Tensor) -> None:
     """`chosen` takes the dtype of `q`, on a device that can run it. Raises `OptionError` or `NotAvailable`."""
     dtype = str(q.dtype).removeprefix("torch.")

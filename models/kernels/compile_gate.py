@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from harness.contracts import Json
-from harness.errors import NotAvailable, OptionError
+from harness.errors import NotAvailable, OptionError, nearest
 from models.config import LatentSizes
 from models.kernels import expand, latent_attention, variants
 
@@ -239,12 +239,31 @@ def _tool(name: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def gate(targets: Sequence[int] = variants.ARCHITECTURES, sizes: LatentSizes | None = None) -> Iterator[Row]:
-    """Compile everything for `targets`, one row at a time.
+def gate(
+    targets: Sequence[int] = variants.ARCHITECTURES, sizes: LatentSizes | None = None, names: Sequence[str] = ()
+) -> Iterator[Row]:
+    """Compile everything for `targets`, or only the kernels in `names`, one row at a time.
 
-    Raises `NotAvailable` under Triton's interpreter, which compiles nothing.
+    Raises `OptionError` for a name that no kernel of these targets has, and `NotAvailable` under Triton's
+    interpreter, which compiles nothing.
     """
     if triton.knobs.runtime.interpret:
         raise NotAvailable("TRITON_INTERPRET is set, so nothing is compiled", "unset it")
-    for job in jobs(targets, sizes):
-        yield compile_job(job)
+    chosen = list(jobs(targets, sizes))
+    known = {job.variant for job in chosen}
+    for name in names:
+        if name not in known:
+            raise OptionError(f"unknown kernel {name!r}", nearest(name, known))
+    for job in chosen:
+        if not names or job.variant in names:
+            yield compile_job(job)
+
+
+def header() -> dict[str, Json]:
+    """What a listing rests on: versions and limits."""
+    return {
+        "triton": triton.__version__,
+        "ptxas": _tool("ptxas", "--version").strip().splitlines()[-1],
+        "shared_limit": variants.SHARED_LIMIT,
+        "tensor_memory_limit": variants.TENSOR_MEMORY_LIMIT,
+    }

@@ -98,17 +98,24 @@ class Attention:
             self._fall_back(error.message)
             return slow()
 
-    def _expand(self, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def workspace(self) -> Workspace:
+        """The buffers that the kernels of all layers share."""
         from models.kernels import expand
 
         self._workspace = self._workspace or expand.Workspace()
-        return expand.expand(c, r, k_up.contiguous(), v_up.contiguous(), workspace=self._workspace)
+        return self._workspace
+
+    def _expand(self, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> tuple[Tensor, Tensor]:
+        from models.kernels import expand
+
+        return expand.expand(c, r, k_up.contiguous(), v_up.contiguous(), workspace=self.workspace)
 
     def _absorb(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
         from models.kernels import latent_attention, variants
 
         variant = variants.named(self.form.variant) if self.form.variant else None
-        return latent_attention.absorbed(query.contiguous(), c, r, scale, variant=variant)
+        return latent_attention.absorbed(query.contiguous(), c, r, scale, variant=variant, workspace=self.workspace)
 
     def _fall_back(self, reason: str) -> None:
         if self.strict:

@@ -30,13 +30,21 @@ class Workspace:
     def __init__(self) -> None:
         self._held: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
-    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """A contiguous tensor of `shape` with unspecified contents; whatever was taken under `name` before is lost."""
-        key, size = (name, like.dtype, like.device), math.prod(shape)
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """A contiguous tensor of `shape` with unspecified contents; whatever was taken under `name` before is lost.
+
+        It lies on the device of `like`, whose dtype it has unless given.
+        """
+        key, size = (name, dtype or like.dtype, like.device), math.prod(shape)
         held = self._held.get(key)
         if held is None or held.numel() < size:
-            held = self._held[key] = like.new_empty(size)
+            held = self._held[key] = like.new_empty(size, dtype=dtype)
         return held[:size].view(shape)
+
+    def poison(self) -> None:
+        """Fill every buffer with NaN, so that what is not written anew shows in the result."""
+        for held in self._held.values():
+            held.fill_(math.nan)
 
     def bytes(self) -> int:
         """Bytes held."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.errors import NotAvailable, OptionError
 from models.kernels import checks, variants
+from models.kernels.expand import Workspace
 from models.kernels.variants import Variant
 
 UNSPECIALISED = ["scale", "rows", "filled", "c_rows", "r_rows", "keys_per_split"]
@@ -283,7 +284,8 @@ def combine_constants(d_c: int) -> dict[str, Any]:
 
 def absorbed(
     query: Tensor, c: Tensor, r: Tensor, scale: float, *,
-    filled: int | None = None, variant: Variant | None = None, parts: int | None = None,
+    filled: int | None = None, variant: Variant | None = None, parts: int | None = None, out: Tensor | None = None,
+    workspace: Workspace | None = None,
 ) -> Tensor:  # fmt: skip
     """Attention of every head on the cached latents (paper App. E), forward only.
 
@@ -295,6 +297,8 @@ def absorbed(
         filled: written slots, 1 .. S, in any order of time; all S unless given. What lies behind is never read.
         variant: a row of `variants.TABLE`; chosen by device, dtype and rows unless given.
         parts: into how many the keys are cut; chosen to fill the device unless given.
+        out: where to write, contiguous; new unless given.
+        workspace: holds the partial sums of the parts; new ones unless given.
 
     Returns:
         [B, Lq, H, d_c] in the dtype of the inputs.
@@ -318,11 +322,13 @@ def absorbed(
             raise OptionError(f"parts={parts} is not from 1 to {key_tiles}, the key tiles of filled={filled}")
         each = -(-key_tiles // parts)
         parts = -(-key_tiles // each)
-    out = query.new_empty((batch, queries, heads, d_c))
-    target, sums = out, query.new_empty(1, dtype=torch.float32)
+    if out is None:
+        out = query.new_empty((batch, queries, heads, d_c))
+    checks.output(out, query, (batch, queries, heads, d_c))
+    space = workspace or Workspace()
+    target, sums = out, space.take("sums", (parts, batch, rows), query, torch.float32)
     if parts > 1:
-        target = query.new_empty((parts, batch, rows, d_c), dtype=torch.float32)
-        sums = query.new_empty((parts, batch, rows), dtype=torch.float32)
+        target = space.take("partial", (parts, batch, rows, d_c), query, torch.float32)
     arguments = (query, c, r, target, sums, float(scale) * variants.LOG2_E, rows, filled,
                  checks.rows_apart(c), checks.rows_apart(r), each * variant.block_n)  # fmt: skip
     _launch(variant, (row_tiles, parts, batch), arguments, constants(variant, d_c, r.shape[2], parts > 1))

@@ -15,9 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.contracts import Measurement, Workload
+from harness.probes.kernel_bench import Shape
+from harness.probes.kernels import Kernels
 from models.attention.reference import absorbed_attention, latent_attention, rotate
 from models.kernels import dispatch, expand, variants
 from models.kernels import latent_attention as kernels
+from models.kernels.bench import LatentAttentionBench
 from models.kernels.forms import Form
 from models.kernels.variants import Variant
 from models.rope import Rotation
@@ -252,3 +256,47 @@ def test_attention_through_the_kernels(name: str) -> None:
     out = dispatch.Attention(Form(name, "triton"), strict=True).attend(q_nope, q_rope, c, r, k_up, v_up)  # type: ignore[arg-type]
     exact = latent_attention(q_nope, q_rope, c, r, k_up, v_up)
     assert (out.double() - exact).norm() <= 2e-6 * exact.norm()
+
+
+TINY = {"sizes": {"heads": 2, "d_c": 32, "d_nope": 16, "d_rope": 16, "d_v": 32}, "batches": (2,), "queries": (3,),
+        "keys": (33,), "timed": False}  # fmt: skip
+
+
+def probed(**options: Any) -> Measurement:
+    probe = Kernels(Kernels.schema(**{**TINY, **options}))
+    assert probe.available("cpu").ready
+    return probe.measure(None, Workload((), (), 1))
+
+
+def test_the_probe_checks_every_form_and_prints_no_speed() -> None:
+    found = probed(dtype="float32")
+    rows: Any = found.notes["rows"]
+    forms = ["absorbed", "expanded", "absorbed:sm80-float32-32x16", "expansion", "dense:auto"]
+    assert [row["form"] for row in rows] == forms
+    assert (found.values["failed_rows"], found.values["missing_rows"]) == (0, 0)
+    assert 0 < found.values["worst_error"] <= 1e-5
+    assert found.samples == {}
+    assert all(row["cold"] is None for row in rows)
+
+
+@slow
+def test_the_probe_in_float16() -> None:
+    found = probed(dtype="float16", queries=(1, 9), keys=(1, 130))
+    assert (found.values["failed_rows"], found.values["missing_rows"]) == (0, 0)
+    assert found.values["rows"] == 4 * 5
+
+
+def test_a_kernel_that_writes_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = kernels._launch, []
+
+    def first_call_only(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:
+            real(*arguments)
+
+    case = next(c for c in LatentAttentionBench("float32", TINY["sizes"], "cpu").cases(Shape(1, 3, 20), 0)
+                if c.form == "absorbed:sm80-float32-32x16")  # fmt: skip
+    assert case.check().relative < 1e-5
+    monkeypatch.setattr(kernels, "_launch", first_call_only)
+    assert case.check().relative == float("inf")
+    assert len(calls) == 2

@@ -1,0 +1,382 @@
+"""Attention kernels on a device: checked against float64 first, then timed against the device's own ceilings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from harness.contracts import Availability, Json, Measurement, Options, Probe, Subject, Value, Workload
+from harness.errors import NotAvailable
+from harness.probes.clock import GRAPH_BELOW_S, Clock, time_calls, time_graph
+from harness.probes.device import MemoryMeter, Telemetry, watch
+from harness.probes.kernel_bench import Bench, Case, Crossing, Dtype, Shape, find
+
+NAN = float("nan")
+SHORT, LONG = 256, 1560
+"""Queries up to which the absorbed kernel is meant to be used, and from which on its share of the ceiling is judged."""
+
+KERNEL = "absorbed:"
+"""Before the name of a kernel, in the form of a row that times it alone, without the maps around it."""
+
+COLUMNS = (
+    ("relative error", "", "lower"), ("cold", "s", "lower"), ("IQR", "s", "lower"), ("warm", "s", "lower"),
+    ("IQR", "s", "lower"), ("in a graph", "s", "lower"), ("FLOP/s", "", "higher"), ("of the matmul", "", "higher"),
+    ("bytes/s", "", "higher"), ("of the copy", "", "higher"),
+)  # fmt: skip
+
+
+class KernelsOptions(Options):
+    """Which shapes, and how long each is timed; the defaults are those of the 1.3B model's windows.
+
+    Attributes:
+        kernels: the family, by its registered name. dtype: of the inputs. sizes: widths, by the family's own names.
+        batches, queries, keys: every combination is measured.
+        seed: of the random inputs; each shape draws its own.
+        timed: check alone, without it; then the kernels may also run in Triton's interpreter.
+        warmup_s, measure_s: spent on each timing.
+        matmul: rows and columns of the square product that gives the ceiling. copy_bytes: size of the copy.
+        keep: hand the crossings found to dispatch, which keeps them for this device.
+    """
+
+    kernels: str = "latent-attention"
+    dtype: Dtype = "bfloat16"
+    sizes: dict[str, int] = Field(default_factory=dict)
+    batches: tuple[int, ...] = Field((1, 4, 16), min_length=1)
+    queries: tuple[int, ...] = Field((64, 128, 256, 512, 1560, 4680), min_length=1)
+    keys: tuple[int, ...] = Field((9360, 10920, 14040, 32760), min_length=1)
+    seed: int = Field(0, ge=0)
+    timed: bool = True
+    warmup_s: float = Field(0.025, gt=0)
+    measure_s: float = Field(0.1, gt=0)
+    matmul: int = Field(8192, ge=16)
+    copy_bytes: int = Field(1 << 30, ge=1 << 10)
+    keep: bool = False
+
+    def shapes(self) -> list[Shape]:
+        """Every combination, the smallest first."""
+        return [Shape(b, q, k) for b in self.batches for k in self.keys for q in self.queries]
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the device reaches by itself: FLOP/s of a large bfloat16 product, bytes/s of a large copy."""
+
+    flops: float = NAN
+    bytes: float = NAN
+
+
+@dataclass(slots=True)
+class Row:
+    """One form of one shape: its error, and seconds a call where the check passed."""
+
+    shape: Shape
+    form: str
+    flops: float
+    bytes: float
+    detail: Mapping[str, Json]
+    error: float = NAN
+    worst_row: float = NAN
+    cold: list[float] = field(default_factory=list)
+    warm: list[float] = field(default_factory=list)
+    graph: list[float] = field(default_factory=list)
+    fault: str = ""
+    missing: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """The headline: median with a cold cache, as in a model whose layers evict each other; NaN without it."""
+        return median(self.cold) if self.cold else NAN
+
+    def rate(self, ceilings: Ceilings) -> tuple[float, float, float, float]:
+        """FLOP/s and its share of the product, at the fastest; bytes/s and its share of the copy, from memory alone."""
+        if not self.cold:
+            return NAN, NAN, NAN, NAN
+        fastest = min(median(times) for times in (self.cold, self.warm, self.graph) if times)
+        flops, moved = self.flops / fastest, self.bytes / self.seconds
+        return flops, flops / ceilings.flops, moved, moved / ceilings.bytes
+
+    def judge(self, ceilings: Ceilings) -> None:
+        """Withdraw the times of a row that is faster than the device can be."""
+        _, product, _, copied = self.rate(ceilings)
+        for share, what in ((product, "matmul"), (copied, "copy")):
+            if share > 1:
+                self.fault = f"{share:.0%} of the device's {what} ceiling"
+        if self.fault:
+            self.cold, self.warm, self.graph = [], [], []
+
+    def to_json(self) -> dict[str, Json]:
+        """For a record's notes."""
+        shape = {"batch": self.shape.batch, "queries": self.shape.queries, "keys": self.shape.keys}
+        said: dict[str, Json] = {**shape, "form": self.form, "flops": self.flops, "bytes": self.bytes, **self.detail}
+        for name in ("error", "worst_row"):
+            number = getattr(self, name)
+            said[name] = number if math.isfinite(number) else None
+        for name in ("cold", "warm", "graph"):
+            times = getattr(self, name)
+            said[name] = {"median_s": median(times), "iqr_s": _iqr(times), "samples": len(times)} if times else None
+        return said | {name: text for name in ("fault", "missing") if (text := getattr(self, name))}
+
+    def cells(self, ceilings: Ceilings) -> list[float | None]:
+        """In the order of `COLUMNS`; None where there is no number."""
+        spread = [each(times) if times else NAN for times in (self.cold, self.warm) for each in (median, _iqr)]
+        graph = median(self.graph) if self.graph else NAN
+        numbers = [self.error, *spread, graph, *self.rate(ceilings)]
+        return [number if math.isfinite(number) else None for number in numbers]
+
+
+class Kernels(Probe):
+    """Times every form of attention at every shape, after its check; needs no model.
+
+    A row whose check fails, or that is faster than the device can be, has no times and counts in `failed_rows`.
+    """
+
+    version = "1"
+    schema = KernelsOptions
+    needs_model: ClassVar[bool] = False
+    values = (
+        Value("matmul_flops", "FLOP/s", "none", "matmul ceiling"),
+        Value("copy_bytes", "bytes/s", "none", "copy ceiling"),
+        Value("rows", "", "none", "rows"),
+        Value("failed_rows", "", "lower", "rows that failed"),
+        Value("missing_rows", "", "none", "rows without a kernel here"),
+        Value("worst_error", "", "lower", "worst relative error of those that passed"),
+        Value("expanded_over_dense", "", "lower", "expanded over dense, most queries"),
+        Value("absorbed_long_share", "", "higher", f"absorbed, share of the matmul from {LONG} queries on"),
+        Value("absorbed_short_share", "", "higher", f"absorbed, share of the matmul up to {SHORT} queries"),
+        Value("absorbed_over_expanded", "", "lower", "absorbed over expanded, fewest queries"),
+        Value("dispatch_loss", "", "lower", "dispatch over the better form, less one"),
+        Value("peak_bytes", "B", "lower", "peak memory"),
+        Value("contended", "", "none", "contended"),
+    )
+
+    def __init__(self, options: Options, bench: type[Bench] | None = None) -> None:
+        super().__init__(options)
+        self._bench = bench or find(self.options.kernels)
+        self._device = "cpu"
+
+    def identity(self) -> Mapping[str, Json]:
+        """The family's version and what it names."""
+        return {"version": self._bench.version, **self._family("cpu").identity()}
+
+    def available(self, device: str) -> Availability:
+        """Time is measured on a CUDA device alone; checks also run where the kernels do."""
+        self._device = device
+        if self.options.timed and not device.startswith("cuda"):
+            fix = "run the suite on a machine with one; `harness kernels` compiles them anywhere"
+            return Availability(False, "kernels are timed on a CUDA device only", fix)
+        return self._family(device).available()
+
+    def _family(self, device: str) -> Bench:
+        return self._bench(self.options.dtype, self.options.sizes, device)
+
+    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+        """Ceilings, then shape by shape; neither argument is used."""
+        options: KernelsOptions = self.options
+        bench, clock, telemetry = self._family(self._device), Clock(self._device), Telemetry(self._device)
+        meter, rows = MemoryMeter(self._device), list[Row]()
+        meter.reset()
+        before = telemetry.snapshot()
+        with watch(telemetry) as other:
+            ceilings = measure_ceilings(clock, options) if options.timed else Ceilings()
+            for number, shape in enumerate(options.shapes()):
+                for case in bench.cases(shape, options.seed + number):
+                    rows.append(_row(case, shape))
+                    _take(rows[-1], case, clock, options, ceilings)
+        picked = {shape: bench.chosen(shape) for shape in options.shapes()}
+        found = summary(rows, ceilings, picked)
+        values = {
+            "matmul_flops": ceilings.flops,
+            "copy_bytes": ceilings.bytes,
+            **found,
+            "peak_bytes": meter.peak()["peak_bytes"],
+            "contended": float(other.contended),
+        }
+        notes: dict[str, Json] = {
+            "rows": [row.to_json() for row in rows],
+            "dispatch": {str(shape): form for shape, form in picked.items()},
+            "table": table(rows, ceilings),
+            "device_before": before,
+            "device_after": telemetry.snapshot(),
+            "other_work": other.to_json(),
+        }
+        crossings = crossings_of(rows)
+        notes["crossings"] = [[c.keys, c.queries, c.variant] for c in crossings]
+        if options.keep and crossings and not found["failed_rows"] and not other.contended:
+            notes["kept"] = bench.keep(crossings)
+        return Measurement(values, _samples(rows), notes)
+
+
+def _row(case: Case, shape: Shape) -> Row:
+    return Row(shape, case.form, case.flops, case.bytes, case.detail)
+
+
+def _take(row: Row, case: Case, clock: Clock, options: KernelsOptions, ceilings: Ceilings) -> None:
+    """Check, and only then time."""
+    try:
+        found = case.check()
+    except NotAvailable as reason:
+        row.missing = reason.message
+        return
+    row.error, row.worst_row = found.relative, found.worst_row
+    # Written so that NaN fails.
+    if not found.relative <= case.limit:
+        row.fault = f"relative error {found.relative:.2e} above {case.limit:.0e}"
+    elif not found.worst_row <= case.limit_row:
+        row.fault = f"relative error {found.worst_row:.2e} of a row above {case.limit_row:.0e}"
+    elif options.timed:
+        budget = options.warmup_s, options.measure_s
+        row.cold, row.warm = (
+            time_calls(clock, case.call, warmup_s=budget[0], measure_s=budget[1], cold=cold) for cold in (True, False)
+        )
+        if min(median(row.cold), median(row.warm)) < GRAPH_BELOW_S:
+            row.graph = time_graph(clock, case.call)
+        row.judge(ceilings)
+
+
+def measure_ceilings(clock: Clock, options: KernelsOptions) -> Ceilings:
+    """Median rates of one large bfloat16 product and one large copy on the clock's device."""
+    import torch
+
+    def seconds(call: Callable[[], object]) -> float:
+        return median(time_calls(clock, call, warmup_s=4 * options.warmup_s, measure_s=4 * options.measure_s))
+
+    size, device = options.matmul, clock.device
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    product = torch.empty_like(a)
+    flops = 2 * size**3 / seconds(lambda: torch.mm(a, b, out=product))
+    source = torch.empty(options.copy_bytes, dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    moved = 2 * options.copy_bytes / seconds(lambda: target.copy_(source))
+    return Ceilings(flops, moved)
+
+
+# --------------------------------------------------------------------------------------- what was found
+
+
+def summary(rows: Sequence[Row], ceilings: Ceilings, picked: Mapping[Shape, str]) -> dict[str, float]:
+    """The values that the targets are about, each the worst over its shapes; NaN where any of them lacks its row."""
+    by_form = {(row.shape, row.form): row for row in rows}
+    shapes = list(dict.fromkeys(row.shape for row in rows))
+    fewest, most = min(s.queries for s in shapes), max(s.queries for s in shapes)
+
+    def time(shape: Shape, form: str) -> float:
+        row = by_form.get((shape, form))
+        return row.seconds if row else NAN
+
+    def over_dense(shape: Shape) -> float:
+        expanded = by_form.get((shape, "expanded"))
+        backend = expanded.detail.get("backend") if expanded else None
+        return time(shape, "expanded") / time(shape, f"dense:{backend}")
+
+    def share(shape: Shape) -> float:
+        reached = [row.rate(ceilings)[1] for row in rows if row.shape == shape and row.form.startswith(KERNEL)]
+        return max((s for s in reached if math.isfinite(s)), default=NAN)
+
+    def loss(shape: Shape) -> float:
+        absorbed, expanded = time(shape, "absorbed"), time(shape, "expanded")
+        # NaN spreads through a sum but not through min.
+        return time(shape, picked[shape]) / (min(absorbed, expanded) + 0 * (absorbed + expanded)) - 1
+
+    return {
+        "rows": float(len(rows)),
+        "failed_rows": float(sum(bool(row.fault) for row in rows)),
+        "missing_rows": float(sum(bool(row.missing) for row in rows)),
+        "worst_error": max((row.error for row in rows if not row.fault and not row.missing), default=NAN),
+        "expanded_over_dense": _worst(max, [over_dense(s) for s in shapes if s.queries == most]),
+        "absorbed_long_share": _worst(min, [share(s) for s in shapes if s.queries >= LONG]),
+        "absorbed_short_share": _worst(min, [share(s) for s in shapes if s.queries <= SHORT]),
+        "absorbed_over_expanded": _worst(
+            max, [time(s, "absorbed") / time(s, "expanded") for s in shapes if s.queries == fewest]
+        ),
+        "dispatch_loss": _worst(max, [loss(s) for s in shapes]),
+    }
+
+
+def crossings_of(rows: Sequence[Row]) -> list[Crossing]:
+    """For each number of keys, up to how many queries absorbing was no slower, at the smallest batch measured.
+
+    Between two measured numbers the logarithm of the ratio of times is taken to be straight in that of the queries.
+    Keys where a time is missing are left out.
+    """
+    batch = min((row.shape.batch for row in rows), default=0)
+    found = []
+    for keys in sorted({row.shape.keys for row in rows}):
+        here = [row for row in rows if row.shape.batch == batch and row.shape.keys == keys]
+        ratio = _ratios(here)
+        if ratio:
+            found.append(Crossing(keys, _crossing(ratio), _fastest_kernel(here)))
+    return found
+
+
+def _ratios(rows: Sequence[Row]) -> dict[int, float]:
+    """Logarithm of absorbed over expanded by number of queries; empty where any is missing."""
+    seconds = {(row.form, row.shape.queries): row.seconds for row in rows}
+    queries = sorted({row.shape.queries for row in rows})
+    both = {q: (seconds.get(("absorbed", q), NAN), seconds.get(("expanded", q), NAN)) for q in queries}
+    if not all(math.isfinite(t) and t > 0 for pair in both.values() for t in pair):
+        return {}
+    return {q: math.log(absorbed / expanded) for q, (absorbed, expanded) in both.items()}
+
+
+def _crossing(ratio: Mapping[int, float]) -> int:
+    slower = [q for q, r in ratio.items() if r > 0]
+    if not slower:
+        return max(ratio)
+    above = min(slower)
+    below = max((q for q in ratio if q < above), default=None)
+    if below is None:
+        return 0
+    part = ratio[below] / (ratio[below] - ratio[above])
+    return int(below * (above / below) ** part)
+
+
+def _fastest_kernel(rows: Sequence[Row]) -> str:
+    """The kernel with the least time in all over the shapes with few queries; empty where none has all of them."""
+    wanted = {row.shape for row in rows if row.shape.queries <= SHORT}
+    total: dict[str, float] = {}
+    for row in rows:
+        if row.form.startswith(KERNEL) and row.shape in wanted:
+            total[row.form] = total.get(row.form, 0.0) + row.seconds
+    whole = {form: t for form, t in total.items() if math.isfinite(t) and wanted}
+    return min(whole, key=whole.__getitem__).removeprefix(KERNEL) if len(whole) > 1 else ""
+
+
+def table(rows: Sequence[Row], ceilings: Ceilings) -> Json:
+    """Every row as a table, as a record's notes carry it; what failed or does not run here is said below."""
+    said = [f"{row.shape}, {row.form}: failed, {row.fault}." for row in rows if row.fault]
+    said += dict.fromkeys(f"{row.form}: does not run here, {row.missing}." for row in rows if row.missing)
+    said.append(
+        "Shares are of the device's own large product and large copy, measured before. Bytes/s is with a cold cache, "
+        "FLOP/s at the fastest."
+    )
+    return {
+        "title": "Attention by shape and form",
+        "corner": "shape, form",
+        "columns": [list(column) for column in COLUMNS],
+        "rows": [[f"{row.shape}, {row.form}", row.cells(ceilings)] for row in rows],
+        "remarks": [text[:500] for text in said],
+    }
+
+
+def _samples(rows: Sequence[Row]) -> dict[str, list[float]]:
+    return {
+        f"{row.shape}, {row.form}: {name}_s": times
+        for row in rows
+        for name, times in (("cold", row.cold), ("warm", row.warm), ("graph", row.graph))
+        if times
+    }
+
+
+def _worst(pick: Callable[[Sequence[float]], float], numbers: Sequence[float]) -> float:
+    """The largest or smallest; NaN where there is none or any is NaN."""
+    return pick(numbers) if numbers and all(map(math.isfinite, numbers)) else NAN
+
+
+def _iqr(times: Sequence[float]) -> float:
+    return float(np.subtract(*np.percentile(times, [75, 25])))

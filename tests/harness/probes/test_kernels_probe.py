@@ -1,0 +1,188 @@
+"""Kernels are checked before they are timed; what fails has no time, and without a device there is no figure."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+from road import write
+
+from harness import suite
+from harness.contracts import Availability, Workload
+from harness.errors import NotAvailable, OptionError, RegistryError
+from harness.execute import local
+from harness.plan import make
+from harness.probes.kernel_bench import Bench, Case, Crossing, Error, Shape, find
+from harness.probes.kernels import Ceilings, Kernels, Row, crossings_of, summary
+from harness.records import RecordFile, load_run
+from harness.report.tables import build
+
+SUITE = Path(__file__).parents[3] / "suites" / "kernels.yaml"
+NOTHING = Workload((), (), 1)
+
+
+class Sleeps(Bench):
+    """Forms that take a known time and lie a known distance from the truth."""
+
+    kept: list[Crossing]
+
+    def __init__(self, dtype, sizes, device):
+        self.sizes, self.kept = sizes, []
+
+    def identity(self):
+        return {"sleeps": True}
+
+    def available(self):
+        return Availability(True)
+
+    def cases(self, shape, seed):
+        def takes(seconds):
+            return lambda: time.sleep(seconds)
+
+        def off(relative, row=0.0):
+            return lambda: Error(relative, row)
+
+        def absent():
+            raise NotAvailable("no such backend")
+
+        slow, fast = 0.003, 0.001
+        absorbed = fast if shape.queries < 100 else slow
+        expanded = slow if shape.queries < 100 else fast
+        yield Case("absorbed", 1.0, 1.0, takes(absorbed), off(1e-3), 4e-3, 1e-2)
+        yield Case("expanded", 1.0, 1.0, takes(expanded), off(2e-3), 4e-3, 1e-2, {"backend": "a"})
+        yield Case("absorbed:k", 1.0, 1.0, takes(fast), off(1e-3), 4e-3, 1e-2)
+        yield Case("dense:a", 1.0, 1.0, takes(expanded), off(1e-3), 4e-3, 1e-2)
+        yield Case("dense:b", 1.0, 1.0, takes(fast), absent, 4e-3, 1e-2)
+        yield Case("wrong", 1.0, 1.0, takes(fast), off(5e-3), 4e-3, 1e-2)
+        yield Case("wrong in a row", 1.0, 1.0, takes(fast), off(1e-3, 2e-2), 4e-3, 1e-2)
+        yield Case("not finite", 1.0, 1.0, takes(fast), off(math.inf, math.inf), 4e-3, 1e-2)
+        yield Case("not a number", 1.0, 1.0, takes(fast), off(math.nan, math.nan), 4e-3, 1e-2)
+        yield Case("too fast", 1e18, 1.0, takes(fast), off(1e-3), 4e-3, 1e-2)
+        yield Case("too much", 1.0, 1e18, takes(fast), off(1e-3), 4e-3, 1e-2)
+
+    def chosen(self, shape):
+        return "absorbed"
+
+    def keep(self, crossings):
+        self.kept += crossings
+        return "kept"
+
+
+SMALL = {"batches": (1,), "keys": (7,), "warmup_s": 1e-3, "measure_s": 1e-2, "matmul": 64, "copy_bytes": 1 << 16}
+
+
+@pytest.fixture(scope="module")
+def found():
+    options = Kernels.schema(queries=(50, 200), keep=True, **SMALL)
+    return Kernels(options, Sleeps).measure(None, NOTHING)
+
+
+def rows(found, form):
+    return [row for row in found.notes["rows"] if row["form"] == form]
+
+
+def test_what_passes_is_timed_cold_and_warm_with_its_spread(found):
+    first, second = rows(found, "absorbed")
+    assert (first["queries"], second["queries"]) == (50, 200)
+    assert 0.001 <= first["cold"]["median_s"] <= second["cold"]["median_s"]
+    assert first["warm"]["samples"] >= 10
+    assert first["warm"]["iqr_s"] >= 0
+    assert len(found.samples["B 1, Lq 50, Lk 7, absorbed: cold_s"]) == first["cold"]["samples"]
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [("wrong", "relative error 5.00e-03 above 4e-03"), ("wrong in a row", "of a row above"), ("not finite", "inf"),
+     ("not a number", "nan"), ("too fast", "matmul ceiling"), ("too much", "copy ceiling")],
+)  # fmt: skip
+def test_no_speed_where_a_check_failed(found, form, words):
+    for row in rows(found, form):
+        assert words in row["fault"]
+        assert (row["cold"], row["warm"], row["graph"]) == (None, None, None)
+    assert not [name for name in found.samples if f", {form}:" in name]
+    cells = [numbers for label, numbers in found.notes["table"]["rows"] if label.endswith(f", {form}")]
+    assert all(number is None for numbers in cells for number in numbers[1:])
+    assert any(form in remark and words in remark for remark in found.notes["table"]["remarks"])
+
+
+def test_what_does_not_run_here_is_no_failure(found):
+    assert all(row["missing"] == "no such backend" and row["cold"] is None for row in rows(found, "dense:b"))
+    assert found.values["missing_rows"] == 2
+    assert found.values["failed_rows"] == 2 * 6
+    assert found.values["rows"] == 2 * 11
+    assert found.values["worst_error"] == 2e-3
+
+
+def test_ratios_and_the_loss_of_dispatch(found):
+    assert 0.6 < found.values["expanded_over_dense"] < 1.6
+    assert found.values["absorbed_over_expanded"] < 0.7
+    assert found.values["dispatch_loss"] > 0.5
+    assert math.isnan(found.values["absorbed_long_share"])
+    assert found.values["absorbed_short_share"] > 0
+    assert found.values["matmul_flops"] > 1e6
+    assert found.values["copy_bytes"] > 1e6
+
+
+def test_what_failed_keeps_dispatch_as_it_was(found):
+    assert found.notes["crossings"][0][0] == 7
+    assert 50 <= found.notes["crossings"][0][1] < 200
+    assert "kept" not in found.notes
+
+
+def row(queries, form, seconds, keys=7, batch=1):
+    return Row(Shape(batch, queries, keys), form, 1.0, 1.0, {}, cold=[seconds])
+
+
+def test_crossings_between_measured_numbers_of_queries():
+    """Ratios 1/2 and 2: halfway between the logarithms of 64 and 256 stands 128."""
+    made = [row(64, "absorbed", 1.0), row(64, "expanded", 2.0), row(256, "absorbed", 4.0), row(256, "expanded", 2.0)]
+    assert crossings_of(made) == [Crossing(7, 128)]
+    assert crossings_of([*made, row(64, "absorbed", 9.0, batch=4), row(64, "expanded", 1.0, batch=4)])[0].queries == 128
+    assert crossings_of(made[:2]) == [Crossing(7, 64)]
+    assert crossings_of(made[2:]) == [Crossing(7, 0)]
+    assert crossings_of(made[:3]) == []
+    kernels = [
+        row(64, "absorbed:x", 3.0),
+        row(64, "absorbed:y", 2.0),
+        row(256, "absorbed:x", 1.0),
+        row(256, "absorbed:y", 1.5),
+    ]
+    assert crossings_of([*made, *kernels]) == [Crossing(7, 128, "y")]
+
+
+def test_a_target_without_all_its_rows_is_not_met():
+    shape = Shape(1, 64, 7)
+    whole = summary([row(64, "absorbed", 1.0), row(64, "expanded", 2.0)], Ceilings(10.0, 10.0), {shape: "expanded"})
+    assert (whole["absorbed_over_expanded"], whole["dispatch_loss"]) == (0.5, 1.0)
+    assert math.isnan(whole["expanded_over_dense"])
+    half = summary([row(64, "absorbed", 1.0)], Ceilings(10.0, 10.0), {shape: "absorbed"})
+    assert math.isnan(half["dispatch_loss"])
+
+
+def test_without_a_device_nothing_is_measured(tmp_path):
+    plan = make(suite.load(SUITE), "cpu")
+    assert len(plan.units) == 2
+    local.run(plan, tmp_path / "run")
+    record = next(iter(RecordFile(tmp_path / "run" / "records.jsonl").records()))
+    assert (record.status, dict(record.values)) == ("skipped", {})
+    for table in build([load_run(tmp_path / "run")]):
+        assert {cell.text.split(" (")[0] for row in table.rows for cell in row.cells} == {
+            "not available: probe kernels is not available: kernels are timed on a CUDA device only"
+        }
+        assert all(cell.value is None for row in table.rows for cell in row.cells)
+
+
+def test_checks_need_the_interpreter_where_there_is_no_device(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    probe = Kernels(Kernels.schema(timed=False))
+    assert "TRITON_INTERPRET=1" in probe.available("cpu").fix
+
+
+def test_bad_options(tmp_path):
+    with pytest.raises(RegistryError, match="unknown family of kernels 'latent'"):
+        find("latent")
+    section = {"name": "k", "probe": "kernels", "options": {"sizes": {"d_x": 3}}}
+    with pytest.raises(OptionError, match="no size 'd_x'"):
+        make(suite.load(write(tmp_path, {"suite": "s", "measure": [section]})), "cpu")
