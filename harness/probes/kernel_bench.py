@@ -109,8 +109,11 @@ class Bench(ABC):
         """The form that dispatch picks for `shape` by itself."""
 
     @abstractmethod
-    def keep(self, crossings: Sequence[Crossing]) -> str:
-        """Let dispatch use what was measured on this device from now on; says where that is kept."""
+    def keep(self, crossings: Sequence[Crossing], flops: float, moved: float) -> str:
+        """Let dispatch use what was measured on this device from now on; says what was kept.
+
+        `flops` and `moved` are the device's ceilings, FLOP/s and bytes/s.
+        """
 
 
 def find(name: str) -> type[Bench]:

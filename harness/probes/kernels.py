@@ -208,7 +208,7 @@ class Kernels(Probe):
         crossings = crossings_of(rows)
         notes["crossings"] = [[c.keys, c.queries, c.variant] for c in crossings]
         if options.keep and crossings and not found["failed_rows"] and not other.contended:
-            notes["kept"] = bench.keep(crossings)
+            notes["kept"] = bench.keep(crossings, ceilings.flops, ceilings.bytes)
         return Measurement(values, _samples(rows), notes)
 
 

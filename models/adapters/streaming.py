@@ -155,7 +155,7 @@ class StreamingModel(VideoModel):
         if device.startswith("cuda") and kind == "latent":
             form = self.attention_form(device).identity()
         elif device.startswith("cuda") and kind == "dense":
-            form = {"form": "dense", "backend": preferred_backend(device, self.options.dtype)}
+            form = {"form": "dense", "backend_asked": preferred_backend(device, self.options.dtype)}
         return {"weights": dict(self.weight_digests()), "form": form}
 
     # ------------------------------------------------------------------------------------------- running

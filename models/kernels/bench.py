@@ -88,13 +88,13 @@ class LatentAttentionBench(Bench):
             strict=strict,
         )  # fmt: skip
 
-    def keep(self, crossings: Sequence[Crossing]) -> str:
+    def keep(self, crossings: Sequence[Crossing], flops: float, moved: float) -> str:
         """Into the tuning file, in place of what stood there for this device, dtype and widths."""
         w, name = self.widths, forms.device_name(self.device)
         sizes = (w.d_c, w.d_nope, w.d_rope, w.d_v)
         others = [t for t in forms.read_thresholds(name) if (t.heads, t.sizes, t.dtype) != (w.heads, sizes, self.dtype)]
         new = [forms.Threshold(c.keys, c.queries, w.heads, sizes, self.dtype, c.variant) for c in crossings]
-        forms.write_thresholds(name, [*others, *new])
+        forms.write_thresholds(name, [*others, *new], rates=(flops, moved))
         return f"{len(new)} crossings for {name}"
 
     def cases(self, shape: Shape, seed: int) -> Iterator[Case]:

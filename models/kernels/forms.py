@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.contracts import Json
 from harness.errors import NotAvailable, OptionError
@@ -165,35 +166,63 @@ def tuning_file() -> Path:
 def read_thresholds(device_name: str, path: Path | None = None) -> list[Threshold]:
     """What was measured on `device_name`. Raises `OptionError` for a file that is not a tuning file."""
     path = path or tuning_file()
-    if not path.is_file():
-        return []
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["version"] != CACHE_VERSION:
-            return []
+    with _tuning(path) as data:
         return [
             Threshold(int(e["keys"]), int(e["queries"]), int(e["heads"]), _four(e["sizes"]), str(e["dtype"]),
                       str(e.get("variant", "")))
             for e in data["devices"].get(device_name, [])
         ]  # fmt: skip
+
+
+def read_rates(device_name: str, path: Path | None = None) -> tuple[float, float] | None:
+    """FLOP/s and bytes/s as measured on `device_name`. Raises `OptionError` as `read_thresholds`."""
+    path = path or tuning_file()
+    with _tuning(path) as data:
+        found = data.get("rates", {}).get(device_name)
+        if found is None:
+            return None
+        flops, moved = (float(rate) for rate in found)
+        if not (0 < flops < math.inf and 0 < moved < math.inf):
+            raise ValueError(f"rates of {device_name}: {found}")
+        return flops, moved
+
+
+@contextmanager
+def _tuning(path: Path) -> Iterator[dict[str, Any]]:
+    """The content of the file, empty where there is none or one of another version; its faults as `OptionError`."""
+    data: Any = {"devices": {}}
+    try:
+        if path.is_file():
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["version"] != CACHE_VERSION:
+                data = {"devices": {}}
+        yield data
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(f"{path} is not a tuning file: {error}", "delete it; the kernels probe writes it anew") from (
             error
         )
 
 
-def write_thresholds(device_name: str, measured: list[Threshold], path: Path | None = None) -> Path:
-    """Replace what is kept for `device_name` by `measured`; the file is replaced in one step."""
+def write_thresholds(
+    device_name: str, measured: list[Threshold], path: Path | None = None, rates: tuple[float, float] | None = None
+) -> Path:
+    """Replace what is kept for `device_name` by `measured`, and by `rates` where given; the file in one step.
+
+    Args:
+        rates: FLOP/s of a large product and bytes/s of a large copy.
+    """
     path = path or tuning_file()
-    devices: dict[str, list[dict[str, Json]]] = {}
-    if path.is_file():
-        read_thresholds(device_name, path)
-        data = json.loads(path.read_text(encoding="utf-8"))
-        devices = data["devices"] if data["version"] == CACHE_VERSION else {}
+    read_thresholds(device_name, path)
+    with _tuning(path) as data:
+        devices = dict(data["devices"])
+        kept = dict(data.get("rates", {}))
     devices[device_name] = [{name: _plain(getattr(t, name)) for name in t.__dataclass_fields__} for t in measured]
+    if rates is not None:
+        kept[device_name] = list(rates)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps({"version": CACHE_VERSION, "devices": devices}, indent=1) + "\n", encoding="utf-8")
+    body = {"version": CACHE_VERSION, "devices": devices, "rates": kept}
+    draft.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
     return path
 
@@ -223,10 +252,12 @@ def device_name(device: str, proc: Path = Path("/proc/driver/nvidia/gpus")) -> s
 
 
 def ceilings(name: str) -> Ceilings:
-    """The table's estimate for a device's name."""
+    """The rates measured on a device of this name, else the table's; the shares are the table's. See `CEILINGS`."""
     if name == "cpu":
         return CPU
-    return next((found for word, found in CEILINGS.items() if word in name), UNKNOWN)
+    known = next((found for word, found in CEILINGS.items() if word in name), UNKNOWN)
+    rates = read_rates(name)
+    return known if rates is None else replace(known, flops=rates[0], bandwidth=rates[1])
 
 
 # ------------------------------------------------------------------------------------------- the choice

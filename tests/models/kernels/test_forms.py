@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import NotAvailable, OptionError
+from harness.probes.kernel_bench import Crossing, Shape
 from models.config import LatentSizes
 from models.kernels import forms
+from models.kernels.bench import LatentAttentionBench
 from models.kernels.forms import CACHE_VARIABLE, Call, Ceilings, Threshold, choose, crossover
 
 SIZES = LatentSizes()
@@ -106,6 +108,33 @@ def test_the_tuning_file_keeps_other_devices(tuning: Path) -> None:
     assert forms.read_thresholds("B") == [two]
     assert forms.read_thresholds("C") == []
     assert list(tuning.parent.iterdir()) == [tuning]
+
+
+def test_measured_rates_take_the_place_of_estimates(tuning: Path) -> None:
+    before = forms.ceilings("NVIDIA H200")
+    forms.write_thresholds("NVIDIA H200", [], rates=(5e14, 3e12))
+    forms.write_thresholds("NVIDIA H200", [Threshold(1, 2, 3, (16, 16, 16, 16), "float16")])
+    after = forms.ceilings("NVIDIA H200")
+    assert (after.flops, after.bandwidth) == (5e14, 3e12)
+    assert (after.absorbed, after.dense, after.memory) == (before.absorbed, before.dense, before.memory)
+    assert forms.ceilings("NVIDIA B200") == forms.CEILINGS["B200"]
+    assert forms.ceilings("cpu") == forms.CPU
+    tuning.write_text('{"version": 1, "devices": {}, "rates": {"NVIDIA H200": [0, 1]}}')
+    with pytest.raises(OptionError, match="is not a tuning file"):
+        forms.ceilings("NVIDIA H200")
+
+
+def test_the_probe_keeps_crossings_beside_those_of_other_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "device_name", lambda device: "NVIDIA H200")
+    other = Threshold(9360, 5, 16, (192, 96, 32, 128), "bfloat16")
+    old = Threshold(9360, 5, 12, (192, 96, 32, 128), "bfloat16")
+    forms.write_thresholds("NVIDIA H200", [old, other])
+    bench = LatentAttentionBench("bfloat16", {}, "cuda")
+    bench.keep([Crossing(9360, 150, "sm90-64x64")], 5e14, 3e12)
+    new = Threshold(9360, 150, 12, (192, 96, 32, 128), "bfloat16", "sm90-64x64")
+    assert forms.read_thresholds("NVIDIA H200") == [other, new]
+    assert bench.chosen(Shape(1, 150, 9360)) == "absorbed"
+    assert bench.chosen(Shape(1, 151, 9360)) == "expanded"
 
 
 BROKEN = ["", "[]", "{", '{"version": 1}', '{"version": 1, "devices": []}']
