@@ -27,7 +27,7 @@ def run(stage: str, folder: Path, processes: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["teacher_forcing"])
+@pytest.mark.parametrize("stage", ["teacher_forcing", "distribution_matching"])
 def test_two_processes_train_as_one(stage: str, tmp_path: Path) -> None:
     alone, sharded = run(stage, tmp_path / "one", 1), run(stage, tmp_path / "two", 2)
     assert alone.keys() == sharded.keys()
