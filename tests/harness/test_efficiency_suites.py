@@ -63,6 +63,7 @@ def test_the_full_size_suite_runs_through_on_tiny_networks(tmp_path):
         if section["name"] in ("5s", "switch")
     ]
     body["tables"] = [table for table in body["tables"] if table["name"] == "sanity"]
+    body["plots"] = [{"name": "chunk_time", "kind": "chunk_time", "section": "5s"}]
     outcome = local.run(make(suite.load(write(tmp_path, body)), "cpu"), tmp_path / "run")
     records = {
         (r.context["arm"], r.context["section"]): r for r in RecordFile(tmp_path / "run/records.jsonl").records()
