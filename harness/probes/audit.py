@@ -17,6 +17,8 @@ ACCUSE_BELOW = 1e-6
 """A model is accused where noise alone would give repeats that much the better order in fewer than one of a million
 audits. Six blocks are the fewest that can show it: 12 repeats all faster than 12 distinct requests are one order in
 2.7 million."""
+PLAIN = 0.5
+"""Share of the time below which a repeat looks like a cache plainly enough to be followed up whatever it costs."""
 MOST_BLOCKS = 10
 """Blocks after which a suspicion that did not harden is left standing."""
 MEDIAN_FROM = 6
@@ -46,11 +48,20 @@ class Audit:
         return {"verdict": self.verdict, "distinct_s": list(self.distinct_s), "same_s": list(self.same_s)}
 
 
-def take(clock: Clock, model: VideoModel, workload: Workload, first: int, pairs: int, tolerance: float) -> Audit:
+def take(
+    clock: Clock,
+    model: VideoModel,
+    workload: Workload,
+    first: int,
+    pairs: int,
+    tolerance: float,
+    ceiling_s: float = float("inf"),
+) -> Audit:
     """Run `pairs` blocks of two distinct requests and twice a request that was run before.
 
     Where repeats are faster by more than `tolerance`, blocks are added: until they no longer are (`passed`), until
-    chance is ruled out (`failed`, see `ACCUSE_BELOW`), or until `MOST_BLOCKS` have run (`unclear`). It is the medians
+    chance is ruled out (`failed`, see `ACCUSE_BELOW`), or until `MOST_BLOCKS` have run (`unclear`); where the ratio is
+    not below `PLAIN`, `ceiling_s` seconds end it too. It is the medians
     that count; while they rest on fewer than `MEDIAN_FROM` samples, also the fastest, so that one stall hides no cache.
     It fails too when two distinct requests give the same pixels. Time is counted while the model works, not while its
     pixels are hashed.
@@ -69,7 +80,7 @@ def take(clock: Clock, model: VideoModel, workload: Workload, first: int, pairs:
         if runs.ratio < 1 - tolerance and chance_of_lower(runs.same_s, runs.distinct_s) < ACCUSE_BELOW:
             fault = f"a repeated request took {runs.ratio:.0%} of the time of distinct ones: results are cached"
             break
-        if len(runs.same_s) >= 2 * max(pairs, MOST_BLOCKS):
+        if len(runs.same_s) >= 2 * max(pairs, MOST_BLOCKS) or (runs.seconds >= ceiling_s and runs.ratio >= PLAIN):
             break
         runs.block()
         verdict, fault = "passed", runs.alike()
@@ -101,6 +112,11 @@ class _Runs:
     def ratio(self) -> float:
         distinct = median(self.distinct_s)
         return median(self.same_s) / distinct if distinct > 0 else float("nan")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the model has worked."""
+        return sum(self.distinct_s) + sum(self.same_s)
 
     @property
     def suspicion(self) -> float:

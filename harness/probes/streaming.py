@@ -155,7 +155,9 @@ class Streaming(Probe):
         return Measurement(values, found.samples(), notes)
 
     def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> audit.Audit:
-        done = audit.take(clock, model, workload, first, self.options.audit_repeats, self.options.audit_tolerance)
+        given = self.options
+        repeats, tolerance = given.audit_repeats, given.audit_tolerance
+        done = audit.take(clock, model, workload, first, repeats, tolerance, given.ceiling_s)
         if done.fault:
             raise ModelFault(done.fault, "measure the model with its result cache turned off")
         return done

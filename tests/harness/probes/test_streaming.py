@@ -171,7 +171,7 @@ def audited(fake, monkeypatch):
     monkeypatch.setattr(audit, "no_garbage_collection", nullcontext)
     workload = Workload(PROMPTS[:1], (0,), 1)
     clock = Clock("cpu", now=fake.TIME.now)
-    return lambda *model: audit.take(clock, Bouncing(fake.TIME, *model), workload, 0, 1, 0.10)
+    return lambda *model, **cap: audit.take(clock, Bouncing(fake.TIME, *model), workload, 0, 1, 0.10, **cap)
 
 
 def test_a_noisy_machine_gets_no_sound_model_accused(audited):
@@ -181,6 +181,13 @@ def test_a_noisy_machine_gets_no_sound_model_accused(audited):
     assert verdicts.count("unclear") < 20
     # After one block alone many look suspicious: it is the repetition that clears them.
     assert sum(each.used > 3 for each in found) > 80
+
+
+def test_a_ceiling_ends_the_follow_up_of_noise_but_not_of_a_plain_cache(audited):
+    long, short = ([audited(seed, **cap) for seed in range(400)] for cap in ({}, {"ceiling_s": 0.0}))
+    assert {len(found.same_s) for found in short} == {2} < {len(found.same_s) for found in long}
+    assert [found.verdict for found in short].count("unclear") > [found.verdict for found in long].count("unclear")
+    assert [audited(seed, 0.01, False, ceiling_s=0.0).verdict for seed in range(20)].count("failed") == 20
 
 
 @pytest.mark.parametrize(("share", "stalled"), [(0.01, -1), (0.01, 2), (0.4, -1)])
