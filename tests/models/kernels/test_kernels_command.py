@@ -1,0 +1,72 @@
+"""`harness kernels`: the listing, as text and as JSON, and its exit codes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+from harness import cli
+from models.kernels import variants
+
+LISTING = Path(__file__).parents[3] / "results" / "kernels" / "compile.json"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["kernels", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_a_sound_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--target", "80", "--variant", "rotate", "--json") == 0
+    body = json.loads(capsys.readouterr().out)
+    assert (body["faulty"], body["shared_limit"], body["tensor_memory_limit"]) == (0, 232448, 512)
+    assert {(row["target"], row["variant"], row["spills"]) for row in body["rows"]} == {("sm_80", "rotate", 0)}
+    assert {row["dtype"] for row in body["rows"]} == {"bfloat16", "float16", "float32"}
+
+
+def test_a_spill_exits_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = dataclasses.replace(variants.named("sm90-64x64"), name="wide", dtypes=("bfloat16",), block_m=128)
+    monkeypatch.setattr(variants, "TABLE", (wide,))
+    assert run("--target", "sm_90", "--variant", "wide") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["target", "variant", "dtype"]
+    assert any("spilled loads and stores" in line for line in lines)
+    assert lines[-1] == "2 kernels compiled, 2 with a fault"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--target", "sm_75"], "sm_75 is no target"), (["--target", "hopper"], "'hopper' is no target"),
+     (["--variant", "sm90-64"], "did you mean sm90-64x64")],
+)  # fmt: skip
+def test_bad_input_exits_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    assert words in "".join(capsys.readouterr())
+
+
+def test_nothing_is_compiled_under_the_interpreter(capsys: pytest.CaptureFixture[str]) -> None:
+    import triton
+
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.interpret = True
+        assert run() == 1
+    assert "TRITON_INTERPRET is set" in "".join(capsys.readouterr())
+
+
+def test_the_committed_listing_is_of_the_kernels_that_are_launched() -> None:
+    from models.kernels import compile_gate
+
+    body = json.loads(LISTING.read_text(encoding="utf-8"))
+    listed = {tuple(row[name] for name in ("target", "variant", "dtype", "split", "tile")) for row in body["rows"]}
+    assert listed == {(f"sm_{j.arch}", j.variant, j.dtype, j.split, j.tile) for j in compile_gate.jobs()}
+    assert (body["faulty"], [row for row in body["rows"] if row["faults"]]) == (0, [])
