@@ -42,13 +42,20 @@ class Head:
 
     Attributes:
         key, kind, status, schema: as in `Record`.
-        offset: byte at which the line starts.
+        offset: byte at which the line starts. raw_values: the JSON text of `values`.
     """
 
-    __slots__ = ("_line", "key", "kind", "offset", "schema", "status")
+    __slots__ = ("_line", "key", "kind", "offset", "raw_values", "schema", "status")
 
     def __init__(
-        self, key: str, kind: Kind, status: Status, offset: int, line: bytes, schema: int = RECORD_SCHEMA
+        self,
+        key: str,
+        kind: Kind,
+        status: Status,
+        offset: int,
+        line: bytes,
+        schema: int = RECORD_SCHEMA,
+        raw_values: bytes = b"",
     ) -> None:
         self.key = key
         self.kind = kind
@@ -56,17 +63,13 @@ class Head:
         self.offset = offset
         self.schema = schema
         self._line = line
+        self.raw_values = raw_values or self._raw(_VALUES, _CLIP)
 
     @property
     def values(self) -> Mapping[str, float]:
         """Headline numbers by name; NaN where undefined."""
         raw = self.raw_values
         return _numbers(self._decoded(raw)) if b"null" in raw else self._decoded(raw)
-
-    @property
-    def raw_values(self) -> bytes:
-        """The JSON text of `values`."""
-        return self._raw(_VALUES, _CLIP)
 
     @property
     def clip(self) -> Mapping[str, Any]:
@@ -159,7 +162,7 @@ _VALUES, _CLIP, _CONTEXT, _SPLIT = b',"values":{', b',"clip":{', b',"context":{'
 nowhere else before the unit."""
 _START = re.compile(
     rb'\{"schema":%d,"key":"([0-9a-f]+)","kind":"(generate|score|measure)","status":"(ok|failed|skipped)",'
-    rb'"values":\{[^{}]*\},"clip":\{' % RECORD_SCHEMA
+    rb'"values":(\{[^{}]*\}),"clip":\{' % RECORD_SCHEMA
 )
 _WORDS: dict[bytes, Any] = {
     word.encode(): sys.intern(word) for word in ("generate", "score", "measure", "ok", "failed", "skipped")
@@ -216,8 +219,8 @@ def _own_head(line: bytes, offset: int) -> Head | None:
     cut = line.find(_SPLIT, start.end())
     if cut < 0 or line.find(_CONTEXT, start.end(), cut) < 0:
         return None
-    key, kind, status = start.groups()
-    return Head(key.decode(), _WORDS[kind], _WORDS[status], offset, line[:cut])
+    key, kind, status, values = start.groups()
+    return Head(key.decode(), _WORDS[kind], _WORDS[status], offset, line[:cut], RECORD_SCHEMA, values)
 
 
 def _load(line: bytes, where: str) -> dict[str, Any]:

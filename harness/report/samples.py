@@ -49,16 +49,17 @@ def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
     """The samples of `group` in `run`, with the values `names`."""
     with uncollected():
         found = [run.heads.get(key) for key in group.keys]
-        done = [(place, head) for place, head in enumerate(found) if head is not None and head.status == "ok"]
-        places = np.fromiter((place for place, _ in done), np.int64, len(done))
-        rows = values_of([head for _, head in done])
+        done = [head for head in found if head is not None and head.status == "ok"]
+        places = np.flatnonzero([head is not None and head.status == "ok" for head in found])
+        rows = values_of(done)
         nan = float("nan")
         values = {name: np.fromiter((row.get(name, nan) for row in rows), np.float64, len(rows)) for name in names}
-    skips = [head for head in found if head is not None and head.status == "skipped"]
-    failed = sum(1 for head in found if head is not None and head.status == "failed")
+    rest = [] if len(done) == len(found) else [head for head in found if head is not None]
+    skips = [head for head in rest if head.status == "skipped"]
+    failed = sum(1 for head in rest if head.status == "failed")
     return Samples(
         planned=len(found),
-        heads=tuple(head for _, head in done),
+        heads=tuple(done),
         places=places,
         prompts=_prompts(run, group)[places],
         values=values,
