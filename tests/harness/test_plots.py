@@ -52,12 +52,12 @@ def test_the_cache_grows_until_the_window_is_full(quickstart: Run) -> None:
 
 def test_chunk_time_is_that_of_the_record(quickstart: Run) -> None:
     found = panel(quickstart, kind="chunk_time", section="speed")
-    written = {
-        record.context["arm"]: record.samples["chunk_s_by_index"]
-        for record in RecordFile(QUICKSTART / "records.jsonl").records()
-        if record.kind == "measure"
-    }
-    assert {label: list(line.y) for label, line in lines(found).items()} == written
+    rounds: dict[str, list[Any]] = {"dense": [], "videomla": []}
+    for record in RecordFile(QUICKSTART / "records.jsonl").records():
+        if record.kind == "measure":
+            rounds[str(record.context["arm"])].append(record.samples["chunk_s_by_index"])
+    for label, (first, second) in rounds.items():
+        assert lines(found)[label].y == pytest.approx([(a + b) / 2 for a, b in zip(first, second, strict=True)])
     # A window of 6 latent frames is full from the third chunk of 3 on.
     assert [rule.x for rule in found.rules] == [1.5]
 
