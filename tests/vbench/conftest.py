@@ -9,6 +9,7 @@ import pytest
 from vbench_helpers import inside
 
 from harness.envs.build import Environment, find
+from harness.metrics.vbench import VBench, VBenchOptions
 from harness.weights.manifest import ROOT_VARIABLE
 
 
@@ -30,7 +31,10 @@ def weights(environment: Environment, tmp_path_factory: pytest.TempPathFactory) 
         (root / "complete").touch()
     before = os.environ.get(ROOT_VARIABLE)
     os.environ[ROOT_VARIABLE] = str(root)
+    anchor = VBench(VBenchOptions(dimensions=("temporal_flickering",)))
+    anchor.setup("cpu")  # open to the end, so that the metrics of all tests share its worker
     yield root / "vbench"
+    anchor.close()
     os.environ.pop(ROOT_VARIABLE)
     if before is not None:
         os.environ[ROOT_VARIABLE] = before
@@ -38,7 +42,7 @@ def weights(environment: Environment, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def upstream(environment: Environment, weights: Path) -> Callable[[Sequence[Mapping[str, Any]]], Any]:
-    """The package called directly: rows {dimension, path, prompt, auxiliary} to its `video_results`."""
+    """The package called directly: rows {dimension, paths, prompt, auxiliary} to its `video_results`."""
 
     def call(rows: Sequence[Mapping[str, Any]]) -> Any:
         return inside(environment, "upstream.py", {"rows": list(rows)}, weights)

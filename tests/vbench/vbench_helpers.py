@@ -24,7 +24,7 @@ def inside(environment: Environment, script: str, request: Mapping[str, Any], ro
         **os.environ,
         "VBENCH_CACHE_DIR": str(root),
         "TORCH_HOME": str(root / "torch"),
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "2",
         "http_proxy": "http://127.0.0.1:9",
         "https_proxy": "http://127.0.0.1:9",
     }
