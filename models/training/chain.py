@@ -230,7 +230,7 @@ class _Run:
             path = self._origin(origin if origin.chain or origin.file else self.chain.start.origin)
         else:
             path = forced[-1]
-        config = stored_config(path)
+        config = stored_config(path, self.config)
         ours = replace(self.config, attention=config.attention, latent=config.latent)
         if config != ours:
             raise WeightsError(f"the teacher {path.name} has other sizes than the student", "use equal sizes")
@@ -247,11 +247,23 @@ class _Run:
 # -------------------------------------------------------------------------------------------- checkpoints
 
 
-def stored_config(path: Path) -> TransformerConfig:
-    """Sizes in the header of a checkpoint that a training wrote. Raises `WeightsError` for any other file."""
+def stored_config(path: Path, otherwise: TransformerConfig | None = None) -> TransformerConfig:
+    """Sizes in the header of a checkpoint that a training wrote.
+
+    Args:
+        otherwise: the sizes of a safetensors file without such a header; its tensors must then fit them.
+
+    Raises:
+        WeightsError: the file says nothing of its sizes, and `otherwise` is not given.
+    """
     from models.training.stored import read_header
 
-    return read_header(path).config
+    try:
+        return read_header(path).config
+    except WeightsError:
+        if otherwise is None or convert.CONFIG_KEY in open_checkpoint(path).metadata:
+            raise
+        return otherwise
 
 
 def load(path: Path, config: TransformerConfig) -> Weights:
