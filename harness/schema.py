@@ -219,10 +219,16 @@ class TableSpec(Part):
 
 
 PlotKind = Literal[
-    "cache_by_length", "memory_by_batch", "chunk_time", "quality_by_cache", "quality_over_time", "complexity"
+    "cache_by_length",
+    "memory_by_batch",
+    "chunk_time",
+    "quality_by_cache",
+    "quality_by_option",
+    "quality_over_time",
+    "complexity",
 ]
 BY_SECTION = ("memory_by_batch", "chunk_time", "complexity")
-BY_VALUES = ("quality_by_cache", "quality_over_time")
+BY_VALUES = ("quality_by_cache", "quality_by_option", "quality_over_time")
 
 
 class Plot(Part):
@@ -230,11 +236,14 @@ class Plot(Part):
 
     Attributes:
         kind: cache bytes against clip length; memory against batch with the budget; chunk time against index; quality
-            against cached scalars; quality of the segments of a clip; cost of attention by form.
+            against cached scalars, or against an option of the models; quality of the segments of a clip; cost of
+            attention by form.
         models: labels of the arms to show; all unless given.
         section: of `measure`, for `memory_by_batch`, `chunk_time` and `complexity`.
-        values: `section:value name` of `generate`: one for `quality_by_cache`, one a segment, in their order, for
-            `quality_over_time`. metric: as in a column. labels: of the segments. axis: name of the quality.
+        values: `section:value name`: one a panel for `quality_by_option`, one for `quality_by_cache`, one a segment, in
+            their order, for `quality_over_time`. metric: as in a column. labels: of the segments. axis: name of the
+            quality. option: for `quality_by_option`, a number among the models' options; a line is the arms whose
+            labels differ in their grid alone.
         longest: latent frames at which `cache_by_length` ends.
     """
 
@@ -247,6 +256,7 @@ class Plot(Part):
     metric: str = ""
     labels: list[str] = []
     axis: str = ""
+    option: str = ""
     longest: Annotated[int, Field(ge=2, le=100_000)] = 240
 
     @model_validator(mode="after")
@@ -255,6 +265,8 @@ class Plot(Part):
             raise ValueError(f"{self.kind} {'needs' if self.kind in BY_SECTION else 'takes no'} `section`")
         if bool(self.values) != (self.kind in BY_VALUES):
             raise ValueError(f"{self.kind} {'needs' if self.kind in BY_VALUES else 'takes no'} `values`")
+        if bool(self.option) != (self.kind == "quality_by_option"):
+            raise ValueError(f"{self.kind} {'needs' if self.kind == 'quality_by_option' else 'takes no'} `option`")
         if self.kind == "quality_by_cache" and len(self.values) != 1:
             raise ValueError("quality_by_cache needs one value")
         if self.labels and len(self.labels) != len(self.values):

@@ -244,7 +244,11 @@ def _check_columns(doc: Located, suite: Suite) -> None:
     for index, plot in enumerate(suite.plots):
         loc: Loc = ("plots", index)
         for value in plot.values:
-            _check_column(doc, loc, Column(value=value, metric=plot.metric), scored)
+            source = given if plot.kind == "quality_by_option" else scored
+            _check_column(doc, loc, Column(value=value, metric=plot.metric), source)
+        if plot.option:
+            options = {name for model in suite.models for name in registry.models.get(model.name).schema.model_fields}
+            _known(doc, (*loc, "option"), "option of the models", plot.option, options)
         if plot.section:
             probes = {"memory_by_batch": "batch_scaling", "chunk_time": "streaming", "complexity": "complexity"}
             _known(doc, (*loc, "section"), "section of measurements", plot.section, {s.name for s in suite.measure})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from statistics import median
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -79,6 +79,40 @@ class RankProbe(Probe):
             "layout": checkpoint.layout,
         }
         return summarise(spectra, self.options.width, notes)
+
+
+class WeightRankOptions(Options):
+    """Options of `weight-rank`: `width` as for `rank`."""
+
+    width: int = Field(default=192, ge=1)
+
+
+class WeightRankProbe(Probe):
+    """As `rank`, of a loaded model's own weights; over several networks, as those of training seeds, their mean.
+
+    Samples are named by network and layer, as in `seed[0]:r99`.
+    """
+
+    schema: ClassVar[type[Options]] = WeightRankOptions
+    values: ClassVar[tuple[Value, ...]] = VALUES
+
+    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+        """Decompose the maps; the workload is not used."""
+        from models.spectrum import network_spectra
+
+        if subject is None:
+            raise OptionError("weight-rank measures a model", "name one")
+        model: Any = subject.load()
+        found = [
+            summarise(network_spectra(pipeline.network), self.options.width)
+            for pipeline in getattr(model, "pipelines", None) or [getattr(model, "pipeline", None)]
+            if pipeline is not None
+        ]
+        if not found:
+            raise OptionError(f"model {subject.name} gives no transformer to read", "choose one of the Wan family")
+        values = {name: mean(one.values[name] for one in found) for name in found[0].values}
+        samples = {f"seed[{i}]:{name}": s for i, one in enumerate(found) for name, s in one.samples.items()}
+        return Measurement(values, samples, {"width": self.options.width})
 
 
 class ActivationOptions(Options):

@@ -13,6 +13,8 @@ from harness.errors import OptionError, WeightsError
 from models.weights import Checkpoint
 
 OPERATORS = ("stacked", "composed")
+MAPS = {"stacked": ("k", "v"), "composed": ("k_up", "v_up", "kv_down")}
+"""Weights of a self-attention that make up its key and value operator."""
 
 
 def energy(singular: Tensor, width: int) -> float:
@@ -71,16 +73,39 @@ def operator_of(checkpoint: Checkpoint) -> str:
 
 
 def key_value_spectrum(checkpoint: Checkpoint, layer: int) -> Tensor:
-    """Singular values of one layer's key and value operator, in float64, descending.
-
-    Dense: the stacked [W_K; W_V]. VideoMLA: the composed [W_K_up W_KV_down; W_V_up W_KV_down], without the norm
-    between them (paper, spectral analysis).
-    """
+    """Singular values of one layer's key and value operator, in float64, descending; see `operator_spectrum`."""
     read = f"blocks.{layer}.self_attn.{{}}.weight".format
-    if operator_of(checkpoint) == "stacked":
-        return singular_values(torch.cat([checkpoint.read(read("k")), checkpoint.read(read("v"))]))
-    up = torch.cat([checkpoint.read(read("k_up")), checkpoint.read(read("v_up"))])
-    return product_singular_values(up, checkpoint.read(read("kv_down")))
+    return operator_spectrum({name: checkpoint.read(read(name)) for name in MAPS[operator_of(checkpoint)]})
+
+
+def network_spectra(network: nn.Module) -> dict[str, Tensor]:
+    """`operator_spectrum` of every block of a transformer, by layer number as two digits.
+
+    Raises `OptionError` for a network whose attention is neither dense nor latent.
+    """
+    weights = dict(network.named_parameters())
+    found: dict[str, Tensor] = {}
+    for layer in range(sum(1 for name in weights if re.match(r"blocks\.\d+\.self_attn\.o\.weight$", name))):
+        named = {name: f"blocks.{layer}.self_attn.{name}.weight" for kind in OPERATORS for name in MAPS[kind]}
+        found[f"{layer:02}"] = operator_spectrum(
+            {n: weights[full].detach() for n, full in named.items() if full in weights}
+        )
+    return found
+
+
+def operator_spectrum(maps: Mapping[str, Tensor]) -> Tensor:
+    """Singular values of an attention's map from tokens to keys and values, in float64, descending.
+
+    Args:
+        maps: weights [out, in] by name. Dense (`k`, `v`): the stacked [W_K; W_V]. VideoMLA (`k_up`, `v_up`,
+            `kv_down`): the composed [W_K_up W_KV_down; W_V_up W_KV_down], without the norm between them (paper,
+            spectral analysis).
+    """
+    if "kv_down" in maps:
+        return product_singular_values(torch.cat([maps["k_up"], maps["v_up"]]), maps["kv_down"])
+    if "k" not in maps:
+        raise OptionError("this attention has neither keys and values nor a latent", "choose dense or latent attention")
+    return singular_values(torch.cat([maps["k"], maps["v"]]))
 
 
 class Gram:

@@ -159,6 +159,30 @@ def _quality_by_cache(plot: Plot, run: Run) -> Picture:
     return Picture(plot.name, plot.title or "Quality against cached scalars", (panel,), _table_remarks(table))
 
 
+def _quality_by_option(plot: Plot, run: Run) -> Picture:
+    """Quality against a number among the options, a line a grid; an arm without it is a level rule."""
+    table = _table(plot, run)
+    panels = []
+    for column, of in enumerate(table.columns):
+        points: dict[str, list[tuple[float, Cell]]] = {}
+        rules: list[Rule] = []
+        for _, arm, label in _arms(plot, run):
+            cell, place = _cell(table, arm.label, column), arm.options.get(plot.option)
+            name = label.partition(" [")[0]
+            if isinstance(place, int | float):
+                points.setdefault(name, []).append((float(place), cell))
+            elif cell.value is not None:
+                rules.append(Rule(label, y=cell.value))
+        lines = []
+        for look, (name, found) in enumerate(points.items()):
+            places, cells = zip(*sorted(found, key=lambda pair: pair[0]), strict=True)
+            y = tuple(NAN if cell.value is None else cell.value for cell in cells)
+            lines.append(Line(name, look, places, y, *_ends(cells)))
+        heading = plot.axis or (f"{of.label} ({of.unit})" if of.unit else of.label)
+        panels.append(Panel(Axis(plot.option), Axis(heading), tuple(lines), tuple(rules)))
+    return Picture(plot.name, plot.title or f"Quality against {plot.option}", tuple(panels), _table_remarks(table))
+
+
 def _quality_over_time(plot: Plot, run: Run) -> Picture:
     """Quality of each segment of a clip with its interval, a line an arm; arms stand a little apart."""
     table = _table(plot, run)
@@ -188,6 +212,7 @@ KINDS: dict[str, Callable[[Plot, Run], Picture]] = {
     "memory_by_batch": _memory_by_batch,
     "chunk_time": _chunk_time,
     "quality_by_cache": _quality_by_cache,
+    "quality_by_option": _quality_by_option,
     "quality_over_time": _quality_over_time,
     "complexity": _complexity,
 }

@@ -26,11 +26,16 @@ if TYPE_CHECKING:
     from models.transformer import VideoTransformer
 
 
+SEED = "{seed}"
+
+
 class TrainedOptions(StreamingOptions):
     """Options of trained checkpoints.
 
     Attributes:
-        checkpoints: one file, or one for each training seed: clip seed s is made by number s modulo their count.
+        checkpoints: one file, or one for each training seed: clip seed s is made by number s modulo their count. A
+            name that holds `{seed}` stands for one file for each of `training_seeds`.
+        step: of the last stage, where the training kept its weights; the end of the training unless given.
         steps: denoising steps per chunk, evenly spaced; those of the training's last stage unless given, and 8
             after teacher forcing alone.
         guidance: classifier-free guidance scale; 1 after distillation, 2 after teacher forcing unless given.
@@ -38,6 +43,8 @@ class TrainedOptions(StreamingOptions):
 
     dtype: Dtype = "float32"
     checkpoints: tuple[str, ...] = Field(min_length=1)
+    training_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    step: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1, le=1000)
     guidance: float | None = Field(None, ge=1.0)
 
@@ -46,23 +53,35 @@ class Trained(StreamingModel):
     """A small-world network of any size; several checkpoints differ in their training seeds alone."""
 
     schema = TrainedOptions
-    unkeyed = ("checkpoints",)
+    unkeyed = ("checkpoints", "training_seeds", "step")
     family = "toy"
     licence = "Apache-2.0"
     frame_rate = FRAME_RATE
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The checkpoints, one a training seed."""
+        options: TrainedOptions = self.options
+        names = [
+            name.replace(SEED, str(seed))
+            for name in options.checkpoints
+            for seed in (options.training_seeds if SEED in name else (0,))
+        ]
+        suffix = f"-{options.step}" if options.step else ""
+        return [path.with_stem(path.stem + suffix) for path in map(Path, names)]
 
     @cached_property
     def headers(self) -> list[Header]:
         """What each checkpoint says of itself. Raises `WeightsError` where they do not belong together."""
         from models.training.stored import read_header
 
-        found = [read_header(Path(name)) for name in self.options.checkpoints]
+        found = [read_header(path) for path in self.files]
         first = found[0]
-        for name, header in zip(self.options.checkpoints, found, strict=True):
+        for name, header in zip(self.files, found, strict=True):
             alike = header.config == first.config and header.chain.window == first.chain.window
             if not alike or header.stage.stage != first.stage.stage:
                 raise WeightsError(
-                    f"{name} has other sizes, another window or another stage than {self.options.checkpoints[0]}",
+                    f"{name} has other sizes, another window or another stage than {self.files[0]}",
                     "give checkpoints that differ in their seed alone",
                 )
         return found
@@ -98,7 +117,7 @@ class Trained(StreamingModel):
 
     @cached_property
     def _digests(self) -> list[str]:
-        return [next(iter(resolve(Path(name)).digests().values())) for name in self.options.checkpoints]
+        return [next(iter(resolve(path).digests().values())) for path in self.files]
 
     def weight_digests(self) -> Mapping[str, str]:
         """By place in `checkpoints`, since the files of several seeds may share their names."""
@@ -125,7 +144,7 @@ class Trained(StreamingModel):
     def _network(self, place: int, device: str) -> VideoTransformer:
         from models.build import build
 
-        return build(self.network_config(), Path(self.options.checkpoints[place]), self.options.dtype, device)
+        return build(self.network_config(), self.files[place], self.options.dtype, device)
 
     def load_codec(self, device: str) -> Codec:
         """Space to depth, lossless."""
@@ -146,7 +165,7 @@ class Trained(StreamingModel):
         super().load(device)
         assert self.pipeline is not None
         self.pipelines: list[Pipeline] = [self.pipeline]
-        for place in range(1, len(self.options.checkpoints)):
+        for place in range(1, len(self.files)):
             network = self._network(place, device).eval().requires_grad_(False)
             network.use_form("absorbed" if self.form() == "absorbed" else "expanded")
             self.pipelines.append(replace(self.pipeline, network=network))
@@ -158,7 +177,7 @@ class Trained(StreamingModel):
 
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         """Chunks from the checkpoint that the seeds of the request choose."""
-        places = {seed % len(self.options.checkpoints) for seed in request.seeds}
+        places = {seed % len(self.files) for seed in request.seeds}
         if len(places) > 1:
             raise OptionError(
                 "one batch asks for clips of several training seeds", "use seeds that agree modulo their number"

@@ -23,6 +23,7 @@ from harness.errors import OptionError, StorageError, WeightsError
 from models import convert
 from models.cache import Grid
 from models.config import TransformerConfig
+from models.spectrum import operator_of
 from models.tensorfiles import save_tensors, write_whole
 from models.toy.data import ToyData
 from models.toy.presets import PATCH
@@ -247,23 +248,25 @@ class _Run:
 # -------------------------------------------------------------------------------------------- checkpoints
 
 
-def stored_config(path: Path, otherwise: TransformerConfig | None = None) -> TransformerConfig:
+def stored_config(path: Path, otherwise: TransformerConfig) -> TransformerConfig:
     """Sizes in the header of a checkpoint that a training wrote.
 
     Args:
-        otherwise: the sizes of a safetensors file without such a header; its tensors must then fit them.
+        otherwise: the sizes of a file without such a header, its kind of attention aside; `load` holds its tensors to
+            them.
 
     Raises:
-        WeightsError: the file says nothing of its sizes, and `otherwise` is not given.
+        WeightsError: the file is missing or damaged, or its header is.
     """
     from models.training.stored import read_header
 
     try:
         return read_header(path).config
     except WeightsError:
-        if otherwise is None or convert.CONFIG_KEY in open_checkpoint(path).metadata:
+        checkpoint = open_checkpoint(path)
+        if convert.CONFIG_KEY in checkpoint.metadata:
             raise
-        return otherwise
+        return replace(otherwise, attention="latent" if operator_of(checkpoint) == "composed" else "dense")
 
 
 def load(path: Path, config: TransformerConfig) -> Weights:
@@ -276,7 +279,7 @@ def load(path: Path, config: TransformerConfig) -> Weights:
 
 def converted(path: Path, config: TransformerConfig, init: Any, seed: int) -> Weights:
     """A dense checkpoint's weights with latent attention, by truncated SVD or at random maps, as float32."""
-    dense = stored_config(path)
+    dense = stored_config(path, config)
     convert.check_latent(config.latent, dense)
     recipe = convert.Recipe(config.latent, init=init, seed=seed)
     draw, weights = torch.Generator().manual_seed(seed), load(path, dense)

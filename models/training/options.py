@@ -142,7 +142,7 @@ class MatchingOptions(StageOptions):
 
 AnyStage = Annotated[TeacherForcingOptions | ConsistencyOptions | MatchingOptions, Field(discriminator="stage")]
 BEFORE = {"consistency": "teacher_forcing", "distribution_matching": "consistency"}
-"""The stage that each stage goes on from."""
+"""The stage that each stage goes on from; it may also go on from one of its own kind, with other settings."""
 
 
 class Chain(Options):
@@ -200,7 +200,7 @@ class Chain(Options):
         yield from self._others(("start", "origin"), self.start.origin, dense=self.start.kind in ("svd", "random_maps"))
         for number, stage in enumerate(self.stages):
             before = self.stages[number - 1].stage if number else self._start_stage()
-            if stage.stage in BEFORE and before not in (BEFORE[stage.stage], "checkpoint"):
+            if stage.stage in BEFORE and before not in (BEFORE[stage.stage], stage.stage, "checkpoint"):
                 needed = BEFORE[stage.stage]
                 yield ("stages", number, "stage"), f"stage {stage.stage} goes on from {needed}: put it before"
             if isinstance(stage, ConsistencyOptions | MatchingOptions):
@@ -216,6 +216,8 @@ class Chain(Options):
 
     def _has_teacher(self, stage: MatchingOptions, number: int) -> bool:
         given = bool(stage.teacher.chain or stage.teacher.file) or self._start_stage() == "teacher_forcing"
+        # A file that consistency goes on from is a teacher-forced network, whatever it says of itself.
+        given = given or (self._start_stage() == "checkpoint" and self.stages[0].stage == "consistency")
         return given or any(other.stage == "teacher_forcing" for other in self.stages[:number])
 
     def _sizes(self) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -78,6 +78,20 @@ def test_quality_is_that_of_the_tables(quickstart: Run) -> None:
         assert (found[row.label].y[0], found[row.label].y[3]) == (row.cells[6].value, row.cells[7].value)
 
 
+def test_quality_stands_against_an_option_a_line_a_grid(tmp_path: Path) -> None:
+    arms = [
+        Arm("wide [cached_scalars=56]", [0.9] * 4, cached_scalars=56),
+        Arm("wide [cached_scalars=8]", [0.2, 0.4, 0.2, 0.4], cached_scalars=8),
+        Arm("level", [0.5] * 4),
+    ]
+    write_run(tmp_path, arms)
+    found = panel(load_run(tmp_path), kind="quality_by_option", option="cached_scalars", values=["short:sharpness"])
+    assert found.across.label == "cached_scalars"
+    (line,) = found.lines
+    assert (line.label, line.x, line.y) == ("wide", (8, 56), pytest.approx((0.3, 0.9)))
+    assert [(rule.label, rule.y) for rule in found.rules] == [("level", 0.5)]
+
+
 @pytest.fixture
 def batches(tmp_path: Path) -> Run:
     """A run of the batch-scaling suite whose records are made by hand: 30 MB and 5 or 1 MB a request."""
@@ -210,6 +224,9 @@ SUITE: dict[str, Any] = {
         ({"kind": "quality_by_cache"}, "quality_by_cache needs `values`"),
         ({"kind": "quality_by_cache", "values": ["short:sharpnes"]}, "did you mean sharpness"),
         ({"kind": "quality_by_cache", "values": ["short:sharpness"] * 2}, "needs one value"),
+        ({"kind": "quality_by_option", "values": ["speed:rate"]}, "quality_by_option needs `option`"),
+        ({"kind": "quality_by_option", "values": ["speed:rate"], "option": "wieghts"}, "did you mean weights"),
+        ({"kind": "quality_by_cache", "values": ["short:sharpness"], "option": "x"}, "takes no `option`"),
         ({"kind": "quality_over_time", "values": ["short:sharpness"], "labels": ["a", "b"]}, "2 labels for 1 values"),
         ({"kind": "quality_over_time", "values": ["speed:rate"]}, "unknown section 'speed'"),
         ({"kind": "cache_by_length", "models": ["fake/cart"]}, "did you mean fake/card"),

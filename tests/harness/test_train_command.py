@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from test_recipe import TINY
 
 from harness import cli, registry
@@ -72,6 +74,44 @@ def test_the_model_takes_sizes_window_and_steps_from_the_file(trained: Path) -> 
     torn.write_bytes(b"no checkpoint")
     with pytest.raises(WeightsError, match="no checkpoint that"):
         registry.models.create("toy/trained", {"checkpoints": [str(torn)]}).describe()
+
+
+def test_a_model_of_several_training_seeds_by_pattern(trained: Path) -> None:
+    folder = trained / "tiny" / "checkpoints"
+    for seed in (0, 5):
+        copy = folder / f"many-{seed}" / "teacher_forcing-3.safetensors"
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes((folder / "latent-4-0" / "teacher_forcing.safetensors").read_bytes())
+    pattern = str(folder / "many-{seed}" / "teacher_forcing.safetensors")
+    options = {"checkpoints": [pattern], "training_seeds": [0, 5], "step": 3}
+    model = registry.models.create("toy/trained", options)
+    assert [path.parent.name for path in model.files] == ["many-0", "many-5"]  # type: ignore[attr-defined]
+    assert list(model.describe().weight_digests) == ["0", "1"]
+    with pytest.raises(WeightsError, match=r"many-0/teacher_forcing\.safetensors does not exist"):
+        registry.models.create("toy/trained", options | {"step": None}).describe()
+
+
+def test_a_chain_goes_on_from_a_file_without_a_header(trained: Path) -> None:
+    """As the quickstart's models do, whose first training wrote weights alone."""
+    whole = trained / "tiny" / "checkpoints" / "dense-0" / "teacher_forcing.safetensors"
+    plain = trained / "plain.safetensors"
+    save_file(load_file(whole), plain)
+    text = TINY.replace("[0, 1]", "[0]").split("arms:")[0].replace("recipe: tiny", "recipe: further")
+    further = [line for line in text.splitlines(keepends=True) if "teacher_forcing" not in line]
+    start = f"start: {{kind: checkpoint, origin: {{file: {plain}}}}}"
+    arms = (
+        f"arms:\n  - {{label: dense, set: {{{start}}}}}\n  - {{label: wide, set: {{{start}, network: {{dim: 48}}}}}}\n"
+    )
+    (trained / "further.yaml").write_text("".join(further) + arms)
+    assert run(str(trained / "further.yaml"), "--out", str(trained / "further"), "--only", "dense") == 0
+    # The same network, taught by the same weights on the same clips: the stages after it end alike.
+    ends = [
+        trained / name / "checkpoints" / "dense-0" / "distribution_matching.safetensors" for name in ("tiny", "further")
+    ]
+    first, second = map(load_file, ends)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert run(str(trained / "further.yaml"), "--out", str(trained / "further"), "--only", "wide") == 1
+    assert "misshapen" in list(RecordFile(trained / "further" / "records.jsonl").records())[-1].error["message"]
 
 
 def test_dry_run_and_unknown_names(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

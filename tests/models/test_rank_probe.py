@@ -130,6 +130,30 @@ def test_activations_of_a_rollout() -> None:
         registry.probes.create("activation-rank", {"outputs": ["ffn.9"]}).measure(subject, WORK)
 
 
+def test_weights_of_several_networks_by_hand() -> None:
+    def attention(**diagonals: list[float]) -> SimpleNamespace:
+        network, block = nn.Module(), nn.Module()
+        block.add_module("self_attn", nn.ModuleDict({n: nn.Linear(4, 4, bias=False) for n in (*diagonals, "o")}))
+        for name, diagonal in diagonals.items():
+            block.get_parameter(f"self_attn.{name}.weight").data = torch.diag(torch.tensor(diagonal))
+        network.add_module("blocks", nn.ModuleList([block]))
+        return SimpleNamespace(network=network)
+
+    dense = attention(k=[4.0, 2.0, 2.0, 1.0], v=[0.0, 0.0, 0.0, 0.0])
+    latent = attention(k_up=[2.0, 2.0, 0.0, 0.0], v_up=[0.0, 0.0, 0.0, 0.0], kv_down=[1.0, 1.0, 1.0, 1.0])
+    model = Toy(Options())
+    model.pipelines = [dense, latent]  # type: ignore[attr-defined]
+    subject = Subject("toy", {}, model.describe(), "cpu", lambda: model)
+    found = registry.probes.create("weight-rank", {"width": 1}).measure(subject, WORK)
+    assert found.samples["seed[0]:energy"] == [pytest.approx(0.64)]
+    assert found.samples["seed[1]:energy"] == [pytest.approx(0.5)]
+    assert found.samples["seed[1]:singular[00]"] == pytest.approx([2, 2, 0, 0], abs=1e-9)
+    assert (found.values["energy"], found.values["r99"]) == (pytest.approx(0.57), (4 + 2) / 2)
+    model.pipelines = [attention(q=[1.0] * 4)]  # type: ignore[attr-defined]
+    with pytest.raises(OptionError, match="dense or latent"):
+        registry.probes.create("weight-rank", {}).measure(subject, WORK)
+
+
 @pytest.mark.parametrize(("name", "output", "width"), [("videomla-1.3b", "kv_down", 16), ("self-forcing", "k", 48)])
 def test_activations_of_the_presets(name: str, output: str, width: int) -> None:
     tiny = {"weights": "random", "network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}

@@ -26,18 +26,24 @@ def test_the_latent_cache_is_at_most_fifteen_per_cent() -> None:
     dense, latent = (create(name).describe() for name in NAMES)
     assert (dense.cached_scalars, latent.cached_scalars) == (384, 56)
     assert (dense.window_frames, dense.sink_frames) == (latent.window_frames, latent.sink_frames) == (6, 1)
-    assert latent.cache_bytes == 2 * 5 * 6 * 16 * 56 * 4  # guidance doubles; 5 layers, 6 frames of 16 tokens, float32
+    assert latent.cache_bytes == 5 * 6 * 16 * 56 * 4  # 5 layers, 6 frames of 16 tokens, float32
+    guided = create("toy/videomla", weights="teacher_forcing", steps=8, guidance=2.0).describe()
+    assert guided.cache_bytes == 2 * latent.cache_bytes
+    assert (latent.forwards_per_chunk, guided.forwards_per_chunk) == (4 + 1, 2 * (8 + 1))
 
 
 @pytest.mark.parametrize("stem", ["dense", "videomla"])
 def test_checkpoints_are_those_of_their_records(stem: str) -> None:
-    path = CHECKPOINTS / f"{stem}.safetensors"
-    record = json.loads((CHECKPOINTS / f"{stem}.json").read_text())
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == record["sha256"]
-    assert path.stat().st_size < 8_000_000
-    assert record["steps"] == record["recipe"]["steps"]
-    first = json.loads((CHECKPOINTS / f"{stem}.first.json").read_text())
-    assert record["recipe"]["start"] == first["sha256"]
+    first, forced, shipped = (
+        json.loads((CHECKPOINTS / f"{stem}{kind}.json").read_text()) for kind in (".first", ".teacher_forcing", "")
+    )
+    for record, path in ((forced, f"{stem}.teacher_forcing.safetensors"), (shipped, f"{stem}.safetensors")):
+        assert hashlib.sha256((CHECKPOINTS / path).read_bytes()).hexdigest() == record["sha256"]
+        assert (CHECKPOINTS / path).stat().st_size < 8_000_000
+    assert forced["steps"] == forced["recipe"]["steps"]
+    assert forced["recipe"]["start"] == first["sha256"]
+    assert shipped["start"] == forced["sha256"]
+    assert [stage["steps"] for stage in shipped["stages"]] == [s["steps"] for s in shipped["chain"]["stages"]]
 
 
 @pytest.mark.parametrize("name", NAMES)
