@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from harness.errors import StorageError
 
 TEMPORARY = ".part"
 """Ending of a file that is being written; one that a crash left behind may be deleted."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -21,8 +23,9 @@ def storage(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        mend = "make room" if error.errno in _FULL else "make it writable, or choose another place"
         raise StorageError(
-            f"{path} cannot be written: {reason}", "make room, then run again: what is recorded is kept"
+            f"{path} cannot be written: {reason}", f"{mend}, then run again: what is recorded is kept"
         ) from error
 
 

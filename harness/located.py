@@ -78,7 +78,9 @@ def override(doc: Located, assignment: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SuiteError(f"--set {assignment}: the value is not YAML: {_one_line(error)}") from error
+        raise SuiteError(
+            f"--set {assignment}: the value is not YAML", f"it reads {text!r}: quote it, or close its brackets"
+        ) from error
     mark = Mark(doc.file, 0, f"--set {assignment}")
     node: Any = doc.data
     loc: Loc = ()
@@ -140,8 +142,10 @@ def _parse(path: Path) -> Located:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise SuiteError(f"{path}:1: the file does not exist", _siblings(path)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"{path}:1: the file cannot be read: {_one_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise SuiteError(f"{path}:1: the file is no text in UTF-8", "save it as UTF-8") from error
+    except OSError as error:
+        raise SuiteError(f"{path}:1: the file cannot be read: {error.strerror}", "name a suite file") from error
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
         root = loader.get_single_node()

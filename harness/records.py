@@ -7,115 +7,24 @@ folder's lock sees to that).
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
-import re
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from pydantic_core import from_json
 
 from harness import durable
 from harness.contracts import Json, ModelCard
 from harness.errors import RecordError
+from harness.heads import RECORD_SCHEMA, SPLIT, Head, Heads, Status, numbers, own_head
 from harness.plan import PLAN_SCHEMA, Arm, Group, Kind
 from harness.schema import Suite
-
-RECORD_SCHEMA = 1
-"""Stands in every line. Readers refuse a newer one."""
-
-Status = Literal["ok", "failed", "skipped"]
-
-
-class Head:
-    """The part of a record that resuming and tables need; it comes first in the line and is read alone.
-
-    A million of these are made to print a table, so members other than key, kind and status are decoded when asked
-    for, each time anew; asking raises `RecordError` where the line is damaged.
-
-    Attributes:
-        key, kind, status, schema: as in `Record`.
-        offset: byte at which the line starts. raw_values: the JSON text of `values`.
-    """
-
-    __slots__ = ("_line", "key", "kind", "offset", "raw_values", "schema", "status")
-
-    def __init__(
-        self,
-        key: str,
-        kind: Kind,
-        status: Status,
-        offset: int,
-        line: bytes,
-        schema: int = RECORD_SCHEMA,
-        raw_values: bytes = b"",
-    ) -> None:
-        self.key = key
-        self.kind = kind
-        self.status = status
-        self.offset = offset
-        self.schema = schema
-        self._line = line
-        self.raw_values = raw_values or self._raw(_VALUES, _CLIP)
-
-    @property
-    def values(self) -> Mapping[str, float]:
-        """Headline numbers by name; NaN where undefined."""
-        raw = self.raw_values
-        return _numbers(self._decoded(raw)) if b"null" in raw else self._decoded(raw)
-
-    @property
-    def clip(self) -> Mapping[str, Any]:
-        """Of a generate unit `path` (relative to the run), `bytes`, `sha256`, `digest`, `frames`, …; of a score
-        the `digest` that was scored; empty otherwise.
-        """
-        return self._decoded(self._raw(_CLIP, _CONTEXT))
-
-    @property
-    def context(self) -> Mapping[str, Any]:
-        """Where the unit first stood: suite, arm, section, plugin, prompt, seed, index."""
-        return self._decoded(self._raw(_CONTEXT, _SPLIT))
-
-    def _raw(self, before: bytes, after: bytes) -> bytes:
-        start = self._line.find(before) + len(before) - 1
-        end = self._line.find(after, start)
-        return self._line[start : end if end > 0 else None]
-
-    def _decoded(self, raw: bytes) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = from_json(raw)
-        except ValueError as error:
-            raise RecordError(f"record {self.key[:12]} at byte {self.offset} is damaged: {error}") from error
-        return found
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Pauses the cyclic collector: heads live long and hold no cycles, and a million of them take half its time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def values_of(heads: Sequence[Head]) -> list[Mapping[str, float]]:
-    """`Head.values` of each of `heads`, decoded in one go. Raises `RecordError` as it does."""
-    raw = b"[" + b",".join([head.raw_values for head in heads]) + b"]"
-    try:
-        found: list[Mapping[str, float]] = from_json(raw)
-    except ValueError:
-        return [head.values for head in heads]
-    return [_numbers(values) for values in found] if b"null" in raw else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +66,6 @@ def device_label(device: Mapping[str, Json]) -> str:
 
 _HEAD = ("schema", "key", "kind", "status", "values", "clip", "context")
 _TAIL = ("unit", "samples", "notes", "device", "versions", "git", "started", "ended", "error")
-_VALUES, _CLIP, _CONTEXT, _SPLIT = b',"values":{', b',"clip":{', b',"context":{', b',"unit":{'
-"""Where members of the head begin, and where it ends. Inside a JSON text quotes are escaped, so these bytes occur
-nowhere else before the unit."""
-_START = re.compile(
-    rb'\{"schema":%d,"key":"([0-9a-f]+)","kind":"(generate|score|measure)","status":"(ok|failed|skipped)",'
-    rb'"values":(\{[^{}]*\}),"clip":\{' % RECORD_SCHEMA
-)
-_WORDS: dict[bytes, Any] = {
-    word.encode(): sys.intern(word) for word in ("generate", "score", "measure", "ok", "failed", "skipped")
-}
 
 
 def encode(record: Record) -> bytes:
@@ -187,16 +86,12 @@ def _finite(name: str, value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: math.nan if value is None else value for name, value in values.items()}
-
-
 def decode(line: bytes, where: str = "record") -> Record:
     """The record in one line. Raises `RecordError` that starts with `where`."""
     body = _load(line, where)
     try:
         body["samples"] = {n: [math.nan if x is None else x for x in s] for n, s in body["samples"].items()}
-        body["values"] = _numbers(body["values"])
+        body["values"] = numbers(body["values"])
         return Record(**{name: body[name] for name in (*_HEAD, *_TAIL)})
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{where}: not a record: {error!r}") from error
@@ -208,19 +103,8 @@ def decode_head(line: bytes, offset: int = 0, where: str = "record") -> Head:
     if record.kind not in get_args(Kind) or record.status not in get_args(Status):
         raise RecordError(f"{where}: not a record: kind {record.kind!r}, status {record.status!r}")
     written = encode(record)
-    return Head(record.key, record.kind, record.status, offset, written[: written.find(_SPLIT)], record.schema)
-
-
-def _own_head(line: bytes, offset: int) -> Head | None:
-    """The head of a line as `encode` writes it; the rest of the line is not looked at."""
-    start = _START.match(line)
-    if start is None:
-        return None
-    cut = line.find(_SPLIT, start.end())
-    if cut < 0 or line.find(_CONTEXT, start.end(), cut) < 0:
-        return None
-    key, kind, status, values = start.groups()
-    return Head(key.decode(), _WORDS[kind], _WORDS[status], offset, line[:cut], RECORD_SCHEMA, values)
+    mark = (record.kind, record.status, record.schema)
+    return Head(record.key, mark, offset, written[: written.find(SPLIT)])
 
 
 def _load(line: bytes, where: str) -> dict[str, Any]:
@@ -248,20 +132,19 @@ class RecordFile:
         self._handle: int | None = None
         self._writing = threading.Lock()
 
-    def heads(self) -> Iterator[Head]:
-        """The head of every complete line, in the order written. A torn last line is passed over."""
-        for offset, number, line in self._lines():
-            yield _own_head(line, offset) or decode_head(line, offset, f"{self.path}:{number}")
-
     def records(self) -> Iterator[Record]:
         """Every complete record, in the order written."""
-        for _, number, line in self._lines():
-            yield decode(line, f"{self.path}:{number}")
+        with self._lines() as lines:
+            for number, line in enumerate(lines, 1):
+                if line.endswith(b"\n"):
+                    yield decode(line, f"{self.path}:{number}")
 
-    def newest(self) -> dict[str, Head]:
-        """The head that counts for each key: the last one written."""
-        with uncollected():
-            return {head.key: head for head in self.heads()}
+    def newest(self) -> Heads:
+        """The head that counts for each key, the last one written. A torn last line is passed over."""
+        heads = Heads()
+        with self._lines() as lines:
+            heads.fill(lines, lambda line, number, offset: decode_head(line, offset, f"{self.path}:{number}"))
+        return heads
 
     def at(self, offset: int) -> Record:
         """The full record whose line starts at byte `offset`, as `Head.offset` says."""
@@ -269,16 +152,13 @@ class RecordFile:
             file.seek(offset)
             return decode(file.readline(), f"{self.path} at byte {offset}")
 
-    def _lines(self) -> Iterator[tuple[int, int, bytes]]:
+    @contextmanager
+    def _lines(self) -> Iterator[Iterable[bytes]]:
         try:
             with self.path.open("rb", buffering=1 << 20) as file:
-                offset = 0
-                for number, line in enumerate(file, 1):
-                    if line.endswith(b"\n"):
-                        yield offset, number, line
-                    offset += len(line)
+                yield file
         except FileNotFoundError:
-            return
+            yield ()
         except OSError as error:
             raise RecordError(f"{self.path} cannot be read: {error.strerror}") from error
 
@@ -299,7 +179,7 @@ class RecordFile:
             except OSError:
                 os.ftruncate(handle, start)
                 raise
-            return _own_head(line, start) or decode_head(line, start)
+            return own_head(line, start) or decode_head(line, start)
 
     def _open(self) -> int:
         if self._handle is None:
@@ -351,7 +231,7 @@ class Run:
     device: str
     arms: tuple[Arm, ...]
     groups: tuple[Group, ...]
-    heads: Mapping[str, Head]
+    heads: Heads
 
 
 def load_run(folder: Path) -> Run:

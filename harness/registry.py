@@ -82,7 +82,9 @@ class Registry(Generic[T]):
         if name not in self._classes:
             point = self._entry_points().get(name)
             if point is None:
-                raise RegistryError(f"unknown {self.kind} {name!r}", nearest(name, self.names()))
+                near = nearest(name, self.names())
+                more = "" if near.startswith("did you mean") else "; --plugin FILE brings one of your own"
+                raise RegistryError(f"unknown {self.kind} {name!r}", near + more)
             try:
                 cls = point.load()
             except (ImportError, AttributeError) as error:

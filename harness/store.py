@@ -28,11 +28,13 @@ MAX_NAME = 180
 
 
 class Store:
-    """A run folder, open for one run. Raises `RecordError` when another run has it open."""
+    """A run folder, open for one run. Raises `RecordError` when another run has it open, or it is a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records = RecordFile(folder / "records.jsonl")
+        if folder.exists() and not folder.is_dir():
+            raise RecordError(f"{folder} is a file, so no run can be kept there", "name a folder with --out DIR")
         with durable.storage(folder):
             durable.make_folder(folder)
         self._lock = self._take_lock()

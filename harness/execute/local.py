@@ -24,9 +24,10 @@ from harness.execute import unit as units
 from harness.execute.outcome import Outcome, Progress, Tick
 from harness.execute.policy import stop_reason
 from harness.execute.scoring import Scorer, scorer_for
+from harness.heads import Head
 from harness.identity import canonical
 from harness.plan import Arm, Plan, Unit
-from harness.records import Head, Record
+from harness.records import Record
 from harness.store import Store, clip_name
 
 INTERRUPTED = "interrupted; run again to go on"
@@ -234,7 +235,7 @@ class _Job:
             raise _Stop("")
 
     def _note(self, done: Record, head: Head) -> None:
-        self.heads[done.key] = head
+        self.heads.add(head)
         if done.status == "ok":
             self.digests[done.key] = str(done.clip.get("digest", ""))
         else:

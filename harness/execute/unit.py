@@ -15,8 +15,9 @@ from harness import check, registry, video
 from harness.contracts import Clip, Frames, Json, ModelCard, Request, Subject, Switch, VideoModel, Workload
 from harness.errors import NotAvailable, RecordError, StorageError
 from harness.execute.scoring import Scorer
+from harness.heads import Head
 from harness.plan import Unit
-from harness.records import Head, Record, encode
+from harness.records import Record, encode
 
 QUEUE_CHUNKS = 4
 """Decoded chunks that may wait for the encoder, so that memory stays bounded when it is the slower one."""

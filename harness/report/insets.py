@@ -38,8 +38,10 @@ def tables(runs: Sequence[Run]) -> list[Table]:
         sections = {section.name: section for section in run.suite.measure}
         records = RecordFile(run.folder / "records.jsonl")
         for group in run.groups:
+            if group.kind != "measure":
+                continue
             heads = [head for head in map(run.heads.get, group.keys) if head is not None and head.status == "ok"]
-            if group.kind != "measure" or not heads:
+            if not heads:
                 continue
             record = records.at(heads[-1].offset)
             if "table" in record.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,10 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import RecordError
+from harness.heads import Head, Heads
 from harness.plan import Group
-from harness.records import Head, Run, uncollected, values_of
+from harness.records import Run
 from harness.report import layout
 from harness.schema import GenerateSection
+
+BLOCK = 4096
+"""Records whose values are decoded together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,8 @@ class Samples:
 
     Attributes:
         planned: units of the group.
-        heads: of those that are done, n of them, in the order planned.
+        last: the head of the last of those that are done, n of them, in the order planned; None without any.
+        schemas: of the records of those.
         places: [n] position of each among the planned ones. Equal places of two arms of a section are one pair:
             the same prompt and seed.
         prompts: [n] number of each one's prompt; equal texts have equal numbers.
@@ -31,7 +37,8 @@ class Samples:
     """
 
     planned: int
-    heads: tuple[Head, ...]
+    last: Head | None
+    schemas: frozenset[int]
     places: NDArray[np.int64]
     prompts: NDArray[np.int64]
     values: dict[str, NDArray[np.float64]]
@@ -42,31 +49,38 @@ class Samples:
     @property
     def scored(self) -> int:
         """Units that are done."""
-        return len(self.heads)
+        return len(self.places)
 
 
 def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
     """The samples of `group` in `run`, with the values `names`."""
-    with uncollected():
-        found = [run.heads.get(key) for key in group.keys]
-        done = [head for head in found if head is not None and head.status == "ok"]
-        places = np.flatnonzero([head is not None and head.status == "ok" for head in found])
-        rows = values_of(done)
-        nan = float("nan")
-        values = {name: np.fromiter((row.get(name, nan) for row in rows), np.float64, len(rows)) for name in names}
-    rest = [] if len(done) == len(found) else [head for head in found if head is not None]
-    skips = [head for head in rest if head.status == "skipped"]
-    failed = sum(1 for head in rest if head.status == "failed")
+    heads, marks = run.heads, run.heads.marks
+    found = heads.rows(group.keys)
+    statuses = ["" if row is None else marks[row][1] for row in found]
+    places = np.flatnonzero([status == "ok" for status in statuses])
+    done = [row for row, status in zip(found, statuses, strict=True) if status == "ok" and row is not None]
+    skip = found[statuses.index("skipped")] if "skipped" in statuses else None
     return Samples(
         planned=len(found),
-        heads=tuple(done),
+        last=heads.at(done[-1]) if done else None,
+        schemas=frozenset({marks[row][2] for row in done}),
         places=places,
         prompts=_prompts(run, group)[places],
-        values=values,
-        skipped=len(skips),
-        failed=failed,
-        skip=skips[0] if skips else None,
+        values=_values(heads, done, names),
+        skipped=statuses.count("skipped"),
+        failed=statuses.count("failed"),
+        skip=None if skip is None else heads.at(skip),
     )
+
+
+def _values(heads: Heads, rows: list[int], names: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
+    """The values `names` of the heads in `rows`, a column each; decoded by the block, so that few are held at once."""
+    found = {name: np.full(len(rows), math.nan) for name in names}
+    for start in range(0, len(rows), BLOCK):
+        block = heads.values_at(rows[start : start + BLOCK])
+        for name, column in found.items():
+            column[start : start + BLOCK] = [values.get(name, math.nan) for values in block]
+    return found
 
 
 def doubts(values: Mapping[str, ArrayLike]) -> tuple[str, ...]:

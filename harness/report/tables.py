@@ -15,8 +15,9 @@ import numpy as np
 from harness import registry
 from harness.contracts import Metric, Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
+from harness.heads import Head
 from harness.plan import Arm, Group
-from harness.records import Head, RecordFile, Run, device_label
+from harness.records import RecordFile, Run, device_label
 from harness.report import insets, layout, published
 from harness.report.aggregates import aggregates, estimate
 from harness.report.layout import Cell, Row, Table
@@ -131,7 +132,7 @@ class _View:
 
     def lack(self, samples: Samples, name: str) -> str:
         """Why no clip has the value `name`, as the notes of a score say under `not_available`; empty if they do not."""
-        reasons = self.records.at(samples.heads[-1].offset).notes.get("not_available")
+        reasons = self.records.at(samples.last.offset).notes.get("not_available") if samples.last else None
         return str(reasons.get(name, "")) if isinstance(reasons, dict) else ""
 
     def device(self, head: Head) -> str:
@@ -150,8 +151,7 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
             f"table {spec.name!r} is refused: " + "; ".join(dict.fromkeys(short)),
             "run the suite again to fill what is missing, or say `incomplete: mark` in it",
         )
-    rows = []
-    labels = [arm.label for view in views for arm in view.run.arms]
+    rows, labels = [], [arm.label for view in views for arm in view.run.arms]
     for number, view in enumerate(views):
         alone = any(found is not None and (number, "") in found for _, found in drawn)
         for label in _shown_arms(view, spec.models) + ([""] if alone else []):
@@ -171,8 +171,8 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
     rows += others
     if not rows:
         raise RecordError(f"table {spec.name!r} is empty: its run has none of its models", "see `models:` of the table")
-    remarks = list(dict.fromkeys(remarks))
-    return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=tuple(remarks), notes=notes)
+    said = tuple(dict.fromkeys(remarks))
+    return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=said, notes=notes)
 
 
 def _shown_arms(view: _View, models: Sequence[str] | None) -> list[str]:
@@ -215,7 +215,7 @@ def _column(
             others = [view.groups[key] for other in column.joined if (key := (other, plugin, arm)) in view.groups]
             cell = _cell(view, section, group, name, column.format, short, others)
             cells[number, arm] = cell
-            schemas |= {head.schema for head in view.samples(section, group).heads}
+            schemas |= view.samples(section, group).schemas
             random = any(a.label == arm and a.card.weights == "random" for a in view.run.arms)
             if layout.INCOMPLETE not in cell.marks and (measured or not random) and arm in ("", *shown):
                 comparable.add((number, arm))

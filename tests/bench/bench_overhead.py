@@ -1,91 +1,202 @@
-"""What a run costs above a bare loop over the same generator, at the cost of a small and of a full-size clip.
+"""What a run costs above a bare loop over the same generator.
 
-    python tests/bench/bench_overhead.py [clips [size]]
+    python tests/bench/bench_overhead.py [--clips 4] [--rounds 2] [--case NAME ...]
 
-The model is a fake that waits as long per chunk as a real one computes, so that all other time is the harness's own.
-Three loops, taken in turns: bare (`for chunk in model.stream(...)`), bare and then written to a file, and the run.
+`device` and `small` wait as long per chunk as a model on a device of its own computes, so that all other time is the
+harness's: encoding, digests, records, the disk. Their frames are a drifting picture with grain, which costs the encoder
+what footage does. `toy` is the shipped model, which computes on the cores that the encoder also wants.
+
+Bare loop (`for chunk in model.stream(...)`) and run take turns, A B B A; each loads its model anew, and a run starts in
+an empty folder. Medians. `per clip` compares the time from the start of one clip to that of the next; `once` is what a
+run of any length costs beside its clips: looking at machine and code before the first one, and encoding and recording
+the end of the last. `cpu` is processor time in all threads above the bare loop's, and `noise` the interquartile range
+of the bare loop's clips, below which no difference means anything.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
 
+import numpy as np
 import yaml
-from bench_plan import FAKES
 
-from harness import plan, registry, suite, video
-from harness.contracts import Request
+from harness import plan, registry, suite
+from harness.contracts import Frames, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.execute import local
 from harness.plan import Plan
 
-CASES = {
-    "32x32, 21 frames, 2 s a clip": {"height": 32, "width": 32, "chunk": 3, "chunk_seconds": 2 / 7, "frames": 21},
-    "480x832, 81 frames, 12 s a clip": {
-        "height": 480,
-        "width": 832,
-        "chunk": 12,
-        "chunk_seconds": 12 / 7,
-        "frames": 81,
-    },
+CASES: Mapping[str, tuple[str, str, dict[str, Any], int]] = {
+    "small": ("32x32, 21 frames in 2 s", "bench/waits", {"height": 32, "width": 32, "chunk": 3, "seconds": 2.0}, 21),
+    "device": (
+        "480x832, 81 frames in 12 s",
+        "bench/waits",
+        {"height": 480, "width": 832, "chunk": 12, "seconds": 12.0},
+        81,
+    ),
+    "toy": ("toy/videomla, 21 frames", "toy/videomla", {}, 21),
 }
+"""By name: what it is, the model, its options, and the frames of a clip."""
+
+streams: list[float] = []
+"""When each clip was begun."""
 
 
-def make(folder: Path, case: dict[str, float], clips: int) -> Plan:
-    options = {name: value for name, value in case.items() if name != "frames"}
-    section = {"name": "short", "prompts": "p", "seeds": [0], "frames": case["frames"]}
+class Waiting(Options):
+    """Size of the clips, frames of a chunk, and how long a clip of `clip_frames` takes."""
+
+    height: int
+    width: int
+    chunk: int
+    seconds: float
+    clip_frames: int
+
+
+@cache
+def footage(frames: int, height: int, width: int) -> Frames:
+    """A picture that drifts, with grain."""
+    rng = np.random.default_rng(0)
+    tall, wide = height + frames, width + 2 * frames
+    picture = np.full((tall, wide, 3), 128.0)
+    for size in (64, 16, 4):
+        tiles = rng.normal(0, size**0.7, (tall // size + 1, wide // size + 1, 3))
+        picture += np.kron(tiles, np.ones((size, size, 1)))[:tall, :wide]
+    grain = rng.integers(-3, 4, (tall, wide, 3))
+    views = [
+        picture[n : n + height, 2 * n : 2 * n + width] + np.roll(grain, 7 * n, (0, 1))[:height, :width]
+        for n in range(frames)
+    ]
+    return np.stack([view.clip(0, 255).astype(np.uint8) for view in views])
+
+
+@registry.models.register("bench/waits")
+class Waits(VideoModel):
+    """Footage whose chunks take as long as those of a real model."""
+
+    schema = Waiting
+
+    def describe(self) -> ModelCard:
+        options: Waiting = self.options
+        return ModelCard("waits", options.height, options.width, 16.0, options.chunk)
+
+    def load(self, device: str) -> None:
+        options: Waiting = self.options
+        self.frames = footage(options.clip_frames, options.height, options.width)[None]
+
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        options: Waiting = self.options
+        wait = options.seconds * options.chunk / options.clip_frames
+        for start in range(0, request.frames, options.chunk):
+            time.sleep(wait * min(1, (request.frames - start) / options.chunk))
+            yield self.frames[:, start : start + options.chunk]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a loop over clips, of its processor time, and from the start of each clip to that of the next."""
+
+    wall: float
+    cpu: float
+    periods: tuple[float, ...]
+
+
+def make(folder: Path, case: str, clips: int) -> Plan:
+    """The plan of a case, its suite in `folder`."""
+    _, model, options, frames = CASES[case]
+    if model == "bench/waits":
+        options = {**options, "clip_frames": frames}
     data = {
         "suite": "overhead",
-        "models": [{"name": "fake/moving", "label": "a", "options": options}],
-        "prompts": {"p": [f"prompt {number}" for number in range(clips)]},
-        "generate": [section],
+        "models": [{"name": model, "label": "a", "options": options}],
+        "prompts": {"p": ["a red circle moves slowly to the left on a navy background"]},
+        "generate": [{"name": "short", "prompts": "p", "seeds": list(range(clips)), "frames": frames}],
     }
     (folder / "s.yaml").write_text(yaml.safe_dump(data))
     return plan.make(suite.load(folder / "s.yaml"), "cpu")
 
 
-def bare(made: Plan, folder: Path | None) -> None:
-    """A loop over the generator; each clip is written to `folder` when it is given."""
+def watched(cls: type[VideoModel]) -> None:
+    """Have the streams of `cls` note their start."""
+    real = cls.stream
+
+    def stream(self: VideoModel, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        streams.append(time.perf_counter())
+        return real(self, request, spans)
+
+    cls.stream = stream  # type: ignore[method-assign]
+
+
+def bare(made: Plan) -> None:
+    """The loop that a run is compared with: it makes every chunk and keeps none."""
     arm = made.arms[0]
     model = registry.models.create(arm.name, arm.options)
+    model.load(made.device)
     for unit in made.units:
-        request = Request((str(unit.spec["prompt"]),), (0,), int(str(unit.spec["frames"])))
-        chunks = [chunk[0] for chunk in model.stream(request)]
-        if folder is not None:
-            video.write(folder / f"{unit.key}.mp4", chunks, 16.0, 8, "medium")
+        spec: Any = unit.spec
+        for _ in model.stream(Request((spec["prompt"],), (spec["seed"],), spec["frames"])):
+            pass
+    model.unload()
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the wall clock, and of processor time in all threads, that `work` takes."""
-    wall, busy = time.perf_counter(), time.process_time()
+def timed(work: Callable[[], object]) -> Timing:
+    """What `work` takes."""
+    streams.clear()
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - wall, time.process_time() - busy
+    periods = tuple(later - first for first, later in pairwise(streams))
+    return Timing(time.perf_counter() - wall, time.process_time() - cpu, periods)
+
+
+def measure(case: str, clips: int, rounds: int) -> None:
+    """Print a line for a case."""
+    loops: list[Timing] = []
+    runs: list[Timing] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        made = make(Path(scratch), case, clips)
+        watched(registry.models.get(made.arms[0].name))
+        bare(make(Path(scratch), case, 1))
+        for number in range(rounds):
+            run = partial(local.run, made, Path(scratch) / f"run {number}")
+            pair = ((loops, partial(bare, made)), (runs, run))
+            for kept, work in reversed(pair) if number % 2 else pair:
+                kept.append(timed(work))
+            assert run().found == clips
+    loop, each = median(loop.wall for loop in loops), [period for loop in loops for period in loop.periods]
+    whole, kept_each = median(run.wall for run in runs), [period for run in runs for period in run.periods]
+    once = median(run.wall - sum(run.periods) for run in runs) - median(each)
+    low, _, high = quantiles(each, n=4)
+    cpu = median(run.cpu for run in runs) - median(loop.cpu for loop in loops)
+    print(
+        f"{case:8} {clips:>5} {loop:>8.2f} {whole:>8.2f} {100 * (whole / loop - 1):>8.2f} "
+        f"{100 * (median(kept_each) / median(each) - 1):>10.2f} {once:>8.3f} {cpu / clips:>10.3f} "
+        f"{100 * (high - low) / median(each):>8.2f}",
+        flush=True,
+    )
 
 
 def main() -> None:
-    clips = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    registry.load_plugin(FAKES)
-    for name, case in CASES.items():
-        if len(sys.argv) > 2 and not name.startswith(sys.argv[2]):
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            made = make(folder, case, clips)
-            loop, loop_cpu = timed(partial(bare, made, None))
-            after, after_cpu = timed(partial(bare, made, folder / "bare"))
-            run, run_cpu = timed(partial(local.run, made, folder / "run"))
-            assert local.run(made, folder / "run").found == clips
-        print(f"{name} ({clips} clips)                  wall s  above bare      cpu s")
-        print(f"  bare loop                        {loop:8.2f}              {loop_cpu:8.3f}")
-        print(f"  bare loop, clips written after   {after:8.2f}  {100 * (after / loop - 1):+8.2f} %  {after_cpu:8.3f}")
-        print(f"  run: clips and records written   {run:8.2f}  {100 * (run / loop - 1):+8.2f} %  {run_cpu:8.3f}")
-        print(
-            f"  run, encoding left out                     {100 * (run_cpu - after_cpu) / loop:+8.2f} % (by cpu time)"
-        )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
+    chosen = parser.parse_args()
+    for case in chosen.case:
+        print(f"{case}: {CASES[case][0]}")
+    print(f"medians of {chosen.rounds} rounds; at most 1 % above the bare loop")
+    print(
+        f"{'case':8} {'clips':>5} {'bare s':>8} {'run s':>8} {'above %':>8} {'per clip %':>10} {'once s':>8} "
+        f"{'cpu s/clip':>10} {'noise %':>8}"
+    )
+    for case in chosen.case:
+        measure(case, chosen.clips, chosen.rounds)
 
 
 if __name__ == "__main__":

@@ -320,3 +320,30 @@ def test_words_of_progress() -> None:
     assert pace(Tick(0, 5, 0, 1.0)) == ""
     assert shown("a\x07b\n c " + "x" * 500).startswith("a b c x")
     assert len(shown("y" * 500)) == 400
+
+
+def test_a_run_folder_that_is_a_file_is_bad_input(harness: Harness, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    found = run(harness, "--out", "taken")
+    assert (found.code, "taken is a file" in found.err, "--out DIR" in found.err) == (2, True, True)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_table_without_its_plugin_says_how_to_bring_it(harness: Harness, tmp_path: Path) -> None:
+    run(harness)
+    command = [sys.executable, "-m", "harness.cli", "table", "runs/tiny"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (found.returncode, "--plugin FILE" in found.stderr) == (2, True)
+    assert harness("table", "runs/tiny", "--plugin", str(FAKES)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"\xff\xfe\x00", "is no text in UTF-8"), (b"title: s\n", "key 'suite' is missing")]
+)
+def test_a_suite_that_is_no_suite_is_one_line(harness: Harness, tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "other.yaml").write_bytes(content)
+    found = harness("plan", "other.yaml")
+    assert (found.code, says in found.err) == (2, True)
+    assert found.err.startswith("error: other.yaml:1: ")
+    folder = harness("plan", str(tmp_path))
+    assert (folder.code, "Is a directory" in folder.err) == (2, True)

@@ -10,7 +10,7 @@ import pytest
 from road import base, run
 
 from harness.errors import RecordError, StorageError
-from harness.records import Record, RecordFile, decode, decode_head, encode, load_run, values_of
+from harness.records import Record, RecordFile, decode, decode_head, encode, load_run
 
 
 def record(key: str = "k1", **changes: object) -> Record:
@@ -144,10 +144,26 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, content: str | None
 
 
 def test_values_of_many_heads_are_those_of_each(tmp_path: Path) -> None:
+    keys = [f"{n:064x}" for n in range(4)]
     with RecordFile(tmp_path / "r.jsonl") as file:
-        heads = [file.append(record(f"k{n}", values={"a": n / 3, "b": math.nan if n % 2 else 1.0})) for n in range(4)]
-    for together, alone in zip(values_of(heads), (head.values for head in heads), strict=True):
-        assert together.keys() == alone.keys()
-        assert together["a"] == alone["a"]
-        assert math.isnan(together["b"]) == math.isnan(alone["b"])
-    assert values_of([]) == []
+        for n, key in enumerate(keys):
+            file.append(record(key, values={"a": n / 3, "b": math.nan if n % 2 else 1.0}))
+        file.append(record("a short key", values={"a": 7.0, "b": 1.0}))
+        heads = file.newest()
+    rows = heads.rows([*keys, "a short key", "none"])
+    assert rows == [0, 1, 2, 3, 4, None]
+    for together, key in zip(heads.values_at(range(5)), heads, strict=True):
+        assert together.keys() == heads[key].values.keys()
+        assert together["a"] == heads[key].values["a"]
+        assert math.isnan(together["b"]) == math.isnan(heads[key].values["b"])
+    assert heads.values_at([]) == []
+
+
+@pytest.mark.parametrize("damage", [(b'"a":0.1', b'"a":0,1'), (b',"clip":{', b',"clap":{')])
+def test_a_damaged_head_is_named_when_its_values_are_asked_for(tmp_path: Path, damage: tuple[bytes, bytes]) -> None:
+    first, second = (encode(record(f"{n:064x}")) for n in (1, 2))
+    (tmp_path / "r.jsonl").write_bytes(first + second.replace(*damage))
+    heads = RecordFile(tmp_path / "r.jsonl").newest()
+    with pytest.raises(RecordError, match=f"record 000000000000 at byte {len(first)} is damaged") as caught:
+        heads.values_at([0, 1])
+    assert "remove that line" in caught.value.fix

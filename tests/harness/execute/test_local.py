@@ -146,7 +146,7 @@ def test_a_clip_is_recorded_while_the_model_makes_the_next(tmp_path: Path, monke
     path = tmp_path / "run" / "records.jsonl"
 
     def clips() -> int:
-        return sum(head.kind == "generate" for head in RecordFile(path).heads())
+        return sum(head.kind == "generate" for head in RecordFile(path).records())
 
     def stream(self: Any, request: Any, spans: Any = None) -> Any:
         yield from real(self, request)
