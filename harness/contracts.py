@@ -186,12 +186,17 @@ class VideoModel(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One number that a metric or a probe gives, and how to read it."""
+    """One number that a metric or a probe gives, and how to read it.
+
+    `share`: a clip passes (1) or not (0), so that a mean is a share; its interval then stays between 0 and 1, and does
+    not shrink to a point where every clip passed.
+    """
 
     name: str
     unit: str = ""
     direction: Direction = "higher"
     label: str = ""
+    share: bool = False
 
 
 @dataclass(frozen=True, slots=True)

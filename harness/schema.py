@@ -143,7 +143,8 @@ class MeasureSection(Section):
 
     Attributes:
         rounds: how often each arm is measured. Arms alternate A B B A, so that drift of the device falls on all of
-            them alike; tables show the median of the rounds.
+            them alike; tables show the median of the rounds. One is enough where nothing varies, as for bytes; a
+            comparison of speeds wants four, as `stats.ratio_of_medians` says.
     """
 
     probe: str

@@ -15,9 +15,16 @@ Statistic = Callable[[Sequence[float]], float]
 
 RESAMPLES = 2000
 """Resamples of a bootstrap: the ends of a 95 % interval then rest on 50 resamples each."""
+FEW_CLUSTERS = 8
+"""Below this many clusters no resample reaches as far as an interval must: with two, a percentile bootstrap holds the
+truth in half of all studies. The interval is then Student's t over clusters."""
 BOOTSTRAP_CLUSTERS = 1000
-"""Above this many clusters the sampling distribution of a mean is normal to all printed digits, and the interval is
-the linearised one (Cochran, Sampling Techniques, 1977, section 6.3), which costs no resampling."""
+"""Above this many clusters a mean is normal to all printed digits, and the interval is the linearised one (Cochran,
+Sampling Techniques, 1977, section 6.3), which costs no resampling."""
+LEAST_SAMPLES = 6
+"""Fewest samples with a 95 % interval of their median: the extremes of n miss it with probability 2 / 2^n."""
+EQUAL = 1e-12
+"""Logarithms of ratios that differ by no more are equal but for rounding, as those of bytes allocated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +52,32 @@ class Estimate:
 
 
 def clustered_mean(
-    values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    values: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    share: bool = False,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Estimate:
     """The mean of `values` [n] with an interval over `clusters` [n] (any labels: one a prompt).
 
-    Whole clusters are resampled, so that five seeds of one prompt count as one piece of evidence. The interval is the
-    percentile bootstrap at the level widened for few clusters (`expanded_level`). The same input gives the same
-    interval: the generator is seeded with `seed`. Raises `ValueError` when the lengths differ or a value is not finite.
+    Whole clusters are resampled, so that five seeds of one prompt count as one piece of evidence: a percentile
+    bootstrap at the level widened for few clusters (`expanded_level`). Below `FEW_CLUSTERS` it is Student's t with the
+    linearised error, and of a `share` (values 0 and 1) `_share_interval`. It holds the truth in 93 to 97 % of studies;
+    of scores as skewed as an exponential distribution in 87 % with 6 clusters and 92 % with 24. Equal input gives
+    equal intervals. Raises `ValueError` when lengths differ, or a value is not finite or no share.
     """
     data, codes = _checked(values, clusters)
     if data.size == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, 0, level)
     sums, sizes = _totals(data, codes)
     value = float(sums.sum() / sizes.sum())
-    low, high = _ratio_interval(sums, sizes, level, resamples, seed)
+    if share and (data.min() < 0 or data.max() > 1):
+        raise ValueError("the values of a share lie between 0 and 1")
+    if sums.size < 2:
+        return Estimate(value, float("nan"), float("nan"), int(data.size), sums.size, level)
+    low, high = _share_interval(sums, sizes, level) if share else _ratio_interval(sums, sizes, level, resamples, seed)
     return Estimate(value, low, high, int(data.size), sums.size, level)
 
 
@@ -73,7 +92,8 @@ def clustered_statistic(
 ) -> Estimate:
     """As `clustered_mean` for any `statistic` of the pooled values, as a metric's own aggregate.
 
-    Slower: the statistic is called once a resample. Resamples on which it is not finite are left out.
+    Slower: the statistic is called once a resample. Resamples on which it is not finite are left out. Below
+    `FEW_CLUSTERS` the interval is Student's t with the jackknife's standard error over clusters.
     """
     data, codes = _checked(values, clusters)
     if data.size == 0:
@@ -87,6 +107,11 @@ def clustered_statistic(
     def pooled(index: NDArray[np.int64]) -> float:
         return float(statistic(np.concatenate([groups[i] for i in index]).tolist()))
 
+    if len(groups) < FEW_CLUSTERS:
+        every = np.arange(len(groups))
+        without = np.asarray([pooled(np.delete(every, i)) for i in every])
+        reach = _t_reach(float(np.sqrt((every.size - 1) * np.var(without))), every.size, level)
+        return Estimate(value, value - reach, value + reach, int(data.size), every.size, level)
     low, high = _bootstrap((np.arange(len(groups)),), pooled, False, level, resamples, seed)
     return Estimate(value, low, high, int(data.size), len(groups), level)
 
@@ -144,13 +169,14 @@ def ratio_of_medians(
 ) -> Effect:
     """The ratio median(`second`) / median(`first`) of raw samples, one array a round, paired by round.
 
-    Of several rounds it is the geometric mean of the rounds' ratios, so that what a round does to both arms falls
-    out, and samples are resampled inside each round and arm. Where every round has a single sample, it is the ratio of
-    the medians over rounds, and rounds are resampled in pairs. Percentile bootstrap, not widened for few samples as
-    that of a mean is: a median's holds the truth in 96 to 97 % of studies from 5 samples up, and that of two rounds of
-    10 in 98 %, so that it is wider than need be. The interval is NaN where a round has one sample and another more, or
-    there is one alone. Raises `ValueError` when rounds differ in number,
-    and for samples that are not finite and positive, as they have no ratio.
+    Of several rounds it is the geometric mean of the rounds' ratios, with Student's t over their logarithms: samples
+    of one round share its process, so rounds are the replicates, and what a start does to an arm is inside the
+    interval. It holds the truth in 95 % of studies from two rounds up, whatever the number of samples, but with two
+    it is 13 standard errors wide on either side; with four it is 3.
+
+    Of one round it is the percentile bootstrap inside each arm (rule T19), which holds in 96 to 97 % of studies and
+    knows nothing of what another start would have given; NaN with fewer than `LEAST_SAMPLES`. Raises `ValueError` when
+    rounds differ in number, and for samples that are not finite and positive, as they have no ratio.
     """
     left, right = ([np.asarray(item, dtype=np.float64).ravel() for item in side] for side in (first, second))
     if len(left) != len(right) or not left:
@@ -158,21 +184,30 @@ def ratio_of_medians(
     for item in (*left, *right):
         if item.size == 0 or not (np.isfinite(item) & (item > 0)).all():
             raise ValueError("a ratio of medians needs finite, positive samples in every round")
-    single = all(item.size == 1 for item in (*left, *right))
-    if single:
-        left, right = [np.concatenate(left)], [np.concatenate(right)]
-    samples = min(sum(item.size for item in left), sum(item.size for item in right))
-    freedom = samples - len(left)
-    logs = [np.log(item) for pair in zip(left, right, strict=True) for item in pair]
-    value = float(np.exp(_log_ratio(*logs)))
-    count = sum(item.size for item in logs)
-    if freedom < 1 or any(item.size < 2 for item in logs):
-        nan = float("nan")
-        return Effect(Estimate(value, nan, nan, count, samples, level), nan, 0, nan)
+    if len(left) == 1:
+        return _ratio_within(np.log(left[0]), np.log(right[0]), level, resamples, seed)
+    logs = np.asarray([_log_ratio(np.log(a), np.log(b)) for a, b in zip(left, right, strict=True)])
+    count, rounds = sum(item.size for item in (*left, *right)), len(left)
+    value, freedom = float(np.mean(logs)), rounds - 1
+    if np.ptp(logs) <= EQUAL:
+        ratio = float(np.exp(value))
+        return Effect(Estimate(ratio, ratio, ratio, count, rounds, level), 0.0, freedom, float(abs(value) <= EQUAL))
+    tested: Any = stats.ttest_1samp(logs, 0.0)
+    ends = np.exp(tested.confidence_interval(level))
+    estimate = Estimate(float(np.exp(value)), float(ends[0]), float(ends[1]), count, rounds, level)
+    return Effect(estimate, float(stats.sem(logs)), freedom, float(tested.pvalue))
+
+
+def _ratio_within(first: Floats, second: Floats, level: float, resamples: int, seed: int) -> Effect:
+    """The ratio of medians of one round, from logarithms of its samples."""
+    value, samples = float(_log_ratio(first, second)), min(first.size, second.size)
+    count, nan = first.size + second.size, float("nan")
+    if samples < LEAST_SAMPLES:
+        return Effect(Estimate(float(np.exp(value)), nan, nan, count, samples, level), nan, 0, nan)
     result = stats.bootstrap(
-        logs,
+        (first, second),
         _log_ratio,
-        paired=single,
+        paired=False,
         vectorized=True,
         method="percentile",
         n_resamples=resamples,
@@ -180,16 +215,14 @@ def ratio_of_medians(
         confidence_level=level,
         rng=np.random.default_rng(seed),
     )
-    ends = result.confidence_interval
-    estimate = Estimate(value, float(np.exp(ends.low)), float(np.exp(ends.high)), count, samples, level)
-    error = float(result.standard_error)
-    return Effect(estimate, error, freedom, _two_sided(float(np.log(value)), error, freedom))
+    ends, error = np.exp(result.confidence_interval), float(result.standard_error)
+    estimate = Estimate(float(np.exp(value)), float(ends[0]), float(ends[1]), count, samples, level)
+    return Effect(estimate, error, samples - 1, _two_sided(value, error, samples - 1))
 
 
-def _log_ratio(*logs: Floats, axis: int = -1) -> Floats:
-    """Mean over rounds of the difference of log medians; arms alternate, and the median commutes with the logarithm."""
-    medians = [np.median(item, axis=axis) for item in logs]
-    return np.asarray(np.mean([b - a for a, b in zip(medians[::2], medians[1::2], strict=True)], axis=0))
+def _log_ratio(first: Floats, second: Floats, axis: int = -1) -> Floats:
+    """Difference of the medians of logarithms, which is the logarithm of the ratio of medians."""
+    return np.asarray(np.median(second, axis=axis) - np.median(first, axis=axis))
 
 
 def _two_sided(value: float, error: float, freedom: int) -> float:
@@ -301,17 +334,36 @@ def _linear_error(sums: Floats, sizes: Floats) -> float:
     return float(np.sqrt(sums.size / (sums.size - 1) * np.square(residuals).sum()) / sizes.sum())
 
 
+def _t_reach(error: float, clusters: int, level: float) -> float:
+    """Half the interval of Student's t with `clusters` - 1 degrees of freedom."""
+    return float(stats.t.ppf((1 + level) / 2, clusters - 1)) * error
+
+
+def _share_interval(sums: Floats, sizes: Floats, level: float) -> tuple[float, float]:
+    """Interval of a share over clusters: Wilson's, with the effective number of samples.
+
+    That is p (1 - p) over the linearised variance, no fewer than the clusters, no more than the samples; where all
+    are alike, the clusters (Dean and Pagano, Evaluating Confidence Interval Methods for Binomial Proportions in
+    Clustered Surveys, 2015).
+    """
+    share, variance = float(sums.sum() / sizes.sum()), _linear_error(sums, sizes) ** 2
+    count = float(sums.size)
+    if 0 < share < 1:
+        count = float(np.clip(share * (1 - share) / variance, count, sizes.sum())) if variance else float(sizes.sum())
+    z = float(stats.norm.ppf((1 + level) / 2))
+    middle, reach = share + z * z / 2 / count, z * np.sqrt(share * (1 - share) / count + z * z / 4 / count**2)
+    low, high = np.asarray([middle - reach, middle + reach]) / (1 + z * z / count)
+    return min(share, max(0.0, float(low))), max(share, min(1.0, float(high)))
+
+
 def _ratio_interval(sums: Floats, sizes: Floats, level: float, resamples: int, seed: int) -> tuple[float, float]:
     """Interval of sum(sums) / sum(sizes) over clusters."""
-    count = sums.size
-    if count < 2:
-        return float("nan"), float("nan")
-    value = sums.sum() / sizes.sum()
+    count, value = sums.size, sums.sum() / sizes.sum()
     residuals = sums - value * sizes
     if not residuals.any():
         return float(value), float(value)
-    if count > BOOTSTRAP_CLUSTERS:
-        reach = stats.t.ppf((1 + level) / 2, count - 1) * _linear_error(sums, sizes)
+    if not FEW_CLUSTERS <= count <= BOOTSTRAP_CLUSTERS:
+        reach = _t_reach(_linear_error(sums, sizes), count, level)
         return float(value - reach), float(value + reach)
 
     def ratio(total: Floats, size: Floats, axis: int = -1) -> Floats:

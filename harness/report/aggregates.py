@@ -17,7 +17,8 @@ def estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
     kept = kept_clips(metric, name, samples)
     values, prompts = samples.values[name][kept], samples.prompts[kept]
     if type(metric).aggregate is Metric.aggregate:
-        return clustered_mean(values, prompts)
+        share = any(value.share for value in metric.values if value.name == name)
+        return clustered_mean(values, prompts, share=share)
     return clustered_statistic(values, prompts, lambda pooled: metric.aggregate(name, pooled))
 
 

@@ -55,12 +55,12 @@ class ToyWorld(Metric):
     """
 
     values: ClassVar[tuple[Value, ...]] = (
-        Value("caption_accuracy", label="caption accuracy"),
-        Value("colour", label="colour"),
-        Value("shape", label="shape"),
-        Value("direction", label="direction"),
-        Value("speed", label="speed"),
-        Value("background", label="background"),
+        Value("caption_accuracy", label="caption accuracy", share=True),
+        Value("colour", label="colour", share=True),
+        Value("shape", label="shape", share=True),
+        Value("direction", label="direction", share=True),
+        Value("speed", label="speed", share=True),
+        Value("background", label="background", share=True),
         Value("shape_iou", label="shape IoU"),
         Value("speed_measured", unit="px/frame", direction="none", label="measured speed"),
         Value("speed_error", unit="px/frame", direction="lower", label="speed error"),
@@ -89,11 +89,11 @@ class ToySurvival(Metric):
     """
 
     values: ClassVar[tuple[Value, ...]] = (
-        Value("survival", label="survival"),
-        Value("quarter_1", label="first quarter"),
-        Value("quarter_2", label="second quarter"),
-        Value("quarter_3", label="third quarter"),
-        Value("quarter_4", label="last quarter"),
+        Value("survival", label="survival", share=True),
+        Value("quarter_1", label="first quarter", share=True),
+        Value("quarter_2", label="second quarter", share=True),
+        Value("quarter_3", label="third quarter", share=True),
+        Value("quarter_4", label="last quarter", share=True),
         Value("shape_drift", label="shape IoU, last quarter less first"),
     )
 

@@ -42,16 +42,55 @@ def test_five_seeds_of_a_prompt_are_one_piece_of_evidence() -> None:
     assert (naive.high - naive.low) < 0.6 * (once.high - once.low)
 
 
-@pytest.mark.parametrize("clusters", [7, 30])
+@pytest.mark.parametrize("clusters", [2, 3, 5, 7, 8, 30])
 def test_interval_covers_the_truth(clusters: int) -> None:
     rng = np.random.default_rng(clusters)
     labels = np.repeat(np.arange(clusters), 3)
     hits = 0
-    for study in range(300):
+    for study in range(500):
         values = np.repeat(rng.normal(size=clusters), 3) + rng.normal(scale=0.5, size=labels.size)
         found = clustered_mean(values, labels, resamples=500, seed=study)
         hits += found.low <= 0 <= found.high
-    assert 0.91 <= hits / 300 <= 0.98
+    assert 0.92 <= hits / 500 <= 0.98
+
+
+def test_few_clusters_give_the_t_interval() -> None:
+    values = [0.2, 0.4, 0.9]
+    found = clustered_mean(np.repeat(values, 2), np.repeat(np.arange(3), 2))
+    reference = truth.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+    own = clustered_statistic(values, [0, 1, 2], lambda pooled: 10 * float(np.mean(pooled)))
+    assert (own.low, own.high) == pytest.approx((10 * reference.low, 10 * reference.high))
+
+
+@pytest.mark.parametrize(("passed", "clips"), [(24, 24), (21, 24), (0, 24), (3, 6)])
+def test_with_one_clip_a_prompt_a_share_has_wilsons_interval(passed: int, clips: int) -> None:
+    scores = [1.0] * passed + [0.0] * (clips - passed)
+    found = clustered_mean(scores, np.arange(clips), share=True)
+    reference = truth.binomtest(passed, clips).proportion_ci(method="wilson")
+    # Between 0 and 1 the variance over n - 1 instead of n makes it rest on one sample fewer.
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.03)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_prompts_that_all_pass_count_once_each() -> None:
+    once, often = (clustered_mean(np.ones(24 * m), np.repeat(np.arange(24), m), share=True) for m in (1, 5))
+    # By hand: 24 / (24 + 1.96^2).
+    assert once.low == often.low == pytest.approx(0.862, abs=1e-3)
+    assert once.high == 1
+    with pytest.raises(ValueError, match="share"):
+        clustered_mean([0.5, 2.0], ["a", "b"], share=True)
+
+
+@pytest.mark.parametrize(("share", "prompts"), [(0.7, 12), (0.95, 24), (0.98, 48)])
+def test_the_interval_of_a_share_covers_the_truth(share: float, prompts: int) -> None:
+    rng, hits = np.random.default_rng(prompts), 0
+    for _ in range(1000):
+        chances = np.repeat(rng.beta(4 * share, 4 * (1 - share), size=prompts), 2)
+        passed = (rng.random(chances.size) < chances).astype(float)
+        found = clustered_mean(passed, np.repeat(np.arange(prompts), 2), share=True)
+        hits += found.low <= share <= found.high
+    assert 0.93 <= hits / 1000 <= 0.975
 
 
 def test_many_clusters_agree_with_the_t_interval() -> None:
@@ -167,9 +206,10 @@ def test_ratio_of_medians_by_hand() -> None:
     assert ratio_of_medians([[1, 2, 3]], [[2, 4, 9]]).estimate.value == pytest.approx(2)
     # Rounds 2 and 8 times as large: their geometric mean, whatever a round does to both arms.
     assert ratio_of_medians([[1, 1], [50, 50]], [[2, 2], [400, 400]]).estimate.value == pytest.approx(4)
-    # One sample a round: medians over the rounds.
-    assert ratio_of_medians([[1], [2], [3]], [[3], [4], [5]]).estimate.value == pytest.approx(2)
+    # One sample a round: ratios 3, 2 and 5/3.
+    assert ratio_of_medians([[1], [2], [3]], [[3], [4], [5]]).estimate.value == pytest.approx(10 ** (1 / 3))
     assert not ratio_of_medians([[1.0]], [[2.0]]).estimate.bounded
+    assert not ratio_of_medians([[1.0, 1.1, 1.2, 0.9, 0.8]], [[2.0] * 5]).estimate.bounded
     with pytest.raises(ValueError, match="positive"):
         ratio_of_medians([[0.0, 1.0]], [[1.0, 1.0]])
     with pytest.raises(ValueError, match="differ in number"):
@@ -187,13 +227,38 @@ def test_over_a_thousand_studies_the_paired_interval_holds_the_truth_as_often_as
     assert 0.93 <= hits / 1000 <= 0.97
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("samples", [10, 60])
-def test_over_a_thousand_studies_the_ratio_interval_holds_the_truth_as_often_as_it_says(samples: int) -> None:
+def test_over_rounds_the_ratio_is_the_paired_t_test_of_log_medians() -> None:
+    rng = np.random.default_rng(10)
+    first, second = np.exp(0.1 * rng.normal(size=(2, 4, 9)))
+    found = ratio_of_medians(list(first), list(second))
+    logs = [np.log(np.median(side, axis=1)) for side in (first, second)]
+    reference = truth.ttest_rel(logs[1], logs[0])
+    ends = reference.confidence_interval(0.95)
+    assert found.p == pytest.approx(reference.pvalue)
+    assert (found.estimate.low, found.estimate.high) == pytest.approx((math.exp(ends.low), math.exp(ends.high)))
+    assert found.freedom == 3
+    # Two rounds by hand: ratios e^0.1 and e^0.3, so 0.2 with standard error 0.1, and t[0.975, 1] = 12.706.
+    two = ratio_of_medians([[1.0], [1.0]], [[math.exp(0.1)], [math.exp(0.3)]])
+    assert math.log(two.estimate.high) == pytest.approx(0.2 + 1.2706, abs=1e-4)
+    assert two.error == pytest.approx(0.1)
+
+
+def test_rounds_that_agree_to_the_byte_leave_no_spread() -> None:
+    found = ratio_of_medians([[1474560.0]] * 3, [[215040.0]] * 3)
+    assert (found.estimate.low, found.estimate.high) == pytest.approx((0.145833, 0.145833), abs=1e-6)
+    assert (found.error, found.p) == (0, 0)
+    assert ratio_of_medians([[7.0], [9.0]], [[7.0], [9.0]]).p == 1
+
+
+@pytest.mark.parametrize(("rounds", "samples", "start"), [(1, 10, 0.0), (2, 10, 0.0), (3, 10, 0.03), (4, 1, 0.03)])
+def test_over_a_thousand_studies_the_ratio_interval_holds_the_truth_as_often_as_it_says(
+    rounds: int, samples: int, start: float
+) -> None:
     rng, hits = np.random.default_rng(9), 0
     for study in range(1000):
-        first, second = np.exp(0.05 * rng.normal(size=(2, samples)))
-        found = ratio_of_medians([first], [1.1 * second], resamples=1000, seed=study).estimate
+        shifts = 0.1 * rng.normal(size=(rounds, 1)) + start * rng.normal(size=(2, rounds, 1))
+        first, second = np.exp(shifts + 0.05 * rng.normal(size=(2, rounds, samples)))
+        found = ratio_of_medians(list(first), list(1.1 * second), resamples=1000, seed=study).estimate
         hits += found.low <= 1.1 <= found.high
     assert 0.93 <= hits / 1000 <= 0.97
 

@@ -38,7 +38,7 @@ def test_means_intervals_and_counts(tmp_path: Path) -> None:
     found = cells(table(tmp_path, arms=two_arms(scores, [0.1] * 6), prompts=3, seeds=2))["dense"]
     truth = clustered_mean(scores, [0, 0, 1, 1, 2, 2])
     assert found.value == pytest.approx(np.mean(scores))
-    assert (found.low, found.high) == (truth.low, truth.high)
+    assert (found.low, found.high) == pytest.approx((truth.low, truth.high))
     assert found.text == "0.667"
     assert found.spread == f"[{truth.low:.3f}, {truth.high:.3f}]"
     assert found.count == "6/6"
