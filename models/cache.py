@@ -79,6 +79,9 @@ class StreamCache:
         placement = self.ring.place(first, count)
         if self.policy.sink_kind == "average" and placement.evicted:
             self._average(placement)
+        return self._context(placement, first, count, device)
+
+    def _context(self, placement: Placement, first: int, count: int, device: torch.device) -> ChunkContext:
         return ChunkContext(self, placement, first, count, device)
 
     def rebuild_behind_sink(self, first: int, count: int, device: torch.device) -> ChunkContext:
@@ -89,7 +92,7 @@ class StreamCache:
         sink = self.policy.sink
         self.ring.restart([*self.ring.slots[:sink], *range(first + sink, first + count)])
         placement = Placement((Run(sink, sink, count - sink),), ())
-        return ChunkContext(self, placement, first, count, device)
+        return self._context(placement, first, count, device)
 
     def _average(self, placement: Placement) -> None:
         """Merge what leaves into the sink, slot by slot: sink = a sink + (1 - a) evicted (Reward Forcing)."""
@@ -128,14 +131,15 @@ class ChunkContext:
         grid, ring, policy = cache.grid, cache.ring, cache.policy
         self.filled = len(ring.slots)
         frames = list(range(first, first + count))
-        positions = ring.positions(policy.positions)
-        at = dict(zip(ring.slots, positions, strict=True))
+        self.positions = ring.positions(policy.positions)
+        at = dict(zip(ring.slots, self.positions, strict=True))
+        self.own = [at.get(frame, frame) for frame in frames]
 
         def rotation(where: Sequence[int]) -> Rotation:
             return cache.table(where, grid.height, grid.width, device)
 
-        self.rotation = rotation([at.get(frame, frame) for frame in frames])
-        self.key_rotation = rotation(positions) if policy.rotation == "read" else None
+        self.rotation = rotation(self.own)
+        self.key_rotation = rotation(self.positions) if policy.rotation == "read" else None
         self._plane, self._time = self._halves(device)
         self._rotated: set[int] = set()
         self.clean = False

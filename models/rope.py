@@ -73,10 +73,17 @@ class RotaryTable:
         ]
 
     def __call__(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Rotation:
-        """Rotation of the tokens of `frames` (temporal positions), frame by frame, row by row.
+        """Rotation of the tokens of `frames`, as `angles` takes them: [len(frames) * height * width, pairs] each."""
+        rotation = Rotation.of(self.angles(frames, height, width))
+        if device.type == "cpu":
+            return rotation
+        return Rotation(*(t.to(device, non_blocking=True) for t in (rotation.cos, rotation.sin, rotation.phase)))
 
-        Returns cosines and sines of shape [len(frames) * height * width, pairs]. Raises `OptionError` for a position
-        beyond the table.
+    def angles(self, frames: Sequence[int], height: int, width: int) -> Tensor:
+        """Angles of the tokens of `frames` (temporal positions), frame by frame, row by row.
+
+        Returns radians, float64 [len(frames) * height * width, pairs]. Raises `OptionError` for a position beyond the
+        table.
         """
         last = max(max(frames, default=0), height - 1, width - 1)
         if last >= self.positions or min(frames, default=0) < 0:
@@ -86,7 +93,7 @@ class RotaryTable:
             )
         time, row, column = self.axes
         shape = (len(frames), height, width, -1)
-        angles = torch.cat(
+        return torch.cat(
             [
                 time[torch.tensor(list(frames), dtype=torch.long)][:, None, None, :].expand(shape),
                 row[:height][None, :, None, :].expand(shape),
@@ -94,10 +101,6 @@ class RotaryTable:
             ],
             dim=-1,
         ).flatten(0, 2)
-        rotation = Rotation.of(angles)
-        if device.type == "cpu":
-            return rotation
-        return Rotation(*(t.to(device, non_blocking=True) for t in (rotation.cos, rotation.sin, rotation.phase)))
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import HarnessError, WeightsError
 from models import trace
-from models.kernels.forms import FORMS
+from models.kernels.forms import FORMS, Name
 from models.trace import TOLERANCE, read, roll, save_latents, verify
 
 TRACES = Path(__file__).parents[1] / "data" / "traces"
@@ -27,18 +27,30 @@ def test_dense_rollouts_replay(path: Path) -> None:
     assert result.difference <= TOLERANCE
 
 
-@pytest.mark.parametrize("form", ["expanded", "absorbed", "reference"])
 @pytest.mark.parametrize("path", LATENT, ids=lambda path: path.stem)
-def test_latent_rollouts_replay_chunk_by_chunk(path: Path, form: str) -> None:
-    result = verify(path, form)  # type: ignore[arg-type]
+def test_latent_rollouts_replay_on_their_own_past_in_the_order_of_the_recording(path: Path, tmp_path: Path) -> None:
+    result = verify(path)
     assert result.passes
+    assert result.in_order_difference is not None
+    assert result.in_order_difference <= TOLERANCE
     assert result.on_recorded_past is not None
     assert result.on_recorded_past <= TOLERANCE
+    save_latents(result, tmp_path / "out.safetensors")
+    written = load_file(tmp_path / "out.safetensors")["latents"]
+    assert (written - load_file(path)["latents"]).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("form", ["absorbed", "reference"])
+@pytest.mark.parametrize("path", LATENT, ids=lambda path: path.stem)
+def test_every_form_replays_latent_rollouts_chunk_by_chunk(path: Path, form: Name) -> None:
+    spec, tensors = read(path)
+    chunkwise = roll(path, spec, tensors, form, history=tensors["latents"])
+    assert (chunkwise - tensors["latents"]).abs().max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("path", LATENT, ids=lambda path: path.stem)
 def test_latent_rollouts_multiply_rounding(path: Path) -> None:
-    """Why these are checked on the recorded past: in float64, a change of 1e-9 grows tenfold and more on the way."""
+    """Why the order of operations decides where they end: in float64, a change of 1e-9 grows tenfold and more."""
     spec, tensors = read(path)
     exact = roll(path, spec, tensors, dtype=torch.float64)
     noise = tensors["noise"].double()
@@ -57,8 +69,15 @@ def test_all_forms_agree_in_float64() -> None:
         assert (other - reference).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("change", [{"sink": 0}, {"local": 7}, {"local": 12}])
-@pytest.mark.parametrize("stem", ["videomla_la6_sink1", "self_forcing_la6_sink1"])
+@pytest.mark.parametrize(
+    ("stem", "change"),
+    [
+        ("self_forcing_la6_sink1", {"sink": 0}),
+        ("self_forcing_la6_sink1", {"local": 7}),
+        ("self_forcing_la6_sink1", {"local": 12}),
+        ("videomla_la7_sink1", {"local": 6}),
+    ],
+)
 def test_a_wrong_window_does_not_pass(tmp_path: Path, stem: str, change: dict[str, int]) -> None:
     assert not verify(rewritten(tmp_path, stem, change)).passes
 
@@ -77,6 +96,13 @@ def test_a_trace_without_latents_replays_and_passes_nothing(tmp_path: Path) -> N
     assert result.latents.shape == (1, 21, 16, 4, 6)
     assert result.difference is None
     assert not result.passes
+
+
+def test_a_latent_rollout_without_latents_is_handed_on_as_it_was_recorded(tmp_path: Path) -> None:
+    result = verify(rewritten(tmp_path, "videomla_la7_sink1", {}, drop="latents"))
+    assert (result.difference, result.passes, result.best[0]) == (None, False, "own, recorded order")
+    recorded = load_file(TRACES / "videomla_la7_sink1.safetensors")["latents"]
+    assert (result.best[1] - recorded).abs().max() <= TOLERANCE
 
 
 def test_absolute_positions_stay_absolute_without_limit_of_the_window(tmp_path: Path) -> None:
