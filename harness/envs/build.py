@@ -119,7 +119,9 @@ def build(
         _step([str(interpreter), "-m", "venv", str(root)], logfile, name)
         for line, arguments in _pip_steps(lock):
             say(f"{name}: {line}")
-            _step([str(root / "bin" / "python"), "-m", "pip", "install", *arguments], logfile, name)
+            # Bytecode is left to the first import: compiling all 12,000 files would take longer than installing them.
+            pip = [str(root / "bin" / "python"), "-m", "pip", "install", "--no-compile"]
+            _step([*pip, *arguments], logfile, name)
         _add_startup(root)
         environment = Environment(name, lock.digest, root)
         say(f"{name}: importing {', '.join(lock.imports)}")

@@ -21,7 +21,8 @@ class VBenchLongOptions(Options):
     Attributes:
         compat: `none` scores pieces that are ranges of frames of one decode, of any file name, and averages over
             videos. `upstream` runs VBench-Long's own code with its defaults (no development flag): re-encoded pieces,
-            names cut at underscores, every piece a video of its own.
+            names cut at underscores, every piece a video of its own. Its overall value is the mean over pieces, which
+            a table's mean over clips equals where clips are of one length, as in the suites.
         seconds: length of a piece; upstream's code always takes 2.
     """
 

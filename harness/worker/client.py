@@ -84,15 +84,16 @@ class Limits:
     Attributes:
         start: seconds until its hello.
         setup: seconds for one job's setup, score: for one clip.
-        silence: seconds without a heartbeat after which it counts as hung; beat: seconds between heartbeats.
+        silence: seconds without a heartbeat after which it counts as hung, long enough for a suspended machine or a
+            package that loads for minutes without letting another thread run; beat: seconds between heartbeats.
         memory: bytes of address space, 0 for no limit.
         threads: numeric threads, 0 for the packages' own choice.
     """
 
-    start: float = 120.0
+    start: float = 300.0
     setup: float = 1800.0
     score: float = 3600.0
-    silence: float = 120.0
+    silence: float = 600.0
     beat: float = 2.0
     memory: int = 0
     threads: int = 0

@@ -126,6 +126,19 @@ def test_a_prompt_outside_the_suite_is_refused_in_standard_mode(weights, good):
     metric.close()
 
 
+def test_without_a_prompt_only_what_compares_with_it_fails(weights, good):
+    for names in (("overall_consistency",), ("temporal_flickering", "human_action")):
+        metric = VBench(VBenchOptions(dimensions=names))
+        metric.setup("cpu")
+        with pytest.raises(ClipError, match=f"no prompt; {names[-1]}"):
+            metric.score(clip_of(good, " "))
+        metric.close()
+    metric = VBench(VBenchOptions(dimensions=("temporal_flickering",)))
+    metric.setup("cpu")
+    assert metric.score(clip_of(good, ""))["temporal_flickering"] > 0
+    metric.close()
+
+
 def test_augmented_prompts_are_scored_by_the_short_ones(weights, good, tmp_path):
     table = tmp_path / "prompts.jsonl"
     table.write_text('{"prompt": "a very long still frame of a sign", "short": "In a still frame, a stop sign"}\n')

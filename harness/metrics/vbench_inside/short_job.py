@@ -14,6 +14,9 @@ from typing import Any
 from .loading import Networks
 from .scoring import score_clip
 
+READ_THE_PROMPT = frozenset({"human_action", "temporal_style", "overall_consistency"})
+"""Dimensions of one's own clips that compare them with their prompt."""
+
 
 class PromptFault(ValueError):
     """A clip's prompt is not one that the dimensions asked for can be scored by."""
@@ -58,6 +61,8 @@ class Plan:
                 raise PromptFault(f"the prompt {prompt[:60]!r} is not in VBench's suite")
             belongs, auxiliary = self.suite[prompt]
             wanted = [name for name in wanted if name in belongs]
+        if not prompt.strip() and (asking := sorted(READ_THE_PROMPT & set(wanted))):
+            raise PromptFault(f"the clip has no prompt; {', '.join(asking)} cannot be scored without")
         if self.static_filter and "temporal_flickering" in wanted:
             wanted.append("static")
         scores = score_clip(self.networks, clip.path, wanted, prompt, auxiliary) if wanted else {}

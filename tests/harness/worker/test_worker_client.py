@@ -16,7 +16,7 @@ from harness.errors import OptionError
 from harness.worker.client import Answer, JobFault, Limits, Worker, WorkerFault
 
 JOB = Path(__file__).with_name("fake_job.py")
-QUICK = Limits(start=60, setup=60, score=60, silence=30, beat=0.1)
+QUICK = Limits(start=300, setup=300, score=300, silence=300, beat=0.1)
 
 
 def clip(prompt: str = "a dog", path: str = "a b'\"_-0.mp4", digest: str = "d") -> Clip:

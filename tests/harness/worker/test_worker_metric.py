@@ -29,7 +29,7 @@ class Fake(WorkerMetric):
     values = (Value("score"), Value("reads"))
     environment = "quality"
     job = JOB
-    limits = Limits(start=60, setup=60, score=60, silence=30, beat=0.1)
+    limits = Limits(start=300, setup=300, score=300, silence=300, beat=0.1)
     packages: ClassVar[tuple[str, ...]] = ("pip", "no-such-package")
 
 
