@@ -59,7 +59,9 @@ class Row:
     Attributes:
         outcome: `ok`, `out_of_memory` or `failed` (with `message`).
         at: `load` or `generate`, where memory ran out or something failed.
-        peak_bytes: highest memory of the two clips, counted as the budget counts. weight_bytes: after loading.
+        peak_bytes: highest memory of the two clips, as `MemoryMeter` has it. On a CPU that is what was resident, and
+            the budget counts what was asked for, so memory runs out before the peak reaches it. weight_bytes: after
+            loading.
         reserved_bytes, driver_bytes: on CUDA, of the allocator and of the whole device; None elsewhere.
         clip_s, first_chunk_s: of the second clip. fps: its pixel frames per second over the chunks whose window was
             full, all clips of the batch together.
@@ -100,7 +102,7 @@ def hold_to_budget(device: str, budget: int) -> str:
     if base is None:
         raise NotAvailable("a memory budget on a CPU needs Linux", "run batch scaling on Linux or on CUDA")
     resource.setrlimit(resource.RLIMIT_DATA, (base + budget, base + budget))
-    return "private writable memory asked for after interpreter and libraries were loaded (RLIMIT_DATA)"
+    return "private writable memory asked for, resident or not, beyond interpreter and libraries (RLIMIT_DATA)"
 
 
 def _enough(budget: int, free: int | None, where: str) -> None:

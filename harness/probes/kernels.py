@@ -1,4 +1,7 @@
-"""Attention kernels on a device: checked against float64 first, then timed against the device's own ceilings."""
+"""Attention kernels on a device: checked against float64 first, then timed against the device's own ceilings.
+
+No speed without agreement (rule T14).
+"""
 
 from __future__ import annotations
 

@@ -63,6 +63,7 @@ class Streaming(Probe):
 
     `denoise_fps`, `decode_fps` and `end_to_end_fps` are taken over the chunks whose window was full; the `clip_` ones
     over the whole clip. All count the pixel frames of the whole batch. Each headline is the median over generations.
+    What a viewer waits for is a set of values (rule T5): first chunk, gaps, worst gap, real-time factor.
     """
 
     version = "1"

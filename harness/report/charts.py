@@ -25,7 +25,8 @@ class Line:
     Attributes:
         label: in the legend; equal labels of several panels share an entry. look: number of its colour and marker.
         x, y: equally many numbers; a pair with NaN is left out. low, high: ends of y's interval, or empty.
-        joined: whether its points are.
+        joined: whether its points are. marked: whether they have markers.
+        under: whether a later line runs over it, so that it is drawn wide to show on both sides.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Line:
     high: tuple[float, ...] = ()
     joined: bool = True
     marked: bool = True
+    under: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,8 @@ def _line(line: Line, axes: Axes, named: bool) -> bool:
         look["linestyle"] = "none"
     if not line.marked:
         look["marker"] = "none"
+    if line.under:
+        look |= {"linewidth": 4.5, "markersize": 9, "alpha": 0.45}
     if line.low and all(math.isfinite(end) for i in kept for end in (line.low[i], line.high[i])):
         ends = [[y[k] - line.low[i] for k, i in enumerate(kept)], [line.high[i] - y[k] for k, i in enumerate(kept)]]
         axes.errorbar(x, y, yerr=ends, capsize=3, elinewidth=1.0, label=line.label, **look)

@@ -110,13 +110,19 @@ def _memory_by_batch(plot: Plot, run: Run) -> Picture:
     across = Axis("requests in a batch", whole=True)
     panel = Panel(across, Axis("peak memory", "B", from_zero=True), tuple(lines), rules, tuple(crosses))
     remarks = _remarks(found, labels)
+    remarks = (
+        *dict.fromkeys(f"The budget covers {r.notes['covers']}." for r in found if "covers" in r.notes),
+        *remarks,
+    )
     if crosses:
         remarks = ("A cross is the smallest batch that did not fit.", *remarks)
     return Picture(plot.name, plot.title or "Memory against batch", (panel,), remarks)
 
 
 def _bytes(size: float) -> str:
-    return f"{size / 1e9:.4g} GB" if size >= 1e9 else f"{size / 1e6:.4g} MB"
+    """In the units of the axis, after whole mebibytes where a budget was given in them."""
+    said = f"{size / 1e9:.4g} GB" if size >= 1e9 else f"{size / 1e6:.4g} MB"
+    return said if size % 2**20 else f"{size / 2**20:g} MiB ({said})"
 
 
 def _chunk_time(plot: Plot, run: Run) -> Picture:

@@ -30,8 +30,15 @@ def panels(samples: Mapping[str, Sequence[float]]) -> tuple[Panel, ...]:
         if not any(map(_measured, (samples[f"{form}:{up}"] for form in forms))):
             continue
         x = tuple(samples[across])
+        heights = [tuple(y if y > 0 else math.nan for y in samples[f"{form}:{up}"]) for form in forms]
         lines = tuple(
-            Line(form.replace("_", " "), number, x, tuple(y if y > 0 else math.nan for y in samples[f"{form}:{up}"]))
+            Line(
+                form.replace("_", " "),
+                number,
+                x,
+                heights[number],
+                under=_covered(heights[number], heights[number + 1 :]),
+            )
             for number, form in enumerate(forms)
         )
         found.append(Panel(Axis(across_label, log=True, ticks=spaced(x)), Axis(up_label, unit, log=True), lines))
@@ -40,3 +47,11 @@ def panels(samples: Mapping[str, Sequence[float]]) -> tuple[Panel, ...]:
 
 def _measured(numbers: Sequence[float]) -> bool:
     return any(number > 0 and math.isfinite(number) for number in numbers)
+
+
+def _covered(line: Sequence[float], later: Sequence[Sequence[float]]) -> bool:
+    """Whether a line drawn later runs over `line`, within a percent, for half of it or more."""
+    return any(
+        sum(math.isclose(a, b, rel_tol=0.01) for a, b in zip(line, other, strict=True)) * 2 >= len(line)
+        for other in later
+    )

@@ -19,6 +19,7 @@ from harness.records import Record, RecordFile, Run, load_run
 from harness.report import files
 from harness.report.charts import Line, Panel
 from harness.report.plots import KINDS, pictures
+from harness.report.scaling import panels
 from harness.report.tables import build
 from harness.schema import Plot
 
@@ -124,7 +125,7 @@ def batches(tmp_path: Path) -> Run:
 
 def test_memory_stands_against_batch_below_the_budget(batches: Run) -> None:
     found = panel(batches, kind="memory_by_batch", section="96MiB")
-    assert [(rule.label, rule.y) for rule in found.rules] == [("budget, 100.7 MB", 96 * 2**20)]
+    assert [(rule.label, rule.y) for rule in found.rules] == [("budget, 96 MiB (100.7 MB)", 96 * 2**20)]
     drawn = {line.label.rstrip("†"): line for line in found.lines}
     assert drawn["dense"].x == (1, 2, 4, 8)
     assert drawn["dense"].y == (35e6, 40e6, 50e6, 70e6)
@@ -239,3 +240,17 @@ def test_what_cannot_be_drawn_is_refused_with_its_line(tmp_path: Path, plot: dic
         suite.load(path)
     assert answer in str(caught.value)
     assert str(caught.value).startswith(f"{path}:")
+
+
+def test_a_curve_that_another_runs_over_is_drawn_wide_beneath_it() -> None:
+    lengths = {"window_frames": [6.0, 12.0], "clip_frames": [30.0]}
+    flops = {"local": [1e6, 2e6], "expanded": [1e6, 2.001e6], "absorbed": [2e6, 3e6]}
+    rest = ("window_flops", "window_bytes", "window_s", "clip_s")
+    samples = lengths | {f"{form}:{name}": [0.0, 0.0] for form in flops for name in rest}
+    samples |= {f"{form}:window_attention_flops": found for form, found in flops.items()}
+    (panel,) = panels(samples)
+    assert [(line.label, line.under) for line in panel.lines] == [
+        ("local", True),
+        ("expanded", False),
+        ("absorbed", False),
+    ]
