@@ -104,6 +104,13 @@ class Bench(ABC):
     def cases(self, shape: Shape, seed: int) -> Iterator[Case]:
         """Every form of `shape`, all on the same fresh random inputs."""
 
+    def chunks(self, seed: int) -> Iterator[tuple[Shape, Case]]:
+        """Whole chunks of the network that the family serves, as `chunk:dense` or `chunk:absorbed`; none by default.
+
+        The check of such a case covers every pass of the chunk.
+        """
+        return iter(())
+
     @abstractmethod
     def chosen(self, shape: Shape) -> str:
         """The form that dispatch picks for `shape` by itself."""

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import median
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from harness.contracts import Availability, Json, Measurement, Options, Probe, Subject, Value, Workload
@@ -19,6 +17,7 @@ from harness.errors import NotAvailable
 from harness.probes.clock import GRAPH_BELOW_S, Clock, time_calls, time_graph
 from harness.probes.device import MemoryMeter, Telemetry, watch
 from harness.probes.kernel_bench import Bench, Case, Crossing, Dtype, Shape, find
+from harness.probes.kernel_rows import Ceilings, Row, samples, table
 
 NAN = float("nan")
 SHORT, LONG = 256, 1560
@@ -26,12 +25,6 @@ SHORT, LONG = 256, 1560
 
 KERNEL = "absorbed:"
 """Before the name of a kernel, in the form of a row that times it alone, without the maps around it."""
-
-COLUMNS = (
-    ("relative error", "", "lower"), ("cold", "s", "lower"), ("IQR", "s", "lower"), ("warm", "s", "lower"),
-    ("IQR", "s", "lower"), ("in a graph", "s", "lower"), ("FLOP/s", "", "higher"), ("of the matmul", "", "higher"),
-    ("bytes/s", "", "higher"), ("of the copy", "", "higher"),
-)  # fmt: skip
 
 
 class KernelsOptions(Options):
@@ -44,6 +37,7 @@ class KernelsOptions(Options):
         timed: check alone, without it; then the kernels may also run in Triton's interpreter.
         warmup_s, measure_s: spent on each timing.
         matmul: rows and columns of the square product that gives the ceiling. copy_bytes: size of the copy.
+        chunk: also measure whole chunks of the network that the family serves, in every form.
         keep: hand the crossings found to dispatch, which keeps them for this device.
     """
 
@@ -59,78 +53,12 @@ class KernelsOptions(Options):
     measure_s: float = Field(0.1, gt=0)
     matmul: int = Field(8192, ge=16)
     copy_bytes: int = Field(1 << 30, ge=1 << 10)
+    chunk: bool = False
     keep: bool = False
 
     def shapes(self) -> list[Shape]:
         """Every combination, the smallest first."""
         return [Shape(b, q, k) for b in self.batches for k in self.keys for q in self.queries]
-
-
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """What the device reaches by itself: FLOP/s of a large bfloat16 product, bytes/s of a large copy."""
-
-    flops: float = NAN
-    bytes: float = NAN
-
-
-@dataclass(slots=True)
-class Row:
-    """One form of one shape: its error, and seconds a call where the check passed."""
-
-    shape: Shape
-    form: str
-    flops: float
-    bytes: float
-    detail: Mapping[str, Json]
-    error: float = NAN
-    worst_row: float = NAN
-    cold: list[float] = field(default_factory=list)
-    warm: list[float] = field(default_factory=list)
-    graph: list[float] = field(default_factory=list)
-    fault: str = ""
-    missing: str = ""
-
-    @property
-    def seconds(self) -> float:
-        """The headline: median with a cold cache, as in a model whose layers evict each other; NaN without it."""
-        return median(self.cold) if self.cold else NAN
-
-    def rate(self, ceilings: Ceilings) -> tuple[float, float, float, float]:
-        """FLOP/s and its share of the product, at the fastest; bytes/s and its share of the copy, from memory alone."""
-        if not self.cold:
-            return NAN, NAN, NAN, NAN
-        fastest = min(median(times) for times in (self.cold, self.warm, self.graph) if times)
-        flops, moved = self.flops / fastest, self.bytes / self.seconds
-        return flops, flops / ceilings.flops, moved, moved / ceilings.bytes
-
-    def judge(self, ceilings: Ceilings) -> None:
-        """Withdraw the times of a row that is faster than the device can be."""
-        _, product, _, copied = self.rate(ceilings)
-        for share, what in ((product, "matmul"), (copied, "copy")):
-            if share > 1:
-                self.fault = f"{share:.0%} of the device's {what} ceiling"
-        if self.fault:
-            self.cold, self.warm, self.graph = [], [], []
-
-    def to_json(self) -> dict[str, Json]:
-        """For a record's notes."""
-        shape = {"batch": self.shape.batch, "queries": self.shape.queries, "keys": self.shape.keys}
-        said: dict[str, Json] = {**shape, "form": self.form, "flops": self.flops, "bytes": self.bytes, **self.detail}
-        for name in ("error", "worst_row"):
-            number = getattr(self, name)
-            said[name] = number if math.isfinite(number) else None
-        for name in ("cold", "warm", "graph"):
-            times = getattr(self, name)
-            said[name] = {"median_s": median(times), "iqr_s": _iqr(times), "samples": len(times)} if times else None
-        return said | {name: text for name in ("fault", "missing") if (text := getattr(self, name))}
-
-    def cells(self, ceilings: Ceilings) -> list[float | None]:
-        """In the order of `COLUMNS`; None where there is no number."""
-        spread = [each(times) if times else NAN for times in (self.cold, self.warm) for each in (median, _iqr)]
-        graph = median(self.graph) if self.graph else NAN
-        numbers = [self.error, *spread, graph, *self.rate(ceilings)]
-        return [number if math.isfinite(number) else None for number in numbers]
 
 
 class Kernels(Probe):
@@ -153,6 +81,9 @@ class Kernels(Probe):
         Value("absorbed_long_share", "", "higher", f"absorbed, share of the matmul from {LONG} queries on"),
         Value("absorbed_short_share", "", "higher", f"absorbed, share of the matmul up to {SHORT} queries"),
         Value("absorbed_over_expanded", "", "lower", "absorbed over expanded, fewest queries"),
+        Value("chunk_dense_share", "", "higher", "chunk, dense, share of the matmul"),
+        Value("chunk_expanded_share", "", "higher", "chunk, expanded, share of the matmul"),
+        Value("chunk_absorbed_share", "", "higher", "chunk, absorbed, share of the matmul"),
         Value("dispatch_loss", "", "lower", "dispatch over the better form, less one"),
         Value("peak_bytes", "B", "lower", "peak memory"),
         Value("contended", "", "none", "contended"),
@@ -182,7 +113,7 @@ class Kernels(Probe):
         """Ceilings, then shape by shape; neither argument is used."""
         options: KernelsOptions = self.options
         bench, clock, telemetry = self._family(self._device), Clock(self._device), Telemetry(self._device)
-        meter, rows = MemoryMeter(self._device), list[Row]()
+        meter, rows, whole = MemoryMeter(self._device), list[Row](), list[Row]()
         meter.reset()
         before = telemetry.snapshot()
         with watch(telemetry) as other:
@@ -191,8 +122,12 @@ class Kernels(Probe):
                 for case in bench.cases(shape, options.seed + number):
                     rows.append(_row(case, shape))
                     _take(rows[-1], case, clock, options, ceilings)
+            for shape, case in bench.chunks(options.seed) if options.chunk else ():
+                whole.append(_row(case, shape))
+                _take(whole[-1], case, clock, options, ceilings)
         picked = {shape: bench.chosen(shape) for shape in options.shapes()}
-        found = summary(rows, ceilings, picked)
+        found = summary(rows, ceilings, picked) | chunk_shares(whole, ceilings)
+        found |= counts([*rows, *whole])
         values = {
             "matmul_flops": ceilings.flops,
             "copy_bytes": ceilings.bytes,
@@ -201,9 +136,9 @@ class Kernels(Probe):
             "contended": float(other.contended),
         }
         notes: dict[str, Json] = {
-            "rows": [row.to_json() for row in rows],
+            "rows": [row.to_json() for row in [*rows, *whole]],
             "dispatch": {str(shape): form for shape, form in picked.items()},
-            "table": table(rows, ceilings),
+            "table": table([*rows, *whole], ceilings),
             "device_before": before,
             "device_after": telemetry.snapshot(),
             "other_work": other.to_json(),
@@ -212,7 +147,7 @@ class Kernels(Probe):
         notes["crossings"] = [[c.keys, c.queries, c.variant] for c in crossings]
         if options.keep and crossings and not found["failed_rows"] and not other.contended:
             notes["kept"] = bench.keep(crossings, ceilings.flops, ceilings.bytes)
-        return Measurement(values, _samples(rows), notes)
+        return Measurement(values, samples([*rows, *whole]), notes)
 
 
 def _row(case: Case, shape: Shape) -> Row:
@@ -287,9 +222,6 @@ def summary(rows: Sequence[Row], ceilings: Ceilings, picked: Mapping[Shape, str]
         return time(shape, picked[shape]) / (min(absorbed, expanded) + 0 * (absorbed + expanded)) - 1
 
     return {
-        "rows": float(len(rows)),
-        "failed_rows": float(sum(bool(row.fault) for row in rows)),
-        "missing_rows": float(sum(bool(row.missing) for row in rows)),
         "worst_error": max((row.error for row in rows if not row.fault and not row.missing), default=NAN),
         "expanded_over_dense": _worst(max, [over_dense(s) for s in shapes if s.queries == most]),
         "absorbed_long_share": _worst(min, [share(s) for s in shapes if s.queries >= LONG]),
@@ -299,6 +231,19 @@ def summary(rows: Sequence[Row], ceilings: Ceilings, picked: Mapping[Shape, str]
         ),
         "dispatch_loss": _worst(max, [loss(s) for s in shapes]),
     }
+
+
+def counts(rows: Sequence[Row]) -> dict[str, float]:
+    """How many rows there are, failed, and do not run here."""
+    faults, missing = sum(bool(row.fault) for row in rows), sum(bool(row.missing) for row in rows)
+    return {"rows": float(len(rows)), "failed_rows": float(faults), "missing_rows": float(missing)}
+
+
+def chunk_shares(rows: Sequence[Row], ceilings: Ceilings) -> dict[str, float]:
+    """Share of the large product that a whole chunk reaches, by form; NaN without its row or its times."""
+    reached = {row.form: row.rate(ceilings)[1] for row in rows}
+    forms = ("dense", "expanded", "absorbed")
+    return {f"chunk_{form}_share": reached.get(f"chunk:{form}", NAN) for form in forms}
 
 
 def crossings_of(rows: Sequence[Row]) -> list[Crossing]:
@@ -350,36 +295,6 @@ def _fastest_kernel(rows: Sequence[Row]) -> str:
     return min(whole, key=whole.__getitem__).removeprefix(KERNEL) if len(whole) > 1 else ""
 
 
-def table(rows: Sequence[Row], ceilings: Ceilings) -> Json:
-    """Every row as a table, as a record's notes carry it; what failed or does not run here is said below."""
-    said = [f"{row.shape}, {row.form}: failed, {row.fault}." for row in rows if row.fault]
-    said += dict.fromkeys(f"{row.form}: does not run here, {row.missing}." for row in rows if row.missing)
-    said.append(
-        "Shares are of the device's own large product and large copy, measured before. Bytes/s is with a cold cache, "
-        "FLOP/s at the fastest."
-    )
-    return {
-        "title": "Attention by shape and form",
-        "corner": "shape, form",
-        "columns": [list(column) for column in COLUMNS],
-        "rows": [[f"{row.shape}, {row.form}", row.cells(ceilings)] for row in rows],
-        "remarks": [text[:500] for text in said],
-    }
-
-
-def _samples(rows: Sequence[Row]) -> dict[str, list[float]]:
-    return {
-        f"{row.shape}, {row.form}: {name}_s": times
-        for row in rows
-        for name, times in (("cold", row.cold), ("warm", row.warm), ("graph", row.graph))
-        if times
-    }
-
-
 def _worst(pick: Callable[[Sequence[float]], float], numbers: Sequence[float]) -> float:
     """The largest or smallest; NaN where there is none or any is NaN."""
     return pick(numbers) if numbers and all(map(math.isfinite, numbers)) else NAN
-
-
-def _iqr(times: Sequence[float]) -> float:
-    return float(np.subtract(*np.percentile(times, [75, 25])))

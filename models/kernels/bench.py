@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.contracts import Availability, Json
 from harness.errors import NotAvailable, OptionError, nearest
 from harness.probes.kernel_bench import Bench, Case, Crossing, Dtype, Error, Shape
-from models.config import LatentSizes
+from models.config import LatentSizes, TransformerConfig
 from models.kernels import forms, variants
+from models.kernels.chunk import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,6 +110,13 @@ class LatentAttentionBench(Bench):
         yield self._expansion(given, call.expansion())
         for backend in ("cudnn", "flash", "efficient") if self.device.startswith("cuda") else ("auto",):
             yield self._dense(given, backend, call.dense())
+
+    def chunks(self, seed: int) -> Iterator[tuple[Shape, Case]]:
+        """The 1.3B model with these widths at 832 x 480: all passes of a chunk, dense and in both latent forms."""
+        w, third = self.widths, self.widths.d_rope // 6
+        latent = replace(w.latent, pairs=(w.d_rope // 2 - 2 * third, third, third))
+        config = TransformerConfig(dim=w.heads * w.d_v, heads=w.heads, latent=latent)
+        return Setting(config, self.dtype, self.device, self._choose).cases(seed)
 
     def _variants(self) -> list[variants.Variant]:
         arch: int | None = 80

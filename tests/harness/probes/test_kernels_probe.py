@@ -60,6 +60,11 @@ class Sleeps(Bench):
         yield Case("too fast", 1e18, 1.0, takes(fast), off(1e-3), 4e-3, 1e-2)
         yield Case("too much", 1.0, 1e18, takes(fast), off(1e-3), 4e-3, 1e-2)
 
+    def chunks(self, seed):
+        for form, relative in (("dense", 1e-2), ("expanded", 9e-2), ("absorbed", 1e-2)):
+            case = Case(f"chunk:{form}", 1e6, 1.0, lambda: time.sleep(0.002), lambda e=relative: Error(e, e), 5e-2, 0.2)
+            yield Shape(1, 9, 21), case
+
     def chosen(self, shape):
         return "absorbed"
 
@@ -102,6 +107,25 @@ def test_no_speed_where_a_check_failed(found, form, words):
     cells = [numbers for label, numbers in found.notes["table"]["rows"] if label.endswith(f", {form}")]
     assert all(number is None for numbers in cells for number in numbers[1:])
     assert any(form in remark and words in remark for remark in found.notes["table"]["remarks"])
+
+
+def test_whole_chunks_are_checked_and_timed_on_request():
+    options = Kernels.schema(queries=(50,), chunk=True, **{**SMALL, "keep": False})
+    found = Kernels(options, Sleeps).measure(None, NOTHING)
+    ceiling = found.values["matmul_flops"]
+    assert found.values["chunk_dense_share"] == pytest.approx(1e6 / 0.002 / ceiling, rel=0.5)
+    assert math.isnan(found.values["chunk_expanded_share"])
+    assert "relative error 9.00e-02 above 5e-02" in rows(found, "chunk:expanded")[0]["fault"]
+    assert found.values["rows"] == 11 + 3
+    assert found.values["failed_rows"] == 6 + 1
+    assert "B 1, Lq 9, Lk 21, chunk:absorbed" in [label for label, _ in found.notes["table"]["rows"]]
+    # Crossings are of attention alone.
+    assert [keys for keys, *_ in found.notes["crossings"]] == [7]
+
+
+def test_without_the_request_there_are_no_chunks(found):
+    assert not rows(found, "chunk:dense")
+    assert math.isnan(found.values["chunk_dense_share"])
 
 
 def test_what_does_not_run_here_is_no_failure(found):
