@@ -8,7 +8,8 @@ other. Both load their networks within the time. Prints processor seconds, which
 than the clock's, the largest difference of any number, and wall seconds and peak memory in all. Here a dimension is
 charged with what its scorer computes; frames resized for both CLIPs are charged to the first that asks, and decoding,
 which the package does for each dimension anew, stands by itself. Then the peak memory of both on one clip of `--frames`
-and on one of `--memory` frames, two processes at a time.
+and on one of `--memory` frames, two processes at a time and with networks of a few layers, since what grows with the
+clip is what is kept of its frames: this project on every dimension, the package on background consistency alone.
 """
 
 import argparse
@@ -39,6 +40,8 @@ QUALITY = (
     "dynamic_degree",
     "aesthetic_quality",
 )
+HUNGRIEST = "background_consistency"
+"""The dimension for which the package holds all frames, and what every layer makes of them, at once."""
 
 
 # ------------------------------------------------------------------------------- inside the environment
@@ -233,8 +236,7 @@ def peak_memory(
         side, frames = job
         process = Side(python, weights, side)
         if side == "package":
-            for name in dimensions:
-                process.ask(name, dimension=name, folder=str(Path(clips[frames]).parent))
+            process.ask(HUNGRIEST, dimension=HUNGRIEST, folder=str(Path(clips[frames]).parent))
         else:
             process.ask("all", path=clips[frames], dimensions=list(dimensions))
         process.close()
@@ -252,9 +254,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--memory", type=int, default=192, help="frames of the long clip; 0 to leave memory out")
     parser.add_argument("--size", default="416x240")
     parser.add_argument("--dimensions", nargs="+", choices=QUALITY, default=QUALITY)
-    parser.add_argument("--memory-dimensions", nargs="+", choices=QUALITY, default=QUALITY)
     parser.add_argument("--weights", type=Path, help="folder to keep the random weights in")
     return parser.parse_args()
+
+
+def make_weights(python: Path, root: Path, true_shapes: bool) -> Path:
+    """Random weights of the seven dimensions below `root`, unless they are there."""
+    if not (root / "complete").exists():
+        maker = PROJECT / "tests" / "vbench" / "random_weights.py"
+        request = json.dumps({"root": str(root), "true_shapes": true_shapes, "quality_only": True})
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run([str(python), "-W", "ignore", str(maker)], input=request, text=True, check=True, **quiet)
+        (root / "complete").touch()
+    return root
 
 
 def main() -> None:
@@ -264,25 +276,23 @@ def main() -> None:
     python = find("vbench").python
     width, height = (int(part) for part in chosen.size.split("x"))
     with tempfile.TemporaryDirectory() as scratch:
-        weights = chosen.weights or Path(scratch) / "weights"
-        if not (weights / "complete").exists():
-            maker = PROJECT / "tests" / "vbench" / "random_weights.py"
-            request = json.dumps({"root": str(weights), "true_shapes": True, "quality_only": True})
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            subprocess.run([str(python), "-W", "ignore", str(maker)], input=request, text=True, check=True, **quiet)
-            (weights / "complete").touch()
+        kept = chosen.weights or Path(scratch) / "weights"
         print(f"{chosen.clips} clips of {chosen.frames} frames, {chosen.size}, random weights in true shapes, 1 thread")
         if chosen.clips:
             folder = Path(scratch) / "clips"
             folder.mkdir()
+            weights = make_weights(python, kept / "true", true_shapes=True)
             compare(python, weights, make_clips(folder, chosen.clips, chosen.frames, width, height), chosen.dimensions)
         clips = {}
         for frames in (chosen.frames, chosen.memory) if chosen.memory else ():
             folder = Path(scratch) / str(frames)
             folder.mkdir()
             (clips[frames],) = make_clips(folder, 1, frames, width, height)
-        for side, frames, peak in peak_memory(python, weights, clips, chosen.memory_dimensions):
-            print(f"peak memory, {side}, one clip of {frames} frames: {peak:.0f} MiB", flush=True)
+        if clips:
+            small = make_weights(python, kept / "small", true_shapes=False)
+            for side, frames, peak in peak_memory(python, small, clips, chosen.dimensions):
+                what = f"the package, {HUNGRIEST}" if side == "package" else "here, all dimensions"
+                print(f"peak MiB, {what}, networks of few layers, one clip of {frames} frames: {peak:.0f}", flush=True)
 
 
 if __name__ == "__main__":

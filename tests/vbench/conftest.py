@@ -1,9 +1,8 @@
-"""Shared by the tests that need the built vbench environment: its Python, random weights, the package itself."""
+"""Shared by the tests that need the built vbench environment: its Python, random weights, and a worker."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from vbench_helpers import inside
@@ -29,22 +28,10 @@ def weights(environment: Environment, tmp_path_factory: pytest.TempPathFactory) 
     if not (root / "complete").exists():
         inside(environment, "random_weights.py", {"root": str(root / "vbench"), "true_shapes": False}, root / "vbench")
         (root / "complete").touch()
-    before = os.environ.get(ROOT_VARIABLE)
-    os.environ[ROOT_VARIABLE] = str(root)
-    anchor = VBench(VBenchOptions(dimensions=("temporal_flickering",)))
-    anchor.setup("cpu")  # open to the end, so that the metrics of all tests share its worker
-    yield root / "vbench"
-    anchor.close()
-    os.environ.pop(ROOT_VARIABLE)
-    if before is not None:
-        os.environ[ROOT_VARIABLE] = before
-
-
-@pytest.fixture(scope="session")
-def upstream(environment: Environment, weights: Path) -> Callable[[Sequence[Mapping[str, Any]]], Any]:
-    """The package called directly: rows {dimension, paths, prompt, auxiliary} to its `video_results`."""
-
-    def call(rows: Sequence[Mapping[str, Any]]) -> Any:
-        return inside(environment, "upstream.py", {"rows": list(rows)}, weights)
-
-    return call
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ROOT_VARIABLE, str(root))
+        patch.setenv("VIDEOMLA_WORKER_THREADS", "1")
+        anchor = VBench(VBenchOptions(dimensions=("temporal_flickering",)))
+        anchor.setup("cpu")  # open to the end, so that the metrics of all tests share its worker
+        yield root / "vbench"
+        anchor.close()

@@ -1,4 +1,4 @@
-"""Calls the vbench package directly, a dimension at a time; runs inside its environment."""
+"""Calls the vbench package directly, a dimension at a time, and answers each; runs inside its environment."""
 
 import contextlib
 import importlib
@@ -28,27 +28,30 @@ def seen_classes():
         torch.topk = topk
 
 
-def main() -> None:
-    rows = json.load(sys.stdin)["rows"]
-    with contextlib.redirect_stdout(sys.stderr):
-        from vbench.utils import init_submodules
+def score(row):
+    """The package's answer for one row."""
+    from vbench.utils import init_submodules
 
-        answers = []
-        for row in rows:
-            name = row["dimension"]
-            info = {"prompt_en": row["prompt"], "dimension": [name], "video_list": row["paths"]}
-            if row.get("auxiliary"):
-                info["auxiliary_info"] = row["auxiliary"]
-            with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-                json.dump([info], file)
-                file.flush()
-                compute = getattr(importlib.import_module(f"vbench.{name}"), f"compute_{name}")
-                with contextlib.redirect_stderr(io.StringIO()), seen_classes() as classes:
-                    overall, results = compute(file.name, "cpu", init_submodules([name], local=True)[name])
-            videos = [float(result["video_results"]) for result in results]
-            assert [result["video_path"] for result in results] == row["paths"]
-            answers.append({"overall": float(overall), "videos": videos, "classes": classes})
-    print(json.dumps(answers))
+    name = row["dimension"]
+    info = {"prompt_en": row["prompt"], "dimension": [name], "video_list": row["paths"]}
+    if row.get("auxiliary"):
+        info["auxiliary_info"] = row["auxiliary"]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump([info], file)
+        file.flush()
+        compute = getattr(importlib.import_module(f"vbench.{name}"), f"compute_{name}")
+        with contextlib.redirect_stderr(io.StringIO()), seen_classes() as classes:
+            overall, results = compute(file.name, "cpu", init_submodules([name], local=True)[name])
+    videos = [float(result["video_results"]) for result in results]
+    assert [result["video_path"] for result in results] == row["paths"]
+    return {"overall": float(overall), "videos": videos, "classes": classes}
+
+
+def main() -> None:
+    for row in json.load(sys.stdin)["rows"]:
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = score(row)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

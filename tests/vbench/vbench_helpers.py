@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,26 +19,51 @@ from harness.video import inspect, read
 HERE = Path(__file__).parent
 
 
+class Inside:
+    """A script of this folder running in the environment: given a request in JSON, it answers in lines of JSON.
+
+    One thread: the scripts run beside the worker, and threads of several processes would wait for each other.
+    """
+
+    def __init__(self, environment: Environment, script: str, request: Mapping[str, Any], root: Path) -> None:
+        settings = {
+            **os.environ,
+            "VBENCH_CACHE_DIR": str(root),
+            "TORCH_HOME": str(root / "torch"),
+            "OMP_NUM_THREADS": "1",
+            "http_proxy": "http://127.0.0.1:9",
+            "https_proxy": "http://127.0.0.1:9",
+        }
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `close`
+        command = [str(environment.python), "-W", "ignore", str(HERE / script)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log}
+        self.process = subprocess.Popen(command, text=True, env=settings, **pipes)
+        self.process.stdin.write(json.dumps(request))
+        self.process.stdin.close()
+
+    def answer(self) -> Any:
+        """The next answer, waited for."""
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            raise AssertionError(f"exit status {self.process.wait()}: {self.log.read()[-4000:]}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the script if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
+
+
 def inside(environment: Environment, script: str, request: Mapping[str, Any], root: Path) -> Any:
-    """Run a script of this folder in the environment: a request in JSON to it, its answer's last line from it."""
-    settings = {
-        **os.environ,
-        "VBENCH_CACHE_DIR": str(root),
-        "TORCH_HOME": str(root / "torch"),
-        "OMP_NUM_THREADS": "2",
-        "http_proxy": "http://127.0.0.1:9",
-        "https_proxy": "http://127.0.0.1:9",
-    }
-    done = subprocess.run(
-        [str(environment.python), "-W", "ignore", str(HERE / script)],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        env=settings,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    """Run a script of this folder in the environment, and give its one answer."""
+    script_inside = Inside(environment, script, request, root)
+    try:
+        return script_inside.answer()
+    finally:
+        script_inside.close()
 
 
 def texture(frames: int, height: int, width: int, seed: int, step: int) -> np.ndarray:

@@ -22,7 +22,7 @@ def in_environment(name: str, script: Path, *arguments: object) -> dict:
         [environment.python, "-I", script, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
