@@ -73,20 +73,10 @@ def fetch(
             done.here.append(file.path)
             continue
         try:
-            if file.path not in gone:
-                checked = True
-            elif file.text:
-                checked = _write_text(file, target)
-            elif source is not None:
-                found = _find(file, source, weights.name)
-                if found is None:
-                    absent.append(file)
-                    continue
-                say(f"{file.path}: from {found}")
-                checked = _take(file, found, target)
-            else:
-                say(f"{file.path}: {_size(file)} from {file.host} ({file.licence})")
-                checked = _download(file, target)
+            checked = True if file.path not in gone else _bring(file, target, weights.name, source, say)
+            if checked is None:
+                absent.append(file)
+                continue
             for link in file.links:
                 _place(target, weights.folder / link)
         except OSError as error:
@@ -100,6 +90,20 @@ def fetch(
             "put them there under these names, or leave out --from to download them",
         )
     return done
+
+
+def _bring(file: File, target: Path, name: str, source: Path | None, say: Callable[[str], None]) -> bool | None:
+    """Write one file of the set `name`: whether a published digest was checked; None where `source` lacks the file."""
+    if file.text:
+        return _write_text(file, target)
+    if source is None:
+        say(f"{file.path}: {_size(file)} from {file.host} ({file.licence})")
+        return _download(file, target)
+    found = _find(file, source, name)
+    if found is None:
+        return None
+    say(f"{file.path}: from {found}")
+    return _take(file, found, target)
 
 
 def check(weights: WeightSet, groups: Sequence[str] = ()) -> list[str]:
