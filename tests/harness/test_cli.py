@@ -268,7 +268,14 @@ def test_ctrl_c_leaves_a_run_that_goes_on(harness: Harness, tmp_path: Path) -> N
     (tmp_path / "suite.yaml").write_text(slow)
     command = [sys.executable, "-m", "harness.cli", "run", "suite.yaml", "--plugin", str(FAKES)]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background jobs ignore the signal, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     records = tmp_path / "runs/tiny/records.jsonl"
     deadline = time.monotonic() + 300

@@ -58,8 +58,8 @@ def test_arms_alternate_and_the_table_takes_the_median_of_the_rounds(fake, tmp_p
     assert by_arm["quick"][1].text == "1.0"
     assert by_arm["slow"][1].value == pytest.approx(by_arm["slow"][0].value / by_arm["quick"][0].value)
     assert found.columns[1].unit == "over reference"
-    # One generation in a twentieth of a second cannot converge, and the table says so.
-    assert all(layout.UNCONVERGED in cells[0].marks for cells in by_arm.values())
+    # The slow arm's one generation in a twentieth of a second cannot converge, and the table says so.
+    assert layout.UNCONVERGED in by_arm["slow"][0].marks
 
 
 def test_more_rounds_keep_what_was_measured(fake, tmp_path):
