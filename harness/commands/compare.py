@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +15,9 @@ from harness.errors import HarnessError, Incomplete, RecordError, nearest
 if TYPE_CHECKING:
     from harness.compare import Finding, Pair, Side
     from harness.records import Run
+
+MOST_BASELINES = 5
+"""Earlier runs that a gate takes the median of (rule T19)."""
 
 Arm = Annotated[str | None, typer.Option(metavar="LABEL", help="Of two runs, only this model.")]
 Values = Annotated[
@@ -63,7 +68,9 @@ def compare(
 
 def gate(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
-    baseline: Annotated[Path, typer.Option(metavar="RUN", help="The run to measure against.")],
+    baseline: Annotated[
+        list[Path], typer.Option(metavar="RUN", help="The run to measure against; of up to five, the median by value.")
+    ],
     arm: Arm = None,
     value: Values = None,
     percent: Percent = 2.0,
@@ -72,30 +79,58 @@ def gate(
     format_: Format = "md",
     plugin: Plugins = None,
 ) -> Iterator[str]:
-    """Exit 0 if RUN is the same as the baseline or better, 1 if worse, 2 if unclear, 3 without a baseline."""
+    """Exit 0 if RUN is the same as the baseline or better, 1 if worse, 2 if unclear, 3 without a baseline.
+
+    With several baselines, earlier runs of the same suite, each value is held to the run that has the median of it.
+    """
     from harness.compare import exit_code
     from harness.records import load_run
 
     _plugins(plugin)
+    if len(baseline) > MOST_BASELINES:
+        raise HarnessError(f"{len(baseline)} baselines", f"give the newest {MOST_BASELINES}")
     now = load_run(run)
-    if not (baseline / "plan.json").is_file():
-        yield f"no baseline: {baseline} holds no run"
-        raise typer.Exit(3)
-    before = load_run(baseline)
-    if not any(head.status == "ok" for head in before.heads.values()):
-        yield f"no baseline: {baseline} holds no result"
-        raise typer.Exit(3)
+    earlier: list[Run] = []
+    for folder in baseline:
+        if not (folder / "plan.json").is_file():
+            yield f"no baseline: {folder} holds no run"
+            raise typer.Exit(3)
+        earlier.append(load_run(folder))
+        if not any(head.status == "ok" for head in earlier[-1].heads.values()):
+            yield f"no baseline: {folder} holds no result"
+            raise typer.Exit(3)
     try:
-        pairs = _pairs(before, now, arm)
-        findings = _findings(pairs, value, percent, absolute, across_devices)
+        pairs = [_pairs(before, now, arm) for before in earlier]
+        found = [_findings(each, value, percent, absolute, across_devices) for each in pairs]
     except Incomplete as error:
         # Its own exit code would say that there is no baseline.
         raise RecordError(error.message, error.fix) from error
-    yield _drawn(findings, pairs, across_devices, format_)
+    findings = _against_median(found)
+    yield _drawn(findings, pairs[0], across_devices, format_)
     code = exit_code(findings)
-    yield f"gate: {('same or better', 'worse', 'unclear')[code]}"
+    among = f", by the median of {len(earlier)} runs" if len(earlier) > 1 else ""
+    yield f"gate: {('same or better', 'worse', 'unclear')[code]}{among}"
     if code:
         raise typer.Exit(code)
+
+
+def _against_median(found: list[list[Finding]]) -> list[Finding]:
+    """Of several baselines, the finding of each value against the run with its median, the lower one of two (T19)."""
+    if len(found) == 1:
+        return found[0]
+    same: dict[tuple[str, str, int], list[Finding]] = {}
+    for findings in found:
+        seen: Counter[tuple[str, str]] = Counter()
+        for finding in findings:
+            name = (finding.arm, finding.name)
+            same.setdefault((*name, seen[name]), []).append(finding)
+            seen[name] += 1
+    chosen = []
+    for candidates in same.values():
+        known = sorted((f for f in candidates if f.first is not None), key=lambda f: f.first or 0.0)
+        middle = known[(len(known) - 1) // 2] if known else candidates[0]
+        chosen.append(replace(middle, evidence=f"{middle.evidence}; median of {len(known)} runs"))
+    return chosen
 
 
 def _plugins(files: list[Path] | None) -> None:

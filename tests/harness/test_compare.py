@@ -157,6 +157,26 @@ def test_the_gate_exits_by_its_verdicts(
     assert "new: dense against old: dense" in said
 
 
+def test_the_gate_holds_to_the_median_of_several_baselines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, shift in (("low", -0.2), ("middle", 0.0), ("high", 0.2), ("new", 0.0)):
+        scores = list(np.array(BASE) + shift + (NOISE if name == "new" else 0))
+        write_run(tmp_path / name, [Arm("dense", scores)], prompts=6, seeds=2, metric="fake/plain")
+
+    def gate(*names: str) -> int:
+        baselines = [part for name in names for part in ("--baseline", str(tmp_path / name))]
+        return command("gate", str(tmp_path / "new"), *baselines)
+
+    assert (gate("low"), gate("high")) == (0, 1)
+    capsys.readouterr()
+    assert gate("high", "low", "middle") == 0
+    said = capsys.readouterr().out
+    assert "12 pairs, 6 prompts; median of 3 runs" in said
+    assert "SAME" in said
+    assert gate("high", "middle") == 0  # of two, the lower one
+    assert gate("high", "low", "none") == 3
+    assert gate(*["low"] * 6) == 2
+
+
 def test_the_gate_without_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "new", [Arm("dense", BASE)], prompts=6, seeds=2, metric="fake/plain")
     assert command("gate", str(tmp_path / "new"), "--baseline", str(tmp_path / "none")) == 3
