@@ -158,7 +158,9 @@ def _report(outcome: Outcome) -> None:
     print(f"records: {outcome.folder / 'records.jsonl'}   clips: {outcome.folder / 'clips'}")
     if written:
         print(f"tables:  {written[0].parent}")
-    if refused is not None:
+    if refused is not None and outcome.pending:
+        print("tables:  when no result is missing any more")
+    elif refused is not None:
         _complain(refused)
 
 

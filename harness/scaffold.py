@@ -81,6 +81,7 @@ load_plugin(Path(__file__).with_name("{module}.py"))
 
 
 def test_{module}_keeps_the_contract() -> None:
+    """Every check passes, the live ones among them."""
     findings = check_model("{name}", live=True)
     assert [finding for finding in findings if finding.ok is False] == []
     assert any(finding.name.startswith("stream") and finding.ok for finding in findings)

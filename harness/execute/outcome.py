@@ -54,7 +54,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 everything is done, 1 something failed or the run was stopped, 3 units are missing or were skipped."""
-        if self.failed or self.stopped:
+        """0 everything is done, 1 something failed, 3 units are missing or were skipped."""
+        if self.failed:
             return 1
-        return 3 if self.pending or self.skipped else 0
+        return 3 if self.pending or self.skipped or self.stopped else 0

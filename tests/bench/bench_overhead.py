@@ -49,6 +49,9 @@ CASES: Mapping[str, tuple[str, str, dict[str, Any], int]] = {
 streams: list[float] = []
 """When each clip was begun."""
 
+WATCHED: set[type[VideoModel]] = set()
+"""Models whose streams note their start."""
+
 
 class Waiting(Options):
     """Size of the clips, frames of a chunk, and how long a clip of `clip_frames` takes."""
@@ -124,7 +127,10 @@ def make(folder: Path, case: str, clips: int) -> Plan:
 
 
 def watched(cls: type[VideoModel]) -> None:
-    """Have the streams of `cls` note their start."""
+    """Have the streams of `cls` note their start, once each."""
+    if cls in WATCHED:
+        return
+    WATCHED.add(cls)
     real = cls.stream
 
     def stream(self: VideoModel, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:

@@ -102,14 +102,14 @@ def test_a_full_disk_ends_the_run_with_a_clear_line_and_it_goes_on_elsewhere(tmp
     assert len(lines.split()) == len(whole) - sum(status == "ok" for _, status, *_ in left.values())
 
 
-def test_an_interrupt_signal_ends_in_order_with_exit_code_1(tmp_path: Path) -> None:
+def test_an_interrupt_signal_ends_in_order_with_exit_code_3(tmp_path: Path) -> None:
     process = start(write(tmp_path, many()), tmp_path / "run")
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 3
     assert (tmp_path / "run" / "records.jsonl").read_bytes().endswith(b"\n")
 
 
