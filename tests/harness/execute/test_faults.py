@@ -39,7 +39,14 @@ sys.exit(outcome.exit_code)
 
 def start(suite: Path, out: Path, limit: int = 0) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROGRAM, str(FAKES), str(suite), str(out), str(limit)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore the signal, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def many(prompts: int = 4) -> dict[str, Any]:
@@ -103,7 +110,8 @@ def test_a_full_disk_ends_the_run_with_a_clear_line_and_it_goes_on_elsewhere(tmp
 
 
 def test_an_interrupt_signal_ends_in_order_with_exit_code_3(tmp_path: Path) -> None:
-    process = start(write(tmp_path, many()), tmp_path / "run")
+    sound = base(prompts={"p": [f"prompt {n}" for n in range(100)]})
+    process = start(write(tmp_path, sound), tmp_path / "run")
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.readline()
