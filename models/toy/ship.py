@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.errors import HarnessError
 from models.toy.data import FIRST_TRAINING_SEED
 from models.training.stored import read_header
 
@@ -63,7 +64,10 @@ def main() -> None:
     parser.add_argument("--stages", type=Path, default=Path("runs/training/stages"))
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    record = ship(given.checkpoint, given.name, given.stages)
+    try:
+        record = ship(given.checkpoint, given.name, given.stages)
+    except (HarnessError, OSError) as error:
+        parser.error(str(error))
     log.info("%s: %d parameters, %s", record["model"], record["parameters"], record["sha256"][:12])
 
 

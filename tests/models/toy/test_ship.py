@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import WeightsError
-from models.toy.ship import ship
+from models.toy.ship import main, ship
 from models.training.chain import train
 from models.training.options import Chain
 
@@ -42,7 +42,14 @@ def test_weights_and_record_of_every_stage(tmp_path: Path) -> None:
     assert all(torch.equal(kept[name], trained[name].half()) for name in kept)
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "other.safetensors").write_bytes(b"no")
     with pytest.raises(WeightsError, match="no checkpoint that"):
         ship(tmp_path / "other.safetensors", tmp_path / "small", tmp_path)
+    monkeypatch.setattr("sys.argv", ["ship", str(tmp_path / "absent.safetensors"), str(tmp_path / "small")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "absent.safetensors does not exist" in capsys.readouterr().err
