@@ -258,7 +258,7 @@ def _sample(path: Path) -> Clip:
     for index in range(21):
         frames[index, 12:20, 21 - index : 29 - index] = (220, 30, 30)
     prompt = "a red square moves slowly to the left on a navy background"
-    info: Any = video.write(path, [frames], 16.0, 8, "medium")
+    info: Any = video.write(path, [frames], 16.0, 8, "veryfast")
     return Clip(path, prompt, 0, 0, 21, 32, 32, 16.0, info["digest"], lambda: video.read(path))
 
 

@@ -166,7 +166,7 @@ def _clips(
         "frames": section.frames,
         "batch": 1,
         "device": device,
-        "video": {"codec": "h264", "frame_rate": arm.card.frame_rate, **suite.video.model_dump()},
+        "video": {"codec": "h264", "mbtree": False, "frame_rate": arm.card.frame_rate, **suite.video.model_dump()},
     }
     if not section.switches:
         shared["switches"] = []

@@ -2,7 +2,8 @@
 
 Colours are converted as FFmpeg does for a file without colour tags (BT.601, limited range), which is what the field's
 readers assume. The digest is of the decoded planes, not of pixels in RGB: H.264 decodes to the same planes on every
-machine, while the conversion to RGB may round differently. One encoder thread, so that equal frames give equal files.
+machine, while the conversion to RGB may round differently. One encoder thread, and none of x264's macroblock tree
+(it reads memory that it never wrote, core 165), so that equal frames give equal files.
 yuv420p needs even sizes: an odd side is padded by repeating its last row or column, and the true size stands in the
 file's comment, by which `read` crops.
 """
@@ -20,6 +21,7 @@ from typing import IO, Any
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from harness import durable
 from harness.contracts import Frames, Json
@@ -27,6 +29,8 @@ from harness.errors import ClipError
 
 MAX_SIDE = 16384
 """Pixels of a side, beyond which a file is refused unread."""
+_SMALL = 256 * 256
+"""Pixels of a frame, below which one thread decodes it faster than several."""
 _SIZE = re.compile(r"videomla-bench size=(\d+)x(\d+)")
 _ENCODER = re.compile(rb"x264 - core (\d+)")
 
@@ -65,6 +69,7 @@ def write(path: Path, chunks: Iterable[Frames], frame_rate: float, crf: int, pre
             "pix_fmt": "yuv420p",
             "crf": crf,
             "preset": preset,
+            "mbtree": False,
             "pyav": av.__version__,
         }
 
@@ -100,6 +105,7 @@ def _encode(file: IO[bytes], chunks: Iterable[Frames], rate: Fraction, crf: int,
     """Encode into `file`; the number of frames."""
     count = 0
     stream: Any = None
+    converter, flags = VideoReformatter(), _flags()
     container = av.open(file, "w", format="mp4")
     try:
         for chunk in chunks:
@@ -107,7 +113,7 @@ def _encode(file: IO[bytes], chunks: Iterable[Frames], rate: Fraction, crf: int,
                 if stream is None:
                     stream = _add_stream(container, pixels, rate, crf, preset)
                 picture = av.VideoFrame.from_ndarray(_even(pixels), format="rgb24")
-                picture = picture.reformat(format="yuv420p", interpolation=_flags(), threads=1)
+                picture = converter.reformat(picture, format="yuv420p", interpolation=flags, threads=1)
                 picture.pts = count
                 picture.time_base = 1 / rate
                 container.mux(stream.encode(picture))
@@ -127,7 +133,8 @@ def _add_stream(container: Any, pixels: Frames, rate: Fraction, crf: int, preset
     height, width = pixels.shape[:2]
     if height % 2 or width % 2:
         container.metadata["comment"] = f"videomla-bench size={height}x{width}"
-    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset, "threads": "1"})
+    options = {"crf": str(crf), "preset": preset, "threads": "1", "x264-params": "mbtree=0"}
+    stream = container.add_stream("libx264", rate=rate, options=options)
     stream.height, stream.width = height + height % 2, width + width % 2
     stream.pix_fmt = "yuv420p"
     stream.codec_context.thread_count = 1
@@ -142,8 +149,6 @@ def _even(pixels: Frames) -> Frames:
 
 
 def _flags() -> Any:
-    from av.video.reformatter import Interpolation
-
     return (
         Interpolation.BICUBIC
         | Interpolation.ACCURATE_RND
@@ -257,8 +262,9 @@ class _Reader:
         self.name = name
         self.container = container
         stream = container.streams.video[0]
-        stream.thread_count = 1
         self.height, self.width = int(stream.height), int(stream.width)
+        # Decoded frames are the same however many threads decode them; small ones are not worth starting any.
+        stream.thread_count = 1 if self.height * self.width < _SMALL else 0
         if not 0 < max(self.height, self.width) <= MAX_SIDE:
             raise ClipError(f"{name} has a size of {self.height}x{self.width} (at most {MAX_SIDE} a side)")
         true = _SIZE.search(container.metadata.get("comment", ""))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,21 @@ def test_a_kept_clip_is_the_same_bytes_and_what_it_was_said_to_be(tmp_path: Path
     with pytest.raises(ClipError, match="does not exist"):
         video.keep(tmp_path / "other.mp4", tmp_path / "none.mp4", 5, 16, 24)
     assert not (tmp_path / "other.mp4").exists()
+
+
+def test_equal_frames_give_equal_files_whatever_the_memory_held_before(tmp_path: Path) -> None:
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        pytest.skip("needs the GNU C library")
+    rng = np.random.default_rng(0)
+    coarse = np.kron(rng.normal(128, 60, (34, 60, 3)), np.ones((8, 8, 1)))
+    frames = np.stack([coarse[n : n + 240, 2 * n : 2 * n + 416] for n in range(9)]).clip(0, 255).astype(np.uint8)
+    perturb = -6  # M_PERTURB of malloc.h: what memory is filled with as it is given out
+    found = set()
+    try:
+        for byte in (0, 1, 16, 77, 255):
+            libc.mallopt(perturb, byte)
+            found.add(write(tmp_path / "a.mp4", frames)["sha256"])
+    finally:
+        libc.mallopt(perturb, 0)
+    assert len(found) == 1
