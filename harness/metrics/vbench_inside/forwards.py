@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 class ClassTokenOnly(nn.Module):
@@ -25,19 +26,77 @@ class ClassTokenOnly(nn.Module):
         return answer
 
 
-def read_class_token(clip: Any) -> Any:
-    """`clip`, whose image tower no longer finishes the tokens that it throws away."""
+class QuickGelu(nn.Module):
+    """CLIP's activation, the same operations as its own, in place and with memory that every block uses again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = torch.empty(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x`, which is overwritten."""
+        if self.gate.shape != x.shape or self.gate.dtype != x.dtype or self.gate.device != x.device:
+            self.gate = torch.empty_like(x)
+        torch.mul(x, 1.702, out=self.gate)
+        return x.mul_(self.gate.sigmoid_())
+
+
+def lean_clip(clip: Any) -> Any:
+    """`clip`, whose image tower no longer finishes tokens that it throws away, nor asks for memory in every block."""
     blocks = clip.visual.transformer.resblocks
+    activation = QuickGelu()
+    for block in blocks:
+        block.mlp.gelu = activation
     blocks[-1] = ClassTokenOnly(blocks[-1])
     return clip
 
 
+class FusedBlock(nn.Module):
+    """A block of a ViT as DINO names its parts, with fused attention; for the first tokens alone where no more is read.
+
+    Args:
+        block: with `norm1`, `attn.qkv`, `attn.proj`, `norm2` and `mlp`. tokens: how many, from the first one, are
+            wanted; all of them unless given.
+    """
+
+    def __init__(self, block: Any, tokens: int | None = None) -> None:
+        super().__init__()
+        self.block, self.tokens = block, tokens
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [batch, n, width] to the wanted ones."""
+        block: Any = self.block
+        normed = block.norm1(x)
+        width, qkv = x.shape[-1], block.attn.qkv
+        query = functional.linear(normed[:, : self.tokens], qkv.weight[:width], qkv.bias[:width])
+        key, value = functional.linear(normed, qkv.weight[width:], qkv.bias[width:]).chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+        attended = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x[:, : self.tokens] + block.attn.proj(attended)
+        answer: torch.Tensor = x + block.mlp(block.norm2(x))
+        return answer
+
+
+def lean_dino(dino: Any) -> Any:
+    """`dino`, with fused attention and a last block for the class token, the only one that it reads."""
+    last = len(dino.blocks) - 1
+    for index, block in enumerate(dino.blocks):
+        dino.blocks[index] = FusedBlock(block, 1 if index == last else None)
+    return dino
+
+
 class Musiq(nn.Module):
-    """MUSIQ without its padding: patches that its attention masks out, a quarter of them for a wide frame."""
+    """MUSIQ without its padding: patches that its attention masks out, a quarter of them for a wide frame.
+
+    Its convolutions and its pooling see channels last, which on a CPU is faster.
+    """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
+        network.conv_root.register_forward_pre_hook(
+            lambda module, given: (given[0].contiguous(memory_format=torch.channels_last),)
+        )
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames [n, 3, h, w] in 0 to 1 to scores [n, 1] in 0 to 100."""
@@ -69,6 +128,42 @@ def look(raft: Any, frame: torch.Tensor) -> Seen:
         return Seen(image, raft.fnet(image).float())
 
 
+class Gru:
+    """RAFT's separable GRU (SepConvGRU of update.py), for a context that stays the same in every iteration.
+
+    A convolution of joined inputs is the sum of their convolutions, and the context's is computed once.
+    """
+
+    def __init__(self, gru: Any, context: torch.Tensor, hidden: int) -> None:
+        self.hidden = hidden
+        self.halves = [
+            (
+                self._split([getattr(gru, f"convz{half}"), getattr(gru, f"convr{half}")], context),
+                self._split([getattr(gru, f"convq{half}")], context),
+            )
+            for half in (1, 2)
+        ]
+
+    def _split(self, layers: list[Any], context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """The weights that see what changes, what the context gives, and the padding."""
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        end = self.hidden + context.shape[1]
+        padding = layers[0].padding
+        constant = functional.conv2d(context, weight[:, self.hidden : end].contiguous(), bias, padding=padding)
+        return torch.cat([weight[:, : self.hidden], weight[:, end:]], dim=1), constant, padding
+
+    def __call__(self, state: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+        """The next state [1, hidden, h, w]."""
+        for (gates, gate_constant, padding), (new, new_constant, _) in self.halves:
+            joined = torch.cat([state, motion], dim=1)
+            both = torch.sigmoid(functional.conv2d(joined, gates, padding=padding).add_(gate_constant))
+            update, reset = both.split(self.hidden, dim=1)
+            joined = torch.cat([reset * state, motion], dim=1)
+            fresh = torch.tanh(functional.conv2d(joined, new, padding=padding).add_(new_constant))
+            state = (1 - update) * state + update * fresh
+        return state
+
+
 def flow(raft: Any, before: Seen, after: Seen, iterations: int = 20) -> torch.Tensor:
     """RAFT's flow [1, 2, h, w] between two frames (vbench/third_party/RAFT/core/raft.py, RAFT.forward).
 
@@ -83,9 +178,10 @@ def flow(raft: Any, before: Seen, after: Seen, iterations: int = 20) -> torch.Te
         state, given = torch.split(context, [raft.hidden_dim, raft.context_dim], dim=1)
         state, given = torch.tanh(state), torch.relu(given)
         start, end = raft.initialize_flow(before.image)
+        gru = Gru(update.gru, given, raft.hidden_dim)
         for _ in range(iterations):
             motion = update.encoder(end - start, lookup(end))
-            state = update.gru(state, torch.cat([given, motion], dim=1))
+            state = gru(state, motion)
             end = end + update.flow_head(state)
         enlarged: torch.Tensor = raft.upsample_flow(end - start, 0.25 * update.mask(state))
         return enlarged

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .forwards import Musiq, read_class_token
+from .forwards import Musiq, lean_clip, lean_dino
 
 
 class WeightsFault(ValueError):
@@ -199,7 +199,7 @@ class Networks:
         state = tensors(self.path("dino"))
         network = self.hub(self.path("dino_code").parent, "dino_vitb16")
         fit(network, state, self.path("dino"))
-        return self.ready(network)
+        return self.ready(lean_dino(network))
 
     def _clip(self, name: str, patch: int, width: int | None) -> Any:
         import clip
@@ -216,7 +216,7 @@ class Networks:
             raise WeightsFault(f"{path} holds a CLIP with patches of {found} pixels where {patch} are wanted")
         if width is not None and network.visual.output_dim != width:
             raise WeightsFault(f"{path} holds a CLIP with {network.visual.output_dim} features, not {width}")
-        return self.ready(read_class_token(network))
+        return self.ready(lean_clip(network))
 
     @cached_property
     def clip_b32(self) -> Any:
