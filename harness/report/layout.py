@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from harness.contracts import Direction
 
@@ -115,3 +116,26 @@ class Table:
         if any(row.published for row in self.rows):
             parts.append("published rows in italics, as their sources print them: not measured here and never ranked")
         return ", ".join(parts)
+
+
+def stacked(tables: Mapping[str, Table]) -> Table:
+    """Tables of one row and the same columns as one, its rows named by `tables`; remarks that all share stand once."""
+    first = next(iter(tables.values()))
+    remarks = [remark.removeprefix(f"{name}: ") for name, table in tables.items() for remark in table.remarks]
+    if len(set(remarks)) > 1:
+        remarks = [remark for table in tables.values() for remark in table.remarks]
+    rows = tuple(replace(table.rows[0], label=name) for name, table in tables.items())
+    said = tuple(dict.fromkeys(remark[:1].upper() + remark[1:] for remark in remarks))
+    return replace(first, rows=rows, corner="section", remarks=said)
+
+
+def numeral(number: float, scale: float, spec: str) -> str:
+    """`number` in the format `spec`, or with as many digits as suit a number of the size of `scale`."""
+    if spec:
+        return format(int(number) if spec.endswith("d") else number, spec)
+    if isinstance(number, int):
+        return f"{number:,}"
+    size = abs(scale)
+    if size and (size < 1e-3 or size >= 1e7):
+        return f"{number:.3g}"
+    return f"{number:.3f}" if size < 10 else f"{number:.1f}" if size < 1000 else f"{number:,.0f}"

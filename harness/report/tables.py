@@ -16,11 +16,12 @@ from harness import registry
 from harness.contracts import Metric, Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.heads import Head
-from harness.plan import Arm, Group
+from harness.plan import Group
 from harness.records import RecordFile, Run, device_label
 from harness.report import insets, layout, published
 from harness.report.aggregates import aggregates, estimate
-from harness.report.layout import Cell, Row, Table
+from harness.report.cards import CARD, card_cell
+from harness.report.layout import Cell, Row, Table, numeral
 from harness.report.samples import Samples, doubts, read
 from harness.schema import Column, GenerateSection, MeasureSection, Suite, TableSpec
 from harness.stats import Estimate
@@ -28,31 +29,23 @@ from harness.stats import Estimate
 AnySection = GenerateSection | MeasureSection
 NOT_MEASURED = Cell("not measured")
 
-CARD = {
-    "cached_scalars": Value("cached_scalars", "per token and layer", "lower", "cached scalars"),
-    "cache_bytes": Value("cache_bytes", "bytes", "lower", "cache"),
-    "forwards_per_chunk": Value("forwards_per_chunk", "", "lower", "forward passes per chunk"),
-    "parameters": Value("parameters", "", "none", "parameters"),
-    "window_frames": Value("window_frames", "latent frames", "none", "window"),
-    "sink_frames": Value("sink_frames", "latent frames", "none", "sink"),
-}
-"""How the fields of a model's card are read; any other is shown under its own name and not ranked."""
-
 
 def build(runs: Sequence[Run]) -> list[Table]:
     """The tables that the suites of `runs` ask for, with a row for every arm of every run.
 
-    A suite that asks for none gets one with every value. Tables of one name in several runs are joined.
+    A suite that asks for none gets one with every value; one of a single probe and no model, as a training is, with its
+    sections as rows. Tables of one name in several runs are joined.
     Raises `Incomplete`, naming sections and counts, and `RecordError` where there is nothing to show.
     """
     if not runs:
         raise RecordError("no run folder was named")
     views = [_View(run) for run in runs]
+    turned = [view for view in views if _one_probe(view)]
     specs: dict[str, TableSpec] = {}
     for view in views:
-        for spec in view.run.suite.tables or [_everything(view)]:
+        for spec in view.run.suite.tables or ([] if view in turned else [_everything(view)]):
             specs.setdefault(spec.name, spec)
-    return [*(_table(spec, views) for spec in specs.values()), *insets.tables(runs)]
+    return [*(_table(spec, views) for spec in specs.values()), *map(_by_section, turned), *insets.tables(runs)]
 
 
 def made(spec: TableSpec, run: Run) -> Table:
@@ -74,6 +67,24 @@ def _everything(view: _View) -> TableSpec:
     if not columns:
         raise RecordError(f"{view.run.folder}: its suite has neither metrics nor probes, so there is nothing to show")
     return TableSpec(name=suite.suite, title=suite.title or suite.suite, columns=columns)
+
+
+def _one_probe(view: _View) -> bool:
+    """Whether the run has no model, asks for no table, and one probe in several sections."""
+    suite = view.run.suite
+    alone = not (view.run.arms or suite.tables or suite.generate)
+    return alone and len(suite.measure) > 1 and len({section.probe for section in suite.measure}) == 1
+
+
+def _by_section(view: _View) -> Table:
+    """A row for each section, a column for each value."""
+    suite = view.run.suite
+    rows = {}
+    for section in suite.measure:
+        (values,) = view.given(section).values()
+        columns = [Column(value=f"{section.name}:{value.name}", label=_named(value)) for value in values]
+        rows[section.name] = _table(TableSpec(name=suite.suite, title=suite.title, columns=columns), [view])
+    return layout.stacked(rows)
 
 
 def _sections(suite: Suite) -> list[AnySection]:
@@ -191,7 +202,7 @@ def _column(
     if source == "card":
         value = CARD.get(name) or Value(name, direction="none")
         cells = {
-            (number, arm.label): _card_cell(arm, name, column.format)
+            (number, arm.label): card_cell(arm, name, column.format)
             for number, view in enumerate(views)
             for arm in view.run.arms
             if models is None or arm.label in models
@@ -312,13 +323,6 @@ def _one_device(section: str, views: Sequence[_View], remarks: list[str]) -> boo
 # -------------------------------------------------------------------------------------------- one cell
 
 
-def _card_cell(arm: Arm, name: str, spec: str) -> Cell:
-    content = getattr(arm.card, name, arm.card.details.get(name))
-    if isinstance(content, bool) or not isinstance(content, int | float):
-        return Cell("-" if content is None else str(content))
-    return Cell(_shown(content, content, spec), float(content))
-
-
 def _cell(
     view: _View,
     section: AnySection,
@@ -341,7 +345,7 @@ def _cell(
         value = float(np.nanmedian(rounds)) if np.isfinite(rounds).any() else math.nan
         marks = (*marks, *doubts(samples.values))
         exact = int(value) if value.is_integer() and not spec else value
-        text = _shown(exact, value, spec) if math.isfinite(value) else "undefined"
+        text = numeral(exact, value, spec) if math.isfinite(value) else "undefined"
         return Cell(text, value if math.isfinite(value) else None, marks=marks)
     metric = view.metric(section, group.plugin)
     if name not in samples.values:
@@ -380,20 +384,8 @@ def _gap(view: _View, group: Group, samples: Samples, short: list[str]) -> tuple
 def _estimate_cell(estimate: Estimate, spec: str) -> Cell:
     if not math.isfinite(estimate.value):
         return Cell("undefined")
-    text = _shown(estimate.value, estimate.value, spec)
+    text = numeral(estimate.value, estimate.value, spec)
     if not estimate.bounded:
         return Cell(text, estimate.value)
-    ends = [_shown(end, estimate.value, spec) for end in (estimate.low, estimate.high)]
+    ends = [numeral(end, estimate.value, spec) for end in (estimate.low, estimate.high)]
     return Cell(text, estimate.value, estimate.low, estimate.high, f"[{', '.join(ends)}]")
-
-
-def _shown(number: float, scale: float, spec: str) -> str:
-    """`number` in the format `spec`, or with as many digits as suit a number of the size of `scale`."""
-    if spec:
-        return format(int(number) if spec.endswith("d") else number, spec)
-    if isinstance(number, int):
-        return f"{number:,}"
-    size = abs(scale)
-    if size and (size < 1e-3 or size >= 1e7):
-        return f"{number:.3g}"
-    return f"{number:.3f}" if size < 10 else f"{number:.1f}" if size < 1000 else f"{number:,.0f}"

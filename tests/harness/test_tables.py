@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from road import base, run
 from run_folders import Arm, Quality, write_run
 
 from harness.contracts import Json
@@ -192,3 +193,13 @@ def test_bytes_do_not_change_from_run_to_run(tmp_path: Path) -> None:
     second = markdown(table(tmp_path / "b", arms=arms, prompts=5, seeds=4, **more))
     assert first == second
     assert str(tmp_path) not in first
+
+
+def test_one_probe_in_several_sections_and_no_model_gives_a_row_for_each_section(tmp_path: Path) -> None:
+    measure = [{"name": name, "probe": "fake/device", "prompts": "p"} for name in ("one", "two")]
+    run(tmp_path, base(models=[], generate=[], measure=measure))
+    (found,) = build([load_run(tmp_path / "run")])
+    assert [row.label for row in found.rows] == ["one", "two"]
+    assert [column.label for column in found.columns] == [found.columns[0].label]
+    assert all(row.cells[0].value is not None for row in found.rows)
+    assert len([remark for remark in found.remarks if "easured on" in remark]) == 1

@@ -70,7 +70,9 @@ class FusedBlock(nn.Module):
         width, qkv = x.shape[-1], block.attn.qkv
         query = functional.linear(normed[:, : self.tokens], qkv.weight[:width], qkv.bias[:width])
         key, value = functional.linear(normed, qkv.weight[width:], qkv.bias[width:]).chunk(2, dim=-1)
-        q, k, v = (part.unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+        q, k, v = (
+            part.reshape(*part.shape[:2], block.attn.num_heads, -1).transpose(1, 2) for part in (query, key, value)
+        )
         attended = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x[:, : self.tokens] + block.attn.proj(attended)
         answer: torch.Tensor = x + block.mlp(block.norm2(x))
@@ -157,7 +159,7 @@ class Gru:
         for (gates, gate_constant, padding), (new, new_constant, _) in self.halves:
             joined = torch.cat([state, motion], dim=1)
             both = torch.sigmoid(functional.conv2d(joined, gates, padding=padding).add_(gate_constant))
-            update, reset = both.split(self.hidden, dim=1)
+            update, reset = both.chunk(2, dim=1)
             joined = torch.cat([reset * state, motion], dim=1)
             fresh = torch.tanh(functional.conv2d(joined, new, padding=padding).add_(new_constant))
             state = (1 - update) * state + update * fresh

@@ -1,0 +1,25 @@
+"""What a model's card says, as columns of a table."""
+
+from __future__ import annotations
+
+from harness.contracts import Value
+from harness.plan import Arm
+from harness.report.layout import Cell, numeral
+
+CARD = {
+    "cached_scalars": Value("cached_scalars", "per token and layer", "lower", "cached scalars"),
+    "cache_bytes": Value("cache_bytes", "bytes", "lower", "cache"),
+    "forwards_per_chunk": Value("forwards_per_chunk", "", "lower", "forward passes per chunk"),
+    "parameters": Value("parameters", "", "none", "parameters"),
+    "window_frames": Value("window_frames", "latent frames", "none", "window"),
+    "sink_frames": Value("sink_frames", "latent frames", "none", "sink"),
+}
+"""How the fields of a model's card are read; any other is shown under its own name and not ranked."""
+
+
+def card_cell(arm: Arm, name: str, spec: str) -> Cell:
+    """The field `name` of the card of `arm`, in the format `spec`."""
+    content = getattr(arm.card, name, arm.card.details.get(name))
+    if isinstance(content, bool) or not isinstance(content, int | float):
+        return Cell("-" if content is None else str(content))
+    return Cell(numeral(content, content, spec), float(content))
