@@ -90,8 +90,8 @@ class Video(Part):
 
     Attributes:
         crf: constant rate factor of x264, 0 (lossless in yuv420p) to 51.
-        preset: of x264. The default is as faithful at this quality as `medium` for a fifth of its time, so that the
-            encoder keeps up with a model that streams, and holds back 11 frames instead of 40.
+        preset: of x264. The default is nearly as faithful at this quality as `medium` for a fifth of its time, so that
+            the encoder keeps up with a model that streams.
     """
 
     crf: Annotated[int, Field(ge=0, le=51)] = 8
