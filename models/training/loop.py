@@ -141,6 +141,7 @@ class Loop:
     ) -> None:
         self.stage, self.rate, self.recipe, self.autocast = stage, rate, dict(recipe), autocast
         self.step, self.seconds = 0, 0.0
+        self.resumed_at = (0, 0.0)
         self.losses: dict[str, list[float]] = {name: [] for name in stage.learners}
 
     def advance(self) -> dict[str, float]:
@@ -195,9 +196,10 @@ class Loop:
                 self.save(state)
 
     def progress(self, window: int) -> str:
-        """One line: step, mean losses of the last `window` values, pace, time left."""
+        """One line: step, mean losses of the last `window` values, pace since the training went on, time left."""
         means = "  ".join(f"{name} {sum(v[-window:]) / len(v[-window:]):.4f}" for name, v in self.losses.items() if v)
-        pace = self.seconds / self.step
+        steps, seconds = self.resumed_at
+        pace = (self.seconds - seconds) / (self.step - steps)
         left = pace * (self.rate.steps - self.step) / 60
         return f"step {self.step} of {self.rate.steps}  loss {means}  {pace:.2f} s a step  {left:.0f} min left"
 
@@ -223,5 +225,6 @@ class Loop:
         if recipe != self.recipe:
             raise WeightsError(f"{mine} was made by another recipe", "delete it, or write to another folder")
         self.step, self.seconds, self.losses = state["step"], state["seconds"], copy.deepcopy(state["losses"])
+        self.resumed_at = self.step, self.seconds
         for name, learner in self.stage.learners.items():
             learner.restore(state["learners"][name])
