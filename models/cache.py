@@ -34,7 +34,10 @@ class Grid:
 
 
 class LayerCache:
-    """One layer's entries: `key` [B, capacity * tokens, ..., p] and `rest` [B, capacity * tokens, ...]."""
+    """One layer's entries: `key` [B, capacity * tokens, ..., p] and `rest` [B, capacity * tokens, ...].
+
+    Of keys and values for each head, those of one head lie side by side, as attention reads them.
+    """
 
     def __init__(self) -> None:
         self.key: Tensor | None = None
@@ -51,18 +54,34 @@ class LayerCache:
     def buffers(self, key: Tensor, rest: Tensor, slots: int, tokens: int) -> tuple[Tensor, Tensor]:
         """The two buffers, allocated at the first call in shape and dtype of the entries. Unwritten slots stay so."""
         if self.key is None or self.rest is None:
-            self.key = key.new_empty(key.shape[0], slots * tokens, *key.shape[2:])
-            self.rest = rest.new_empty(rest.shape[0], slots * tokens, *rest.shape[2:])
+            self.key, self.rest = (_empty(entries, slots * tokens) for entries in (key, rest))
         return self.key, self.rest
 
     @staticmethod
-    def write(buffers: tuple[Tensor, Tensor], runs: Sequence[Run], key: Tensor, rest: Tensor, tokens: int) -> None:
-        """Put a chunk's entries into its slots of `buffers`."""
+    def write(
+        buffers: tuple[Tensor, Tensor],
+        runs: Sequence[Run],
+        key: Tensor,
+        rest: Tensor,
+        tokens: int,
+        rotation: Rotation | None = None,
+    ) -> None:
+        """Put a chunk's entries into its slots of `buffers`, the keys rotated on their way by `rotation`, if given."""
+        keys, rests = buffers
         for run in runs:
             here = slice(run.slot * tokens, (run.slot + run.length) * tokens)
             there = slice(run.start * tokens, (run.start + run.length) * tokens)
-            for buffer, entries in zip(buffers, (key, rest), strict=True):
-                buffer[:, here] = entries[:, there]
+            rests[:, here] = rest[:, there]
+            if rotation is None:
+                keys[:, here] = key[:, there]
+            else:
+                rotate(key[:, there], rotation.tokens(there.start, there.stop), keys[:, here])
+
+
+def _empty(entries: Tensor, length: int) -> Tensor:
+    """A buffer for `length` of such entries."""
+    batch, _, *heads, width = entries.shape
+    return entries.new_empty(batch, *heads, length, width).movedim(-2, 1)
 
 
 class StreamCache:
@@ -151,15 +170,14 @@ class ChunkContext:
         """
         tokens, cache = self.cache.grid.tokens, self.cache.layers[layer]
         shared = key.dim() == 3
-        if self.key_rotation is None:
-            key = rotate(key, self.rotation)
-        elif shared and self._plane is not None:
-            key = rotate(key, self._plane)
+        rotation = self.rotation if self.key_rotation is None else self._plane if shared else None
+        if rotation is not None and key.requires_grad:
+            key, rotation = rotate(key, rotation), None
         keys, rests = cache.buffers(key, rest, self.cache.ring.capacity, tokens)
         if key.requires_grad or rest.requires_grad:
             # Later passes write over the cache before the backward pass does its work; it gets a copy.
             keys, rests = keys.clone(), rests.clone()
-        cache.write((keys, rests), self.placement.runs, key, rest, tokens)
+        cache.write((keys, rests), self.placement.runs, key, rest, tokens, rotation)
         keys, rests = keys[:, : self.filled * tokens], rests[:, : self.filled * tokens]
         if self.key_rotation is not None:
             keys = self._in_time(layer, keys) if shared else rotate(keys, self.key_rotation)

@@ -19,6 +19,7 @@ from models.attention import reference
 from models.attention.context import Kernel
 from models.attention.dense import RMSNorm
 from models.cache import ChunkContext, StreamCache
+from models.transformer import OwnedGELU
 from models.window import Placement
 
 BLOCK = 128
@@ -97,7 +98,7 @@ class RecordedOrder(TorchFunctionMode):
         self.in_self_attention = False
         self._instead: dict[Any, Callable[..., Tensor]] = {
             F.linear: linear,
-            torch.addcmul: lambda x, a, b: x + a * b,
+            torch.addcmul: lambda x, a, b, out: x + a * b,
             # Rounded once (Self-Forcing converts the flow in float64), and mixed without fused steps.
             torch.sub: lambda x, y, alpha=1: (x.double() - alpha * y.double()).float(),
             torch.lerp: lambda x, y, share: (1 - share) * x + share * y,
@@ -113,11 +114,19 @@ class RecordedOrder(TorchFunctionMode):
 
     @staticmethod
     def prepare(network: nn.Module) -> None:
-        """Replace the norms of `network` by `RecordedNorm`."""
+        """Replace the norms and GELUs of `network`, and give it a timestep for every frame, as when it was recorded."""
         for module in list(network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, RMSNorm):
                     setattr(module, name, RecordedNorm(child))
+                elif isinstance(child, OwnedGELU):
+                    setattr(module, name, nn.GELU("tanh"))
+
+        def for_every_frame(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            latents, timesteps, *rest = args
+            return latents, timesteps.expand(latents.shape[:2]), *rest
+
+        network.register_forward_pre_hook(for_every_frame)
 
     def cache(self, usual: StreamCache) -> StreamCache:
         """An empty cache like `usual`, whose keys stay unrotated and are rotated in float64 when they are read."""

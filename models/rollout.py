@@ -175,7 +175,7 @@ class Rollout:
         return guided(with_prompt, without, self.guidance)
 
     def _forward(self, x: Tensor, timestep: float, prompt: Prompt, context: Context) -> Tensor:
-        times = torch.full(x.shape[:2], timestep, device=x.device)
+        times = torch.full((1, 1), timestep, device=x.device)
         out: Tensor = self.network(x, times, prompt, context)
         return out
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import OptionError
+from models.owned import over
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +104,12 @@ class RotaryTable:
         ).flatten(0, 2)
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation, out: Tensor | None = None) -> Tensor:
     """Rotate the channel pairs (x[2i], x[2i+1]) of `x` (Wan2.1 `rope_apply`), in float32 or wider.
 
     Args:
         x: [batch, tokens, ..., 2 * pairs], one rotation for each token.
+        out: where to write, in the shape and dtype of `x`, which it may be; new unless given.
 
     Returns:
         The shape and dtype of `x`.
@@ -115,10 +117,18 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     middle = [1] * (x.dim() - 3)
     if x.dtype == torch.float32 and not torch.compiler.is_compiling():
         phase = rotation.phase.view(1, rotation.phase.shape[0], *middle, -1)
-        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
-        return torch.view_as_real(pairs * phase).flatten(-2)
+        pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+        place = None if out is None else torch.view_as_complex(out.view(*out.shape[:-1], -1, 2))
+        turned = torch.view_as_real(torch.mul(pairs, phase, out=place)).flatten(-2)
+        return turned if out is None else out
     wide = x if x.dtype == torch.float64 else x.float()
     cos = rotation.cos.view(1, rotation.cos.shape[0], *middle, -1)
     sin = rotation.sin.view(1, rotation.sin.shape[0], *middle, -1)
     even, odd = wide[..., 0::2], wide[..., 1::2]
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+    return turned if out is None else out.copy_(turned)
+
+
+def rotate_own(x: Tensor, rotation: Rotation) -> Tensor:
+    """`rotate` of a tensor that the caller gives up."""
+    return rotate(x, rotation, over(x))

@@ -45,6 +45,7 @@ class StreamingOptions(Options):
 class StreamingModel(VideoModel):
     """A model of this project. Subclasses say sizes, window, sampler, and where text and pixels come from."""
 
+    version = "2"
     family: ClassVar[str]
     licence: ClassVar[str] = ""
     frame_rate: ClassVar[float] = 16.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from models.rope import Rotation, rotate
+from models.rope import Rotation, rotate_own
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(query, key, rest) -> output: [B, Lq, H, d], [B, Lk, ..., p], [B, Lk, ...] -> [B, Lq, H * d_v]; rotated already."""
@@ -33,10 +34,12 @@ class Context(Protocol):
 
 
 def rotate_tail(query: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the last `2 * pairs` channels of [B, L, H, d], leaving the others."""
+    """Rotate the last `2 * pairs` channels of [B, L, H, d], which the caller gives up, leaving the others."""
     width = 2 * rotation.cos.shape[-1]
     if width == query.shape[-1]:
-        return rotate(query, rotation)
-    rotated = query.clone()
-    rotated[..., -width:] = rotate(query[..., -width:], rotation)
-    return rotated
+        return rotate_own(query, rotation)
+    turned = rotate_own(query[..., -width:], rotation)
+    if torch.is_grad_enabled():
+        query = query.clone()
+        query[..., -width:] = turned
+    return query

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.attention.context import Context
 from models.kernels.dense import attend_with_preferred
+from models.owned import over
 
 TextKeys = tuple[Tensor, Tensor]
 """Keys and values of the prompt for one layer, each [batch, text tokens, heads, head dim]."""
@@ -21,10 +22,11 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., dim]."""
+        """[..., dim], which the caller gives up, to [..., dim]."""
         wide = x if x.dtype == torch.float64 else x.float()
         mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
-        return (wide * torch.rsqrt(mean_square + self.eps)).to(x.dtype).mul_(self.weight)
+        normed = torch.mul(wide, torch.rsqrt(mean_square + self.eps), out=over(wide))
+        return normed.to(x.dtype).mul_(self.weight)
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from models.toy.presets import PATCH
 from models.toy.world import TEXT_LENGTH, vocabulary
 from models.window import WindowPolicy
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Part of every stage's key; raised with every change that gives the same options other weights."""
 
 Count = Annotated[int, Field(ge=1)]

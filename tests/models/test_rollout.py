@@ -72,6 +72,27 @@ def test_a_clip_does_not_depend_on_its_batch(config: TransformerConfig) -> None:
     assert not torch.allclose(both[:1], both[1:], atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "apart"), [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 0.3)], ids=str
+)
+@pytest.mark.parametrize("policy", [WindowPolicy(6, 1), AT_READ], ids=["at write", "at read"])
+@pytest.mark.parametrize("config", [DENSE, LATENT, LINEAR], ids=["dense", "latent", "linear"])
+def test_memory_used_twice_changes_nothing(
+    config: TransformerConfig, policy: WindowPolicy, dtype: torch.dtype, apart: float
+) -> None:
+    """Where gradients may flow nothing is overwritten, so that rollout is the plain one."""
+    net = network(config).to(dtype)
+    text = [(key.to(dtype), value.to(dtype)) for key, value in prompt(network(config), "one")]
+
+    def noise() -> SeededNoise:
+        return SeededNoise((1,), (4, 6, 2), CPU, dtype)
+
+    fast = torch.cat(list(Rollout(net, policy, 3, TWO_STEPS, GRID).run(noise(), text, 12)), 1)
+    plain = torch.cat(list(Rollout(net, policy, 3, TWO_STEPS, GRID).chunks(noise(), text, 12)), 1)
+    assert torch.isfinite(plain).all()
+    assert (fast - plain).abs().max() < apart
+
+
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
 def test_a_longer_clip_begins_as_a_shorter_one(policy: WindowPolicy) -> None:
     net = network(DENSE)
