@@ -23,7 +23,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from harness import durable
+from harness import coded, durable
 from harness.contracts import Frames, Json
 from harness.errors import ClipError
 
@@ -49,16 +49,18 @@ class ClipInfo:
 def write(path: Path, chunks: Iterable[Frames], frame_rate: float, crf: int, preset: str) -> Mapping[str, Json]:
     """Write `chunks` (uint8 [frames, height, width, 3], equal sizes) to `path`, whole or not at all.
 
-    Returns the record's `clip`: bytes, sha256, digest, frames, height, width, frame_rate and encoder settings. The
-    file is decoded again before it takes its place. Raises `StorageError`, `ClipError`, and whatever `chunks` raises
-    (an `OSError` of theirs would be taken for the disk's).
+    Returns the record's `clip`: bytes, sha256, digest, frames, height, width, frame_rate and encoder settings. What
+    the encoder makes is decoded as it comes, and the file is read again and must hold just that before it takes its
+    place. Raises `StorageError`, `ClipError`, and whatever `chunks` raises (an `OSError` of theirs would be taken for
+    the disk's).
     """
     found: dict[str, Json] = {}
 
     def fill(file: IO[bytes]) -> None:
-        written = _encode(file, chunks, Fraction(frame_rate).limit_denominator(1001), crf, preset)
+        encoded = coded.Encoded()
+        written = _encode(file, chunks, Fraction(frame_rate).limit_denominator(1001), crf, preset, encoded)
         file.flush()
-        info = inspect(file)
+        info = _read_back(file, encoded)
         if info.frames != written:
             raise ClipError(f"{path.name}: wrote {written} frames, but {info.frames} can be read")
         size, sha256, core = _file_facts(file)
@@ -101,8 +103,20 @@ def keep(path: Path, source: Path, frames: int, height: int, width: int) -> Mapp
     return found
 
 
-def _encode(file: IO[bytes], chunks: Iterable[Frames], rate: Fraction, crf: int, preset: str) -> int:
-    """Encode into `file`; the number of frames."""
+def _read_back(file: IO[bytes], encoded: coded.Encoded) -> ClipInfo:
+    """What `inspect` would say of a file that holds just what was encoded. Raises `ClipError` if it does not."""
+    with _open(file) as clip:
+        stream = clip.container.streams.video[0]
+        packets = (bytes(packet) for packet in clip.container.demux(stream) if packet.size)
+        if not encoded.stands_in(packets, stream.codec_context.extradata):
+            raise ClipError(f"{clip.name} does not hold what was encoded")
+        return ClipInfo(encoded.frames.count, clip.height, clip.width, clip.frame_rate, encoded.frames.digest())
+
+
+def _encode(
+    file: IO[bytes], chunks: Iterable[Frames], rate: Fraction, crf: int, preset: str, encoded: coded.Encoded
+) -> int:
+    """Encode into `file` and tell `encoded`; the number of frames."""
     count = 0
     stream: Any = None
     converter, flags = VideoReformatter(), _flags()
@@ -116,11 +130,12 @@ def _encode(file: IO[bytes], chunks: Iterable[Frames], rate: Fraction, crf: int,
                 picture = converter.reformat(picture, format="yuv420p", interpolation=flags, threads=1)
                 picture.pts = count
                 picture.time_base = 1 / rate
-                container.mux(stream.encode(picture))
+                container.mux(encoded.noted(stream.encode(picture), stream.codec_context))
                 count += 1
         if stream is None:
             raise ClipError("a clip without frames cannot be written")
-        container.mux(stream.encode())
+        container.mux(encoded.noted(stream.encode(), stream.codec_context))
+        encoded.finish()
     except BaseException:
         with suppress(OSError, ValueError):
             container.close()
@@ -181,17 +196,14 @@ def file_digest(path: Path) -> str:
 
 def inspect(source: Path | IO[bytes]) -> ClipInfo:
     """Decode the whole clip a frame at a time, for its size and digest. Raises `ClipError`."""
-    sha = hashlib.sha256()
-    count = 0
+    digest = coded.FrameDigest()
     with _open(source) as clip:
         for frame in clip.frames():
-            planes = frame if frame.format.name in _PLANAR else frame.reformat(format="rgb24", interpolation=_flags())
-            sha.update(f"{planes.format.name} {frame.height}x{frame.width}\n".encode())
-            sha.update(planes.to_ndarray().tobytes())
-            count += 1
-        if not count:
+            plain = frame.format.name in coded.PLANAR
+            digest.add(frame if plain else frame.reformat(format="rgb24", interpolation=_flags()))
+        if not digest.count:
             raise ClipError(f"{clip.name} has no frames")
-        return ClipInfo(count, clip.height, clip.width, clip.frame_rate, sha.hexdigest())
+        return ClipInfo(digest.count, clip.height, clip.width, clip.frame_rate, digest.digest())
 
 
 def head(path: Path) -> ClipInfo:
@@ -230,8 +242,6 @@ def read(path: Path) -> Frames:
     return np.concatenate(chunks)
 
 
-_PLANAR = ("yuv420p", "yuvj420p", "yuv444p", "yuvj444p", "gray", "rgb24")
-"""Formats whose planes are digested as decoded; any other is brought to rgb24 first."""
 _FORMATS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,ogg,flv"
 """Containers that are read: self-contained ones. A playlist could make the reader open other files or addresses."""
 
