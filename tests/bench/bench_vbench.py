@@ -2,28 +2,30 @@
 
     python tests/bench/bench_vbench.py [--clips 6] [--frames 48] [--size 416x240] [--dimensions NAME ...]
 
-Random weights in true shapes, one thread, the built environment `vbench`. Two processes take turns: the package scores
-all clips on one dimension, this project one clip on all dimensions, and so on, so that what disturbs one disturbs the
-other. Both load their networks within the time. Prints processor seconds, which other work on the machine disturbs less
-than the clock's, the largest difference of any number, and wall seconds and peak memory in all. Here a dimension is
-charged with what its scorer computes; frames resized for both CLIPs are charged to the first that asks, and decoding,
-which the package does for each dimension anew, stands by itself. Then the peak memory of both on one clip of `--frames`
-and on one of `--memory` frames, two processes at a time and with networks of a few layers, since what grows with the
-clip is what is kept of its frames: this project on every dimension, the package on background consistency alone.
+Random weights in true shapes, one thread, the built environment `vbench`. The package scores all clips dimension by
+dimension, this project clip by clip on all dimensions, each in a process of its own; they take turns of a few seconds,
+in which the other one is stopped, so that what disturbs one disturbs the other. The turns are as long as the aim says,
+so that both end at about the same time. Both load their networks within the time. Prints processor seconds, which other
+work on the machine disturbs less than the clock's, the largest difference of any number, and the seconds of all turns
+and peak memory in all. Here a dimension is charged with what its scorer computes; frames resized for both CLIPs are
+charged to the first that asks, and decoding, which the package does for each dimension anew, stands by itself. Then the
+peak memory of both on one clip of `--frames` and on one of `--memory` frames, two processes at a time and with networks
+of a few layers, since what grows with the clip is what is kept of its frames: this project on every dimension, the
+package on background consistency alone.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from fractions import Fraction
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,12 @@ QUALITY = (
 )
 HUNGRIEST = "background_consistency"
 """The dimension for which the package holds all frames, and what every layer makes of them, at once."""
+
+
+AIM = 1.3
+"""How many times as fast as the package this project is to be."""
+TURN = 2.0
+"""Seconds of this project's turns."""
 
 
 # ------------------------------------------------------------------------------- inside the environment
@@ -113,7 +121,6 @@ def child(side: str) -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    began = time.perf_counter()
     import torch
 
     torch.set_num_threads(1)
@@ -124,13 +131,13 @@ def child(side: str) -> None:
     while True:
         now = time.process_time()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        cost = {"cpu": now - cpu, "wall": time.perf_counter() - began, "peak": peak}
+        cost = {"cpu": now - cpu, "peak": peak}
         answers.write(json.dumps({"scores": scores, "spent": spent, **cost}) + "\n")
         answers.flush()
         line = sys.stdin.readline()
         if not line:
             return
-        cpu, began = time.process_time(), time.perf_counter()
+        cpu = time.process_time()
         scores, spent = scorer(json.loads(line))
 
 
@@ -172,8 +179,10 @@ class Side:
         self.process = subprocess.Popen(command, text=True, env=settings, **pipes)
         self.scores: dict[str, dict[str, float]] = defaultdict(dict)
         self.spent: dict[str, float] = defaultdict(float)
-        self.wall = self.cpu = self.peak = 0.0
+        self.cpu = self.peak = 0.0
+        began = time.perf_counter()
         self._answer("starting")
+        self.wall = time.perf_counter() - began
 
     def ask(self, label: str, **request: Any) -> None:
         """Score; the time goes to `label`, except what the child charges to a dimension."""
@@ -193,9 +202,8 @@ class Side:
             self.spent[name] += seconds
         self.spent[label] += answer["cpu"] - sum(answer["spent"].values())
         self.cpu += answer["cpu"]
-        self.wall += answer["wall"]
         self.peak = answer["peak"]
-        print(f"  {label}: {answer['wall']:.0f} s", file=sys.stderr, flush=True)
+        print(f"  {label}: {answer['cpu']:.0f} s", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the process."""
@@ -205,14 +213,41 @@ class Side:
         self.log.close()
 
 
+def in_turns(work: Sequence[tuple[Side, Callable[[], None], float]]) -> None:
+    """Do the work of each side while the others are stopped, so many seconds at a time; adds up its turns."""
+    waiting: list[tuple[Side, Future[None], float]] = []
+    with ThreadPoolExecutor(len(work)) as pool:
+        for side, job, seconds in work:
+            side.process.send_signal(signal.SIGSTOP)
+            waiting.append((side, pool.submit(job), seconds))
+        while waiting:
+            side, doing, seconds = waiting.pop(0)
+            side.process.send_signal(signal.SIGCONT)
+            began = time.perf_counter()
+            wait([doing], seconds)
+            side.wall += time.perf_counter() - began
+            if not doing.done():
+                side.process.send_signal(signal.SIGSTOP)
+                waiting.append((side, doing, seconds))
+            elif doing.exception():
+                for other, *_ in waiting:
+                    other.process.kill()
+                doing.result()
+
+
 def compare(python: Path, weights: Path, clips: Sequence[str], dimensions: Sequence[str]) -> None:
     """Both sides in turn, and a row for each dimension."""
     package, ours = Side(python, weights, "package"), Side(python, weights, "ours")
-    for name, path in zip_longest(dimensions, clips):
-        if name:
+
+    def by_dimension() -> None:
+        for name in dimensions:
             package.ask(name, dimension=name, folder=str(Path(clips[0]).parent))
-        if path:
+
+    def by_clip() -> None:
+        for path in clips:
             ours.ask("decoding", path=path, dimensions=list(dimensions))
+
+    in_turns([(package, by_dimension, AIM * TURN), (ours, by_clip, TURN)])
     package.close()
     ours.close()
     print(f"{'processor seconds':24} {'package':>9} {'here':>9} {'ratio':>7} {'largest difference':>19}")
