@@ -108,7 +108,8 @@ def check_named(
     if name in registry.probes.names():
         return check_probe(name, options, device)
     known = [*registry.models, *registry.metrics, *registry.probes]
-    raise RegistryError(f"no model, metric or probe is called {name!r}", nearest(name, known))
+    fix = f"{nearest(name, known)}; what a file of yours registers wants --plugin FILE"
+    raise RegistryError(f"no model, metric or probe is called {name!r}", fix)
 
 
 def check_model(

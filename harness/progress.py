@@ -35,9 +35,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+FEW = 3
+"""Units from which on a rate is told: the first ones wait for models to be loaded."""
+
+
 def pace(tick: Tick) -> str:
     """Rate and time left, as far as they can be told."""
-    if not tick.finished or tick.seconds <= 0:
+    if tick.finished < min(FEW, tick.total) or not tick.finished or tick.seconds <= 0:
         return ""
     rate = tick.finished / tick.seconds
     rated = f"{rate:.1f} units/s" if rate >= 1 else f"{1 / rate:.1f} s/unit"
@@ -52,6 +56,7 @@ def failure(record: Record) -> str:
     prompt = f", prompt {str(context['prompt'])!r}" if context.get("prompt") else ""
     error = record.error
     why = f"{error.get('type', '')}: {error.get('message', '')}" if error else str(record.notes.get("reason", ""))
+    why = why.replace("\n  ", "; ")
     return shown(f"{record.status}: {record.key[:12]} ({record.kind} {where}{prompt}): {why}")
 
 

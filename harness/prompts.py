@@ -29,7 +29,8 @@ def read_prompts(path: Path, column: str, sha256: str, where: str) -> tuple[list
     except FileNotFoundError as error:
         known = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
         hint = f"; {nearest(path.name, known)}" if known else ""
-        raise SuiteError(f"{where}: prompt file {path} does not exist{hint}") from error
+        fix = "write its path from the suite file's folder on"
+        raise SuiteError(f"{where}: prompt file {path} does not exist{hint}", fix) from error
     except UnicodeDecodeError as error:
         raise SuiteError(f"{where}: prompt file {path} is not UTF-8") from error
     except OSError as error:

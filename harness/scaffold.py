@@ -25,8 +25,8 @@ from harness.registry import models
 class {cls}Options(Options):
     """What a suite may set under `options:`. Every option is part of a clip's identity."""
 
-    height: int = 64
-    width: int = 64
+    height: int = 32
+    width: int = 32
     frames_per_chunk: int = 4
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from harness.cli import main
 from harness.execute.outcome import Tick
-from harness.progress import Meter, duration, pace, shown
+from harness.progress import Meter, duration, failure, pace, shown
 from harness.records import Record
 
 FAKES = Path(__file__).parents[1] / "data" / "fake_models.py"
@@ -309,7 +309,8 @@ def test_plain_progress_has_rate_and_time_left_and_says_a_reason_once() -> None:
             meter(Tick(count, 40, 0, now[0], record=skipped))
     lines = out.getvalue().splitlines()
     assert lines[0] == "loading dense"
-    assert lines[2] == "1 of 40 units, 2.0 s/unit, 1 min 18 s left"
+    assert lines[2] == "1 of 40 units"
+    assert lines[3] == "6 of 40 units, 2.0 s/unit, 1 min 08 s left"
     assert lines[-1] == "40 of 40 units, 2.0 s/unit"
     assert len(lines) == 3 + 8
     assert sum("skipped" in line for line in lines) == 1
@@ -327,7 +328,11 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
 
 def test_words_of_progress() -> None:
     assert [duration(s) for s in (0.4, 59.6, 3599, 7500)] == ["0 s", "1 min 00 s", "59 min 59 s", "2 h 05 min"]
-    assert pace(Tick(0, 5, 0, 1.0)) == ""
+    assert pace(Tick(0, 5, 0, 1.0)) == pace(Tick(2, 5, 0, 1.0)) == ""
+    assert pace(Tick(3, 5, 0, 1.0)) == "3.0 units/s, 1 s left"
+    assert pace(Tick(1, 1, 0, 2.0)) == "2.0 s/unit"
+    bad = Record("a" * 64, "score", "failed", {}, {}, error={"type": "ClipError", "message": "too large\n  cut it"})
+    assert failure(bad).endswith("ClipError: too large; cut it")
     assert shown("a\x07b\n c " + "x" * 500).startswith("a b c x")
     assert len(shown("y" * 500)) == 400
 
