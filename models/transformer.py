@@ -44,7 +44,7 @@ class OwnedGELU(nn.Module):
     """GELU by the tanh formula, of a tensor that nothing else holds: it is overwritten where no gradient is asked for.
 
     A feed-forward layer's hidden tensor is the largest of a pass; a second one costs as much time as the function. On a
-    CPU PyTorch's own takes four times as long as a sigmoid, and x (1 + tanh u) / 2 is x sigmoid(2 u).
+    CPU PyTorch's own takes far longer than a sigmoid, and x (1 + tanh u) / 2 is x sigmoid(2 u).
     """
 
     ROWS = 64
