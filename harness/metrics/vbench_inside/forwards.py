@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,81 +10,124 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+ROWS, FEW = 512, 64
+"""Tokens that an MLP's layers and its activation take at a time on a CPU, so that what they make stays in its cache."""
 
-class ClassTokenOnly(nn.Module):
-    """The last block of a CLIP image tower, for the class token alone: the tower reads no other token after it."""
 
-    def __init__(self, block: Any) -> None:
+@dataclass(frozen=True)
+class Parts:
+    """What a vision transformer's block is made of, whatever its networks call them.
+
+    Attributes:
+        norms: before the attention, before the MLP. qkv: weight and bias that make queries, keys and values.
+        mix: after the attention. mlp: its two layers. heads: of the attention.
+        activate: the MLP's activation, in the place of its argument.
+    """
+
+    norms: tuple[nn.Module, nn.Module]
+    qkv: tuple[torch.Tensor, torch.Tensor]
+    mix: nn.Linear
+    mlp: tuple[nn.Linear, nn.Linear]
+    heads: int
+    activate: Callable[[torch.Tensor], object]
+
+
+def slices(x: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """`x` in slices of `size` along its first axis on a CPU, in one piece elsewhere."""
+    return torch.split(x, size) if x.device.type == "cpu" else (x,)
+
+
+def add_linear(layer: nn.Linear, taken: torch.Tensor, place: torch.Tensor) -> None:
+    """Add what `layer` makes of `taken` [n, in] to `place` [n, out], which needs no memory of its own."""
+    place.add_(layer.bias).addmm_(taken, layer.weight.t())
+
+
+class Block(nn.Module):
+    """A block of a vision transformer, with fused attention and results in the place of its input.
+
+    Args:
+        block: whose parts they are.
+        parts: its parts.
+        tokens: how many, from the first one, are wanted (of the last block nothing is read but the class token); all of
+            them unless given.
+    """
+
+    def __init__(self, block: nn.Module, parts: Parts, tokens: int | None = None) -> None:
         super().__init__()
-        self.block = block
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens [n, batch, width] to the class token [1, batch, width]."""
-        block: Any = self.block
-        normed = block.ln_1(tokens)
-        first = tokens[:1] + block.attn(normed[:1], normed, normed, need_weights=False)[0]
-        answer: torch.Tensor = first + block.mlp(block.ln_2(first))
-        return answer
-
-
-class QuickGelu(nn.Module):
-    """CLIP's activation, the same operations as its own, in place and with memory that every block uses again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = torch.empty(0)
+        self.block, self.parts, self.tokens = block, parts, tokens
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x`, which is overwritten."""
-        if self.gate.shape != x.shape or self.gate.dtype != x.dtype or self.gate.device != x.device:
-            self.gate = torch.empty_like(x)
-        torch.mul(x, 1.702, out=self.gate)
-        return x.mul_(self.gate.sigmoid_())
+        """Tokens [batch, n, width], which are overwritten, to the wanted ones."""
+        batch, _, width = x.shape
+        attended = self._attend(self.parts.norms[0](x))
+        flat = x[:, : self.tokens].reshape(-1, width)
+        add_linear(self.parts.mix, attended, flat)
+        into, out_of = self.parts.mlp
+        for rows in slices(flat, ROWS):
+            hidden = into(self.parts.norms[1](rows))
+            for few in slices(hidden, FEW):
+                self.parts.activate(few)
+            add_linear(out_of, hidden, rows)
+        return flat.view(batch, -1, width)
+
+    def _attend(self, x: torch.Tensor) -> torch.Tensor:
+        """Normed tokens [batch, n, width] to what the wanted ones gather [batch * wanted, width]."""
+        batch, _, width = x.shape
+        weight, bias = self.parts.qkv
+        if self.tokens is None:
+            made = list(functional.linear(x, weight, bias).chunk(3, dim=-1))
+        else:
+            made = [functional.linear(x[:, : self.tokens], weight[:width], bias[:width])]
+            made += functional.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
+        q, k, v = (part.view(batch, -1, self.parts.heads, width // self.parts.heads).transpose(1, 2) for part in made)
+        return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, width)
+
+
+class Swapped(nn.Module):
+    """The first two axes exchanged."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[a, b, ...] to [b, a, ...]."""
+        return x.transpose(0, 1)
+
+
+def quick_gelu(x: torch.Tensor) -> None:
+    """CLIP's activation, x * sigmoid(1.702 x), in place (clip/model.py, QuickGELU)."""
+    x.mul_(torch.mul(x, 1.702).sigmoid_())
 
 
 def lean_clip(clip: Any) -> Any:
-    """`clip`, whose image tower no longer finishes tokens that it throws away, nor asks for memory in every block."""
-    blocks = clip.visual.transformer.resblocks
-    activation = QuickGelu()
-    for block in blocks:
-        block.mlp.gelu = activation
-    blocks[-1] = ClassTokenOnly(blocks[-1])
+    """`clip`, whose image tower works in place and no longer finishes tokens that it throws away."""
+    transformer = clip.visual.transformer
+    last = len(transformer.resblocks) - 1
+    lean: list[nn.Module] = [Swapped()]  # the tower holds its tokens first
+    for index, block in enumerate(transformer.resblocks):
+        parts = Parts(
+            (block.ln_1, block.ln_2),
+            (block.attn.in_proj_weight, block.attn.in_proj_bias),
+            block.attn.out_proj,
+            (block.mlp.c_fc, block.mlp.c_proj),
+            block.attn.num_heads,
+            quick_gelu,
+        )
+        lean.append(Block(block, parts, 1 if index == last else None))
+    transformer.resblocks = nn.Sequential(*lean, Swapped())
     return clip
 
 
-class FusedBlock(nn.Module):
-    """A block of a ViT as DINO names its parts, with fused attention; for the first tokens alone where no more is read.
-
-    Args:
-        block: with `norm1`, `attn.qkv`, `attn.proj`, `norm2` and `mlp`. tokens: how many, from the first one, are
-            wanted; all of them unless given.
-    """
-
-    def __init__(self, block: Any, tokens: int | None = None) -> None:
-        super().__init__()
-        self.block, self.tokens = block, tokens
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens [batch, n, width] to the wanted ones."""
-        block: Any = self.block
-        normed = block.norm1(x)
-        width, qkv = x.shape[-1], block.attn.qkv
-        query = functional.linear(normed[:, : self.tokens], qkv.weight[:width], qkv.bias[:width])
-        key, value = functional.linear(normed, qkv.weight[width:], qkv.bias[width:]).chunk(2, dim=-1)
-        q, k, v = (
-            part.reshape(*part.shape[:2], block.attn.num_heads, -1).transpose(1, 2) for part in (query, key, value)
-        )
-        attended = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x[:, : self.tokens] + block.attn.proj(attended)
-        answer: torch.Tensor = x + block.mlp(block.norm2(x))
-        return answer
-
-
 def lean_dino(dino: Any) -> Any:
-    """`dino`, with fused attention and a last block for the class token, the only one that it reads."""
+    """`dino`, likewise."""
     last = len(dino.blocks) - 1
     for index, block in enumerate(dino.blocks):
-        dino.blocks[index] = FusedBlock(block, 1 if index == last else None)
+        parts = Parts(
+            (block.norm1, block.norm2),
+            (block.attn.qkv.weight, block.attn.qkv.bias),
+            block.attn.proj,
+            (block.mlp.fc1, block.mlp.fc2),
+            block.attn.num_heads,
+            torch.ops.aten.gelu_,
+        )
+        dino.blocks[index] = Block(block, parts, 1 if index == last else None)
     return dino
 
 

@@ -119,7 +119,7 @@ class AestheticQuality(Scorer):
         """Take frames."""
 
         def make() -> torch.Tensor:
-            features = in_parts(clip_frames(batch), parts_for(batch.device, 1), self.networks.clip_l14.encode_image)
+            features = in_parts(clip_frames(batch), parts_for(batch.device, 8), self.networks.clip_l14.encode_image)
             with torch.inference_mode():
                 unit = functional.normalize(features.to(torch.float32), dim=-1, p=2)
                 scores: torch.Tensor = self.networks.aesthetic_head(unit).squeeze(dim=-1)
