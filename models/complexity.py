@@ -5,28 +5,22 @@ Five forms: causal full, causal local, causal linear, and VideoMLA's latent atte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
 
 from harness.contracts import Availability, Json, Measurement, Options, Probe, Subject, Value, Workload
 from harness.errors import OptionError
-from harness.probes.census import flop_counter
-from harness.probes.clock import Clock, time_calls
+from harness.probes.device import Telemetry, watch
 from models.config import LatentSizes, TransformerConfig
-from models.window import WindowPolicy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from models.cache import StreamCache
 
 Form = Literal["causal_full", "causal_local", "causal_linear", "mla_expanded", "mla_absorbed"]
 FORMS: tuple[Form, ...] = get_args(Form)
+WINDOWED: tuple[Form, ...] = ("causal_local", "mla_expanded", "mla_absorbed")
+"""Forms that a window bounds; the other two see the whole clip, linear attention through its state."""
 NAN = float("nan")
 
 FIELDS = (
@@ -40,9 +34,20 @@ FIELDS = (
     Value("clip_s", "s", "lower", "clip, measured"),
 )
 """What is found for each form, of one layer and one pass; the chunk is the last one of the clip."""
-
-_CORE = ("scaled_dot_product", "bmm")
-"""Parts of operator names that are attention itself; projections are `addmm` and `mm`."""
+BY_WINDOW = {
+    "window_flops": "chunk_flops",
+    "window_attention_flops": "attention_flops",
+    "window_bytes": "cache_bytes",
+    "window_s": "chunk_s",
+}
+BY_CLIP = {
+    "clip_flops": "chunk_flops",
+    "clip_attention_flops": "attention_flops",
+    "clip_bytes": "cache_bytes",
+    "clip_s": "clip_s",
+    "clip_formula": "clip_formula",
+}
+"""Samples of a form by name: the field that runs over the lengths of windows, or of clips."""
 
 
 class Latent(Options):
@@ -65,11 +70,11 @@ class ComplexityOptions(Options):
     Attributes:
         dim, heads, latent: widths of the layer.
         grid: rows and columns of tokens of a latent frame. chunk: latent frames of a chunk. sink: of the window.
-        window: latent frames of the window in the table. windows: those of the sweep, at the longest clip.
-        clip: latent frames of the clip in the table. clips: those of the sweep, at `window`.
+        window, clip: latent frames of the window and of the clip in values; in the table they stand among the others.
+        windows: latent frames of windows in the sweep, at the longest clip. clips: those of clips, under `window`.
         dtype: of weights, activations and cache.
-        timed: measure time too; without it the modules run on shapes alone, which costs nothing at any size.
-        measure_s: seconds spent on each timing.
+        timed: measure time too; FLOPs and bytes come from shapes alone, which costs nothing at any size.
+        measure_s: seconds spent on each timing, of which every length has two.
     """
 
     dim: int = Field(1536, ge=2)
@@ -120,101 +125,47 @@ def absorbed_over_dense(heads: int, dim: int, d_c: int, d_rope: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of the last chunk of a clip, one layer, one pass: FLOPs, those of attention, cache bytes, seconds."""
+    """Of one layer and one pass at one length.
+
+    Attributes:
+        flops, attention: FLOPs of the clip's last chunk, and those of attention among them.
+        cache: bytes of the cache after it.
+        chunk_s, clip_s: seconds of each timed run of that chunk and of the clip; empty where none was timed.
+    """
 
     flops: float
     attention: float
     cache: float
-    seconds: tuple[float, ...]
+    chunk_s: tuple[float, ...] = ()
+    clip_s: tuple[float, ...] = ()
+
+    def found(self) -> dict[str, float]:
+        """By name, as in `FIELDS`."""
+        return {
+            "chunk_flops": self.flops,
+            "attention_flops": self.attention,
+            "cache_bytes": self.cache,
+            "chunk_s": _median(self.chunk_s),
+            "clip_s": _median(self.clip_s),
+        }
 
 
-class Bench:
-    """One layer of each form over a cache of one layer, on `device` (`meta` for shapes alone). Imports torch."""
+Length = tuple[int, int]
+"""Latent frames that the last chunk sees, and those of the clip."""
 
-    def __init__(self, options: ComplexityOptions, device: str) -> None:
-        import torch
 
-        from models.attention.dense import DenseAttention
-        from models.attention.latent import LatentAttention
-        from models.attention.linear import LinearAttention
-
-        self.options, self.device, self.clock = options, device, Clock(device)
-        self.dtype: Any = getattr(torch, options.dtype)
-        dim, heads, eps = options.dim, options.heads, TransformerConfig().eps
-        torch.manual_seed(0)
-        with torch.device(device):
-            dense, linear = DenseAttention(dim, heads, eps), LinearAttention(dim, heads, eps)
-            latent = LatentAttention(dim, heads, eps, options.latent.sizes())
-            self.x: Tensor = torch.randn(1, options.chunk * options.tokens, dim, dtype=self.dtype)
-        self.layers: dict[str, Any] = {"causal_linear": linear, "mla": latent, "causal": dense}
-        for layer in self.layers.values():
-            layer.to(self.dtype).eval().requires_grad_(False)
-
-    def layer(self, form: Form) -> Any:
-        """The module of `form`, ready to run."""
-        if form.startswith("mla"):
-            self.layers["mla"].use(form.removeprefix("mla_"))
-            return self.layers["mla"]
-        return self.layers["causal_linear" if form == "causal_linear" else "causal"]
-
-    def cache(self, form: Form, window: int, clip: int) -> StreamCache:
-        """An empty cache as the form's models keep it; causal full keeps the whole clip."""
-        from models.cache import Grid, StreamCache
-        from models.rope import RotaryTable
-
-        options = self.options
-        frames = clip if form == "causal_full" else min(window, clip)
-        sink = 0 if form == "causal_full" else min(options.sink, max(0, frames - options.chunk))
-        policy = WindowPolicy(frames=frames, sink=sink)
-        if form.startswith("mla"):
-            policy = WindowPolicy(frames=frames, sink=sink, rotation="read", positions="relative")
-        pairs = options.latent.pairs if form.startswith("mla") else None
-        base = TransformerConfig()
-        positions = max(base.rope_positions, clip)
-        table = RotaryTable(options.dim // options.heads, pairs, base.rope_theta, positions)
-        return StreamCache(1, policy, policy.capacity(options.chunk), Grid(*options.grid), table)
-
-    def clip(self, form: Form, window: int, clip: int) -> tuple[StreamCache, Callable[[], Any]]:
-        """Run a clip chunk by chunk, one clean pass each; returns the cache and a call that repeats the last chunk."""
-        import torch
-
-        layer, cache, count = self.layer(form), self.cache(form, window, clip), self.options.chunk
-
-        def attend(first: int) -> Any:
-            context = cache.chunk(first, count, torch.device(self.device))
-            context.clean = True
-            return layer(self.x, 0, context)
-
-        for first in range(0, clip, count):
-            attend(first)
-        context = cache.chunk(clip - count, count, torch.device(self.device))
-        return cache, lambda: layer(self.x, 0, context)
-
-    def chunk_cost(self, form: Form, window: int, clip: int) -> Cost:
-        """Cost of the last chunk of `clip` latent frames under `window`."""
-        cache, last = self.clip(form, window, clip)
-        with flop_counter() as counter:
-            last()
-        by_operator = counter.get_flop_counts()["Global"]
-        core = sum(n for name, n in by_operator.items() if any(word in str(name) for word in _CORE))
-        seconds = self._timed(last)
-        return Cost(float(sum(by_operator.values())), float(core), float(cache.bytes()), seconds)
-
-    def clip_seconds(self, form: Form, window: int, clip: int) -> tuple[float, ...]:
-        """Seconds of a whole clip, chunk by chunk, one pass each."""
-        return self._timed(lambda: self.clip(form, window, clip))
-
-    def _timed(self, call: Callable[[], Any]) -> tuple[float, ...]:
-        if not self.options.timed:
-            return ()
-        budget = self.options.measure_s
-        return tuple(time_calls(self.clock, call, warmup_s=budget / 4, measure_s=budget, least=5, most=1000))
+def seen(form: Form, window: int, clip: int) -> Length:
+    """What `window` and `clip` latent frames come to under `form`."""
+    return (min(window, clip) if form in WINDOWED else clip), clip
 
 
 class Complexity(Probe):
-    """Sweeps window length and clip length over the five forms; needs no model, and weighs nothing but attention."""
+    """Sweeps window length and clip length over the five forms; needs no model, and weighs nothing but attention.
 
-    version = "1"
+    FLOPs and bytes are counted on shapes alone, whether or not time is measured, since a kernel hides its FLOPs.
+    """
+
+    version = "2"
     schema = ComplexityOptions
     needs_model: ClassVar[bool] = False
     values = (
@@ -239,69 +190,113 @@ class Complexity(Probe):
 
         options: ComplexityOptions = self.options
         _check(options)
-        bench = Bench(options, self._device if options.timed else "meta")
-        guard = torch.inference_mode() if options.timed else nullcontext()
-        values: dict[str, float] = {}
-        samples: dict[str, list[float]] = {
-            "window_frames": [float(w) for w in options.windows],
-            "clip_frames": [float(c) for c in options.clips],
+        sweep = Sweep(options)
+        sweep.count()
+        notes: dict[str, Json] = {"torch": str(torch.__version__)}
+        remarks = []
+        if options.timed:
+            telemetry = Telemetry(self._device)
+            before = telemetry.snapshot()
+            with torch.inference_mode(), watch(telemetry) as other:
+                sweep.time(self._device)
+            notes |= {"device_before": before, "device_after": telemetry.snapshot(), "flags": telemetry.flags()}
+            notes["other_work"] = other.to_json()
+            remarks += ["Other work was seen while this was timed (rule T1)."] * other.contended
+        values = sweep.values()
+        return Measurement(values, sweep.samples(), {**notes, "table": table(sweep, values, remarks)})
+
+
+class Sweep:
+    """Costs of every form at every length that `options` name, each distinct length once. Imports torch."""
+
+    def __init__(self, options: ComplexityOptions) -> None:
+        self.options = options
+        self.costs: dict[tuple[Form, Length], Cost] = {}
+
+    def asked(self) -> Iterator[tuple[Form, int, int]]:
+        """Each form with each window at the longest clip, and with each clip under the table's window."""
+        longest = max(self.options.clips)
+        for form in FORMS:
+            yield from ((form, window, longest) for window in self.options.windows)
+            yield from ((form, self.options.window, clip) for clip in self.options.clips)
+            yield form, self.options.window, self.options.clip
+
+    def count(self) -> None:
+        """FLOPs and bytes, on shapes alone."""
+        from models.complexity_bench import Bench
+
+        bench = Bench(self.options, "meta")
+        for form, window, clip in self.asked():
+            place = form, seen(form, window, clip)
+            if place not in self.costs:
+                self.costs[place] = Cost(*bench.count(form, window, clip))
+
+    def time(self, device: str) -> None:
+        """Seconds on `device`, of everything that was counted."""
+        from models.complexity_bench import Bench
+
+        bench = Bench(self.options, device)
+        for (form, (window, clip)), cost in self.costs.items():
+            chunk_s, clip_s = bench.times(form, window, clip)
+            self.costs[form, (window, clip)] = replace(cost, chunk_s=chunk_s, clip_s=clip_s)
+
+    def found(self, form: Form, window: int, clip: int) -> dict[str, float]:
+        """Each of `FIELDS` at one length."""
+        cost = self.costs[form, seen(form, window, clip)]
+        return {**formulas(form, self.options, window, clip), **cost.found()}
+
+    def values(self) -> dict[str, float]:
+        """The table's lengths of each form, and what absorption multiplies."""
+        options, config, default = self.options, TransformerConfig(), LatentSizes()
+        latent = options.latent
+        values = {
+            f"{form}_{name}": value
+            for form in FORMS
+            for name, value in self.found(form, options.window, options.clip).items()
         }
-        with guard:
-            for form in FORMS:
-                self._form(bench, form, values, samples)
-        latent, config, default = options.latent, TransformerConfig(), LatentSizes()
-        values |= {
+        counted = values["mla_absorbed_attention_flops"] / values["causal_local_attention_flops"]
+        return values | {
             "absorbed_over_dense_default": absorbed_over_dense(config.heads, config.dim, default.d_c, default.d_rope),
             "absorbed_over_dense": absorbed_over_dense(options.heads, options.dim, latent.d_c, latent.d_rope),
-            "absorbed_over_dense_counted": values["mla_absorbed_attention_flops"]
-            / values["causal_local_attention_flops"],
+            "absorbed_over_dense_counted": counted,
         }
-        return Measurement(values, samples, {"table": table(values), "torch": torch.__version__})
 
-    def _form(self, bench: Bench, form: Form, values: dict[str, float], samples: dict[str, list[float]]) -> None:
-        options: ComplexityOptions = self.options
-        by_window = [bench.chunk_cost(form, window, max(options.clips)) for window in options.windows]
-        by_clip = [bench.clip_seconds(form, options.window, clip) for clip in options.clips]
-        last = bench.chunk_cost(form, options.window, options.clip)
-        at = options.clips.index(options.clip) if options.clip in options.clips else None
-        whole = bench.clip_seconds(form, options.window, options.clip) if at is None else by_clip[at]
-        found = {
-            **formulas(form, options, options.window, options.clip),
-            "chunk_flops": last.flops,
-            "attention_flops": last.attention,
-            "cache_bytes": last.cache,
-            "chunk_s": _median(last.seconds),
-            "clip_s": _median(whole),
-        }
-        values.update({f"{form}_{name}": value for name, value in found.items()})
-        clips = [formulas(form, options, options.window, clip)["clip_formula"] for clip in options.clips]
-        samples.update(
-            {
-                f"{form}:window_flops": [cost.flops for cost in by_window],
-                f"{form}:window_attention_flops": [cost.attention for cost in by_window],
-                f"{form}:window_bytes": [cost.cache for cost in by_window],
-                f"{form}:window_s": [_median(cost.seconds) for cost in by_window],
-                f"{form}:clip_s": [_median(seconds) for seconds in by_clip],
-                f"{form}:clip_formula": clips,
-                f"{form}:chunk_s_raw": list(last.seconds),
-                f"{form}:clip_s_raw": list(whole),
-            }
-        )
+    def samples(self) -> dict[str, list[float]]:
+        """Curves over both lengths by form and field, and every timed run by form and length."""
+        options, longest = self.options, max(self.options.clips)
+        samples = {"window_frames": list(map(float, options.windows)), "clip_frames": list(map(float, options.clips))}
+        for form in FORMS:
+            by_window = [self.found(form, window, longest) for window in options.windows]
+            by_clip = [self.found(form, options.window, clip) for clip in options.clips]
+            for curve, names in ((by_window, BY_WINDOW), (by_clip, BY_CLIP)):
+                samples |= {f"{form}:{name}": [at[field] for at in curve] for name, field in names.items()}
+        for (form, (window, clip)), cost in self.costs.items():
+            for name, runs in (("chunk_s", cost.chunk_s), ("clip_s", cost.clip_s)):
+                samples |= {f"{form}:{window}_of_{clip}:{name}": list(runs)} if runs else {}
+        return samples
 
 
-def table(values: Mapping[str, float]) -> Json:
-    """The forms as the rows of one table, as a record's notes carry it."""
+def table(sweep: Sweep, values: Mapping[str, float], remarks: Sequence[str] = ()) -> Json:
+    """Forms and lengths as the rows of one table, as a record's notes carry it."""
+    rows: list[Json] = []
+    for form, (window, clip) in sorted(sweep.costs, key=lambda place: (FORMS.index(place[0]), place[1])):
+        found = sweep.found(form, window, clip)
+        rows.append([form.replace("_", " "), [window, clip, *(_known(found[field.name]) for field in FIELDS)]])
     return {
-        "title": "Self-attention by form, one layer, one pass",
+        "title": "Self-attention by form and length, one layer, one pass",
         "corner": "form",
-        "columns": [[field.label, field.unit, field.direction] for field in FIELDS],
-        "rows": [
-            [form.replace("_", " "), [_known(values[f"{form}_{field.name}"]) for field in FIELDS]] for form in FORMS
+        "columns": [
+            ["window", "latent frames", "none"],
+            ["clip", "latent frames", "none"],
+            *([field.label, field.unit, field.direction] for field in FIELDS),
         ],
+        "rows": rows,
         "remarks": [
             f"n(d_c+d_rope)/D, absorbed over dense compute by the formulas: {values['absorbed_over_dense']:.4g} at "
             f"these widths, {values['absorbed_over_dense_default']:.4g} at the published ones; counted: "
-            f"{values['absorbed_over_dense_counted']:.4g}. Absorption saves memory, not compute."
+            f"{values['absorbed_over_dense_counted']:.4g}. Absorption saves memory, not compute.",
+            "Causal full and causal linear have no window: they see the clip. The chunk is the last one of the clip.",
+            *remarks,
         ],
     }
 

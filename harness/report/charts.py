@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 6.4, 3.3
 """Inches of a picture with one panel, without title, legend and remarks."""
+MOST_ABREAST = 4
+"""Panels side by side at most; more stand in two rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Panels side by side under a title, with one legend, and remarks below."""
+    """Panels side by side under a title, in two rows where they are many, with one legend, and remarks below."""
 
     name: str
     title: str
@@ -94,20 +96,24 @@ def draw(picture: Picture, suffix: str) -> bytes:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     count = len(picture.panels)
-    width = WIDTH if count == 1 else 3.6 * count
+    rows = 1 if count <= MOST_ABREAST else 2
+    abreast = -(-count // rows)
+    width = WIDTH if count == 1 else 3.6 * abreast
     title = wrap(picture.title, int(width * 12))
     remarks = wrap(" ".join(picture.remarks), int(width * 17))
     with style.styled():
         figure = Figure()
-        spaces = figure.subplots(1, count, squeeze=False)[0]
-        for panel, axes in zip(picture.panels, spaces, strict=True):
+        spaces = figure.subplots(rows, abreast, squeeze=False).ravel()
+        for panel, axes in zip(picture.panels, spaces, strict=False):
             _panel(panel, axes)
+        for axes in spaces[count:]:
+            axes.remove()
         shown = {} if all(panel.named for panel in picture.panels) else _legend(spaces)
         columns = max(1, min(len(shown), int(width * 12 / (7 + max(map(len, shown), default=1)))))
         # Inches of what stands above and below the panels, which the layout leaves free.
         head = 0.12 + 0.19 * len(title)
         above, below = head + 0.19 * -(-len(shown) // columns) + 0.1, 0.14 * len(remarks) + 0.08
-        height = HEIGHT + above + below
+        height = HEIGHT * rows + above + below
         figure.set_size_inches(width, height)
         free = (0.0, below / height, 1.0, 1 - (above + below) / height)
         figure.set_layout_engine(ConstrainedLayoutEngine(rect=free))

@@ -12,9 +12,12 @@ SWEEPS = (
     ("window_frames", "window_attention_flops", "window (latent frames)", "attention FLOPs of the last chunk", ""),
     ("window_frames", "window_bytes", "window (latent frames)", "cache bytes", "B"),
     ("window_frames", "window_s", "window (latent frames)", "time of the last chunk", "s"),
+    ("clip_frames", "clip_attention_flops", "clip (latent frames)", "attention FLOPs of the last chunk", ""),
+    ("clip_frames", "clip_bytes", "clip (latent frames)", "cache bytes", "B"),
     ("clip_frames", "clip_s", "clip (latent frames)", "time of the clip", "s"),
 )
-"""Samples on either axis of each panel, the axes' names, and the unit of the upper one."""
+"""Samples on either axis of each panel, the axes' names, and the unit of the upper one. Records of version 1 of the
+probe hold no FLOPs and bytes by clip, and have no such panels."""
 
 
 def panels(samples: Mapping[str, Sequence[float]]) -> tuple[Panel, ...]:
@@ -27,7 +30,7 @@ def panels(samples: Mapping[str, Sequence[float]]) -> tuple[Panel, ...]:
         raise RecordError("the record holds no sweep over attention forms", "give a record of `complexity`")
     found = []
     for across, up, across_label, up_label, unit in SWEEPS:
-        if not any(map(_measured, (samples[f"{form}:{up}"] for form in forms))):
+        if not any(_measured(samples.get(f"{form}:{up}", ())) for form in forms):
             continue
         x = tuple(samples[across])
         heights = [tuple(y if y > 0 else math.nan for y in samples[f"{form}:{up}"]) for form in forms]

@@ -18,7 +18,7 @@ from harness.errors import Incomplete, SuiteError
 from harness.plan import make, to_json
 from harness.records import Record, RecordFile, Run, load_run
 from harness.report import files
-from harness.report.charts import Line, Panel
+from harness.report.charts import Axis, Line, Panel, Picture, draw
 from harness.report.plots import KINDS, pictures
 from harness.report.scaling import panels
 from harness.report.tables import build
@@ -256,3 +256,15 @@ def test_a_curve_that_another_runs_over_is_drawn_wide_beneath_it() -> None:
         ("expanded", False),
         ("absorbed", False),
     ]
+
+
+def test_many_panels_stand_in_two_rows() -> None:
+    one = Panel(Axis("across"), Axis("up"), (Line("line", 0, (1.0, 2.0), (3.0, 4.0)),))
+
+    def size(panels: int) -> tuple[int, int]:
+        drawn = draw(Picture("many", "Many", (one,) * panels), ".png")
+        return int.from_bytes(drawn[16:20], "big"), int.from_bytes(drawn[20:24], "big")  # PNG: width and height
+
+    (three, low), (six, high), (five, _) = size(3), size(6), size(5)
+    assert three == six == five
+    assert 1.7 * low < high < 2 * low

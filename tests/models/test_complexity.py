@@ -1,6 +1,7 @@
 """The complexity probe: formulas by hand, counts by arithmetic, and the table and plot made of them."""
 
 import math
+from statistics import median
 
 import pytest
 from road import write
@@ -14,7 +15,8 @@ from harness.records import RecordFile, load_run
 from harness.report.render import markdown
 from harness.report.scaling import panels
 from harness.report.tables import build
-from models.complexity import FIELDS, FORMS, Complexity, ComplexityOptions, absorbed_over_dense, formulas
+from models.complexity import FIELDS, FORMS, WINDOWED, Complexity, ComplexityOptions, absorbed_over_dense, formulas
+from models.kernels import plain
 
 SMALL = {
     "dim": 48,
@@ -93,6 +95,45 @@ def test_what_grows_with_the_window_and_what_does_not(counted):
     assert local_[1] / local_[0] == 7 / 3
 
 
+def test_what_grows_with_the_clip_and_what_does_not(counted):
+    samples = counted.samples
+    for name, full, within in (
+        # By the clip's keys 4 x 6 and 8 x 6; under a window of 5 x 6 the longer clip shows 5 x 6 of its own.
+        ("clip_attention_flops", [4 * 12 * 24 * 48, 4 * 12 * 48 * 48], [4 * 12 * 24 * 48, 4 * 12 * 30 * 48]),
+        ("clip_bytes", [4 * 2 * 24 * 48, 4 * 2 * 48 * 48], [4 * 2 * 24 * 48, 4 * 2 * 30 * 48]),
+    ):
+        assert samples[f"causal_full:{name}"] == full
+        assert samples[f"causal_local:{name}"] == within
+        assert len(set(samples[f"causal_linear:{name}"])) == 1
+    assert samples["mla_absorbed:clip_bytes"] == [4 * 24 * 26, 4 * 30 * 26]
+
+
+def test_a_kernel_that_hides_its_flops_changes_no_count(counted, monkeypatch):
+    """A kernel's operations have no formula; on a device that runs one, only the timed calls may go through it."""
+    real = plain.absorbed, plain.expand
+    hidden = []
+
+    def absorbed(query, c, r, scale):
+        if query.is_meta:
+            return real[0](query, c, r, scale)
+        hidden.append("absorbed")
+        return query.new_zeros(*query.shape[:-1], c.shape[-1])
+
+    def expand(c, r, k_up, v_up):
+        if c.is_meta:
+            return real[1](c, r, k_up, v_up)
+        hidden.append("expanded")
+        heads = (c.shape[0], k_up.shape[0], c.shape[1])
+        return c.new_zeros(*heads, k_up.shape[1] + r.shape[-1]), c.new_zeros(*heads, v_up.shape[1])
+
+    monkeypatch.setattr(plain, "absorbed", absorbed)
+    monkeypatch.setattr(plain, "expand", expand)
+    found = measured(timed=True, measure_s=0.001)
+    assert set(hidden) == {"absorbed", "expanded"}
+    for name, value in counted.values.items():
+        assert found.values[name] == value or name.endswith("_s"), name
+
+
 def test_time_is_measured_for_every_form_and_length():
     found = measured(timed=True, measure_s=0.001, windows=(3,), clips=(4, 8))
     for form in FORMS:
@@ -100,7 +141,21 @@ def test_time_is_measured_for_every_form_and_length():
         assert found.values[f"{form}_clip_s"] > found.values[f"{form}_chunk_s"]
         assert len(found.samples[f"{form}:window_s"]) == 1
         assert len(found.samples[f"{form}:clip_s"]) == 2
+        whole = "8_of_8" if form in ("causal_full", "causal_linear") else "5_of_8"
+        for name in ("chunk_s", "clip_s"):
+            assert median(found.samples[f"{form}:{whole}:{name}"]) == found.values[f"{form}_{name}"]
     assert found.values["absorbed_over_dense_counted"] == 3 * 26 / 48
+    assert set(found.notes) >= {"device_before", "device_after", "other_work", "flags"}
+
+
+def test_other_work_while_it_was_timed_is_said_below_the_table(monkeypatch):
+    monkeypatch.setattr("harness.probes.device.CONTENDED_CORES", -1e9)
+    monkeypatch.setattr("os.cpu_count", lambda: 0)
+    found = measured(timed=True, measure_s=0.001, windows=(5,), clips=(8,))
+    if found.notes["other_work"]["other_busy_cores"] is None:
+        pytest.skip("the system does not tell what others do")
+    assert "Other work was seen" in found.notes["table"]["remarks"][-1]
+    assert "Other work" not in str(measured().notes["table"]["remarks"])
 
 
 def test_on_shapes_alone_there_is_no_time(counted):
@@ -133,14 +188,30 @@ def test_the_forms_are_the_rows_of_one_table_and_the_curves_of_one_plot(tmp_path
     assert (outcome.made, record.error) == (1, {})
     ratio, forms = build([load_run(tmp_path / "run")])
     assert ratio.rows[0].cells[0].text == "1.75"
-    assert [row.label for row in forms.rows] == [form.replace("_", " ") for form in FORMS]
-    assert [column.label for column in forms.columns] == [field.label for field in FIELDS]
+    # Windows 3, 5 and 7 of the longest clip and the whole of the shorter; without a window one row a clip.
+    lengths = {"causal_full": [(4, 4), (8, 8)], "causal_local": [(3, 8), (4, 4), (5, 8), (7, 8)]}
+    rows = [(row.label, *(int(cell.text) for cell in row.cells[:2])) for row in forms.rows]
+    assert rows == [
+        (form.replace("_", " "), *length)
+        for form in FORMS
+        for length in lengths["causal_local" if form in WINDOWED else "causal_full"]
+    ]
+    assert [column.label for column in forms.columns] == ["window", "clip", *(field.label for field in FIELDS)]
+    at = dict(zip(rows, forms.rows, strict=True))["mla absorbed", 5, 8]
+    named = {field.name: cell.value for field, cell in zip(FIELDS, at.cells[2:], strict=True)}
+    assert all(named[name] == record.values[f"mla_absorbed_{name}"] for name in ("clip_formula", "chunk_flops"))
     assert "1.75 at the published ones" in markdown(forms)
     assert "not measured" in markdown(forms)
     drawn = panels(record.samples)
-    assert [panel.up.label for panel in drawn] == ["attention FLOPs of the last chunk", "cache bytes"]
+    assert [panel.up.label for panel in drawn] == ["attention FLOPs of the last chunk", "cache bytes"] * 2
+    assert [panel.across.label for panel in drawn] == ["window (latent frames)"] * 2 + ["clip (latent frames)"] * 2
     assert [line.label for line in drawn[0].lines] == [form.replace("_", " ") for form in FORMS]
     assert drawn[0].lines[0].y == tuple(record.samples[f"{FORMS[0]}:window_attention_flops"])
+
+
+def test_a_record_of_the_first_version_has_the_panels_that_it_can_fill(counted):
+    old = {name: found for name, found in counted.samples.items() if ":clip_" not in name}
+    assert [panel.across.label for panel in panels(old)] == ["window (latent frames)"] * 2
 
 
 def test_a_record_of_something_else_is_not_plotted():
