@@ -14,7 +14,8 @@ from pathlib import Path
 
 from harness import devices, registry
 from harness.contracts import Availability, Metric
-from harness.errors import HarnessError
+from harness.errors import HarnessError, NotAvailable
+from harness.probes.device import nvml
 from harness.schema import Suite
 
 MINIMUM_FREE = 2**30
@@ -37,6 +38,7 @@ def examine(folder: Path) -> Iterator[Check]:
     yield _python()
     yield from _packages()
     yield _device()
+    yield _nvml()
     yield _folder(folder)
     yield _encoder()
     yield from _plugins()
@@ -65,6 +67,18 @@ def _device() -> Check:
     memory = int(str(described["memory_bytes"])) / 2**30
     also = f", {count} CUDA device{'s' if count > 1 else ''}" if count else ", no CUDA device that torch can use"
     return Check("device", True, f"{described['name']}, {described['cores']} cores, {memory:.0f} GiB{also}")
+
+
+def _nvml() -> Check:
+    """What records need to tell clocks, temperature, throttling and other work of a GPU (rules T1, T11)."""
+    if not devices.cuda_devices():
+        return Check("nvml", True, "not needed without a CUDA device", required=False)
+    try:
+        driver = nvml().nvmlSystemGetDriverVersion()
+    except NotAvailable as error:
+        lost = "records tell no clocks, temperature, throttling and other work"
+        return Check("nvml", False, f"{error.message}; {lost}", error.fix, required=False)
+    return Check("nvml", True, f"driver {driver}, nvidia-ml-py {version('nvidia-ml-py')}", required=False)
 
 
 def _folder(folder: Path) -> Check:

@@ -1,10 +1,11 @@
-"""What the device was doing while it was measured: clocks, heat, memory and other work. NVML is optional."""
+"""What the device was doing while it was measured: clocks, heat, memory and other work. A record says without NVML."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.contracts import Json
+from harness.errors import NotAvailable
 
 CONTENDED_CORES = 0.25
-"""Other work on a CPU counts as contention from this many cores on, or a tenth of them where that is more."""
+"""Other work on a CPU counts as contention from this many cores on, or a tenth of them where that is more. Chosen here:
+a tenth is what the caching audit tolerates, and so little of one or two cores is what an idle machine does by itself."""
 HEAVY_SHARE = 0.1
-"""A process that used more than this share of a core is listed by the share, without its name."""
+"""A process that used more than this share of a core is listed by the share, without its name. Chosen here: below
+`CONTENDED_CORES`, so that a process which alone makes a row contended is listed."""
 
 _THROTTLE = {0x4: "power_cap", 0x8: "hardware", 0x20: "thermal", 0x40: "thermal_hardware", 0x80: "power_brake"}
 """Bits of NVML's clock event reasons that slow a busy device (nvml.h, nvmlClocksEventReason*)."""
@@ -45,9 +49,11 @@ class Telemetry:
 
     def _gpu(self) -> dict[str, Json]:
         n = self._nvml
+        driver = self._read("nvmlSystemGetDriverVersion", handle=False)
         reasons = self._read("nvmlDeviceGetCurrentClocksThrottleReasons")
         power = self._read("nvmlDeviceGetPowerManagementLimit")
         return {
+            "nvml": "absent" if n is None else f"driver {driver}",
             "sm_clock_mhz": self._read("nvmlDeviceGetClockInfo", getattr(n, "NVML_CLOCK_SM", 1)),
             "memory_clock_mhz": self._read("nvmlDeviceGetClockInfo", getattr(n, "NVML_CLOCK_MEM", 2)),
             "temperature_c": self._read("nvmlDeviceGetTemperature", getattr(n, "NVML_TEMPERATURE_GPU", 0)),
@@ -57,12 +63,12 @@ class Telemetry:
             "other_processes": self.other_processes(),
         }
 
-    def _read(self, function: str, *arguments: Any) -> Any:
-        """One NVML value; None where there is no NVML or the device does not support the query."""
+    def _read(self, function: str, *arguments: Any, handle: bool = True) -> Any:
+        """One NVML value, of the device unless not `handle`; None without NVML or where it is not supported."""
         if self._nvml is None:
             return None
         try:
-            return getattr(self._nvml, function)(self._handle, *arguments)
+            return getattr(self._nvml, function)(*((self._handle,) if handle else ()), *arguments)
         except (AttributeError, self._nvml.NVMLError):
             return None
 
@@ -83,7 +89,11 @@ class Telemetry:
     def other_processes(self) -> int | None:
         """Compute processes on the device besides this one."""
         found = self._read("nvmlDeviceGetComputeRunningProcesses")
-        return max(0, len(found) - 1) if found is not None else None
+        if found is None:
+            return None
+        # A container's processes are listed by the numbers they have outside, so this one may not find its own.
+        own = os.getpid() in {process.pid for process in found} or _holds_context()
+        return max(0, len(found) - own)
 
     def flags(self) -> dict[str, Json]:
         """What decides speed without being an option of the model (rule T17). Imports torch."""
@@ -100,23 +110,41 @@ class Telemetry:
         }
 
 
+def nvml() -> Any:
+    """NVIDIA's management library, ready for use. Raises `NotAvailable` with what brings it."""
+    try:
+        found = importlib.import_module("pynvml")
+    except ImportError as error:
+        raise NotAvailable("nvidia-ml-py is not installed", "pip install -c constraints.txt nvidia-ml-py") from error
+    try:
+        found.nvmlInit()
+    except found.NVMLError as error:
+        raise NotAvailable(f"NVML does not start: {error}", "install the driver's libnvidia-ml.so.1") from error
+    return found
+
+
 def _open_nvml(device: str) -> tuple[Any, Any]:
     """NVML and the handle of torch's `device`, matched by UUID; two Nones without NVML."""
     try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError:
+        found = nvml()
+    except NotAvailable:
         return None, None
     import torch
 
     try:
-        nvml.nvmlInit()
         index = torch.device(device).index or 0
         uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
         if uuid is not None:
-            return nvml, nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        return nvml, nvml.nvmlDeviceGetHandleByIndex(index)
-    except nvml.NVMLError:
+            return found, found.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        return found, found.nvmlDeviceGetHandleByIndex(index)
+    except found.NVMLError:
         return None, None
+
+
+def _holds_context() -> bool:
+    """Whether this process has work of torch on a GPU."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 # ------------------------------------------------------------------------------------------ other work

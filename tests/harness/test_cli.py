@@ -236,6 +236,19 @@ def test_doctor(harness: Harness, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("devices", "mark"), [(0, "ok"), (1, "not here")])
+def test_doctor_says_where_a_gpus_clocks_could_not_be_read(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, devices: int, mark: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr("harness.doctor.devices.cuda_devices", lambda: devices)
+    monkeypatch.setattr("harness.doctor.devices.describe", lambda kind: {"name": "x", "cores": 1, "memory_bytes": 0})
+    found = harness("doctor")
+    assert re.search(rf"^{mark} +nvml: ", found.out, re.MULTILINE)
+    assert ("pip install -c constraints.txt nvidia-ml-py" in found.out) == bool(devices)
+    assert found.code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import types
@@ -18,6 +19,7 @@ class FakeNvml(types.ModuleType):
         pass
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    processes = (os.getpid(), 1)
 
     def nvmlDeviceGetClockInfo(self, handle, kind):  # noqa: N802
         return {1: 900, 2: 2619}[kind]
@@ -41,7 +43,10 @@ class FakeNvml(types.ModuleType):
         return types.SimpleNamespace(used=123)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
-        return [1, 2]
+        return [types.SimpleNamespace(pid=pid) for pid in self.processes]
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+        return "999.1"
 
 
 @pytest.fixture
@@ -52,6 +57,7 @@ def gpu(monkeypatch):
 
 def test_what_nvml_says_is_kept(gpu):
     assert gpu.snapshot() == {
+        "nvml": "driver 999.1",
         "sm_clock_mhz": 900,
         "memory_clock_mhz": 2619,
         "temperature_c": 84,
@@ -69,11 +75,43 @@ def test_a_stranger_on_the_gpu_is_contention(gpu):
     assert other.contended
 
 
-def test_without_nvml_every_field_is_none(monkeypatch):
-    monkeypatch.setattr(device, "_open_nvml", lambda name: (None, None))
+@pytest.mark.parametrize(
+    ("listed", "holds_context", "others"),
+    [([os.getpid()], True, 0), ([1, 2], True, 1), ([1], True, 0), ([1], False, 1), ([], False, 0)],
+)
+def test_this_process_is_no_stranger_even_where_a_container_renames_it(gpu, monkeypatch, listed, holds_context, others):
+    monkeypatch.setattr(FakeNvml, "processes", listed)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: holds_context)
+    assert gpu.other_processes() == others
+
+
+@pytest.mark.parametrize("missing", ["package", "library"])
+def test_without_nvml_the_record_says_so_and_every_field_is_none(monkeypatch, missing):
+    broken = types.ModuleType("pynvml")
+    broken.NVMLError = type("NVMLError", (Exception,), {})
+    broken.nvmlInit = lambda: (_ for _ in ()).throw(broken.NVMLError("no library"))
+    monkeypatch.setitem(sys.modules, "pynvml", None if missing == "package" else broken)
     absent = Telemetry("cuda")
-    assert set(absent.snapshot().values()) == {None}
+    found = absent.snapshot()
+    assert found.pop("nvml") == "absent"
+    assert set(found.values()) == {None}
     assert absent.clock_ratio() is None
+
+
+def test_the_package_that_is_installed_has_every_query():
+    import pynvml
+
+    asked = [name for name in vars(FakeNvml) if name.startswith("nvml")]
+    assert len(asked) > 5
+    assert all(callable(getattr(pynvml, name)) for name in [*asked, "nvmlInit", "nvmlDeviceGetHandleByUUID"])
+    assert pynvml.NVML_CLOCK_SM == FakeNvml.NVML_CLOCK_SM
+    assert device._THROTTLE.keys() == {
+        pynvml.nvmlClocksEventReasonSwPowerCap,
+        pynvml.nvmlClocksEventReasonHwSlowdown,
+        pynvml.nvmlClocksEventReasonSwThermalSlowdown,
+        pynvml.nvmlClocksEventReasonHwThermalSlowdown,
+        pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown,
+    }
 
 
 @linux
