@@ -14,10 +14,11 @@ from typing import Any
 
 from harness.contracts import Json
 from harness.errors import NotAvailable
+from harness.probes.ranks import bytes_elsewhere, refuse_several
 
 CONTENDED_CORES = 0.25
-"""Other work on a CPU counts as contention from this many cores on, or a tenth of them where that is more. Chosen here:
-a tenth is what the caching audit tolerates, and so little of one or two cores is what an idle machine does by itself."""
+"""Other work on a CPU counts as contention from this many cores on, or from a tenth of them if that is more. Chosen
+here: a tenth is what the caching audit tolerates; the floor is for what a small machine does by itself."""
 HEAVY_SHARE = 0.1
 """A process that used more than this share of a core is listed by the share, without its name. Chosen here: below
 `CONTENDED_CORES`, so that a process which alone makes a row contended is listed."""
@@ -237,6 +238,7 @@ class MemoryMeter:
         self.device = device
         self.on_cuda = device.startswith("cuda")
         self.base = self.now()
+        self._elsewhere = bytes_elsewhere(device)
 
     def now(self) -> int:
         """Bytes held now: allocated on CUDA, resident on a CPU."""
@@ -247,7 +249,8 @@ class MemoryMeter:
         return status_bytes("VmRSS") or 0
 
     def reset(self) -> None:
-        """Begin a new peak."""
+        """Begin a new peak. Raises `ModelFault` where the model that was loaded spans devices (rule T20)."""
+        refuse_several(self.device, self._elsewhere)
         if self.on_cuda:
             import torch
 
