@@ -29,7 +29,8 @@ ALPHA = 0.05
 PERCENT = 2.0
 """Default floor in percent: the half-width at which a measurement stops (rule T8)."""
 ABSOLUTE = {"s": 1e-3, "B": 2.0**20}
-"""Default absolute floor by unit: a millisecond and a mebibyte; 0 for any other."""
+"""Default absolute floor by unit, else 0. Chosen here: a millisecond, far below the time of a frame; a mebibyte,
+up to which torch's CUDA allocator shares a block among requests (c10/core/AllocatorConfig.h, kSmallSize)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +380,8 @@ def _verdict(finding: Finding) -> tuple[Verdict, str]:
     if layout.INCOMPLETE in finding.marks:
         return "UNCLEAR", "there are fewer results than planned"
     if not found.bounded:
-        return "UNCLEAR", "there are too few prompts or samples for an interval"
+        few = "one round of too few samples has no interval; measure with `rounds: 2` or more"
+        return "UNCLEAR", few if finding.measured else "there are too few prompts for an interval"
     none, floor = 0.0, finding.floor
     if finding.measured:
         none, floor = 1.0, floor / abs(finding.first)

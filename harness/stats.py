@@ -1,4 +1,4 @@
-"""Means with intervals that respect dependence: samples of one prompt are one cluster. Pure functions over scipy."""
+"""Means with intervals that respect dependence: samples of one prompt are one cluster. Pure; scipy and statsmodels."""
 
 from __future__ import annotations
 
@@ -236,11 +236,9 @@ def holm(p_values: ArrayLike) -> Floats:
 
     Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6 (1979).
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate((p.size - np.arange(p.size)) * p[order]))
-    return adjusted
+    from statsmodels.stats.multitest import multipletests
+
+    return np.asarray(multipletests(np.asarray(p_values, dtype=np.float64), method="holm")[1], dtype=np.float64)
 
 
 def chance_of_lower(first: ArrayLike, second: ArrayLike) -> float:
@@ -346,13 +344,13 @@ def _share_interval(sums: Floats, sizes: Floats, level: float) -> tuple[float, f
     are alike, the clusters (Dean and Pagano, Evaluating Confidence Interval Methods for Binomial Proportions in
     Clustered Surveys, 2015).
     """
+    from statsmodels.stats.proportion import proportion_confint
+
     share, variance = float(sums.sum() / sizes.sum()), _linear_error(sums, sizes) ** 2
     count = float(sums.size)
     if 0 < share < 1:
         count = float(np.clip(share * (1 - share) / variance, count, sizes.sum())) if variance else float(sizes.sum())
-    z = float(stats.norm.ppf((1 + level) / 2))
-    middle, reach = share + z * z / 2 / count, z * np.sqrt(share * (1 - share) / count + z * z / 4 / count**2)
-    low, high = np.asarray([middle - reach, middle + reach]) / (1 + z * z / count)
+    low, high = proportion_confint(share * count, count, alpha=1 - level, method="wilson")
     return min(share, max(0.0, float(low))), max(share, min(1.0, float(high)))
 
 

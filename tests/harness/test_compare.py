@@ -80,7 +80,15 @@ def test_speed_is_a_ratio_of_medians_of_raw_samples(tmp_path: Path, factor: floa
 
 def test_one_sample_has_no_interval_and_no_verdict(tmp_path: Path) -> None:
     (found,) = speeds(tmp_path, [[10.0]], [[20.0]])
-    assert (found.verdict, found.reason) == ("UNCLEAR", "there are too few prompts or samples for an interval")
+    assert found.verdict == "UNCLEAR"
+    assert found.reason == "one round of too few samples has no interval; measure with `rounds: 2` or more"
+
+
+def test_clips_of_one_prompt_have_no_interval_and_no_verdict(tmp_path: Path) -> None:
+    write_run(tmp_path, [Arm("dense", BASE[:2]), Arm("latent", BASE[2:4])], prompts=1, seeds=2, metric="fake/plain")
+    run = load_run(tmp_path)
+    (found,) = compare([(Side(run, run.arms[0]), Side(run, run.arms[1]))])
+    assert (found.verdict, found.reason) == ("UNCLEAR", "there are too few prompts for an interval")
 
 
 def test_samples_without_a_ratio_are_not_compared(tmp_path: Path) -> None:
