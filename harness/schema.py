@@ -191,17 +191,18 @@ class Column(Part):
         label: heading; the value's own label unless given.
         format: how the number is written, as a Python format specification without width: `.3f`, `,d`, `.1%`.
         metric: the metric that gives the value, where two of one section give one of that name.
-        relative: divide by the value of the suite's reference arm, as for headroom or a speed-up.
+        relative: divide by the value of the suite's reference arm, as for headroom or a speed-up; `inverse` divides
+            the reference's value instead, as for a reduction.
         joined: other sections of the same metric whose values complete a derived one, as when the dimensions of a
             total are scored on different clips. What two of them give counts from the last.
-        published: what published rows show here.
+        published: what published rows show here. In a relative column it must be a ratio, elsewhere it must be none.
     """
 
     value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
     label: str = ""
     format: Annotated[str, Field(pattern=r"^[+,]?(\.\d{1,2})?[defg%]?$")] = ""
     metric: str = ""
-    relative: bool = False
+    relative: bool | Literal["inverse"] = False
     joined: list[str] = []
     published: Annotated[PublishedValue | None, BeforeValidator(_figure)] = None
 

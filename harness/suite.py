@@ -305,6 +305,10 @@ def _check_published(doc: Located, index: int, table: TableSpec) -> None:
         if not table.published:
             raise SuiteError(f"{doc.where(place)}: the table asks for no `published` rows, so none can stand here")
         _known(doc, place, "published metric", column.published.metric, {f.metric for f in found})
+        ratio = any(f.unit == published.RATIO for f in found if f.metric == column.published.metric)
+        if ratio != bool(column.relative):
+            kind = "a ratio, so its column must be" if ratio else "no ratio, so its column must not be"
+            raise SuiteError(f"{doc.where(place)}: published {column.published.metric!r} is {kind} `relative`")
         if column.published.setting:
             settings = {f.setting for f in found if f.metric == column.published.metric}
             _known(doc, place, "published setting", column.published.setting, settings)

@@ -11,6 +11,8 @@ CARD = {
     "cache_bytes": Value("cache_bytes", "bytes", "lower", "cache"),
     "forwards_per_chunk": Value("forwards_per_chunk", "", "lower", "forward passes per chunk"),
     "parameters": Value("parameters", "", "none", "parameters"),
+    "frames_per_chunk": Value("frames_per_chunk", "pixel frames", "none", "chunk"),
+    "temporal_ratio": Value("temporal_ratio", "pixel per latent frame", "none", "temporal ratio"),
     "window_frames": Value("window_frames", "latent frames", "none", "window"),
     "sink_frames": Value("sink_frames", "latent frames", "none", "sink"),
 }

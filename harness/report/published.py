@@ -22,6 +22,8 @@ SHA256 = "99406d17f900a38cbd788b9ccd96bd3a14bfde3aa51833c2e03f07b47f4f9737"
 
 SCALES = {"%": 0.01, "GB/request": 1e9}
 """What a printed figure is multiplied by to stand in the unit of the measured ones."""
+RATIO = "x"
+"""The unit of a figure that is set against another model, and so belongs into relative columns alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def _cells(
         figure = next(
             (f for f in found if place and f.metric == place.metric and place.setting in ("", f.setting)), None
         )
-        if figure is None or column.relative:
+        if figure is None or (figure.unit == RATIO) != bool(column.relative):
             cells.append(Cell("-"))
             continue
         used.append(figure)

@@ -7,7 +7,7 @@ A mean rests on every planned clip, or the table is refused (`Incomplete`), or, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,9 +16,10 @@ from harness import registry
 from harness.contracts import Metric, Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.heads import Head
-from harness.plan import Group
+from harness.plan import Arm, Group
 from harness.records import RecordFile, Run, device_label
 from harness.report import insets, layout, published
+from harness.report.against import Cells, heading, over_reference, ranked
 from harness.report.aggregates import aggregates, estimate
 from harness.report.cards import CARD, card_cell
 from harness.report.layout import Cell, Row, Table, numeral
@@ -93,15 +94,17 @@ def _sections(suite: Suite) -> list[AnySection]:
 
 @dataclass(slots=True)
 class _View:
-    """A run with its groups by (section, plugin, arm), and its metrics made once."""
+    """A run with its arms by label, its groups by (section, plugin, arm), and its metrics made once."""
 
     run: Run
+    arms: dict[str, Arm] = field(init=False)
     groups: dict[tuple[str, str, str], Group] = field(init=False)
     records: RecordFile = field(init=False)
     _metrics: dict[tuple[str, str], Metric] = field(default_factory=dict)
     _samples: dict[tuple[str, str, str], Samples] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.arms = {arm.label: arm for arm in self.run.arms}
         self.groups = {(group.section, group.plugin, group.arm): group for group in self.run.groups}
         self.records = RecordFile(self.run.folder / "records.jsonl")
 
@@ -167,7 +170,7 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
         alone = any(found is not None and (number, "") in found for _, found in drawn)
         for label in _shown_arms(view, spec.models) + ([""] if alone else []):
             cells = tuple(found.get((number, label), NOT_MEASURED) for _, found in drawn)
-            arm = next((arm for arm in view.run.arms if arm.label == label), None)
+            arm = view.arms.get(label)
             shown = label if labels.count(label) < 2 else f"{view.run.folder.name}: {label}"
             rows.append(
                 Row(
@@ -190,24 +193,20 @@ def _shown_arms(view: _View, models: Sequence[str] | None) -> list[str]:
     return [arm.label for arm in view.run.arms if models is None or arm.label in models]
 
 
-_Cells = dict[tuple[int, str], Cell]
-"""Cells of a column by (number of the run, label of the arm); a pair without one was never planned."""
-
-
 def _column(
     column: Column, views: Sequence[_View], short: list[str], remarks: list[str], models: Sequence[str] | None = None
-) -> tuple[layout.Column, _Cells]:
+) -> tuple[layout.Column, Cells]:
     """The column over the arms `models`, the reference among them where others are set against it."""
     source, _, name = column.value.partition(":")
     if source == "card":
         value = CARD.get(name) or Value(name, direction="none")
         cells = {
-            (number, arm.label): card_cell(arm, name, column.format)
+            (number, arm): card_cell(view.arms[arm], name, column.format)
             for number, view in enumerate(views)
-            for arm in view.run.arms
-            if models is None or arm.label in models
+            for arm in _arms_of(view, column, models)
         }
-        return _heading(column, value), _ranked(cells, value, set(cells))
+        shown = {(number, arm) for number, view in enumerate(views) for arm in _shown_arms(view, models)}
+        return _drawn(column, value, cells, shown, views)
     value = _declared(column, views)
     cells, comparable = {}, set()
     schemas: set[int] = set()
@@ -218,8 +217,7 @@ def _column(
         if section is None or plugin is None:
             continue
         measured = isinstance(section, MeasureSection)
-        shown = _shown_arms(view, models)
-        for arm in (*shown, "", *({view.run.suite.reference} - {*shown} if column.relative else ())):
+        for arm in ("", *_arms_of(view, column, models)):
             group = view.groups.get((source, plugin, arm))
             if group is None:
                 continue
@@ -227,8 +225,9 @@ def _column(
             cell = _cell(view, section, group, name, column.format, short, others)
             cells[number, arm] = cell
             schemas |= view.samples(section, group).schemas
-            random = any(a.label == arm and a.card.weights == "random" for a in view.run.arms)
-            if layout.INCOMPLETE not in cell.marks and (measured or not random) and arm in ("", *shown):
+            random = bool(arm) and view.arms[arm].card.weights == "random"
+            shown_here = arm in ("", *_shown_arms(view, models))
+            if layout.INCOMPLETE not in cell.marks and (measured or not random) and shown_here:
                 comparable.add((number, arm))
     if measured and not _one_device(source, views, remarks):
         comparable = set()
@@ -236,28 +235,26 @@ def _column(
         versions = " and ".join(map(str, sorted(schemas)))
         remarks.append(f"{source}: not ranked, as its records are of schema versions {versions}.")
         comparable = set()
-    if column.relative:
-        return layout.Column(column.label or _named(value), "over reference", value.direction), _relative(
-            _ranked(cells, value, comparable), views, column.format
-        )
-    return _heading(column, value), _ranked(cells, value, comparable)
+    return _drawn(column, value, cells, comparable, views)
 
 
-def _relative(cells: _Cells, views: Sequence[_View], spec: str) -> _Cells:
-    """The same cells over that of their run's reference arm; undefined where either has no number."""
-    found: _Cells = {}
-    for (number, arm), cell in cells.items():
-        base = cells.get((number, views[number].run.suite.reference))
-        if cell.value is None:
-            found[number, arm] = cell
-        elif base is None or not base.value:
-            found[number, arm] = replace(cell, text="undefined", value=None, low=None, high=None, spread="")
-        else:
-            ratio = cell.value / base.value
-            found[number, arm] = replace(
-                cell, text=format(ratio, spec or ".3g"), value=ratio, low=None, high=None, spread=""
-            )
-    return found
+def _arms_of(view: _View, column: Column, models: Sequence[str] | None) -> list[str]:
+    """The arms that a column needs: those shown, and the reference where they are set against it."""
+    shown = _shown_arms(view, models)
+    reference = view.run.suite.reference
+    return [*shown, reference] if column.relative and reference and reference not in shown else shown
+
+
+def _drawn(
+    column: Column, value: Value, cells: Cells, comparable: Collection[tuple[int, str]], views: Sequence[_View]
+) -> tuple[layout.Column, Cells]:
+    """Heading and cells, ranked among those that may be, and as ratios where the column asks for them."""
+    label, found = column.label or _named(value), ranked(cells, value.direction, comparable)
+    if not column.relative:
+        return layout.Column(label, value.unit, value.direction), found
+    references = [view.run.suite.reference for view in views]
+    ratios = over_reference(found, references, column.format, column.relative)
+    return heading(label, value, column.relative), ratios
 
 
 def _declared(column: Column, views: Sequence[_View]) -> Value:
@@ -282,26 +279,8 @@ def _giver(view: _View, section: AnySection, name: str, metric: str) -> str | No
     return owners[0] if owners else None
 
 
-def _heading(column: Column, value: Value) -> layout.Column:
-    return layout.Column(column.label or _named(value), value.unit, value.direction)
-
-
 def _named(value: Value) -> str:
     return value.label or value.name.replace("_", " ")
-
-
-def _ranked(cells: _Cells, value: Value, comparable: set[tuple[int, str]]) -> _Cells:
-    """The same cells with the best of the comparable ones marked, where there are two that differ."""
-    found = {place: cells[place].value for place in comparable if place in cells}
-    numbers = {place: number for place, number in found.items() if number is not None and math.isfinite(number)}
-    if value.direction == "none" or len(numbers) < 2:
-        return cells
-    best, worst = max(numbers.values()), min(numbers.values())
-    if best == worst:
-        return cells
-    if value.direction == "lower":
-        best = worst
-    return {place: replace(cell, best=numbers.get(place) == best) for place, cell in cells.items()}
 
 
 def _one_device(section: str, views: Sequence[_View], remarks: list[str]) -> bool:

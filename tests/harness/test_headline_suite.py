@@ -14,6 +14,8 @@ from harness.report.tables import build
 
 HEADLINE = Path(__file__).parents[2] / "suites" / "headline.yaml"
 SIX = ["AQ", "BC", "DD", "IQ", "MS", "SC"]
+CARDS = ("parameters", "window", "chunk", "temporal ratio", "cached scalars", "cache reduction", "cache, analytic")
+"""Columns that are known before anything has run."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def test_what_has_not_run_reads_so_and_nothing_is_ranked(tables: dict[str, Table
     for table in tables.values():
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
-                known = column.label in ("parameters", "window", "cached scalars", "cache, analytic")
+                known = column.label in CARDS
                 assert row.published or known or cell.text == "not measured"
                 assert known or not cell.best
 
@@ -64,13 +66,20 @@ def test_published_rows_are_those_of_the_sources(tables: dict[str, Table]) -> No
     assert published(tables["speed_frame_wise"], "Self-Forcing frame-wise")["first chunk"] == "0.45"
     assert published(tables["batch_scaling"], "VideoMLA, d_c=192")["per request"] == "820,000,000"
     assert published(tables["latent_width"], "VideoMLA, d_c=128")["mean of Q and S"] == "83.24%"
-    assert published(tables["content_position_split"], "VideoMLA, nope/rope=96/32")["Semantic"] == "83.02%"
+    assert published(tables["latent_width"], "VideoMLA, d_c=64")["cache reduction"] == "32.0"
+    fitting = {row.label for row in tables["batch_scaling"].rows if "Section 4.3" in row.published}
+    assert fitting == {"Self-Forcing (dense), dense", "VideoMLA, d_c=192"}
+    cells = [cell.text for row in tables["batch_scaling"].rows if "Section 4.3" in row.published for cell in row.cells]
+    assert [text for text in cells if text != "-"] == ["28", "8.0"]
 
 
 def test_arms_stand_in_the_tables_that_they_are_for(tables: dict[str, Table]) -> None:
     assert measured(tables["speed_frame_wise"]) == ["Self-Forcing, frame-wise"]
     assert len(measured(tables["long_horizon"])) == 9
     assert measured(tables["latent_width"])[:2] == ["VideoMLA", "VideoMLA ablated [d_c=64]"]
+    # 3072 over 96, as the source prints of d_c = 64, and over the other widths and their 32 rope channels.
+    reductions = [row.cells[1].text for row in tables["latent_width"].rows if not row.published]
+    assert reductions == [f"{3072 / (width + 32):.2f}" for width in (192, 64, 128, 256, 512)]
     scalars = [row.cells[0].text for row in tables["content_position_split"].rows if not row.published]
     assert scalars == ["224", "208", "256", "288"]
     # 21 frames x 1560 tokens x 30 layers x scalars x 2 bytes, as in the published figure.
@@ -83,6 +92,13 @@ def test_clips_have_the_papers_lengths(plan: Plan) -> None:
     lengths = {section.name: section.frames for section in plan.suite.generate}
     # 21, 120 and 240 latent frames of a decoder that makes four pixel frames of each but the first.
     assert (lengths["clips"], lengths["30s"], lengths["60s"]) == tuple(1 + 4 * (n - 1) for n in (21, 120, 240))
+
+
+def test_the_long_clips_are_drawn_segment_by_segment(plan: Plan) -> None:
+    (over_time,) = (plot for plot in plan.suite.plots if plot.kind == "quality_over_time")
+    assert over_time.values == [f"60s:segment_{number}" for number in range(1, 7)]
+    groups = {group.arm for group in plan.groups if (group.section, group.plugin) == ("60s", "clip/segments")}
+    assert groups == set(over_time.models or [])
 
 
 def test_every_renderer_draws_them(tables: dict[str, Table]) -> None:

@@ -145,6 +145,21 @@ def test_a_table_may_show_some_arms_alone(tmp_path: Path) -> None:
     assert [(row.label, row.cells[0].text, row.cells[0].best) for row in found.rows] == [("latent", "1.5", False)]
 
 
+def test_a_published_ratio_stands_in_a_relative_column_and_nothing_else_does(tmp_path: Path) -> None:
+    columns = [
+        {"value": "speed:rate", "relative": True, "published": "batch_headroom"},
+        {"value": "speed:rate", "published": "max_batch"},
+        {"value": "speed:rate", "published": "batch_headroom"},
+        {"value": "speed:rate", "relative": True, "published": "max_batch"},
+    ]
+    found = table(tmp_path, columns, [{"table": "Section 4.3"}])
+    assert [(row.label, *(each.text for each in row.cells)) for row in found.rows[2:]] == [
+        ("Self-Forcing (dense), dense", "-", "28", "-", "-"),
+        ("VideoMLA, d_c=192", "8.0", "-", "-", "-"),
+    ]
+    assert [each.text for each in found.rows[1].cells] == ["1.5", "30", "30", "1.5"]
+
+
 SUITE = """\
 suite: s
 models: [{name: fake/card}]
@@ -168,6 +183,8 @@ GOOD = {"MODELS": "fake/card", "METRIC": "aesthetic_quality", "TABLE": "Table 2"
         ({"TABLE": "Tabel 2"}, "unknown published table 'Tabel 2'; did you mean Table 2"),
         ({"WHO": "LongLife"}, "unknown published model 'LongLife'; did you mean LongLive"),
         ({"WHEN": "31 s"}, "unknown published setting '31 s'; did you mean 30 s"),
+        ({"METRIC": "cache_reduction", "TABLE": "Table 5a", "WHO": "VideoMLA", "WHEN": "d_c=64"}, "is a ratio, so its"),
+        ({"METRIC": "aesthetic_quality, relative: true"}, "is no ratio, so its column must not be `relative`"),
         ({"MODELS": "fake/cart"}, "unknown model label 'fake/cart'; did you mean fake/card"),
         ({"[{table: TABLE, models: [WHO], settings: [WHEN]}]": "[]"}, "the table asks for no `published` rows"),
         ({", published: METRIC": ""}, "no column says which published metric it shows"),

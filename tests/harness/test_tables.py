@@ -67,6 +67,22 @@ def test_random_weights_are_marked_and_never_lead_in_quality(tmp_path: Path) -> 
     assert layout.NOTES[layout.RANDOM_WEIGHTS] in markdown(found)
 
 
+@pytest.mark.parametrize("models", [None, ["latent"]])
+def test_cards_are_set_against_the_reference_and_the_reference_against_them(
+    tmp_path: Path, models: list[str] | None
+) -> None:
+    arms = [Arm("dense", [0.5] * 4, cached_scalars=384), Arm("latent", [0.5] * 4, cached_scalars=48)]
+    columns = [{"value": "card:cached_scalars", "relative": kind, "format": ".3f"} for kind in (True, "inverse")]
+    found = table(tmp_path, arms=arms, tables=[{"name": "t", "columns": columns, "models": models}])
+    assert [(column.unit, column.direction) for column in found.columns] == [
+        ("over reference", "lower"),
+        ("reference over this", "higher"),
+    ]
+    assert [cell.text for cell in found.rows[-1].cells] == ["0.125", "8.000"]
+    assert [cell.best for cell in found.rows[-1].cells] == [models is None] * 2
+    assert len(found.rows) == (1 if models else 2)
+
+
 def test_a_mean_over_fewer_clips_is_refused_with_section_and_counts(tmp_path: Path) -> None:
     with pytest.raises(Incomplete, match=r"short: fake/quality has 3 of 4 results of latent") as caught:
         table(tmp_path, arms=two_arms([0.9] * 4, [0.5, 0.5, 0.5, None]))
