@@ -28,6 +28,19 @@ def test_small_suites_are_planned(name, tmp_path):
     assert plan.suite.tables
 
 
+@pytest.mark.parametrize("name", [*SMALL, "efficiency_full_size"])
+def test_arms_alternate_warm_up_and_can_settle_and_each_is_audited(name):
+    loaded = suite.load(SUITES / f"{name}.yaml")
+    timed = [section for section in loaded.measure if section.probe == "streaming"]
+    # Rule T12 wants two rounds at least, rule T6 two quiet generations, and a half-width of the median six samples.
+    assert all(section.rounds >= 2 for section in timed)
+    assert all(section.options["warmups"] >= 2 for section in timed)
+    assert all(section.options["min_repeats"] >= 6 for section in timed)
+    labels = {arm.label for arm in loaded.models}
+    audited = [set(section.models or labels) for section in timed if section.options["audit_repeats"]]
+    assert not timed or set.union(*audited) == labels
+
+
 def arm_count(name):
     return len(safe_load((SUITES / f"{name}.yaml").read_text(encoding="utf-8")).get("models", []))
 
