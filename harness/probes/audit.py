@@ -21,6 +21,8 @@ PLAIN = 0.5
 """Share of the time below which a repeat looks like a cache plainly enough to be followed up whatever it costs."""
 MOST_BLOCKS = 10
 """Blocks after which a suspicion that did not harden is left standing."""
+PASSED, FAILED, UNCLEAR, LEFT_OUT = "passed", "failed", "unclear", "left out"
+"""Verdicts. A table marks what rests on no audit that passed (`harness.report.samples.uncleared`)."""
 MEDIAN_FROM = 6
 """Repeats from which on a median is little moved by one stall."""
 
@@ -70,21 +72,21 @@ def take(
         first: number of the first distinct request that may be used.
     """
     if not pairs:
-        return Audit(float("nan"), "left out", "", 0)
+        return Audit(float("nan"), LEFT_OUT, "", 0)
     runs = _Runs(clock, model, workload, first)
     for _ in range(pairs):
         runs.block()
-    verdict, fault = "passed", runs.alike()
+    verdict, fault = PASSED, runs.alike()
     while not fault and runs.suspicion < 1 - tolerance:
-        verdict = "unclear"
+        verdict = UNCLEAR
         if runs.ratio < 1 - tolerance and chance_of_lower(runs.same_s, runs.distinct_s) < ACCUSE_BELOW:
             fault = f"a repeated request took {runs.ratio:.0%} of the time of distinct ones: results are cached"
             break
         if len(runs.same_s) >= 2 * max(pairs, MOST_BLOCKS) or (runs.seconds >= ceiling_s and runs.ratio >= PLAIN):
             break
         runs.block()
-        verdict, fault = "passed", runs.alike()
-    verdict = "failed" if fault else verdict
+        verdict, fault = PASSED, runs.alike()
+    verdict = FAILED if fault else verdict
     return Audit(runs.ratio, verdict, fault, runs.used, tuple(runs.distinct_s), tuple(runs.same_s))
 
 

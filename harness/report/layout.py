@@ -12,6 +12,7 @@ UNDEFINED = "‡"
 INCOMPLETE = "*"
 CONTENDED = "§"
 UNCONVERGED = "¶"
+UNCLEARED = "‖"
 
 NOTES = {
     RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
@@ -19,6 +20,7 @@ NOTES = {
     INCOMPLETE: "fewer clips than planned; never ranked",
     CONTENDED: "other work ran on the device meanwhile, so speed is a lower bound at best",
     UNCONVERGED: "the ceiling of seconds came before the stop rule was met",
+    UNCLEARED: "no audit has cleared the model of serving repeated requests from a cache: it was left out or unclear",
 }
 """What each mark says below a table."""
 

@@ -106,6 +106,7 @@ _LATEX = {
     "↓": r"$\downarrow$",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
+    "‖": r"\textbardbl{}",
     "·": r"$\cdot$",
     "\u00d7": r"$\times$",
 }

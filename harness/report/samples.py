@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from harness.errors import RecordError
 from harness.heads import Head, Heads
 from harness.plan import Group
-from harness.records import Run
+from harness.probes.audit import LEFT_OUT, PASSED
+from harness.records import RecordFile, Run
 from harness.report import layout
 from harness.schema import GenerateSection
 
@@ -32,6 +33,7 @@ class Samples:
             the same prompt and seed.
         prompts: [n] number of each one's prompt; equal texts have equal numbers.
         values: [n] by name; NaN where a clip does not define it.
+        audits: verdicts of the caching audit that the records of a measurement give (`harness.probes.audit`).
         skipped: units that were skipped; the first of them is `skip`.
         failed: units whose newest record is a failure.
     """
@@ -42,6 +44,7 @@ class Samples:
     places: NDArray[np.int64]
     prompts: NDArray[np.int64]
     values: dict[str, NDArray[np.float64]]
+    audits: tuple[str, ...]
     skipped: int
     failed: int
     skip: Head | None
@@ -67,6 +70,7 @@ def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
         places=places,
         prompts=_prompts(run, group)[places],
         values=_values(heads, done, names),
+        audits=_audits(run, [heads.at(row) for row in done]) if group.kind == "measure" else (),
         skipped=statuses.count("skipped"),
         failed=statuses.count("failed"),
         skip=None if skip is None else heads.at(skip),
@@ -81,6 +85,24 @@ def _values(heads: Heads, rows: list[int], names: tuple[str, ...]) -> dict[str, 
         for name, column in found.items():
             column[start : start + BLOCK] = [values.get(name, math.nan) for values in block]
     return found
+
+
+def _audits(run: Run, heads: Sequence[Head]) -> tuple[str, ...]:
+    file = RecordFile(run.folder / "records.jsonl")
+    notes = [file.at(head.offset).notes.get("audit") for head in heads]
+    return tuple(str(audit.get("verdict")) for audit in notes if isinstance(audit, dict))
+
+
+def uncleared(here: Sequence[str], elsewhere: Sequence[str]) -> tuple[str, ...]:
+    """The mark of a measurement whose model no caching audit has cleared (rule T13).
+
+    Args:
+        here: verdicts of the audits of its own rounds. Where all were left out, those of `elsewhere` speak for it.
+        elsewhere: verdicts of the same model in other sections of the run.
+    """
+    taken = [verdict for verdict in here if verdict != LEFT_OUT]
+    taken = taken or [verdict for verdict in elsewhere if verdict != LEFT_OUT]
+    return (layout.UNCLEARED,) if here and set(taken) != {PASSED} else ()
 
 
 def doubts(values: Mapping[str, ArrayLike]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from harness.report.against import Cells, heading, over_reference, ranked
 from harness.report.aggregates import aggregates, estimate
 from harness.report.cards import CARD, card_cell
 from harness.report.layout import Cell, Row, Table, numeral
-from harness.report.samples import Samples, doubts, read
+from harness.report.samples import Samples, doubts, read, uncleared
 from harness.schema import Column, GenerateSection, MeasureSection, Suite, TableSpec
 from harness.stats import Estimate
 
@@ -137,6 +137,16 @@ class _View:
             )
             self._samples[place] = read(self.run, group, tuple(value.name for value in declared))
         return self._samples[place]
+
+    def uncleared(self, section: AnySection, group: Group) -> tuple[str, ...]:
+        """The mark of a measured group whose arm no caching audit has cleared."""
+        others = [
+            verdict
+            for (name, plugin, arm), other in self.groups.items()
+            if (plugin, arm) == (group.plugin, group.arm) and name != group.section and (at := self.section(name))
+            for verdict in self.samples(at, other).audits
+        ]
+        return uncleared(self.samples(section, group).audits, others)
 
     def reason(self, head: Head) -> str:
         """Why a unit was skipped, as its record says."""
@@ -322,7 +332,7 @@ def _cell(
     if isinstance(section, MeasureSection):
         rounds = samples.values[name]
         value = float(np.nanmedian(rounds)) if np.isfinite(rounds).any() else math.nan
-        marks = (*marks, *doubts(samples.values))
+        marks = (*marks, *doubts(samples.values), *view.uncleared(section, group))
         exact = int(value) if value.is_integer() and not spec else value
         text = numeral(exact, value, spec) if math.isfinite(value) else "undefined"
         return Cell(text, value if math.isfinite(value) else None, marks=marks)

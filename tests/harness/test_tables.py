@@ -1,5 +1,6 @@
 """Tables from run folders written by hand: values, intervals, counts, ranking, refusals and the default table."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,35 @@ def test_arms_on_two_devices_are_not_ranked(tmp_path: Path) -> None:
     found = table(tmp_path, arms=arms, tables=[{"name": "t", "columns": [{"value": "speed:rate"}]}])
     assert not any(cell.best for cell in cells(found).values())
     assert "devices differ: b on Other CPU (2 cores); a on Test CPU (2 cores)" in " ".join(found.remarks)
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "marked"),
+    [
+        ("passed", "passed", (False, False)),
+        ("passed", "left out", (False, False)),
+        ("unclear", "left out", (True, True)),
+        ("unclear", "passed", (True, False)),
+        ("left out", "left out", (True, True)),
+        (None, None, (False, False)),
+    ],
+)
+def test_speed_is_marked_where_no_audit_cleared_the_model(
+    tmp_path: Path, short: str | None, long: str | None, marked: tuple[bool, bool]
+) -> None:
+    sections = [{"name": n, "probe": "fake/speed", "prompts": "p", "frames": f} for n, f in (("a", 8), ("b", 16))]
+    columns = [{"value": "a:rate"}, {"value": "b:rate"}]
+    arms = [Arm("x", [0.5] * 4, speed=1.0)]
+    write_run(tmp_path, arms, measure=sections, tables=[{"name": "t", "columns": columns}])
+    path = tmp_path / "records.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        verdict = {"a": short, "b": long}.get(line["context"]["section"])
+        line["notes"] = {"audit": {"verdict": verdict}} if verdict else {}
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    found = build([load_run(tmp_path)])[0]
+    assert tuple(layout.UNCLEARED in cell.marks for cell in found.rows[0].cells) == marked
+    assert ("no audit has cleared" in markdown(found)) == any(marked)
 
 
 def test_a_metric_of_one_arm_alone_leaves_the_others_not_measured(tmp_path: Path) -> None:
