@@ -51,6 +51,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
             _known(doc, (kind, index, "models"), "model label", label, origins)
     for index, table in enumerate(suite.tables):
         _check_published(doc, index, table)
+    _check_rows(doc, suite)
     labels = {section.name: _labels(section.models, origins) for section in (*generate, *measure)}
     return suite.model_copy(
         update={
@@ -315,6 +316,24 @@ def _check_published(doc: Located, index: int, table: TableSpec) -> None:
     if table.published and not any(column.published for column in table.columns):
         where = doc.where(("tables", index, "published"))
         raise SuiteError(f"{where}: no column says which published metric it shows; give one `published: NAME`")
+
+
+def _check_rows(doc: Located, suite: Suite) -> None:
+    """No section, table or plot is left without anything to run or to show, by `models: []` for one."""
+    alone = {section.name for section in suite.measure if not registry.probes.get(section.probe).needs_model}
+    for kind in ("generate", "measure"):
+        for index, section in enumerate(getattr(suite, kind)):
+            if section.models == [] and section.name not in alone:
+                raise SuiteError(f"{doc.where((kind, index, 'models'))}: section {section.name!r} names no model")
+    for index, table in enumerate(suite.tables):
+        sources = {column.value.partition(":")[0] for column in table.columns}
+        shown = suite.models if table.models is None else table.models
+        if not (shown or table.published or sources & alone):
+            loc: Loc = ("tables", index, "columns" if table.models is None else "models")
+            raise SuiteError(f"{doc.where(loc)}: table {table.name!r} would be empty: it shows no model")
+    for index, plot in enumerate(suite.plots):
+        if plot.models == [] and plot.section not in alone:
+            raise SuiteError(f"{doc.where(('plots', index, 'models'))}: plot {plot.name!r} shows no model")
 
 
 def _scores(section: GenerateSection) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,53 @@ def test_a_value_that_two_metrics_give_needs_the_metric(tmp_path: Path) -> None:
             load(tmp_path, base(generate=[section], tables=tables))
     finally:
         del registry.metrics._classes["fake/other_one"]
+
+
+ALONE = {"name": "alone", "probe": "fake/device"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line", "says"),
+    [
+        ({"generate": [{**base()["generate"][0], "models": []}]}, "models: []", "section 'short' names no model"),
+        (
+            {"tables": [{"name": "t", "columns": [{"value": "short:brightness"}], "models": []}]},
+            "models: []",
+            "table 't' would be empty: it shows no model",
+        ),
+        (
+            {
+                "models": [],
+                "generate": [],
+                "measure": [ALONE],
+                "tables": [{"name": "t", "columns": [{"value": "card:layers"}]}],
+            },
+            "columns:",
+            "table 't' would be empty: it shows no model",
+        ),
+        ({"plots": [{"name": "p", "kind": "cache_by_length", "models": []}]}, "models: []", "plot 'p' shows no model"),
+    ],
+)
+def test_what_would_show_nothing_is_refused_before_anything_runs(
+    tmp_path: Path, changes: dict[str, Any], line: str, says: str
+) -> None:
+    with pytest.raises(SuiteError, match=re.escape(says)) as caught:
+        load(tmp_path, base(**changes))
+    number = int(str(caught.value).split(":")[1])
+    assert line in (tmp_path / "s.yaml").read_text(encoding="utf-8").splitlines()[number - 1]
+
+
+def test_a_table_of_what_needs_no_model_or_of_published_rows_may_show_none(tmp_path: Path) -> None:
+    tables = [
+        {"name": "device", "columns": [{"value": "alone:answer"}], "models": []},
+        {
+            "name": "others",
+            "columns": [{"value": "short:brightness", "published": "throughput"}],
+            "published": [{"table": "Table 3"}],
+            "models": [],
+        },
+    ]
+    assert [table.models for table in load(tmp_path, base(measure=[ALONE], tables=tables)).tables] == [[], []]
 
 
 def test_nothing_to_do_is_said(tmp_path: Path) -> None:
