@@ -185,6 +185,11 @@ def expand(
     return k, v
 
 
+def _aligned(table: Tensor) -> Tensor:
+    """The table on a 16-byte boundary: a run of rows of six pairs, say, starts on one only every second row."""
+    return table.clone() if table.data_ptr() % 16 else table
+
+
 def rope_prepass(
     r: Tensor, cos: Tensor, sin: Tensor, *, filled: int | None = None, out: Tensor | None = None
 ) -> Tensor:
@@ -193,7 +198,8 @@ def rope_prepass(
     Args:
         r: [B, S, d_rope], pairs interleaved (x[2i], x[2i + 1]).
         cos, sin: float32 [tokens, pairs] with a row for each slot. With fewer pairs than d_rope / 2 the first ones are
-            rotated and the others copied: height and width may have been rotated when the token was written.
+            rotated and the others copied: height and width may have been rotated when the token was written. Either
+            may be rows of a longer table.
         filled: written slots, 1 .. S; all unless given.
         out: [B, >= filled, d_rope], where to write; new unless given.
 
@@ -204,6 +210,7 @@ def rope_prepass(
         OptionError: more slots than the tables have rows, or tensors that do not fit.
     """
     filled = r.shape[1] if filled is None and r.dim() == 3 else filled or 0
+    cos, sin = _aligned(cos), _aligned(sin)
     checks.rotation(r, cos, sin, filled)
     if out is None:
         out = r.new_empty((r.shape[0], filled, r.shape[2]))

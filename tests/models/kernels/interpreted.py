@@ -19,12 +19,14 @@ from harness.contracts import Measurement, Workload
 from harness.probes.kernel_bench import Shape
 from harness.probes.kernels import Kernels
 from models.attention.reference import absorbed_attention, latent_attention, rotate
+from models.cache import Grid, StreamCache
 from models.kernels import dispatch, expand, variants
 from models.kernels import latent_attention as kernels
 from models.kernels.bench import LatentAttentionBench
 from models.kernels.forms import Form
 from models.kernels.variants import Variant
-from models.rope import Rotation
+from models.rope import RotaryTable, Rotation
+from models.window import WindowPolicy
 
 FLOAT32, FLOAT16 = 1e-6, 5e-4
 NAN = float("nan")
@@ -241,11 +243,35 @@ def test_rotation_of_cached_keys_in_place_of_a_longer_buffer() -> None:
     angles = torch.rand(77, 5, dtype=torch.float64) * 6
     turn, out = Rotation.of(angles), torch.full((2, 90, 16), NAN)
     dispatch.rotate_first(r[:, :77], turn, out[:, :77])
-    r[:, 20:40] += 1
-    dispatch.rotate_first(r[:, 20:40], turn.tokens(20, 40), out[:, 20:40])
+    r[:, 21:40] += 1
+    part = turn.tokens(21, 40)
+    assert part.cos.data_ptr() % 16
+    dispatch.rotate_first(r[:, 21:40], part, out[:, 21:40])
     assert (out[:, :77, :10].double() - rotate(r[:, :77, :10], angles)).abs().max() < 2e-6
     assert torch.equal(out[:, :77, 10:], r[:, :77, 10:])
     assert out[:, 77:].isnan().all()
+
+
+def test_the_cache_rotates_time_alone_on_a_grid_with_an_odd_number_of_tokens() -> None:
+    """As on a device: the table holds the six pairs of time, and a slot of 15 tokens starts between its boundaries."""
+    pairs, grid, policy = (6, 1, 1), Grid(3, 5), WindowPolicy(4, 1, rotation="read", positions="relative")
+    table = RotaryTable(48, pairs)
+    cache = StreamCache(1, policy, policy.capacity(1), grid, table)
+    g, plain = torch.Generator().manual_seed(0), dict[int, Tensor]()
+    for frame in range(6):
+        context = cache.chunk(frame, 1, torch.device("cpu"))
+        assert context.key_rotation is not None
+        context._time = context.key_rotation.pairs(0, pairs[0])
+        for _ in range(2):
+            plain[frame] = torch.randn(2, grid.tokens, 16, generator=g)
+            seen: list[Tensor] = []
+            context.attend(
+                0, torch.zeros(2, grid.tokens, 1, 16), plain[frame], torch.zeros(2, grid.tokens, 16),
+                lambda q, k, r, seen=seen: seen.append(k.clone()) or q,  # type: ignore[misc]
+            )  # fmt: skip
+            angles = table.angles(cache.ring.positions("relative"), grid.height, grid.width)
+            exact = rotate(torch.cat([plain[f] for f in cache.ring.slots], 1), angles)
+            assert (seen[0].double() - exact).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["expanded", "absorbed"])
