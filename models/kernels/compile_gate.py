@@ -89,6 +89,7 @@ def jobs(
 ) -> Iterator[Job]:
     """Every kernel that a launch can use on `targets`: variant x dtype x split, and the helpers.
 
+    `sizes` and `heads_width`, the width of a head's values, are those of the 1.3B model unless given.
     Raises `OptionError` for a target that the table does not have.
     """
     sizes = sizes or LatentSizes()
@@ -240,16 +241,17 @@ def _tool(name: str, *arguments: str) -> str:
 
 
 def gate(
-    targets: Sequence[int] = variants.ARCHITECTURES, sizes: LatentSizes | None = None, names: Sequence[str] = ()
-) -> Iterator[Row]:
-    """Compile everything for `targets`, or only the kernels in `names`, one row at a time.
+    targets: Sequence[int] = variants.ARCHITECTURES, sizes: LatentSizes | None = None, names: Sequence[str] = (),
+    heads_width: int = 128,
+) -> Iterator[Row]:  # fmt: skip
+    """Compile everything for `targets`, or only the kernels in `names`, one row at a time, as `jobs` lists them.
 
     Raises `OptionError` for a name that no kernel of these targets has, and `NotAvailable` under Triton's
     interpreter, which compiles nothing.
     """
     if triton.knobs.runtime.interpret:
         raise NotAvailable("TRITON_INTERPRET is set, so nothing is compiled", "unset it")
-    chosen = list(jobs(targets, sizes))
+    chosen = list(jobs(targets, sizes, heads_width))
     known = {job.variant for job in chosen}
     for name in names:
         if name not in known:

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("triton")
 from harness.errors import OptionError
+from models.config import LatentSizes
 from models.kernels import compile_gate as gate
 from models.kernels import latent_attention, variants
 from models.kernels.compile_gate import Job
@@ -25,7 +26,7 @@ def job(name: str, dtype: str = "bfloat16", split: bool = False) -> Job:
 
 def altered(name: str, **changes: object) -> Job:
     variant = dataclasses.replace(variants.named(name), **changes)  # type: ignore[arg-type]
-    return gate._attend(variant, "bfloat16", False, gate.LatentSizes())
+    return gate._attend(variant, "bfloat16", False, LatentSizes())
 
 
 def test_every_variant_is_compiled_for_every_dtype_that_it_takes() -> None:
@@ -42,7 +43,7 @@ def test_every_variant_is_compiled_for_every_dtype_that_it_takes() -> None:
 def test_the_gate_compiles_what_a_launch_compiles() -> None:
     """Same compile-time arguments, same options, and no run-time number that would change the code."""
     for variant in variants.TABLE:
-        j = gate._attend(variant, variant.dtypes[0], True, gate.LatentSizes())
+        j = gate._attend(variant, variant.dtypes[0], True, LatentSizes())
         assert j.constants == latent_attention.constants(variant, 192, 32, True)
         assert j.options == latent_attention.compile_options(variant)
         kernel = latent_attention.kernel_of(variant)
@@ -87,6 +88,24 @@ def test_everything_compiles_without_a_fault() -> None:
     assert {row.target for row in rows} == {"sm_80", "sm_90", "sm_100"}
     specialised = [row for row in rows if "specialised" in row.variant]
     assert {row.warps for row in specialised} == {12}
+
+
+WIDEST = LatentSizes(d_c=variants.WIDEST_LATENT, d_nope=variants.WIDEST_HEAD, d_rope=variants.WIDEST_ROPE)
+ODD = LatentSizes(d_c=176, d_nope=112, d_rope=32)
+LEAST = LatentSizes(d_c=16, d_nope=16, d_rope=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sizes", "d_v"), [(WIDEST, variants.WIDEST_HEAD), (ODD, 48), (LEAST, 16)])
+def test_every_width_that_is_taken_compiles_without_a_fault(sizes: LatentSizes, d_v: int) -> None:
+    assert [row for row in gate.gate(sizes=sizes, heads_width=d_v) if row.faults] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", variants.ARCHITECTURES)
+def test_heads_wider_than_those_taken_spill(target: int) -> None:
+    sizes = LatentSizes(d_nope=256)
+    assert any(row.spills for row in gate.gate([target], sizes, ["expand"], 256))
 
 
 def test_unknown_targets() -> None:

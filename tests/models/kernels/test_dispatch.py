@@ -81,7 +81,7 @@ def test_falling_back_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         Attention(form)
         Attention(form)
     assert [r.message for r in caplog.records] == [
-        "latent attention (absorbed) runs in PyTorch: d_c=104 is not a multiple of 16 from 16 to 256"
+        "latent attention (absorbed) runs in PyTorch: d_c=104 is not a multiple of 16 from 16 to 192"
     ]
 
 

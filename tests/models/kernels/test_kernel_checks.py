@@ -24,7 +24,7 @@ def good() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("d_c", "d_rope", "name"), [(24, 16, "d_c=24"), (32, 24, "d_rope=24"), (272, 16, "d_c=272"), (32, 80, "d_rope=80")]
+    ("d_c", "d_rope", "name"), [(24, 16, "d_c=24"), (32, 24, "d_rope=24"), (208, 16, "d_c=208"), (32, 48, "d_rope=48")]
 )
 def test_widths(d_c: int, d_rope: int, name: str) -> None:
     q, c, r = torch.zeros(2, 5, 3, d_c + d_rope), torch.zeros(2, 20, d_c), torch.zeros(2, 20, d_rope)
@@ -110,6 +110,8 @@ def test_expansion_maps() -> None:
     c, r = torch.zeros(C), torch.zeros(R)
     with pytest.raises(OptionError, match="d_nope=20 is not a multiple of 16"):
         expand.expand(c, r, torch.zeros(3, 20, 32), torch.zeros(3, 32, 32))
+    with pytest.raises(OptionError, match="d_v=144 is not a multiple of 16 from 16 to 128"):
+        expand.expand(c, r, torch.zeros(3, 16, 32), torch.zeros(3, 144, 32))
     with pytest.raises(OptionError, match=r"v_up has shape \[2, 32, 32\], not \[3, 32, 32\]"):
         expand.expand(c, r, torch.zeros(3, 16, 32), torch.zeros(2, 32, 32))
     with pytest.raises(OptionError, match="k_up is not contiguous"):
@@ -119,7 +121,7 @@ def test_expansion_maps() -> None:
 def test_variant_table() -> None:
     assert len({v.name for v in variants.TABLE}) == len(variants.TABLE)
     assert variants.pieces(192, 32) == (128, 64, 32)
-    assert variants.pieces(224, 48) == (128, 128, 64)
+    assert variants.pieces(176, 32) == (128, 64, 32)
     assert variants.pieces(128, 16) == (128, 0, 16)
     capabilities = [(7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)]
     assert [variants.architecture(c) for c in capabilities] == [None, 80, 80, 90, 100, 80]
