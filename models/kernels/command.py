@@ -31,12 +31,12 @@ def kernels(
     Exits 1 where registers spill, a limit of shared or tensor memory is exceeded, the matrix units are not used, or
     the compiler dropped warp specialisation.
     """
-    from importlib.util import find_spec
-
     from harness.errors import NotAvailable
+    from models.kernels.device import LEAST_TRITON, no_triton
 
-    if find_spec("triton") is None:
-        raise NotAvailable("triton is not installed, so no kernel can be compiled", "pip install triton (Linux)")
+    if missing := no_triton():
+        least = ".".join(map(str, LEAST_TRITON))
+        raise NotAvailable(f"{missing}, so no kernel can be compiled", f"pip install 'triton>={least}' (Linux)")
     from models.kernels import compile_gate, variants
 
     targets = [_target(text) for text in target or ()] or variants.ARCHITECTURES

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -13,6 +12,7 @@ from harness.errors import HarnessError, NotAvailable
 from models.attention import reference
 from models.kernels import dense, plain
 from models.kernels.dense import say_once
+from models.kernels.device import no_triton
 from models.kernels.forms import Form, choose
 from models.rope import Rotation, rotate
 
@@ -145,7 +145,7 @@ def rotate_first(keys: Tensor, rotation: Rotation, out: Tensor) -> None:
 def _has_kernel(keys: Tensor) -> bool:
     if keys.shape[2] % 16 or keys.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return False
-    if find_spec("triton") is None:
+    if no_triton():
         return False
     import triton
 

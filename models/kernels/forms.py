@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +18,16 @@ from harness.contracts import Json
 from harness.errors import NotAvailable, OptionError
 from models.config import LatentSizes
 from models.kernels import variants
+from models.kernels.device import UNNAMED, column, no_triton
+from models.kernels.device import device_name as device_name
 
 Name = Literal["expanded", "absorbed", "reference"]
 FORMS: tuple[Name, ...] = ("expanded", "absorbed", "reference")
 CACHE_VARIABLE = "VIDEOMLA_BENCH_KERNELS"
 """Environment variable with the path of the tuning file."""
 CACHE_VERSION = 1
+TUNED_QUERIES = 256
+"""The kernels probe picks the fastest variant over the shapes with at most so many queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,12 @@ def tuning_file() -> Path:
 
 
 def read_thresholds(device_name: str, path: Path | None = None) -> list[Threshold]:
-    """What was measured on `device_name`. Raises `OptionError` for a file that is not a tuning file."""
+    """What was measured on `device_name`, nothing for a device without a name.
+
+    Raises `OptionError` for a file that is not a tuning file.
+    """
+    if device_name == UNNAMED:
+        return []
     path = path or tuning_file()
     with _tuning(path) as data:
         return [
@@ -175,7 +183,9 @@ def read_thresholds(device_name: str, path: Path | None = None) -> list[Threshol
 
 
 def read_rates(device_name: str, path: Path | None = None) -> tuple[float, float] | None:
-    """FLOP/s and bytes/s as measured on `device_name`. Raises `OptionError` as `read_thresholds`."""
+    """FLOP/s and bytes/s as measured on `device_name`, if they were. Raises `OptionError` as `read_thresholds`."""
+    if device_name == UNNAMED:
+        return None
     path = path or tuning_file()
     with _tuning(path) as data:
         found = data.get("rates", {}).get(device_name)
@@ -205,12 +215,17 @@ def _tuning(path: Path) -> Iterator[dict[str, Any]]:
 
 def write_thresholds(
     device_name: str, measured: list[Threshold], path: Path | None = None, rates: tuple[float, float] | None = None
-) -> Path:
+) -> Path | None:
     """Replace what is kept for `device_name` by `measured`, and by `rates` where given; the file in one step.
 
     Args:
         rates: FLOP/s of a large product and bytes/s of a large copy.
+
+    Returns:
+        The file; None, and nothing is kept, for a device without a name.
     """
+    if device_name == UNNAMED:
+        return None
     path = path or tuning_file()
     read_thresholds(device_name, path)
     with _tuning(path) as data:
@@ -236,21 +251,6 @@ def _plain(value: Json) -> Json:
     return list(value) if isinstance(value, tuple) else value
 
 
-def device_name(device: str, proc: Path = Path("/proc/driver/nvidia/gpus")) -> str:
-    """The product name of `device`, read without torch; `cpu`, or `cuda` where the driver does not tell."""
-    if not device.startswith("cuda"):
-        return "cpu"
-    for folder in sorted(proc.glob("*")):
-        try:
-            text = (folder / "information").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        for line in text.splitlines():
-            if line.startswith("Model:"):
-                return line.split(":", 1)[1].strip()
-    return "cuda"
-
-
 def ceilings(name: str) -> Ceilings:
     """The rates measured on a device of this name, else the table's; the shares are the table's. See `CEILINGS`."""
     if name == "cpu":
@@ -273,7 +273,9 @@ class Form:
         backend: of dense attention, as asked of PyTorch; `auto` leaves it to PyTorch, empty where none runs.
         basis: what the choice rests on: `asked`, `measured` or `model`.
         fallback: why the engine is not Triton; empty where it is.
-        variant: kernel variant, from the tuning file; empty for the default one.
+        variant: kernel of the absorbed form: the fastest of the tuning file up to `TUNED_QUERIES` queries, else the
+            default of the device. Empty where no such kernel runs, and where the device's product name does not tell
+            which one is the default.
     """
 
     name: Name
@@ -310,14 +312,18 @@ def choose(
         return Form("reference", backend="")
     values = sizes.d_nope + sizes.d_rope if d_v is None else d_v
     call = Call.of(batch, lq, lk, heads, sizes, values, dtype)
-    name, basis, variant = _pick(form, device, dtype, call, thresholds)
+    known = read_thresholds(device_name(device)) if thresholds is None else thresholds
+    nearest = _nearest(call, dtype, known)
+    name, basis = _pick(form, device, call, nearest)
     fallback = _obstacle(device, dtype, sizes, values)
     if fallback and strict and device.startswith("cuda"):
         raise NotAvailable(f"latent attention has no kernel here: {fallback}", "measure what runs, or change the sizes")
     backend = "" if name == "absorbed" and not fallback else "auto"
     if name == "expanded":
         backend = preferred_backend(device, dtype)
-    return Form(name, "torch" if fallback else "triton", backend, basis, fallback, "" if fallback else variant)
+    if fallback:
+        return Form(name, "torch", backend, basis, fallback)
+    return Form(name, "triton", backend, basis, variant=_variant(device, dtype, call, nearest, name))
 
 
 def preferred_backend(device: str, dtype: str) -> str:
@@ -329,29 +335,42 @@ def preferred_backend(device: str, dtype: str) -> str:
     return "cudnn" if dtype in variants.HALF else "efficient"
 
 
-def _pick(form: str, device: str, dtype: str, call: Call, thresholds: list[Threshold] | None) -> tuple[Name, str, str]:
-    name = device_name(device)
-    known = read_thresholds(name) if thresholds is None else thresholds
+def _nearest(call: Call, dtype: str, known: list[Threshold]) -> Threshold | None:
+    """Of what was measured for these widths and heads in this dtype, that at the nearest number of keys."""
     sizes = (call.d_c, call.d_nope, call.d_rope, call.d_v)
     fitting = [t for t in known if (t.heads, t.sizes, t.dtype) == (call.heads, sizes, dtype)]
-    nearest = min(fitting, key=lambda t: abs(math.log(t.keys / max(call.keys, 1))), default=None)
-    variant = nearest.variant if nearest else ""
+    return min(fitting, key=lambda t: abs(math.log(t.keys / max(call.keys, 1))), default=None)
+
+
+def _pick(form: str, device: str, call: Call, nearest: Threshold | None) -> tuple[Name, str]:
+    """The form, and what its choice rests on."""
     if form == "expanded":
-        return "expanded", "asked", variant
+        return "expanded", "asked"
     if form == "absorbed":
-        return "absorbed", "asked", variant
+        return "absorbed", "asked"
     if nearest is not None:
-        return ("absorbed" if call.queries <= nearest.queries else "expanded"), "measured", variant
-    cost = call.seconds(ceilings(name))
-    return ("absorbed" if cost["absorbed"] < cost["expanded"] else "expanded"), "model", ""
+        return ("absorbed" if call.queries <= nearest.queries else "expanded"), "measured"
+    cost = call.seconds(ceilings(device_name(device)))
+    return ("absorbed" if cost["absorbed"] < cost["expanded"] else "expanded"), "model"
+
+
+def _variant(device: str, dtype: str, call: Call, nearest: Threshold | None, name: Name) -> str:
+    """See `Form.variant`. A name in the tuning file that this table or device does not have counts for nothing."""
+    if name != "absorbed":
+        return ""
+    arch = column(device_name(device))
+    tuned = nearest.variant if nearest is not None and call.queries <= TUNED_QUERIES else ""
+    if any(v.name == tuned and dtype in v.dtypes and arch in (None, v.arch) for v in variants.TABLE):
+        return tuned
+    return "" if arch is None else variants.select(arch, dtype, call.queries * call.heads).name
 
 
 def _obstacle(device: str, dtype: str, sizes: LatentSizes, d_v: int) -> str:
     """Why the Triton kernels cannot run; empty when they can."""
     if not device.startswith("cuda"):
         return f"{device} is no CUDA device"
-    if find_spec("triton") is None:
-        return "triton is not installed"
+    if missing := no_triton():
+        return missing
     if dtype not in (*variants.HALF, "float32"):
         return f"dtype {dtype} has no kernel"
     try:

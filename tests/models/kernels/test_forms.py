@@ -11,6 +11,7 @@ import pytest
 
 from harness.errors import NotAvailable, OptionError
 from harness.probes.kernel_bench import Crossing, Shape
+from harness.probes.kernels import SHORT
 from models.config import LatentSizes
 from models.kernels import forms
 from models.kernels.bench import LatentAttentionBench
@@ -92,11 +93,45 @@ def test_a_measured_threshold_decides(tuning: Path, monkeypatch: pytest.MonkeyPa
         Threshold(32760, 9999, 12, key, "float16"),
     ])  # fmt: skip
     near = choose("auto", "cuda", "bfloat16", 1, 64, 10920, 12, SIZES)
-    assert (near.name, near.basis, near.variant) == ("expanded", "measured", "sm90-128x64-specialised")
+    assert (near.name, near.basis, near.variant) == ("expanded", "measured", "")
     far = choose("auto", "cuda", "bfloat16", 1, 512, 32760, 12, SIZES)
-    assert (far.name, far.basis, far.variant) == ("absorbed", "measured", "")
+    assert (far.name, far.basis, far.variant) == ("absorbed", "measured", "sm90-128x128")
     assert choose("auto", "cuda", "float32", 1, 512, 32760, 12, SIZES).basis == "model"
     assert choose("expanded", "cuda", "bfloat16", 1, 512, 32760, 12, SIZES).basis == "asked"
+
+
+@pytest.mark.parametrize(
+    ("tuned", "queries", "runs"),
+    [("sm90-128x64-specialised", 256, "sm90-128x64-specialised"), ("sm90-128x64-specialised", 257, "sm90-128x128"),
+     ("sm90-128x64-specialised", 4680, "sm90-128x128"), ("", 5, "sm90-64x64"), ("sm80-128x32", 64, "sm90-128x128"),
+     ("sm90-float32-32x16", 64, "sm90-128x128"), ("renamed", 64, "sm90-128x128")],
+)  # fmt: skip
+def test_the_tuned_kernel_runs_only_where_it_was_measured(
+    tuned: str, queries: int, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms, "device_name", lambda device: "NVIDIA H200")
+    known = [Threshold(9360, 400, 12, (192, 96, 32, 128), "bfloat16", tuned)]
+    chosen = choose("absorbed", "cuda", "bfloat16", 1, queries, 9360, 12, SIZES, thresholds=known)
+    assert chosen.variant == chosen.identity()["variant"] == runs
+    expanded = choose("expanded", "cuda", "bfloat16", 1, queries, 9360, 12, SIZES, thresholds=known)
+    assert expanded.identity()["variant"] == ""
+
+
+def test_so_many_queries_as_the_probe_picks_the_kernel_over() -> None:
+    assert forms.TUNED_QUERIES == SHORT
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "lq", "runs"),
+    [("NVIDIA H100 80GB HBM3", "bfloat16", 64, "sm90-128x128"), ("NVIDIA A100 80GB", "float16", 4680, "sm80-128x32"),
+     ("NVIDIA B200", "bfloat16", 4, "sm100-64x64"), ("NVIDIA B200", "float32", 4, "sm100-float32-32x16"),
+     ("NVIDIA L40S", "bfloat16", 64, ""), ("cuda", "bfloat16", 64, "")],
+)  # fmt: skip
+def test_the_default_kernel_is_named_where_the_device_is_known(
+    name: str, dtype: str, lq: int, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms, "device_name", lambda device: name)
+    assert choose("absorbed", "cuda", dtype, 1, lq, 9360, 12, SIZES).variant == runs
 
 
 def test_the_tuning_file_keeps_other_devices(tuning: Path) -> None:
@@ -122,6 +157,16 @@ def test_measured_rates_take_the_place_of_estimates(tuning: Path) -> None:
     tuning.write_text('{"version": 1, "devices": {}, "rates": {"NVIDIA H200": [0, 1]}}')
     with pytest.raises(OptionError, match="is not a tuning file"):
         forms.ceilings("NVIDIA H200")
+
+
+def test_nothing_is_kept_of_a_device_without_a_name(tuning: Path) -> None:
+    """The next one without a name may be another product."""
+    kept = [Threshold(9360, 9999, 12, (192, 96, 32, 128), "bfloat16")]
+    assert forms.write_thresholds("cuda", kept, rates=(5e14, 3e12)) is None
+    assert not tuning.exists()
+    forms.write_thresholds("NVIDIA H200", kept, rates=(5e14, 3e12))
+    tuning.write_text(tuning.read_text().replace("NVIDIA H200", "cuda"))
+    assert (forms.read_thresholds("cuda"), forms.read_rates("cuda")) == ([], None)
 
 
 def test_the_probe_keeps_crossings_beside_those_of_other_widths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,13 +229,10 @@ def test_an_unknown_form() -> None:
         choose("folded", "cpu", "float32", 1, 1, 1, 1, SIZES)
 
 
-def test_device_names_come_from_the_driver(tmp_path: Path) -> None:
-    assert forms.device_name("cpu", tmp_path) == "cpu"
-    assert forms.device_name("cuda", tmp_path) == "cuda"
-    folder = tmp_path / "0000:18:00.0"
-    folder.mkdir()
-    (folder / "information").write_text("Model: \t\t NVIDIA H200\nIRQ:   44\n")
-    assert forms.device_name("cuda:0", tmp_path) == "NVIDIA H200"
+def test_an_older_triton_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "no_triton", lambda: "triton 3.3.1 is older than 3.7")
+    chosen = choose("absorbed", "cuda", "bfloat16", 1, 64, 9360, 12, SIZES)
+    assert (chosen.engine, chosen.fallback, chosen.variant) == ("torch", "triton 3.3.1 is older than 3.7", "")
 
 
 def test_choosing_imports_neither_torch_nor_triton() -> None:
