@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 from torch import Tensor
 
@@ -97,12 +98,33 @@ def variant(chosen: Variant, q: Tensor) -> None:
     if dtype not in chosen.dtypes:
         raise OptionError(f"kernel {chosen.name} takes {' or '.join(chosen.dtypes)}, not {dtype}")
     runnable(q)
+    if q.device.type == "cuda":
+        made_for(chosen, torch.cuda.get_device_capability(q.device))
+
+
+def made_for(chosen: Variant, capability: tuple[int, int]) -> None:
+    """`chosen` was compiled for the table's column of `capability`. Raises `OptionError` or `NotAvailable`."""
+    arch = column(capability)
+    if chosen.arch != arch:
+        fitting = ", ".join(v.name for v in variants.TABLE if v.arch == arch and set(v.dtypes) & set(chosen.dtypes))
+        version = ".".join(map(str, capability))
+        raise OptionError(f"kernel {chosen.name} is not for compute capability {version}", f"use one of {fitting}")
+
+
+def column(capability: tuple[int, int]) -> int:
+    """The table's column for a compute capability. Raises `NotAvailable` where it has none."""
+    arch = variants.architecture(capability)
+    if arch is None:
+        raise NotAvailable("latent-attention kernels need compute capability 8.0", "use attention: expanded")
+    return arch
 
 
 def runnable(tensor: Tensor) -> None:
     """A CUDA tensor, or any tensor under Triton's interpreter. Raises `NotAvailable`."""
     if tensor.device.type != "cuda" and not triton.knobs.runtime.interpret:
-        raise NotAvailable(f"Triton kernels do not run on {tensor.device.type}", "use dispatch.attend")
+        raise NotAvailable(
+            f"Triton kernels do not run on {tensor.device.type}", "use dispatch.Attention, which falls back to PyTorch"
+        )
 
 
 def expand(c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor, filled: int) -> None:

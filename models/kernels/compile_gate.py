@@ -7,6 +7,9 @@ Needs only what the triton package ships: ptxas, cuobjdump and nvdisasm.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import re
 import subprocess
 import tempfile
@@ -127,11 +130,13 @@ def _helpers(arch: int, dtype: str, sizes: LatentSizes, d_v: int) -> Iterator[Jo
         expand.expand_options(dtype)["num_warps"],
     )  # fmt: skip
     tables = {"r_ptr": here, "cos_ptr": "*fp32", "sin_ptr": "*fp32", "out_ptr": here}
-    yield Job(
-        arch, "rotate", dtype, False, f"{expand.ROTATE_ROWS}x{sizes.d_rope}", expand.rotate_kernel, tables,
-        i32(("filled", "r_rows", "out_rows"), "i32"), expand.rotate_constants(sizes.d_rope, sizes.d_rope // 2),
-        expand.ROTATE_OPTIONS, expand.ROTATE_OPTIONS["num_warps"], matrix=False,
-    )  # fmt: skip
+    # A launch of the cache turns the pairs of time alone.
+    for pairs in dict.fromkeys((sizes.d_rope // 2, sizes.pairs[0])):
+        yield Job(
+            arch, "rotate", dtype, False, f"{expand.ROTATE_ROWS}x{2 * pairs}", expand.rotate_kernel, tables,
+            i32(("filled", "r_rows", "out_rows"), "i32"), expand.rotate_constants(sizes.d_rope, pairs),
+            expand.ROTATE_OPTIONS, expand.ROTATE_OPTIONS["num_warps"], matrix=False,
+        )  # fmt: skip
     yield Job(
         arch, "combine", dtype, False, f"{latent_attention.COMBINE_ROWS}x{sizes.d_c}", latent_attention.combine_kernel,
         {"part_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": here}, i32(("rows", "splits"), "i32"),
@@ -172,11 +177,11 @@ def _row(job: Job, warps: int, registers: int, spills: int, shared: int, columns
 
 
 def _faults(job: Job, warps: int, spills: int, shared: int, columns: int, used: str) -> tuple[str, ...]:
-    found = []
+    found, limit = [], variants.SHARED_LIMITS[job.arch]
     if spills:
         found.append(f"{spills} spilled loads and stores")
-    if shared > variants.SHARED_LIMIT:
-        found.append(f"{shared} bytes of shared memory are more than {variants.SHARED_LIMIT}")
+    if shared > limit:
+        found.append(f"{shared} bytes of shared memory are more than {limit}")
     if columns > variants.TENSOR_MEMORY_LIMIT:
         found.append(f"{columns} columns of tensor memory are more than {variants.TENSOR_MEMORY_LIMIT}")
     if job.matrix and not used:
@@ -261,11 +266,32 @@ def gate(
             yield compile_job(job)
 
 
+def digest() -> str:
+    """SHA-256 of all that decides what is compiled, so that a listing made before a change shows as such.
+
+    The source text of every kernel and function of theirs, and of each job its types, constants and options.
+    """
+    sources = {
+        f"{module.__name__}.{name}": inspect.getsource(value.fn)
+        for module in (expand, latent_attention)
+        for name, value in vars(module).items()
+        if isinstance(value, triton.JITFunction)
+    }
+    listed = [
+        [job.arch, job.variant, job.dtype, job.split, job.warps, job.kernel.__name__, *map(dict, (
+            job.pointers, job.scalars, job.constants, job.options
+        ))]
+        for job in jobs()
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps([sources, listed], sort_keys=True).encode()).hexdigest()
+
+
 def header() -> dict[str, Json]:
-    """What a listing rests on: versions and limits."""
+    """What a listing rests on: what was compiled, versions and limits."""
     return {
+        "digest": digest(),
         "triton": triton.__version__,
         "ptxas": _tool("ptxas", "--version").strip().splitlines()[-1],
-        "shared_limit": variants.SHARED_LIMIT,
+        "shared_limits": {f"sm_{arch}": limit for arch, limit in variants.SHARED_LIMITS.items()},
         "tensor_memory_limit": variants.TENSOR_MEMORY_LIMIT,
     }

@@ -350,23 +350,25 @@ def _launch(variant: Variant, grid: tuple[int, int, int], arguments: tuple[Any, 
             triton.set_allocator(lambda size, align, stream: torch.empty(size, dtype=torch.int8, device=device))
         key = (variant.name, fixed["D_C"], fixed["D_R"], fixed["SPLIT"], str(arguments[0].dtype))
         if variant.specialise and key not in _seen:
-            made = kernel.warmup(*arguments, grid=grid, **fixed, **options).metadata.num_warps
-            if made != variant.compiled_warps:
-                raise NotAvailable(
-                    f"kernel {variant.name}: the compiler made {made} warps, not {variant.compiled_warps}: "
-                    "it dropped warp specialisation", "use the variant sm90-128x128",
-                )  # fmt: skip
+            require_specialised(variant, kernel.warmup(*arguments, grid=grid, **fixed, **options).metadata)
             _seen.add(key)
         kernel[grid](*arguments, **fixed, **options)
 
 
+def require_specialised(variant: Variant, metadata: Any) -> None:
+    """That the compiler made the warps which `variant` asks for; a `metadata` of Triton's says how many it made.
+
+    Raises `NotAvailable` where it dropped the specialisation, which it does without a word.
+    """
+    if metadata.num_warps != variant.compiled_warps:
+        raise NotAvailable(
+            f"kernel {variant.name}: the compiler made {metadata.num_warps} warps, not {variant.compiled_warps}: "
+            "it dropped warp specialisation", "use the variant sm90-128x128",
+        )  # fmt: skip
+
+
 def _default(q: Tensor, rows: int) -> Variant:
-    if q.device.type == "cuda":
-        arch = variants.architecture(torch.cuda.get_device_capability(q.device))
-        if arch is None:
-            raise NotAvailable("latent-attention kernels need compute capability 8.0", "use attention: expanded")
-    else:
-        arch = 80
+    arch = checks.column(torch.cuda.get_device_capability(q.device)) if q.device.type == "cuda" else 80
     return variants.select(arch, str(q.dtype).removeprefix("torch."), rows)
 
 

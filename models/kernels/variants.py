@@ -12,8 +12,9 @@ from harness.errors import OptionError
 LOG2_E = 1.4426950408889634
 HALF = ("bfloat16", "float16")
 ARCHITECTURES = (80, 90, 100)
-SHARED_LIMIT = 232_448
-"""Shared memory of one block on sm_90 and sm_100, bytes (CUDA C++ programming guide, compute capabilities)."""
+SHARED_LIMITS = {80: 101_376, 90: 232_448, 100: 232_448}
+"""Shared memory of one block, bytes (CUDA C++ programming guide, compute capabilities). The column of sm_80 also runs
+on 8.6, 8.9 and 12.0, which have the least of those; 8.0 alone has 166,912."""
 TENSOR_MEMORY_LIMIT = 512
 """Tensor-memory columns of an sm_100 multiprocessor (PTX ISA, tcgen05)."""
 WIDEST_LATENT, WIDEST_ROPE, WIDEST_HEAD = 192, 32, 128

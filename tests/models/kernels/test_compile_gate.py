@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
-from harness.errors import OptionError
+from harness.errors import NotAvailable, OptionError
 from models.config import LatentSizes
+from models.kernels import checks, expand, latent_attention, variants
 from models.kernels import compile_gate as gate
-from models.kernels import latent_attention, variants
 from models.kernels.compile_gate import Job
 
 
@@ -40,17 +43,55 @@ def test_every_variant_is_compiled_for_every_dtype_that_it_takes() -> None:
         }
 
 
-def test_the_gate_compiles_what_a_launch_compiles() -> None:
-    """Same compile-time arguments, same options, and no run-time number that would change the code."""
-    for variant in variants.TABLE:
-        j = gate._attend(variant, variant.dtypes[0], True, LatentSizes())
-        assert j.constants == latent_attention.constants(variant, 192, 32, True)
-        assert j.options == latent_attention.compile_options(variant)
-        kernel = latent_attention.kernel_of(variant)
-        assert kernel is j.kernel
-        free = {p.name for p in kernel.params if p.do_not_specialize}
-        assert free == set(j.scalars)
+class Recorder:
+    """Stands for a kernel and keeps what it is launched with."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[tuple[object, ...], dict[str, object]]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *given, **fixed: self.given.append((given, fixed))
+
+
+def launch(name: str, tile: str, dtype: str, split: bool) -> None:
+    """What a caller does at the 1.3B model's widths, whose rope turns 6 pairs in time."""
+    kind = getattr(torch, dtype)
+    c, r = torch.zeros(1, 300, 192, dtype=kind), torch.zeros(1, 300, 32, dtype=kind)
+    if name == "rotate":
+        table = torch.zeros(300, int(tile.split("x")[1]) // 2)
+        expand.rope_prepass(r, table, table)
+    elif name == "expand":
+        expand.expand(c, r, torch.zeros(2, 96, 192, dtype=kind), torch.zeros(2, 128, 192, dtype=kind))
+    else:
+        variant = variants.named("sm80-float32-32x16" if dtype == "float32" else "sm80-128x32")
+        variant = variant if name == "combine" else variants.named(name)
+        query = torch.zeros(1, 2, 2, 224, dtype=kind)
+        latent_attention.absorbed(query, c, r, 0.1, variant=variant, parts=2 if split or name == "combine" else 1)
+
+
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", float: "fp32", int: "i32"}
+
+
+@pytest.mark.parametrize("arch", variants.ARCHITECTURES)
+def test_the_gate_compiles_what_a_launch_compiles(arch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same types, compile-time arguments and options, and no run-time number that would change the code."""
+    listed = list(gate.jobs([arch]))
+    assert {j.tile for j in listed if j.variant == "rotate"} == {"64x32", "64x12"}
+    monkeypatch.setattr(checks, "runnable", lambda tensor: None)
+    for j in listed:
+        kernel, recorder, nothing = j.kernel, Recorder(), Recorder()
+        assert {p.name for p in kernel.params if p.do_not_specialize} == set(j.scalars)
         assert [p.name for p in kernel.params] == [*j.pointers, *j.scalars, *j.constants]
+        with monkeypatch.context() as patch:
+            for module, name in ((expand, "expand_kernel"), (expand, "rotate_kernel"),
+                                 (latent_attention, "combine_kernel"), (latent_attention, "attend_kernel"),
+                                 (latent_attention, "attend_sliced_kernel")):  # fmt: skip
+                patch.setattr(module, name, recorder if getattr(module, name) is kernel else nothing)
+            launch(j.variant, j.tile, j.dtype, j.split)
+        ((given, fixed),) = recorder.given
+        assert fixed == {**j.constants, **j.options}
+        types = [TYPES[x.dtype if isinstance(x, torch.Tensor) else type(x)] for x in given]  # type: ignore[index]
+        assert types == [*j.pointers.values(), *j.scalars.values()]
 
 
 def test_a_small_variant_on_hopper() -> None:
@@ -59,8 +100,26 @@ def test_a_small_variant_on_hopper() -> None:
     assert (row.target, row.tile, row.warps, row.spills) == ("sm_90", "64x64", 4, 0)
     assert row.tensor_instruction.endswith("HGMMA")
     assert 0 < row.registers <= 255
-    assert 0 < row.shared <= variants.SHARED_LIMIT
+    assert 0 < row.shared <= variants.SHARED_LIMITS[90]
     assert 200 < row.per_key_tile < 1000
+
+
+def test_the_specialised_kernel_keeps_its_producer() -> None:
+    """And a launch looks at the same number as the gate."""
+    variant = variants.named("sm90-128x64-specialised")
+    row = gate.compile_job(job(variant.name, split=True))
+    assert (row.warps, row.faults) == (12, ())
+    latent_attention.require_specialised(variant, SimpleNamespace(num_warps=row.warps))
+    with pytest.raises(NotAvailable, match="made 4 warps, not 12: it dropped warp specialisation"):
+        latent_attention.require_specialised(variant, SimpleNamespace(num_warps=4))
+
+
+@pytest.mark.slow
+def test_a_producer_that_the_compiler_drops_is_missed() -> None:
+    """Two consumer groups of four warps each are what it makes of four; of eight it makes nothing, and says nothing."""
+    row = gate.compile_job(altered("sm90-128x64-specialised", warps=8))
+    assert row.warps == 8
+    assert "8 warps instead of 16: warp specialisation was dropped" in row.faults
 
 
 def test_a_tile_that_is_too_large_is_refused() -> None:
@@ -71,6 +130,8 @@ def test_a_tile_that_is_too_large_is_refused() -> None:
 
 @pytest.mark.slow
 def test_other_faults_are_seen() -> None:
+    portable = gate.compile_job(altered("sm80-128x32", stages=5))
+    assert any("bytes of shared memory are more than 101376" in fault for fault in portable.faults)
     shared = gate.compile_job(altered("sm90-128x128", stages=6))
     assert any("bytes of shared memory are more than 232448" in fault for fault in shared.faults)
     columns = gate.compile_job(altered("sm100-128x64", block_n=128))

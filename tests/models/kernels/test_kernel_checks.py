@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 from harness.errors import NotAvailable, OptionError
-from models.kernels import expand, latent_attention, variants
+from models.kernels import checks, expand, latent_attention, variants
 
 Q, C, R = (2, 5, 3, 48), (2, 20, 32), (2, 20, 16)
 
@@ -94,6 +94,23 @@ def test_variants_that_do_not_take_the_dtype() -> None:
         call(*good(), variant=variants.named("sm80-128x32"))
     with pytest.raises(OptionError, match="no latent-attention kernel"):
         call(*(t.double() for t in good()))
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "words"),
+    [("sm90-64x64", (8, 0), "not for compute capability 8.0"), ("sm80-128x32", (9, 0), "use one of sm90-128x128,"),
+     ("sm100-64x64", (12, 0), "use one of sm80-128x32"), ("sm80-128x32", (7, 5), "need compute capability 8.0")],
+)  # fmt: skip
+def test_variants_of_another_architecture(name: str, capability: tuple[int, int], words: str) -> None:
+    with pytest.raises((OptionError, NotAvailable)) as refused:
+        checks.made_for(variants.named(name), capability)
+    assert words in str(refused.value)
+
+
+def test_variants_of_this_architecture() -> None:
+    for variant in variants.TABLE:
+        checks.made_for(variant, (variant.arch // 10, 0))
+    checks.made_for(variants.named("sm80-128x32"), (8, 9))
 
 
 def test_more_frames_than_the_rope_tables_hold() -> None:

@@ -29,9 +29,11 @@ def run(*arguments: str) -> int:
 def test_a_sound_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--target", "80", "--variant", "rotate", "--json") == 0
     body = json.loads(capsys.readouterr().out)
-    assert (body["faulty"], body["shared_limit"], body["tensor_memory_limit"]) == (0, 232448, 512)
+    assert (body["faulty"], body["tensor_memory_limit"]) == (0, 512)
+    assert body["shared_limits"] == {"sm_80": 101376, "sm_90": 232448, "sm_100": 232448}
     assert {(row["target"], row["variant"], row["spills"]) for row in body["rows"]} == {("sm_80", "rotate", 0)}
     assert {row["dtype"] for row in body["rows"]} == {"bfloat16", "float16", "float32"}
+    assert {row["tile"] for row in body["rows"]} == {"64x32", "64x12"}
 
 
 def test_a_spill_exits_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,3 +72,25 @@ def test_the_committed_listing_is_of_the_kernels_that_are_launched() -> None:
     listed = {tuple(row[name] for name in ("target", "variant", "dtype", "split", "tile")) for row in body["rows"]}
     assert listed == {(f"sm_{j.arch}", j.variant, j.dtype, j.split, j.tile) for j in compile_gate.jobs()}
     assert (body["faulty"], [row for row in body["rows"] if row["faults"]]) == (0, [])
+    assert body["digest"] == compile_gate.digest(), (
+        "kernels changed: harness kernels --json > results/kernels/compile.json"
+    )
+    pinned = (LISTING.parents[2] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"triton=={body['triton']}" in pinned
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [("expand", "ROTATE_ROWS", 32), ("expand", "ROTATE_OPTIONS", {"num_warps": 8, "num_stages": 1}),
+     ("latent_attention", "_store", "_finish"), ("variants", "TABLE", variants.TABLE[1:])],
+)  # fmt: skip
+def test_the_digest_sees_sources_constants_and_options(
+    module: str, name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from models.kernels import compile_gate, expand, latent_attention
+
+    before = compile_gate.digest()
+    assert before == compile_gate.digest()
+    place = {"expand": expand, "latent_attention": latent_attention, "variants": variants}[module]
+    monkeypatch.setattr(place, name, getattr(place, value) if isinstance(value, str) else value)
+    assert compile_gate.digest() != before
