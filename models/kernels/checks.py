@@ -1,9 +1,11 @@
-"""Checks of what goes into a kernel, made before any launch; each failure names the tensor and the valid range."""
+"""Checks of what goes into latent attention, made before any launch; each failure names the tensor and what is valid.
+
+Needs no Triton: PyTorch's own forms are checked here too.
+"""
 
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from harness.errors import NotAvailable, OptionError
@@ -16,15 +18,21 @@ LARGEST_OFFSET = 2**31 - 1
 
 def alike(**tensors: Tensor) -> None:
     """One dtype and one device, each on a 16-byte boundary. Raises `OptionError`."""
+    same(**tensors)
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() % 16:
+            raise OptionError(f"{name} does not start on a 16-byte boundary", "call .clone() on it")
+
+
+def same(**tensors: Tensor) -> None:
+    """One dtype, unless autocast sees to that, and one device. Raises `OptionError`."""
     names = list(tensors)
     first = tensors[names[0]]
     for name, tensor in tensors.items():
-        if tensor.dtype != first.dtype:
+        if tensor.dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
             raise OptionError(f"{name} is {tensor.dtype} but {names[0]} is {first.dtype}", "cast them to one dtype")
         if tensor.device != first.device:
             raise OptionError(f"{name} is on {tensor.device} but {names[0]} is on {first.device}", "move them to one")
-        if tensor.data_ptr() % 16:
-            raise OptionError(f"{name} does not start on a 16-byte boundary", "call .clone() on it")
 
 
 def contiguous(**tensors: Tensor) -> None:
@@ -53,6 +61,44 @@ def shape(name: str, tensor: Tensor, wanted: tuple[int, ...]) -> None:
     """The exact shape. Raises `OptionError`."""
     if tuple(tensor.shape) != wanted:
         raise OptionError(f"{name} has shape {list(tensor.shape)}, not {list(wanted)}")
+
+
+def attend(q_nope: Tensor, q_rope: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> None:
+    """The arguments of `dispatch.Attention.attend`. Raises `OptionError`."""
+    if q_nope.dim() != 4 or q_rope.dim() != 4:
+        raise OptionError("q_nope and q_rope must be [batch, queries, heads, width]")
+    batch, queries, heads = q_nope.shape[:3]
+    _sources(batch, heads, c, r, k_up, v_up)
+    shape("q_nope", q_nope, (batch, queries, heads, k_up.shape[1]))
+    shape("q_rope", q_rope, (batch, queries, heads, r.shape[2]))
+    same(q_nope=q_nope, q_rope=q_rope, c=c, r=r, k_up=k_up, v_up=v_up)
+
+
+def plain(query: Tensor, c: Tensor, r: Tensor, k_up: Tensor | None = None, v_up: Tensor | None = None) -> None:
+    """The arguments of either form in PyTorch, of the expanded one with `k_up` and `v_up`. Raises `OptionError`."""
+    if query.dim() != 4:
+        raise OptionError("query must be [batch, queries, heads, width]")
+    batch, queries, heads = query.shape[:3]
+    _sources(batch, heads, c, r, k_up, v_up)
+    width = c.shape[2] if k_up is None else k_up.shape[1]
+    shape("query", query, (batch, queries, heads, width + r.shape[2]))
+    given = {"query": query, "c": c, "r": r, "k_up": k_up, "v_up": v_up}
+    same(**{name: tensor for name, tensor in given.items() if tensor is not None})
+
+
+def _sources(batch: int, heads: int, c: Tensor, r: Tensor, k_up: Tensor | None, v_up: Tensor | None) -> None:
+    if c.dim() != 3 or r.dim() != 3:
+        raise OptionError("c and r must be [batch, slots, width]")
+    slots, d_c = c.shape[1:]
+    if slots < 1:
+        raise OptionError("the window holds no slot")
+    shape("c", c, (batch, slots, d_c))
+    shape("r", r, (batch, slots, r.shape[2]))
+    for name, up in (("k_up", k_up), ("v_up", v_up)):
+        if up is not None:
+            if up.dim() != 3:
+                raise OptionError(f"{name} must be [heads, width, d_c]")
+            shape(name, up, (heads, up.shape[1], d_c))
 
 
 def window(filled: int, capacity: int) -> None:
@@ -121,6 +167,8 @@ def column(capability: tuple[int, int]) -> int:
 
 def runnable(tensor: Tensor) -> None:
     """A CUDA tensor, or any tensor under Triton's interpreter. Raises `NotAvailable`."""
+    import triton
+
     if tensor.device.type != "cuda" and not triton.knobs.runtime.interpret:
         raise NotAvailable(
             f"Triton kernels do not run on {tensor.device.type}", "use dispatch.Attention, which falls back to PyTorch"

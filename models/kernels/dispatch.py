@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError, NotAvailable
 from models.attention import reference
-from models.kernels import dense, plain
+from models.kernels import checks, dense, plain
 from models.kernels.dense import say_once
 from models.kernels.device import no_triton
 from models.kernels.forms import Form, choose
@@ -47,7 +47,11 @@ class Attention:
 
         Returns:
             [B, Lq, H, d_v].
+
+        Raises:
+            OptionError: shapes, dtypes or devices that do not fit.
         """
+        checks.plain(query, c, r, k_up, v_up)
         k, v = self._kernel(lambda: self._expand(c, r, k_up, v_up), lambda: plain.expand(c, r, k_up, v_up), c, k_up)
         q, scale, backend = query.transpose(1, 2), query.shape[-1] ** -0.5, self.form.backend or "auto"
         try:
@@ -66,7 +70,11 @@ class Attention:
 
         Returns:
             [B, Lq, H, d_c].
+
+        Raises:
+            OptionError: shapes, dtypes or devices that do not fit.
         """
+        checks.plain(query, c, r)
         return self._kernel(
             lambda: self._absorb(query, c, r, scale), lambda: plain.absorbed(query, c, r, scale), query, c
         )
@@ -80,7 +88,11 @@ class Attention:
 
         Returns:
             [B, Lq, H, d_v] in the dtype of `q_nope`.
+
+        Raises:
+            OptionError: shapes, dtypes or devices that do not fit.
         """
+        checks.attend(q_nope, q_rope, c, r, k_up, v_up)
         if self.form.name == "reference":
             return reference.latent_attention(q_nope, q_rope, c, r, k_up, v_up).to(q_nope.dtype)
         if self.form.name == "expanded":

@@ -20,6 +20,9 @@ from models.kernels import checks, variants
 
 BLOCK_KEYS = 64
 BLOCK_KEYS_FLOAT32 = 32
+NARROW = 64
+"""A latent whose second piece is narrower is read in slices: beside a whole operand of 128 channels one of 16 spills on
+sm_80 (d_c 144, values of 48)."""
 ROTATE_ROWS = 64
 ROTATE_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
@@ -136,7 +139,7 @@ def expand_constants(dtype: str, d_c: int, d_rope: int, d_nope: int, d_v: int) -
     return {
         "D_C": d_c, "D_R": d_rope, "D_NOPE": d_nope, "D_V": d_v, "P0": p0, "P1": p1, "PR": pr,
         "WIDTH_K": max(16, triton.next_power_of_2(d_nope)), "WIDTH_V": max(16, triton.next_power_of_2(d_v)),
-        "BLOCK": BLOCK_KEYS_FLOAT32 if exact else BLOCK_KEYS, "SLICE": 16 if exact else 0,
+        "BLOCK": BLOCK_KEYS_FLOAT32 if exact else BLOCK_KEYS, "SLICE": 16 if exact or 0 < p1 < NARROW else 0,
         "PRECISION": "tf32x3" if exact else "tf32",
     }  # fmt: skip
 

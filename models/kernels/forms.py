@@ -53,8 +53,14 @@ CEILINGS: Mapping[str, Ceilings] = {
     "B200": Ceilings(2200e12, 8.0e12, 0.65, 0.77, 0.85),
     "A100": Ceilings(270e12, 1.7e12, 0.65, 0.77, 0.85),
 }
-"""Estimates by a word of the device's name, for use until the kernels probe has measured. Rates are what a large
-product and a large copy reach, not data-sheet peaks; shares are those published for hand-written kernels."""
+"""Estimates by a word of the device's name, for use until the kernels probe has measured; none is a measurement.
+
+Rates are data-sheet peaks (NVIDIA: 989, 989, 2250 and 312 TFLOP/s of dense bfloat16, 4.8, 3.35, 8.0 and 2.0 TB/s) less
+what a large product or copy is expected to lose; none is taken off the B200's bandwidth. `dense` is what cuDNN and
+FlashAttention-3 reach on an H100 at head width 128, 595 to 650 TFLOP/s (arXiv 2407.08608), over the H200's rate here;
+`absorbed` lies between Triton's 395 to 477 there and a hand-written kernel of this kind (FlashMLA, 660 on an H800);
+`memory` is a guess.
+"""
 UNKNOWN = CEILINGS["H200"]
 CPU = Ceilings(1.0, math.inf)
 """On a CPU both forms are one fused call whose rate hardly differs, so FLOPs alone decide."""
@@ -328,7 +334,7 @@ def choose(
 
 def preferred_backend(device: str, dtype: str) -> str:
     """The backend of dense attention that every arm asks for: `cudnn` for half precision on CUDA (the fastest one
-    published for Hopper, 595 against 370 TFLOP/s of `flash`), `efficient` for float32 there, else PyTorch's choice.
+    published for Hopper, 595 against 370 TFLOP/s of `flash`: arXiv 2407.08608), `efficient` for float32 there, else PyTorch's choice.
     """
     if not device.startswith("cuda"):
         return "auto"

@@ -359,7 +359,7 @@ def test_a_run_folder_that_is_a_file_is_bad_input(harness: Harness, tmp_path: Pa
 
 def test_a_table_without_its_plugin_says_how_to_bring_it(harness: Harness, tmp_path: Path) -> None:
     run(harness)
-    command = [sys.executable, "-m", "harness.cli", "table", "runs/tiny"]
+    command = [sys.executable, "-m", "harness", "table", "runs/tiny"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (found.returncode, "--plugin FILE" in found.stderr) == (2, True)
     assert harness("table", "runs/tiny", "--plugin", str(FAKES)).code == 0

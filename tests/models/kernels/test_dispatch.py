@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -101,6 +102,64 @@ def test_a_kernel_that_cannot_run_falls_back_only_where_that_is_allowed(name: st
 def test_strict_refuses_a_form_that_already_fell_back() -> None:
     with pytest.raises(NotAvailable, match="is no CUDA device"):
         Attention(choose("absorbed", "cpu", "float32", 1, 64, 100, 3, LatentSizes()), strict=True)
+
+
+def small() -> dict[str, Tensor]:
+    shapes = {"q_nope": (2, 5, 3, 13), "q_rope": (2, 5, 3, 6), "c": (2, 9, 11), "r": (2, 9, 6), "k_up": (3, 13, 11),
+              "v_up": (3, 21, 11)}  # fmt: skip
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("form", TORCH_FORMS, ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [("c", Tensor.double, "c is torch.float64 but q_nope is torch.float32"),
+     ("q_rope", Tensor.half, "q_rope is torch.float16 but"), ("v_up", Tensor.double, "v_up is torch.float64 but"),
+     ("r", lambda t: t.to("meta"), "r is on meta but q_nope is on cpu"),
+     ("k_up", lambda t: t.to("meta"), "k_up is on meta but q_nope is on cpu"),
+     ("c", lambda t: t[:, :0], "the window holds no slot"), ("c", lambda t: t[0], "c and r must be"),
+     ("c", lambda t: t[:1], r"c has shape \[1, 9, 11\], not \[2, 9, 11\]"),
+     ("r", lambda t: t[:, :8], r"r has shape \[2, 8, 6\], not \[2, 9, 6\]"),
+     ("r", lambda t: t[..., :4], r"q_rope has shape \[2, 5, 3, 6\], not \[2, 5, 3, 4\]"),
+     ("q_nope", lambda t: t[..., :12], r"q_nope has shape \[2, 5, 3, 12\], not \[2, 5, 3, 13\]"),
+     ("q_rope", lambda t: t[:, :4], r"q_rope has shape \[2, 4, 3, 6\], not"),
+     ("q_rope", lambda t: t[0], "q_nope and q_rope must be"), ("v_up", lambda t: t[0], "v_up must be"),
+     ("v_up", lambda t: t[:2], r"v_up has shape \[2, 21, 11\], not \[3, 21, 11\]"),
+     ("k_up", lambda t: t[..., :10], r"k_up has shape \[3, 13, 10\], not \[3, 13, 11\]")],
+)  # fmt: skip
+def test_bad_input_is_refused_in_every_form(
+    form: Form, name: str, change: Callable[[Tensor], Tensor], words: str
+) -> None:
+    given = small()
+    Attention(form).attend(**given)
+    given[name] = change(given[name])
+    with pytest.raises(OptionError, match=words):
+        Attention(form).attend(**given)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [("c", Tensor.double, "c is torch.float64 but query is torch.float32"),
+     ("query", lambda t: t[..., :5], "query has shape"), ("query", lambda t: t[0], "query must be")],
+)  # fmt: skip
+def test_bad_input_is_refused_where_layers_call(name: str, change: Callable[[Tensor], Tensor], words: str) -> None:
+    given = small()
+    own = {"c": given["c"], "r": given["r"]}
+    expanded = own | {"query": torch.zeros(2, 5, 3, 19), "k_up": given["k_up"], "v_up": given["v_up"]}
+    absorbed = own | {"query": torch.zeros(2, 5, 3, 17)}
+    Attention(Form("expanded")).expanded(**expanded)
+    Attention(Form("absorbed")).absorbed(**absorbed, scale=0.2)
+    with pytest.raises(OptionError, match=words):
+        Attention(Form("expanded")).expanded(**expanded | {name: change(expanded[name])})
+    with pytest.raises(OptionError, match=words):
+        Attention(Form("absorbed")).absorbed(**absorbed | {name: change(absorbed[name])}, scale=0.2)
+
+
+def test_under_autocast_dtypes_may_differ() -> None:
+    given = small()
+    given["q_nope"] = given["q_nope"].bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Attention(Form("expanded")).attend(**given).shape == (2, 5, 3, 21)
 
 
 def test_backends() -> None:
