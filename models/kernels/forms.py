@@ -333,8 +333,11 @@ def choose(
 
 
 def preferred_backend(device: str, dtype: str) -> str:
-    """The backend of dense attention that every arm asks for: `cudnn` for half precision on CUDA (the fastest one
-    published for Hopper, 595 against 370 TFLOP/s of `flash`: arXiv 2407.08608), `efficient` for float32 there, else PyTorch's choice.
+    """The backend of dense attention that every arm asks for: `cudnn` for half precision on CUDA, `efficient` for
+    float32 there, else PyTorch's choice.
+
+    cuDNN's is the fastest of PyTorch's that is published for Hopper, 595 TFLOP/s against 370 of `flash` (arXiv
+    2407.08608).
     """
     if not device.startswith("cuda"):
         return "auto"
