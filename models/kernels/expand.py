@@ -20,9 +20,6 @@ from models.kernels import checks, variants
 
 BLOCK_KEYS = 64
 BLOCK_KEYS_FLOAT32 = 32
-NARROW = 64
-"""A latent whose second piece is narrower is read in slices: beside a whole operand of 128 channels one of 16 spills on
-sm_80 (d_c 144, values of 48)."""
 ROTATE_ROWS = 64
 ROTATE_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
@@ -135,11 +132,13 @@ def rotate_kernel(r_ptr, cos_ptr, sin_ptr, out_ptr, filled, r_rows, out_rows, D_
 def expand_constants(dtype: str, d_c: int, d_rope: int, d_nope: int, d_v: int) -> dict[str, Any]:
     """Compile-time arguments of `expand_kernel`; launch and compile gate both take them from here."""
     p0, p1, pr = variants.pieces(d_c, d_rope)
-    exact = dtype == "float32"
+    exact, wide_k, wide_v = dtype == "float32", *(max(16, triton.next_power_of_2(width)) for width in (d_nope, d_v))
+    # Whole operands of keys and values whose tiles differ in width are held twice, which spills on sm_80.
+    sliced = exact or wide_k != wide_v
     return {
         "D_C": d_c, "D_R": d_rope, "D_NOPE": d_nope, "D_V": d_v, "P0": p0, "P1": p1, "PR": pr,
-        "WIDTH_K": max(16, triton.next_power_of_2(d_nope)), "WIDTH_V": max(16, triton.next_power_of_2(d_v)),
-        "BLOCK": BLOCK_KEYS_FLOAT32 if exact else BLOCK_KEYS, "SLICE": 16 if exact or 0 < p1 < NARROW else 0,
+        "WIDTH_K": wide_k, "WIDTH_V": wide_v,
+        "BLOCK": BLOCK_KEYS_FLOAT32 if exact else BLOCK_KEYS, "SLICE": 16 if sliced else 0,
         "PRECISION": "tf32x3" if exact else "tf32",
     }  # fmt: skip
 

@@ -199,9 +199,9 @@ def check_expansion(batch: int, heads: int, filled: int, spare: int, d_c: int, d
     assert torch.equal(k[..., d_nope:], r[:, None].expand(-1, heads, -1, -1))
 
 
-@pytest.mark.parametrize(("d_c", "half"), [(48, False), (80, True), (192, True)])
-def test_expansion(d_c: int, half: bool) -> None:
-    check_expansion(2, 2, 67, 3, d_c, 96, 128, half)
+@pytest.mark.parametrize(("d_c", "d_v", "half"), [(48, 128, False), (80, 128, True), (80, 48, True), (192, 128, True)])
+def test_expansion(d_c: int, d_v: int, half: bool) -> None:
+    check_expansion(2, 2, 67, 3, d_c, 96, d_v, half)
 
 
 @slow
