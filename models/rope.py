@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,10 @@ class RotaryTable:
         pairs: pairs kept per axis, the highest-frequency ones first; all of the head's when None (VideoMLA keeps
             (6, 5, 5) of Wan's (22, 21, 21), with Wan's exponents; paper section 3).
         theta: base of the exponents. positions: length of the table per axis.
+
+    Attributes:
+        kept: rotations that are held for the next call with the same positions. A full window with relative positions
+            takes turns among few of them; four hold those of a chunk that takes a half of the ring or all of it.
     """
 
     def __init__(
@@ -66,7 +71,8 @@ class RotaryTable:
         kept = full if pairs is None else pairs
         if any(k > f for k, f in zip(kept, full, strict=True)):
             raise OptionError(f"rope pairs {kept} exceed the head's {full} (time, height, width)", "choose fewer pairs")
-        self.positions = positions
+        self.positions, self.kept = positions, 4
+        self._held: OrderedDict[tuple[object, ...], Rotation] = OrderedDict()
         index = torch.arange(positions, dtype=torch.float64)
         self.axes = [
             torch.outer(index, theta ** -(torch.arange(k, dtype=torch.float64) / f))
@@ -74,7 +80,21 @@ class RotaryTable:
         ]
 
     def __call__(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Rotation:
-        """Rotation of the tokens of `frames`, as `angles` takes them: [len(frames) * height * width, pairs] each."""
+        """Rotation of the tokens of `frames`, as `angles` takes them: [len(frames) * height * width, pairs] each.
+
+        The same tensors for the same arguments while they are held, so nobody may write to them.
+        """
+        key = (tuple(frames), height, width, device)
+        held = self._held.pop(key, None)
+        # Whoever asks first may be in inference mode, whoever asks next may need gradients through what they turn.
+        with torch.inference_mode(False):
+            rotation = self._made(frames, height, width, device) if held is None else held
+        self._held[key] = rotation
+        while len(self._held) > self.kept:
+            self._held.popitem(last=False)
+        return rotation
+
+    def _made(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Rotation:
         rotation = Rotation.of(self.angles(frames, height, width))
         if device.type == "cpu":
             return rotation

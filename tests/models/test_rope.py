@@ -56,6 +56,20 @@ def test_scores_depend_on_the_distance_alone() -> None:
     assert near == pytest.approx(far, abs=1e-4)
 
 
+def test_the_same_positions_are_made_once_and_few_are_held() -> None:
+    table = RotaryTable(24)
+    with torch.inference_mode():
+        first = table([0, 4, 1], 2, 3, CPU)
+    assert not first.cos.is_inference()
+    assert table([0, 4, 1], 2, 3, CPU) is first
+    fresh = RotaryTable(24)
+    for frames, height, width in (([0, 1, 4], 2, 3), ([0, 4, 1], 3, 2), ([0, 4, 1], 2, 3)):
+        assert torch.equal(table(frames, height, width, CPU).phase, fresh(frames, height, width, CPU).phase)
+    for frame in range(table.kept):
+        table([frame], 2, 3, CPU)
+    assert table([0, 4, 1], 2, 3, CPU) is not first
+
+
 @pytest.mark.parametrize("frames", [[1024], [-1], [0, 5000]])
 def test_positions_beyond_the_table_are_refused(frames: list[int]) -> None:
     with pytest.raises(OptionError, match="rope table of 1024"):
