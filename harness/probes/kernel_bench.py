@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import ClassVar, Literal
 
-from harness.contracts import Availability, Json
+from harness.contracts import Availability, Json, Spans
 from harness.errors import RegistryError, nearest
 
 GROUP = "harness.kernels"
 Dtype = Literal["bfloat16", "float16", "float32"]
+Compile = Literal["none", "blocks", "graph"]
+"""How a whole chunk runs: as written, each block by `torch.compile`, or its launches recorded as a CUDA graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,10 @@ class Case:
         check: poisons every buffer that the call writes to, calls it and compares. Raises `NotAvailable` where the
             form does not run here.
         limit: relative error allowed; `limit_row` for a single row.
-        detail: what else a record should say, as the backend.
+        detail: what else a record should say, as the backend; `default: true` for the kernel that runs unless a tuning
+            file names another.
+        staged: makes the same call and names its steps; None where it has none, or none that stay apart.
+        compiled: how many graphs have been compiled so far; None where nothing is.
     """
 
     form: str
@@ -62,6 +67,8 @@ class Case:
     limit: float
     limit_row: float
     detail: Mapping[str, Json] = field(default_factory=dict)
+    staged: Callable[[Spans], object] | None = None
+    compiled: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +111,17 @@ class Bench(ABC):
     def cases(self, shape: Shape, seed: int) -> Iterator[Case]:
         """Every form of `shape`, all on the same fresh random inputs."""
 
-    def chunks(self, seed: int) -> Iterator[tuple[Shape, Case]]:
+    def chunks(self, seed: int, compile: Compile = "none") -> Iterator[tuple[Shape, Case]]:
         """Whole chunks of the network that the family serves, as `chunk:dense` or `chunk:absorbed`; none by default.
 
-        The check of such a case covers every pass of the chunk.
+        The check of such a case covers every pass of the chunk, run as `compile` says, the same for every case. Its
+        check raises `NotAvailable` where it cannot run so.
         """
         return iter(())
 
     @abstractmethod
-    def chosen(self, shape: Shape) -> str:
-        """The form that dispatch picks for `shape` by itself."""
+    def chosen(self, shape: Shape, crossings: Sequence[Crossing] = ()) -> str:
+        """The form that dispatch picks for `shape` by itself; as though `crossings` had been kept, where given."""
 
     @abstractmethod
     def keep(self, crossings: Sequence[Crossing], flops: float, moved: float) -> str:

@@ -45,6 +45,7 @@ class Row:
     graph: list[float] = field(default_factory=list)
     fault: str = ""
     missing: str = ""
+    account: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -66,7 +67,11 @@ class Row:
             if share > 1:
                 self.fault = f"{share:.0%} of the device's {what} ceiling"
         if self.fault:
-            self.cold, self.warm, self.graph = [], [], []
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """Take back everything that was timed."""
+        self.cold, self.warm, self.graph, self.account = [], [], [], {}
 
     def to_json(self) -> dict[str, Json]:
         """For a record's notes."""
@@ -78,6 +83,7 @@ class Row:
         for name in ("cold", "warm", "graph"):
             times = getattr(self, name)
             said[name] = {"median_s": median(times), "iqr_s": _iqr(times), "samples": len(times)} if times else None
+        said |= {"account": dict(self.account)} if self.account else {}
         return said | {name: text for name in ("fault", "missing") if (text := getattr(self, name))}
 
     def cells(self, ceilings: Ceilings) -> list[float | None]:

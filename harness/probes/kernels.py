@@ -6,17 +6,18 @@ No speed without agreement (rule T14).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.contracts import Availability, Json, Measurement, Options, Probe, Subject, Value, Workload
 from harness.errors import NotAvailable
-from harness.probes.clock import GRAPH_BELOW_S, Clock, time_calls, time_graph
+from harness.probes.clock import GRAPH_BELOW_S, Clock, ClockFault, time_calls, time_graph
 from harness.probes.device import MemoryMeter, Telemetry, watch
-from harness.probes.kernel_bench import Bench, Case, Crossing, Dtype, Shape, find
+from harness.probes.kernel_account import account
+from harness.probes.kernel_bench import Bench, Case, Compile, Crossing, Dtype, Shape, find
 from harness.probes.kernel_rows import Ceilings, Row, samples, table
 
 NAN = float("nan")
@@ -38,6 +39,8 @@ class KernelsOptions(Options):
         warmup_s, measure_s: spent on each timing.
         matmul: rows and columns of the square product that gives the ceiling. copy_bytes: size of the copy.
         chunk: also measure whole chunks of the network that the family serves, in every form.
+        compile: how those chunks run, the same for every form: `none`, `blocks` (each by `torch.compile`, all but cache
+            and self-attention) or `graph` (a CUDA graph of the whole chunk for each of its places in the ring).
         keep: hand the crossings found to dispatch, which keeps them for this device.
     """
 
@@ -54,7 +57,14 @@ class KernelsOptions(Options):
     matmul: int = Field(8192, ge=16)
     copy_bytes: int = Field(1 << 30, ge=1 << 10)
     chunk: bool = False
+    compile: Compile = "none"
     keep: bool = False
+
+    @model_validator(mode="after")
+    def _of_chunks(self) -> Self:
+        if self.compile != "none" and not self.chunk:
+            raise ValueError(f"compile: {self.compile} says how whole chunks run; set chunk: true")
+        return self
 
     def shapes(self) -> list[Shape]:
         """Every combination, the smallest first."""
@@ -64,10 +74,11 @@ class KernelsOptions(Options):
 class Kernels(Probe):
     """Times every form of attention at every shape, after its check; needs no model.
 
-    A row whose check fails, or that is faster than the device can be, has no times and counts in `failed_rows`.
+    A row whose check fails, that is faster than the device can be, or that ends in an error (out of memory, a launch
+    that the device refuses) has no times and counts in `failed_rows`; the others go on.
     """
 
-    version = "1"
+    version = "2"
     schema = KernelsOptions
     needs_model: ClassVar[bool] = False
     values = (
@@ -78,13 +89,16 @@ class Kernels(Probe):
         Value("missing_rows", "", "none", "rows without a kernel here"),
         Value("worst_error", "", "lower", "worst relative error of those that passed"),
         Value("expanded_over_dense", "", "lower", "expanded over dense, most queries"),
-        Value("absorbed_long_share", "", "higher", f"absorbed, share of the matmul from {LONG} queries on"),
-        Value("absorbed_short_share", "", "higher", f"absorbed, share of the matmul up to {SHORT} queries"),
+        Value("absorbed_long_share", "", "higher", f"best absorbed kernel, share of the matmul from {LONG} queries on"),
+        Value("absorbed_short_share", "", "higher", f"best absorbed kernel, share of the matmul up to {SHORT} queries"),
+        Value("default_long_share", "", "higher", f"default kernel, share of the matmul from {LONG} queries on"),
+        Value("default_short_share", "", "higher", f"default kernel, share of the matmul up to {SHORT} queries"),
         Value("absorbed_over_expanded", "", "lower", "absorbed over expanded, fewest queries"),
         Value("chunk_dense_share", "", "higher", "chunk, dense, share of the matmul"),
         Value("chunk_expanded_share", "", "higher", "chunk, expanded, share of the matmul"),
         Value("chunk_absorbed_share", "", "higher", "chunk, absorbed, share of the matmul"),
-        Value("dispatch_loss", "", "lower", "dispatch over the better form, less one"),
+        Value("dispatch_loss", "", "lower", "dispatch as it stood before, over the better form, less one"),
+        Value("dispatch_loss_measured", "", "lower", "dispatch by what was measured, over the better form, less one"),
         Value("peak_bytes", "B", "lower", "peak memory"),
         Value("contended", "", "none", "contended"),
     )
@@ -119,14 +133,15 @@ class Kernels(Probe):
         with watch(telemetry) as other:
             ceilings = measure_ceilings(clock, options) if options.timed else Ceilings()
             for number, shape in enumerate(options.shapes()):
-                for case in bench.cases(shape, options.seed + number):
-                    rows.append(_row(case, shape))
-                    _take(rows[-1], case, clock, options, ceilings)
-            for shape, case in bench.chunks(options.seed) if options.chunk else ():
+                rows += _rows(bench, shape, options.seed + number, clock, options, ceilings)
+            for shape, case in bench.chunks(options.seed, options.compile) if options.chunk else ():
                 whole.append(_row(case, shape))
-                _take(whole[-1], case, clock, options, ceilings)
+                _take(whole[-1], case, clock, options, ceilings, whole=True)
+        crossings = crossings_of(rows)
         picked = {shape: bench.chosen(shape) for shape in options.shapes()}
+        measured = {shape: bench.chosen(shape, crossings) for shape in options.shapes()} if crossings else {}
         found = summary(rows, ceilings, picked) | chunk_shares(whole, ceilings)
+        found["dispatch_loss_measured"] = dispatch_loss(rows, measured)
         found |= counts([*rows, *whole])
         values = {
             "matmul_flops": ceilings.flops,
@@ -138,12 +153,12 @@ class Kernels(Probe):
         notes: dict[str, Json] = {
             "rows": [row.to_json() for row in [*rows, *whole]],
             "dispatch": {str(shape): form for shape, form in picked.items()},
+            "dispatch_measured": {str(shape): form for shape, form in measured.items()},
             "table": table([*rows, *whole], ceilings),
             "device_before": before,
             "device_after": telemetry.snapshot(),
             "other_work": other.to_json(),
         }
-        crossings = crossings_of(rows)
         notes["crossings"] = [[c.keys, c.queries, c.variant] for c in crossings]
         if options.keep and crossings and not found["failed_rows"] and not other.contended:
             notes["kept"] = bench.keep(crossings, ceilings.flops, ceilings.bytes)
@@ -154,27 +169,64 @@ def _row(case: Case, shape: Shape) -> Row:
     return Row(shape, case.form, case.flops, case.bytes, case.detail)
 
 
-def _take(row: Row, case: Case, clock: Clock, options: KernelsOptions, ceilings: Ceilings) -> None:
-    """Check, and only then time."""
+def _rows(
+    bench: Bench, shape: Shape, seed: int, clock: Clock, options: KernelsOptions, ceilings: Ceilings
+) -> Iterator[Row]:
+    """Every form of a shape; where its inputs cannot be made, a row that says so."""
     try:
-        found = case.check()
+        for case in bench.cases(shape, seed):
+            row = _row(case, shape)
+            _take(row, case, clock, options, ceilings)
+            yield row
+    except ClockFault:
+        raise
+    except Exception as error:  # noqa: BLE001 - as in `_take`
+        yield Row(shape, "inputs", NAN, NAN, {}, fault=_said(error))
+
+
+def _take(row: Row, case: Case, clock: Clock, options: KernelsOptions, ceilings: Ceilings, whole: bool = False) -> None:
+    """Check, and only then time; of `whole` chunks also say where the time goes."""
+    try:
+        _check(row, case)
+        if options.timed and not row.fault:
+            _time(row, case, clock, options, ceilings)
+            row.account = account(clock, case) if whole and not row.fault else {}
     except NotAvailable as reason:
+        row.withdraw()
         row.missing = reason.message
-        return
+    except ClockFault:
+        raise
+    except Exception as error:  # noqa: BLE001 - compilers and devices fail in their own ways, and other rows go on
+        row.withdraw()
+        row.fault = _said(error)
+
+
+def _check(row: Row, case: Case) -> None:
+    found = case.check()
     row.error, row.worst_row = found.relative, found.worst_row
     # Written so that NaN fails.
     if not found.relative <= case.limit:
         row.fault = f"relative error {found.relative:.2e} above {case.limit:.0e}"
     elif not found.worst_row <= case.limit_row:
         row.fault = f"relative error {found.worst_row:.2e} of a row above {case.limit_row:.0e}"
-    elif options.timed:
-        budget = options.warmup_s, options.measure_s
-        row.cold, row.warm = (
-            time_calls(clock, case.call, warmup_s=budget[0], measure_s=budget[1], cold=cold) for cold in (True, False)
-        )
-        if min(median(row.cold), median(row.warm)) < GRAPH_BELOW_S:
-            row.graph = time_graph(clock, case.call)
-        row.judge(ceilings)
+
+
+def _time(row: Row, case: Case, clock: Clock, options: KernelsOptions, ceilings: Ceilings) -> None:
+    budget = options.warmup_s, options.measure_s
+    before = case.compiled() if case.compiled else 0
+    row.cold, row.warm = (
+        time_calls(clock, case.call, warmup_s=budget[0], measure_s=budget[1], cold=cold) for cold in (True, False)
+    )
+    if min(median(row.cold), median(row.warm)) < GRAPH_BELOW_S:
+        row.graph = time_graph(clock, case.call)
+    made = case.compiled() - before if case.compiled else 0
+    if made:
+        row.fault = f"{made} graphs were compiled while it was timed"
+    row.judge(ceilings)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def measure_ceilings(clock: Clock, options: KernelsOptions) -> Ceilings:
@@ -212,25 +264,39 @@ def summary(rows: Sequence[Row], ceilings: Ceilings, picked: Mapping[Shape, str]
         backend = expanded.detail.get("backend") if expanded else None
         return time(shape, "expanded") / time(shape, f"dense:{backend}")
 
-    def share(shape: Shape) -> float:
-        reached = [row.rate(ceilings)[1] for row in rows if row.shape == shape and row.form.startswith(KERNEL)]
+    def share(shape: Shape, default: bool = False) -> float:
+        reached = [
+            row.rate(ceilings)[1]
+            for row in rows
+            if row.shape == shape and row.form.startswith(KERNEL) and (row.detail.get("default") or not default)
+        ]
         return max((s for s in reached if math.isfinite(s)), default=NAN)
 
-    def loss(shape: Shape) -> float:
-        absorbed, expanded = time(shape, "absorbed"), time(shape, "expanded")
-        # NaN spreads through a sum but not through min.
-        return time(shape, picked[shape]) / (min(absorbed, expanded) + 0 * (absorbed + expanded)) - 1
-
+    long, short = [s for s in shapes if s.queries >= LONG], [s for s in shapes if s.queries <= SHORT]
     return {
         "worst_error": max((row.error for row in rows if not row.fault and not row.missing), default=NAN),
         "expanded_over_dense": _worst(max, [over_dense(s) for s in shapes if s.queries == most]),
-        "absorbed_long_share": _worst(min, [share(s) for s in shapes if s.queries >= LONG]),
-        "absorbed_short_share": _worst(min, [share(s) for s in shapes if s.queries <= SHORT]),
+        "absorbed_long_share": _worst(min, [share(s) for s in long]),
+        "absorbed_short_share": _worst(min, [share(s) for s in short]),
+        "default_long_share": _worst(min, [share(s, default=True) for s in long]),
+        "default_short_share": _worst(min, [share(s, default=True) for s in short]),
         "absorbed_over_expanded": _worst(
             max, [time(s, "absorbed") / time(s, "expanded") for s in shapes if s.queries == fewest]
         ),
-        "dispatch_loss": _worst(max, [loss(s) for s in shapes]),
+        "dispatch_loss": dispatch_loss(rows, picked),
     }
+
+
+def dispatch_loss(rows: Sequence[Row], picked: Mapping[Shape, str]) -> float:
+    """By how much the form picked for a shape is slower than the better one, less one; NaN where a time is missing."""
+    seconds = {(row.shape, row.form): row.seconds for row in rows}
+
+    def loss(shape: Shape) -> float:
+        absorbed, expanded = (seconds.get((shape, form), NAN) for form in ("absorbed", "expanded"))
+        # NaN spreads through a sum but not through min.
+        return seconds.get((shape, picked[shape]), NAN) / (min(absorbed, expanded) + 0 * (absorbed + expanded)) - 1
+
+    return _worst(max, [loss(shape) for shape in picked])
 
 
 def counts(rows: Sequence[Row]) -> dict[str, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.contracts import Availability, Json
 from harness.errors import NotAvailable, OptionError, nearest
-from harness.probes.kernel_bench import Bench, Case, Crossing, Dtype, Error, Shape
+from harness.probes.kernel_bench import Bench, Case, Compile, Crossing, Dtype, Error, Shape
 from models.config import LatentSizes, TransformerConfig
 from models.kernels import forms, variants
 from models.kernels.chunk import Setting
@@ -78,23 +79,32 @@ class LatentAttentionBench(Bench):
             False, f"Triton kernels do not run on {self.device}", "set TRITON_INTERPRET=1 to check them"
         )
 
-    def chosen(self, shape: Shape) -> str:
+    def chosen(self, shape: Shape, crossings: Sequence[Crossing] = ()) -> str:
         """What `attention: auto` runs."""
-        return self._choose("auto", shape).name
+        return self._choose("auto", shape, thresholds=self._thresholds(crossings) if crossings else None).name
 
-    def _choose(self, form: str, shape: Shape, strict: bool = False) -> forms.Form:
+    def _choose(
+        self, form: str, shape: Shape, strict: bool = False, thresholds: list[forms.Threshold] | None = None
+    ) -> forms.Form:
         w = self.widths
         return forms.choose(
             form, self.device, self.dtype, shape.batch, shape.queries, shape.keys, w.heads, w.latent, w.d_v,
-            strict=strict,
+            strict=strict, thresholds=thresholds,
         )  # fmt: skip
+
+    def _thresholds(self, crossings: Sequence[Crossing]) -> list[forms.Threshold]:
+        heads, sizes, dtype = self._measured
+        return [forms.Threshold(c.keys, c.queries, heads, sizes, dtype, c.variant) for c in crossings]
+
+    @property
+    def _measured(self) -> tuple[int, tuple[int, int, int, int], str]:
+        w = self.widths
+        return w.heads, (w.d_c, w.d_nope, w.d_rope, w.d_v), self.dtype
 
     def keep(self, crossings: Sequence[Crossing], flops: float, moved: float) -> str:
         """Into the tuning file, in place of what stood there for this device, dtype and widths."""
-        w, name = self.widths, forms.device_name(self.device)
-        sizes = (w.d_c, w.d_nope, w.d_rope, w.d_v)
-        others = [t for t in forms.read_thresholds(name) if (t.heads, t.sizes, t.dtype) != (w.heads, sizes, self.dtype)]
-        new = [forms.Threshold(c.keys, c.queries, w.heads, sizes, self.dtype, c.variant) for c in crossings]
+        name, new = forms.device_name(self.device), self._thresholds(crossings)
+        others = [t for t in forms.read_thresholds(name) if (t.heads, t.sizes, t.dtype) != self._measured]
         forms.write_thresholds(name, [*others, *new], rates=(flops, moved))
         return f"{len(new)} crossings for {name}"
 
@@ -111,12 +121,12 @@ class LatentAttentionBench(Bench):
         for backend in ("cudnn", "flash", "efficient") if self.device.startswith("cuda") else ("auto",):
             yield self._dense(given, backend, call.dense())
 
-    def chunks(self, seed: int) -> Iterator[tuple[Shape, Case]]:
+    def chunks(self, seed: int, compile: Compile = "none") -> Iterator[tuple[Shape, Case]]:
         """The 1.3B model with these widths at 832 x 480: all passes of a chunk, dense and in both latent forms."""
         w, third = self.widths, self.widths.d_rope // 6
         latent = replace(w.latent, pairs=(w.d_rope // 2 - 2 * third, third, third))
         config = TransformerConfig(dim=w.heads * w.d_v, heads=w.heads, latent=latent)
-        return Setting(config, self.dtype, self.device, self._choose).cases(seed)
+        return Setting(config, self.dtype, self.device, self._choose, compile=compile).cases(seed)
 
     def _variants(self) -> list[variants.Variant]:
         arch: int | None = 80
@@ -148,7 +158,8 @@ class LatentAttentionBench(Bench):
         def check() -> Error:
             runner.workspace.poison()
             given.spoil()
-            return given.error(call())
+            with fresh_memory_is_nan() if form.name == "absorbed" else nullcontext():
+                return given.error(call())
 
         detail = {name: value for name, value in form.identity().items() if name != "form"}
         return self._case(name, work, call, check, detail)
@@ -170,7 +181,9 @@ class LatentAttentionBench(Bench):
             space.poison()
             return given.error(given.mapped(call()))
 
-        return self._case(f"absorbed:{variant.name}", work, call, check)
+        rows = given.q_nope.shape[1] * w.heads
+        default = variants.select(variant.arch, self.dtype, rows).name == variant.name
+        return self._case(f"absorbed:{variant.name}", work, call, check, {"default": default})
 
     def _expansion(self, given: Inputs, work: tuple[int, int]) -> Case:
         from models.kernels.expand import Workspace, expand
@@ -306,6 +319,26 @@ class Inputs:
         d_v = self.v_up.shape[1]
         for _ in range(2):
             torch.full((*self.q_nope.shape[:3], d_v), math.nan, dtype=self.q_nope.dtype, device=self.q_nope.device)
+
+
+@contextmanager
+def fresh_memory_is_nan() -> Iterator[None]:
+    """Have PyTorch fill all memory that it hands out without a value, so that an output nobody writes shows.
+
+    PyTorch does so in its deterministic mode alone, which here only warns: no operator is refused or exchanged.
+    """
+    import torch
+
+    memory: Any = torch.utils.deterministic
+    mode = torch.get_deterministic_debug_mode()
+    fill = memory.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("warn")
+    memory.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        memory.fill_uninitialized_memory = fill
 
 
 def _error(out: Tensor, exact: Tensor) -> Error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.contracts import Json
-from harness.probes.kernel_bench import Case, Dtype, Error, Shape
+from harness.contracts import Json, Spans
+from harness.errors import NotAvailable
+from harness.probes.kernel_bench import Case, Compile, Dtype, Error, Shape
 from models import cost
 from models.config import TransformerConfig
 from models.kernels.forms import Form
@@ -18,6 +20,7 @@ from models.window import WindowPolicy
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from models.kernels.capture import Record
     from models.transformer import VideoTransformer
 
 LIMITS = {"bfloat16": 5e-2, "float16": 1e-2, "float32": 1e-4}
@@ -41,6 +44,7 @@ class Setting:
         config: sizes; its kind of attention is set by the form. grid: latent height and width.
         policy: window. chunk: latent frames. sampler: denoising steps.
         choose: form of latent attention by its name and shape.
+        compile: how the passes run, the same for every form. backend: of `torch.compile`.
     """
 
     config: TransformerConfig
@@ -51,6 +55,8 @@ class Setting:
     policy: WindowPolicy = WINDOW
     chunk: int = 3
     sampler: SamplerConfig = SamplerConfig()  # noqa: RUF009 (frozen)
+    compile: Compile = "none"
+    backend: str = "inductor"
 
     def cases(self, seed: int) -> Iterator[tuple[Shape, Case]]:
         """Dense, expanded and absorbed, with the same sizes, window, noise and steps."""
@@ -73,7 +79,7 @@ class Chunk:
         self.form = None if name == "dense" else setting.choose(name, self.shape)
         self.filling = -(-work.window // work.chunk)
         self._network: VideoTransformer | None = None
-        self._stream: Iterator[Tensor] | None = None
+        self._next: Callable[[], Tensor] | None = None
 
     def case(self) -> tuple[Shape, Case]:
         """For the probe. FLOPs are those that the form needs; bytes are the weights, once a pass."""
@@ -82,31 +88,68 @@ class Chunk:
         form = "expanded" if self.name == "dense" else self.name
         flops = cost.flops_per_chunk(self.config, setting.policy, work, steps, form)["total"]
         moved = cost.parameters(self.config) * ELEMENT[setting.dtype] * work.forwards
-        detail: dict[str, Json] = {"passes": work.forwards, "window_frames": work.window}
+        detail: dict[str, Json] = {
+            "passes": work.forwards,
+            "window_frames": work.window,
+            "layers": self.config.layers,
+            "compile": setting.compile,
+        }
         if self.form is not None:
             detail |= {key: value for key, value in self.form.identity().items() if key != "form"}
         limit = LIMITS[setting.dtype]
-        made = Case(f"chunk:{self.name}", float(flops), float(moved), self.next, self.check, limit, 4 * limit, detail)
+        made = Case(
+            f"chunk:{self.name}", float(flops), float(moved), self.next, self.check, limit, 4 * limit, detail,
+            staged=self.staged if setting.compile == "none" else None,
+            compiled=_compiled_graphs if setting.compile == "blocks" else None,
+        )  # fmt: skip
         return self.shape, made
 
     def next(self) -> Tensor:
-        """One more chunk, [1, chunk, C, H, W]."""
-        if self._stream is None:
-            self._stream = self._run(self._built(), self.setting.chunk * ENDLESS)
-            for _ in range(self.filling):
-                next(self._stream)
-        return next(self._stream)
+        """One more chunk, [1, chunk, C, H, W], which may be overwritten when the window has gone round once more."""
+        if self._next is None:
+            self._next = self._steady(self._built())
+        return self._next()
+
+    def staged(self, spans: Spans) -> Tensor:
+        """`next`, with its steps named."""
+        from models.kernels.stages import named
+
+        with named(spans):
+            return self.next()
+
+    def _steady(self, network: VideoTransformer) -> Callable[[], Tensor]:
+        """What makes chunk after chunk of a window that is full."""
+        if self.setting.compile != "graph":
+            return self._filled(network)
+        from models.kernels import capture
+
+        record, period = recorder(self.setting.device), self._period()
+        return capture.Phases(self._filled(network, period), period, record).next
+
+    def _period(self) -> int:
+        from models.kernels import capture
+
+        return capture.period(self.setting.policy, self.setting.chunk)
+
+    def _filled(self, network: VideoTransformer, more: int = 0) -> Callable[[], Tensor]:
+        """Chunks on their own past, the first of a full window and `more` of them made already."""
+        stream = self._run(network, self.setting.chunk * ENDLESS)
+        for _ in range(self.filling + more):
+            next(stream)
+        return stream.__next__
 
     def check(self) -> Error:
         """A chunk over a full window against the same weights in float64, latent attention by its equations.
 
-        Both are made on the past of the latter, so that the chunk's own passes are judged and not those before.
+        Both are made on the past of the latter, so that the chunk's own passes are judged and not those before. Of
+        recorded chunks the repeated ones are judged as well, by chunks that are launched one by one.
         """
         import torch
 
         from models.transformer import VideoTransformer
 
         network, frames = self._built(), self.setting.chunk * (self.filling + 1)
+        repeated = self._repeated(network) if self.setting.compile == "graph" else Error(0.0, 0.0)
         with torch.device(self.setting.device):
             exact = VideoTransformer(self.config).double().eval().requires_grad_(False)
         exact.load_state_dict(network.state_dict())
@@ -115,16 +158,45 @@ class Chunk:
         del exact
         made = torch.cat(list(self._run(network, frames, truth)), 1)
         last = slice(frames - self.setting.chunk, None)
-        return _error(made[:, last].double(), truth[:, last].double())
+        found = _error(made[:, last].double(), truth[:, last].double())
+        return Error(max(found.relative, repeated.relative), max(found.worst_row, repeated.worst_row))
+
+    def _repeated(self, network: VideoTransformer) -> Error:
+        """The worst error of the chunks of three times round.
+
+        Infinite where one lies as far from what it should be as half of the way to the chunk before: the past changes
+        the chunks of a random network so little that one made on a wrong past would pass for rounded.
+        """
+        recorded, period = self._steady(network), self._period()
+        launched = self._filled(network, period)
+        before, found = None, list[Error]()
+        for _ in range(3 * period):
+            made, truth = recorded().double(), launched().double()
+            found.append(_error(made, truth))
+            if before is not None and (made - truth).norm() > (truth - before).norm() / 2:
+                found.append(Error(math.inf, math.inf))
+            before = truth
+        return Error(max(e.relative for e in found), max(e.worst_row for e in found))
 
     def _built(self) -> VideoTransformer:
         from models.build import build
         from models.kernels.dispatch import Attention
 
+        if self.setting.compile == "graph":
+            recorder(self.setting.device)
         if self._network is None:
             network = build(self.config, None, self.setting.dtype, self.setting.device).eval().requires_grad_(False)
             if self.form is not None:
                 network.use_form(Attention(self.form, strict=self.form.engine == "triton"))
+            if self.setting.compile == "blocks":
+                from models.attention.latent import LatentAttention
+                from models.kernels import capture
+
+                # The absorbed maps are made at first use, which would be a second thing to compile.
+                for layer in network.modules() if self.name == "absorbed" else ():
+                    if isinstance(layer, LatentAttention):
+                        layer.absorb()
+                capture.compile_blocks(network, self.setting.backend)
             self._network = network
         return self._network
 
@@ -149,7 +221,28 @@ class Chunk:
             prompt = network.prompt(normal(1, config.text_tokens, config.text_width))
         grid = Grid(setting.grid[0] // config.patch[1], setting.grid[1] // config.patch[2])
         rollout = Rollout(network, setting.policy, setting.chunk, setting.sampler, grid)
+        if setting.compile == "graph":
+            # Recording stops at a table that is copied from the host; of each phase there are the window's and the
+            # chunk's own.
+            rollout.cache.table.kept = max(rollout.cache.table.kept, 2 * self._period())
         return rollout.run(noise, prompt, frames, history=None if past is None else past.to(kind))
+
+
+def recorder(device: str) -> Record:
+    """What records launches on `device`. Raises `NotAvailable` for all but CUDA."""
+    if not device.startswith("cuda"):
+        raise NotAvailable(f"CUDA graphs need a CUDA device, not {device}", "use compile: none or blocks")
+    import torch
+
+    from models.kernels import capture
+
+    return partial(capture.cuda_graph, device=torch.device(device))
+
+
+def _compiled_graphs() -> int:
+    from models.kernels import capture
+
+    return capture.compiled_graphs()
 
 
 @dataclass(frozen=True, slots=True)

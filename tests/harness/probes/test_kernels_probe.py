@@ -14,6 +14,7 @@ from harness.contracts import Availability, Workload
 from harness.errors import NotAvailable, OptionError, RegistryError
 from harness.execute import local
 from harness.plan import make
+from harness.probes.clock import ClockFault
 from harness.probes.kernel_bench import Bench, Case, Crossing, Error, Shape, find
 from harness.probes.kernels import Ceilings, Kernels, Row, crossings_of, summary
 from harness.records import RecordFile, load_run
@@ -60,13 +61,13 @@ class Sleeps(Bench):
         yield Case("too fast", 1e18, 1.0, takes(fast), off(1e-3), 4e-3, 1e-2)
         yield Case("too much", 1.0, 1e18, takes(fast), off(1e-3), 4e-3, 1e-2)
 
-    def chunks(self, seed):
+    def chunks(self, seed, compile="none"):
         for form, relative in (("dense", 1e-2), ("expanded", 9e-2), ("absorbed", 1e-2)):
             case = Case(f"chunk:{form}", 1e6, 1.0, lambda: time.sleep(0.002), lambda e=relative: Error(e, e), 5e-2, 0.2)
             yield Shape(1, 9, 21), case
 
-    def chosen(self, shape):
-        return "absorbed"
+    def chosen(self, shape, crossings=()):
+        return "absorbed" if not crossings or shape.queries <= crossings[0].queries else "expanded"
 
     def keep(self, crossings, flops, moved):
         raise AssertionError("rows failed, so nothing is to be kept")
@@ -123,35 +124,6 @@ def test_whole_chunks_are_checked_and_timed_on_request():
     assert [keys for keys, *_ in found.notes["crossings"]] == [7]
 
 
-def test_without_the_request_there_are_no_chunks(found):
-    assert not rows(found, "chunk:dense")
-    assert math.isnan(found.values["chunk_dense_share"])
-
-
-def test_what_does_not_run_here_is_no_failure(found):
-    assert all(row["missing"] == "no such backend" and row["cold"] is None for row in rows(found, "dense:b"))
-    assert found.values["missing_rows"] == 2
-    assert found.values["failed_rows"] == 2 * 6
-    assert found.values["rows"] == 2 * 11
-    assert found.values["worst_error"] == 2e-3
-
-
-def test_ratios_and_the_loss_of_dispatch(found):
-    assert 0.6 < found.values["expanded_over_dense"] < 1.6
-    assert found.values["absorbed_over_expanded"] < 0.7
-    assert found.values["dispatch_loss"] > 0.5
-    assert math.isnan(found.values["absorbed_long_share"])
-    assert found.values["absorbed_short_share"] > 0
-    assert found.values["matmul_flops"] > 1e6
-    assert found.values["copy_bytes"] > 1e6
-
-
-def test_what_failed_keeps_dispatch_as_it_was(found):
-    assert found.notes["crossings"][0][0] == 7
-    assert 50 <= found.notes["crossings"][0][1] < 200
-    assert "kept" not in found.notes
-
-
 class Sound(Sleeps):
     """Without the forms that fail."""
 
@@ -165,6 +137,162 @@ class Sound(Sleeps):
         return "kept"
 
 
+class Chunks(Sound):
+    """One chunk whose host returns long before it is done, with a step inside another, and one that goes on compiling.
+
+    The seconds of the steps are those of the sleeps in them.
+    """
+
+    asked: list[str] = []  # noqa: RUF012 - one measurement alone writes to it
+
+    def chunks(self, seed, compile="none"):
+        self.asked.append(compile)
+
+        def staged(spans):
+            with spans("outer"):
+                time.sleep(0.002)
+                with spans("inner"):
+                    time.sleep(0.004)
+            with spans("inner"):
+                time.sleep(0.004)
+
+        graphs = iter(range(1000))
+        sound = (lambda: time.sleep(0.002), lambda: Error(1e-2, 1e-2), 5e-2, 0.2)
+        yield Shape(1, 9, 21), Case("chunk:dense", 1e6, 1.0, *sound, staged=staged, compiled=lambda: 7)
+        yield Shape(1, 9, 21), Case("chunk:expanded", 1e6, 1.0, *sound, compiled=lambda: next(graphs))
+
+
+def test_a_chunk_says_where_its_time_goes_and_no_time_holds_a_compilation():
+    options = Kernels.schema(queries=(50,), chunk=True, compile="blocks", **SMALL)
+    found = Kernels(options, Chunks).measure(None, NOTHING)
+    assert Chunks.asked == ["blocks"]
+    (dense,), (expanded,) = rows(found, "chunk:dense"), rows(found, "chunk:expanded")
+    account = dense["account"]
+    assert 0.002 <= account["host_s"] <= account["whole_s"]
+    assert account["scalar_reads"] == 0
+    assert 0.002 <= account["stages_s"]["outer"] < 0.004
+    assert account["stages_s"]["inner"] >= 0.008
+    assert account["stages_s"]["rest"] < 0.002
+    assert expanded["fault"] == "1 graphs were compiled while it was timed"
+    assert "account" not in expanded
+    assert (expanded["cold"], expanded["warm"]) == (None, None)
+    assert not [row for row in rows(found, "absorbed") if "account" in row]
+
+
+def test_only_chunks_are_compiled():
+    with pytest.raises(ValueError, match="compile: graph says how whole chunks run; set chunk: true"):
+        Kernels.schema(compile="graph")
+
+
+def test_graphs_without_a_device_are_missing_by_name(monkeypatch):
+    """The family's own refusal, as the probe shows it."""
+    options = Kernels.schema(queries=(50,), chunk=True, compile="graph", **{**SMALL, "timed": False})
+    real = find("latent-attention")("float32", {"heads": 2}, "cpu")
+
+    class Small(Sound):
+        def chunks(self, seed, compile="none"):
+            return real.chunks(seed, compile)
+
+    found = Kernels(options, Small).measure(None, NOTHING)
+    for form in ("chunk:dense", "chunk:expanded", "chunk:absorbed"):
+        assert [row["missing"] for row in rows(found, form)] == ["CUDA graphs need a CUDA device, not cpu"]
+    assert found.values["failed_rows"] == 0
+
+
+def test_without_the_request_there_are_no_chunks(found):
+    assert not rows(found, "chunk:dense")
+    assert math.isnan(found.values["chunk_dense_share"])
+
+
+def test_what_does_not_run_here_is_no_failure(found):
+    assert all(row["missing"] == "no such backend" and row["cold"] is None for row in rows(found, "dense:b"))
+    assert found.values["missing_rows"] == 2
+    assert found.values["failed_rows"] == 2 * 6
+    assert found.values["rows"] == 2 * 11
+    assert found.values["worst_error"] == 2e-3
+
+
+class Errors(Sleeps):
+    """Errors of every kind that compilers and devices raise, in a check, in a timed call and among the inputs."""
+
+    def cases(self, shape, seed):
+        def fails(error, after=0):
+            calls = iter(range(after))
+
+            def call():
+                if next(calls, None) is None:
+                    raise error
+                return Error(1e-3, 1e-3)
+
+            return call
+
+        class CompilerError(Exception):
+            pass
+
+        good = fails(AssertionError(), after=10**6)
+        yield Case("check", 1.0, 1.0, good, fails(RuntimeError("CUDA out of memory.\nTried to allocate")), 4e-3, 1e-2)
+        yield Case("compiler", 1.0, 1.0, good, fails(CompilerError("out of resource: shared memory")), 4e-3, 1e-2)
+        yield Case("option", 1.0, 1.0, good, fails(OptionError("cos does not start on a boundary")), 4e-3, 1e-2)
+        yield Case("timed", 1.0, 1.0, fails(RuntimeError("launch failed"), after=30), good, 4e-3, 1e-2)
+        yield Case("timed, missing", 1.0, 1.0, fails(NotAvailable("not here"), after=30), good, 4e-3, 1e-2)
+        yield Case("sound", 1.0, 1.0, good, good, 4e-3, 1e-2)
+        if shape.queries == 50:
+            raise RuntimeError("no memory for the next inputs")
+
+    def chosen(self, shape, crossings=()):
+        return "absorbed"
+
+
+def test_an_error_costs_its_row_and_no_other():
+    found = Kernels(Kernels.schema(queries=(50, 200), **SMALL), Errors).measure(None, NOTHING)
+    words = {
+        "check": "RuntimeError: CUDA out of memory.",
+        "compiler": "CompilerError: out of resource: shared memory",
+        "option": "OptionError: cos does not start on a boundary",
+        "timed": "RuntimeError: launch failed",
+    }
+    for form, fault in words.items():
+        assert [row["fault"] for row in rows(found, form)] == [fault] * 2
+    for form in (*words, "timed, missing"):
+        assert all((row["cold"], row["warm"], row["graph"]) == (None, None, None) for row in rows(found, form))
+    assert [row["missing"] for row in rows(found, "timed, missing")] == ["not here"] * 2
+    assert all(row["cold"]["samples"] for row in rows(found, "sound"))
+    assert [row["fault"] for row in rows(found, "inputs")] == ["RuntimeError: no memory for the next inputs"]
+    assert found.values["rows"] == 2 * 6 + 1
+    assert found.values["failed_rows"] == 2 * 4 + 1
+
+
+def test_a_clock_that_runs_backwards_ends_the_measurement():
+    class Backwards(Sleeps):
+        def cases(self, shape, seed):
+            def call():
+                raise ClockFault("the host clock went backwards", "use another")
+
+            yield Case("absorbed", 1.0, 1.0, call, lambda: Error(0.0, 0.0), 4e-3, 1e-2)
+
+    with pytest.raises(ClockFault):
+        Kernels(Kernels.schema(queries=(50,), **SMALL), Backwards).measure(None, NOTHING)
+
+
+def test_ratios_and_the_loss_of_dispatch(found):
+    assert 0.6 < found.values["expanded_over_dense"] < 1.6
+    assert found.values["absorbed_over_expanded"] < 0.7
+    # Before, it absorbs everything; with the crossing found between them it takes the better form at both.
+    assert found.values["dispatch_loss"] > 0.5
+    assert found.values["dispatch_loss_measured"] == 0
+    assert list(found.notes["dispatch_measured"].values()) == ["absorbed", "expanded"]
+    assert math.isnan(found.values["absorbed_long_share"])
+    assert found.values["absorbed_short_share"] > 0
+    assert found.values["matmul_flops"] > 1e6
+    assert found.values["copy_bytes"] > 1e6
+
+
+def test_what_failed_keeps_dispatch_as_it_was(found):
+    assert found.notes["crossings"][0][0] == 7
+    assert 50 <= found.notes["crossings"][0][1] < 200
+    assert "kept" not in found.notes
+
+
 def test_what_passed_is_handed_to_dispatch_when_nothing_else_ran(monkeypatch):
     monkeypatch.setattr("harness.probes.device.CONTENDED_CORES", 1e9)
     options = {"queries": (50, 200), **SMALL}
@@ -176,8 +304,8 @@ def test_what_passed_is_handed_to_dispatch_when_nothing_else_ran(monkeypatch):
     assert "kept" not in Kernels(Kernels.schema(**options), Sound).measure(None, NOTHING).notes
 
 
-def row(queries, form, seconds, keys=7, batch=1):
-    return Row(Shape(batch, queries, keys), form, 1.0, 1.0, {}, cold=[seconds])
+def row(queries, form, seconds, keys=7, batch=1, **detail):
+    return Row(Shape(batch, queries, keys), form, 1.0, 1.0, detail, cold=[seconds])
 
 
 def test_crossings_between_measured_numbers_of_queries():
@@ -197,6 +325,15 @@ def test_crossings_between_measured_numbers_of_queries():
     assert crossings_of([*made, *kernels]) == [Crossing(7, 128, "y")]
 
 
+def test_the_default_kernel_is_judged_beside_the_best_one():
+    """One FLOP in 2 s and in 4 s on a device that does one in 1 s."""
+    made = [row(q, f"absorbed:{name}", s * q / 64, default=name == "y") for q in (64, 2048) for name, s in
+            (("x", 2.0), ("y", 4.0))]  # fmt: skip
+    found = summary(made, Ceilings(1.0, 1.0), {})
+    assert (found["absorbed_short_share"], found["default_short_share"]) == (0.5, 0.25)
+    assert (found["absorbed_long_share"], found["default_long_share"]) == (0.5 / 32, 0.25 / 32)
+
+
 def test_a_target_without_all_its_rows_is_not_met():
     shape = Shape(1, 64, 7)
     whole = summary([row(64, "absorbed", 1.0), row(64, "expanded", 2.0)], Ceilings(10.0, 10.0), {shape: "expanded"})
@@ -208,7 +345,7 @@ def test_a_target_without_all_its_rows_is_not_met():
 
 def test_without_a_device_nothing_is_measured(tmp_path):
     plan = make(suite.load(SUITE), "cpu")
-    assert len(plan.units) == 2
+    assert len(plan.units) == 4
     local.run(plan, tmp_path / "run")
     record = next(iter(RecordFile(tmp_path / "run" / "records.jsonl").records()))
     assert (record.status, dict(record.values)) == ("skipped", {})

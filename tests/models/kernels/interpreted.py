@@ -20,9 +20,11 @@ from harness.probes.kernel_bench import Shape
 from harness.probes.kernels import Kernels
 from models.attention.reference import absorbed_attention, latent_attention, rotate
 from models.cache import Grid, StreamCache
+from models.config import LatentSizes, TransformerConfig
 from models.kernels import dispatch, expand, variants
 from models.kernels import latent_attention as kernels
 from models.kernels.bench import LatentAttentionBench
+from models.kernels.chunk import Chunk, Setting
 from models.kernels.forms import Form
 from models.kernels.variants import Variant
 from models.rope import RotaryTable, Rotation
@@ -312,17 +314,37 @@ def test_the_probe_in_float16() -> None:
     assert found.values["rows"] == 4 * 5
 
 
-def test_a_kernel_that_writes_nothing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = kernels._launch, []
+@pytest.mark.parametrize("form", ["absorbed:sm80-float32-32x16", "absorbed"])
+def test_a_kernel_that_writes_nothing_is_found_out(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, writes = kernels._launch, True
 
-    def first_call_only(*arguments: Any) -> None:
-        calls.append(arguments)
-        if len(calls) == 1:
+    def launch(*arguments: Any) -> None:
+        if writes:
             real(*arguments)
 
+    monkeypatch.setattr(kernels, "_launch", launch)
     case = next(c for c in LatentAttentionBench("float32", TINY["sizes"], "cpu").cases(Shape(1, 3, 20), 0)
-                if c.form == "absorbed:sm80-float32-32x16")  # fmt: skip
+                if c.form == form)  # fmt: skip
     assert case.check().relative < 1e-5
-    monkeypatch.setattr(kernels, "_launch", first_call_only)
+    writes = False
+    # What an earlier call left in memory is the right answer.
+    case.call()
     assert case.check().relative == float("inf")
-    assert len(calls) == 2
+
+
+LATENT = LatentSizes(d_c=32, d_q=24, d_nope=16, d_rope=16, pairs=(4, 2, 2))
+CONFIG = TransformerConfig(dim=64, heads=2, layers=2, ffn=64, text_width=16, text_tokens=8, latent=LATENT)
+
+
+@slow
+@pytest.mark.parametrize("form", ["expanded", "absorbed"])
+def test_a_whole_chunk_through_cache_and_kernels(form: str) -> None:
+    """Writing, rotating and attending in the network itself, by the kernels alone, against float64."""
+
+    def choose(name: str, shape: object) -> Form:
+        return Form(name, "triton")  # type: ignore[arg-type]
+
+    made = Chunk(Setting(CONFIG, "float32", "cpu", choose, grid=(6, 8)), form, 0)
+    error = made.check()
+    assert error.relative <= 1e-5
+    assert made._built().blocks[0].self_attn.runner.strict

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from harness.probes.clock import Clock
+from harness.probes.kernel_account import account, count_operators
 from models.config import LatentSizes, TransformerConfig
 from models.kernels import chunk, forms
 from models.kernels.bench import LatentAttentionBench
 from models.kernels.chunk import Chunk, Setting
+from models.transformer import Block
 
 LATENT = LatentSizes(d_c=16, d_q=24, d_nope=16, d_rope=8, pairs=(2, 1, 1))
 CONFIG = TransformerConfig(dim=48, heads=2, layers=2, ffn=64, text_width=16, text_tokens=8, latent=LATENT)
@@ -48,6 +55,64 @@ def test_all_passes_are_counted() -> None:
     rest = 4 * q * dim * 64 + 2 * (256 * dim + 7 * dim**2)
     assert dense.flops == 5 * (layers * block + rest)
     assert dense.detail["passes"] == 5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["dense", "expanded", "absorbed"])
+def test_no_pass_waits_for_a_number_and_its_calls_are_counted(name: str, dtype: str) -> None:
+    """Operators a pass and block, from two depths; the rest of a chunk is what both have."""
+    counted = {}
+    for layers in (2, 3):
+        made = Chunk(replace(setting(dtype), config=replace(CONFIG, layers=layers)), name, 0)
+        made.next()
+        found = count_operators(made.next)
+        assert found.scalar_reads == 0
+        counted[layers] = found.operators
+    assert 5 * 30 < counted[3] - counted[2] <= 5 * 90
+    assert counted[2] - 2 * (counted[3] - counted[2]) <= 5 * 40
+
+
+def test_a_number_that_the_host_waits_for_is_seen() -> None:
+    assert count_operators(lambda: float(torch.ones(3).sum())).scalar_reads == 1
+    # ones, add, and three views.
+    assert count_operators(lambda: (torch.ones(4, 2) + 1)[1:].t().view(2, 3)).operators == 2
+
+
+@pytest.mark.parametrize("name", ["dense", "expanded", "absorbed"])
+def test_the_account_of_a_chunk_names_its_steps(name: str) -> None:
+    made = Chunk(setting(), name, 0)
+    plain = Block._gated
+    found = account(Clock("cpu"), made.case()[1])
+    assert Block._gated is plain
+    assert F.linear is nn.functional.linear
+    assert 0 < found["host_s"] <= found["whole_s"]
+    assert "launches" not in found
+    stages = found["stages_s"]
+    assert isinstance(stages, dict)
+    steps = {"rest", "rope", "projections", "modulation", "norms", "activation", "cache_writes", "attention"}
+    assert set(stages) == steps | ({"expansion"} if name == "expanded" else set())
+    assert all(seconds > 0 for seconds in stages.values())
+
+
+def test_steps_are_named_once_for_each_block_and_pass_and_only_while_asked() -> None:
+    made = Chunk(setting(), "dense", 0)
+    made.next()
+    named: list[str] = []
+
+    @contextmanager
+    def spans(stage: str) -> Iterator[None]:
+        named.append(stage)
+        yield
+
+    made.staged(spans)
+    # Two layers, five passes: two modulated norms and two gates, self- and cross-attention, one write a run of slots.
+    assert named.count("modulation") == 2 * 5 * 4
+    assert named.count("attention") == 2 * 5 * 2
+    assert named.count("cache_writes") == 2 * 5
+    # q, k, v, o and cross-attention's q and o, two of the feed-forward; patches, head, two of the time and its map.
+    assert named.count("projections") == 5 * (2 * 8 + 5)
+    made.next()
+    assert named.count("cache_writes") == 2 * 5
 
 
 @pytest.mark.parametrize("form", ["expanded", "absorbed"])
