@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.attention.context import Context
+from models.attention.context import Context, Kernel
 from models.kernels.dense import attend_with_preferred
 from models.owned import over
 
@@ -29,10 +29,25 @@ class RMSNorm(nn.Module):
         return normed.to(x.dtype).mul_(self.weight)
 
 
-def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v with heads on the third axis: [B, L, H, d] to [B, L, H * d_v]."""
+def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, strict: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v with heads on the third axis: [B, L, H, d] to [B, L, H * d_v].
+
+    With `strict` by the preferred backend or by none, which raises `NotAvailable`.
+    """
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    return attend_with_preferred(q, k, v, q.shape[-1] ** -0.5).transpose(1, 2).flatten(2)
+    return attend_with_preferred(q, k, v, q.shape[-1] ** -0.5, strict).transpose(1, 2).flatten(2)
+
+
+def by_preferred_alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`scaled_dot_product`, strict."""
+    return scaled_dot_product(query, key, value, strict=True)
+
+
+def insist(network: nn.Module) -> None:
+    """Have every dense attention of `network`, to the prompt as well, run by the preferred backend or not at all."""
+    for module in network.modules():
+        if isinstance(module, DenseAttention | CrossAttention):
+            module.kernel = by_preferred_alone
 
 
 class DenseAttention(nn.Module):
@@ -43,13 +58,14 @@ class DenseAttention(nn.Module):
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+        self.kernel: Kernel = scaled_dot_product
 
     def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
         """Attend from `x` [B, L, dim] to what `context` shows it."""
         heads = (*x.shape[:2], self.heads, -1)
         query = self.norm_q(self.q(x)).view(heads)
         key = self.norm_k(self.k(x)).view(heads)
-        out: Tensor = self.o(context.attend(layer, query, key, self.v(x).view(heads), scaled_dot_product))
+        out: Tensor = self.o(context.attend(layer, query, key, self.v(x).view(heads), self.kernel))
         return out
 
 
@@ -61,6 +77,7 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+        self.kernel: Kernel = scaled_dot_product
 
     def keys(self, text: Tensor) -> TextKeys:
         """Keys and values of `text` [B, tokens, dim]."""
@@ -70,5 +87,5 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         """Attend from `x` [B, L, dim] to the prompt."""
         query = self.norm_q(self.q(x)).view(*x.shape[:2], self.heads, -1)
-        out: Tensor = self.o(scaled_dot_product(query, *text))
+        out: Tensor = self.o(self.kernel(query, *text))
         return out

@@ -179,6 +179,7 @@ class Chunk:
         return Error(max(e.relative for e in found), max(e.worst_row for e in found))
 
     def _built(self) -> VideoTransformer:
+        from models.attention.dense import insist
         from models.build import build
         from models.kernels.dispatch import Attention
 
@@ -186,6 +187,7 @@ class Chunk:
             recorder(self.setting.device)
         if self._network is None:
             network = build(self.config, None, self.setting.dtype, self.setting.device).eval().requires_grad_(False)
+            insist(network)
             if self.form is not None:
                 network.use_form(Attention(self.form, strict=self.form.engine == "triton"))
             if self.setting.compile == "blocks":

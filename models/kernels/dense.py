@@ -34,15 +34,21 @@ def say_once(line: str) -> None:
         log.warning(line)
 
 
-def attend_with_preferred(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def attend_with_preferred(q: Tensor, k: Tensor, v: Tensor, scale: float, strict: bool = False) -> Tensor:
     """`attend` with the backend that every arm on this kind of device and dtype asks for, so that arms compare.
 
-    Where that one does not run, PyTorch's own choice does, and a line says so.
+    Where that one does not run, PyTorch's own choice does, and a line says so; with `strict`, for measurements and
+    records that name the backend, `NotAvailable` is raised instead.
     """
     backend = preferred_backend(q.device.type, str(q.dtype).removeprefix("torch."))
     try:
         return attend(q, k, v, scale, backend)
     except NotAvailable as error:
+        if strict:
+            raise NotAvailable(
+                f"dense attention would leave the backend to PyTorch: {error.message}",
+                "a record names the backend that ran; choose another dtype, whose backend may run here",
+            ) from error
         say_once(f"dense attention leaves the backend to PyTorch: {error.message}")
         return attend(q, k, v, scale)
 

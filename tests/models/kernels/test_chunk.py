@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from harness.errors import NotAvailable
 from harness.probes.clock import Clock
 from harness.probes.kernel_account import account, count_operators
 from models.config import LatentSizes, TransformerConfig
-from models.kernels import chunk, forms
+from models.kernels import chunk, dense, forms
 from models.kernels.bench import LatentAttentionBench
 from models.kernels.chunk import Chunk, Setting
 from models.transformer import Block
@@ -143,3 +144,13 @@ def test_the_family_offers_the_full_size_chunk_without_building_it() -> None:
     # 30 layers, 5 passes: 314 GFLOP of dense attention, 510 absorbed, 11.3 to rebuild (facts of the sizes alone).
     assert dense > 150 * 314e9
     assert absorbed - expanded > 150 * 150e9
+
+
+@pytest.mark.parametrize("name", ["dense", "expanded", "absorbed"])
+def test_no_arm_is_measured_with_another_backend_than_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention to the prompt is dense in every arm."""
+    monkeypatch.setattr(dense, "preferred_backend", lambda device, dtype: "cudnn")
+    made = Chunk(setting(), name, 0)
+    for call in (made.check, made.next):
+        with pytest.raises(NotAvailable, match="attention backend cudnn does not run here"):
+            call()

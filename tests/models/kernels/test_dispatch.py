@@ -171,3 +171,18 @@ def test_backends() -> None:
         dense.attend(q, k, v, 8**-0.5, "cudnn")
     with pytest.raises(OptionError, match="unknown attention backend 'fast'"):
         dense.attend(q, k, v, 8**-0.5, "fast")
+
+
+def test_a_refused_backend_is_left_with_a_line_but_never_where_it_is_insisted_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A CPU has no cuDNN attention."""
+    monkeypatch.setattr(dense, "preferred_backend", lambda device, dtype: "cudnn")
+    monkeypatch.setattr(dense, "_said", set())
+    q, k, v = (torch.randn(1, 2, 5, 8, dtype=torch.float64) for _ in range(3))
+    with caplog.at_level(logging.WARNING):
+        out = dense.attend_with_preferred(q, k, v, 8**-0.5)
+    assert torch.equal(out, dense.attend(q, k, v, 8**-0.5))
+    assert "leaves the backend to PyTorch" in caplog.text
+    with pytest.raises(NotAvailable, match="would leave the backend to PyTorch: attention backend cudnn"):
+        dense.attend_with_preferred(q, k, v, 8**-0.5, strict=True)
