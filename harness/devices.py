@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import importlib.util
 import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -56,6 +59,20 @@ def resolve(device: str) -> str:
     if device.startswith("cuda") and not cuda_devices():
         raise NotAvailable("no CUDA device that torch can use", "--set device=cpu, or install torch built for CUDA")
     return device
+
+
+def give_back(device: str) -> None:
+    """Hand memory that nothing uses any more back to `device` and to the system, for whoever measures next.
+
+    torch's CUDA allocator and the C library keep freed blocks for themselves otherwise. Imports no torch.
+    """
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    # glibc alone has malloc_trim; elsewhere freed memory stays with the allocator.
+    with suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def describe(device: str) -> dict[str, Json]:

@@ -1,8 +1,9 @@
-"""Runs a plan on this machine: each model loaded once, its clips scored as they come, its measurements alone.
+"""Runs a plan on this machine: each model loaded once for its clips, and anew for every measurement.
 
-For every arm: generate the clips, each scored while it is fresh; then free the metrics and measure the model, which
-then has the device to itself; then unload it. While the model makes a clip, the one before is encoded, brought to the
-disk and recorded by another thread; its scores follow before the next clip starts.
+For every arm: generate the clips, each scored while it is fresh; then free metrics and model, and measure: each
+measurement begins on a device that holds nothing of this run, and loads a model that has made no clip (rule T1). While
+a model makes a clip, the one before is encoded, brought to the disk and recorded by another thread; its scores follow
+before the next clip starts.
 """
 
 from __future__ import annotations
@@ -207,8 +208,13 @@ class _Job:
                 load=partial(self.models.get, arm),
                 plugins=tuple(registry.plugin_files),
             )
+
+        def work() -> units.Result:
+            self.models.renew(arm)
+            return units.measure(unit, subject, self.plan.device)
+
         self.scorers.close()
-        self._write(units.attempt(unit, self.setting, partial(units.measure, unit, subject, self.plan.device)))
+        self._write(units.attempt(unit, self.setting, work))
 
     # -------------------------------------------------------------------------------- the records
 
@@ -288,6 +294,7 @@ class _Models:
         self._label: str | None = None
         self._model: VideoModel | None = None
         self._fault: BaseException | None = None
+        self._imported: set[str] = set()
 
     def get(self, arm: Arm) -> VideoModel:
         """The model of `arm`, loaded on first use. Raises what loading raised."""
@@ -304,9 +311,26 @@ class _Models:
                 self._fault = fault
                 raise
             self._model = model
+            self._imported.add(arm.label)
         if self._model is None:
             raise self._fault or RuntimeError("no model is loaded")
         return self._model
+
+    def renew(self, arm: Arm | None) -> None:
+        """Free the model and its memory, so that a measurement loads its own and begins with an empty device.
+
+        On a CPU memory is the whole process's, and modules that loading imports would pass for weights: an arm that
+        this process has not loaded yet is loaded once for them alone. A load that failed stays known, and is raised.
+        """
+        self._clear()
+        if arm is not None and self.device == "cpu" and arm.label not in self._imported:
+            self.get(arm)
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._model is not None:
+            self.unload()
+        devices.give_back(self.device)
 
     def unload(self) -> None:
         """Free the model, if one is loaded."""

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness import devices
@@ -54,3 +58,28 @@ def test_git_state_tells_commit_and_dirt_of_the_first_tracked_folder(tmp_path: P
     assert devices.git_state(outside, tmp_path / "code") == {"commit": commit, "dirty": False, "of": "suite"}
     (tmp_path / "code" / "a.py").write_text("2")
     assert devices.git_state(tmp_path / "code")["dirty"] is True
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+def test_memory_that_nothing_uses_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    devices.give_back("cpu")
+    before = resident()
+    # Blocks under the allocator's threshold for mapping stay with it when they are freed, below the last one in use.
+    blocks = [np.ones(64 << 10, dtype=np.uint8) for _ in range(1024)]
+    last = blocks[-1]
+    del blocks
+    devices.give_back("cpu")
+    assert last.any()
+    assert resident() - before < 8 << 20
+
+
+@pytest.mark.parametrize(("device", "emptied"), [("cuda", 1), ("cuda:1", 1), ("cpu", 0)])
+def test_the_allocator_of_the_device_is_emptied(monkeypatch: pytest.MonkeyPatch, device: str, emptied: int) -> None:
+    calls: list[str] = []
+    cuda = types.SimpleNamespace(is_initialized=lambda: True, empty_cache=lambda: calls.append("empty"))
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    devices.give_back(device)
+    assert len(calls) == emptied

@@ -1,11 +1,15 @@
 """Measurements on the one road: rounds that alternate, marks of doubt, ratios to the reference arm."""
 
+import sys
+
 import pytest
 from road import write
 
-from harness import suite
+from harness import registry, suite
 from harness.execute import local
 from harness.plan import make
+from harness.probes import batch_scaling
+from harness.probes.batch_child import Row
 from harness.records import RecordFile, load_run
 from harness.report import layout
 from harness.report.tables import build
@@ -75,3 +79,50 @@ def test_a_faulty_model_is_a_failed_record(fake, tmp_path):
     assert local.run(plan, tmp_path / "run").failed == 1
     record = next(iter(RecordFile(tmp_path / "run" / "records.jsonl").records()))
     assert "ignores the batch" in record.error["message"]
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+def test_every_measurement_of_an_arm_counts_its_weights(fake, tmp_path):
+    sizes, request = {"quick": 64 * MIB, "slow": 32 * MIB}, 16 * MIB
+    models = [
+        {"name": "fake/timed", "label": name, "options": {**FAST, "weight_bytes": size, "request_bytes": request}}
+        for name, size in sizes.items()
+    ]
+    section, lengths = body()["measure"][0], {9: 1, 12: 1, 15: 4}
+    measure = [{**section, "name": f"f{n}", "frames": n, "rounds": rounds} for n, rounds in lengths.items()]
+    clips = [{"name": "clips", "prompts": "p", "seeds": [0], "frames": 3}]
+    plan = planned(tmp_path, models=models, generate=clips, measure=measure, tables=[])
+    assert local.run(plan, tmp_path / "run").failed == 0
+    records = [r for r in RecordFile(tmp_path / "run" / "records.jsonl").records() if r.kind == "measure"]
+    assert len(records) == 12
+    for record in records:
+        weights = sizes[record.context["arm"]]
+        assert record.values["weight_bytes"] == pytest.approx(weights, rel=0.02)
+        assert record.values["peak_bytes"] == pytest.approx(weights + request, rel=0.02)
+
+
+def test_a_batch_size_has_the_device_to_itself(fake, tmp_path, monkeypatch):
+    live, seen = [], []
+    cls = registry.models.get("fake/timed")
+    load, unload = cls.load, cls.unload
+    monkeypatch.setattr(cls, "load", lambda self, device: (live.append(self), load(self, device)))
+    monkeypatch.setattr(cls, "unload", lambda self: (live.remove(self), unload(self)))
+    monkeypatch.setattr(
+        batch_scaling, "run_child", lambda job, timeout: seen.append(len(live)) or Row(job.batch, "ok", peak_bytes=1.0)
+    )
+    sections = [
+        {**body()["measure"][0], "rounds": 1},
+        {
+            "name": "fit",
+            "probe": "batch_scaling",
+            "options": {"budget_bytes": 64 * MIB, "max_batch": 2, "preload": []},
+            "prompts": "p",
+            "frames": 9,
+        },
+    ]
+    plan = planned(tmp_path, measure=sections)
+    assert local.run(plan, tmp_path / "run").failed == 0
+    assert seen == [0, 0, 0, 0]
