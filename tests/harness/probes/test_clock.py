@@ -1,5 +1,7 @@
 import gc
+import sys
 import time
+import types
 
 import pytest
 
@@ -106,3 +108,76 @@ def test_garbage_collection_waits_for_the_sample():
     with no_garbage_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+class FakeCuda:
+    """A stream that works by itself: events take its time, not the host's, and can be read after a synchronise."""
+
+    def __init__(self):
+        self.ms, self.waits, self.recorded, self.known = 0.0, 0, 0, 0
+
+    def Event(self, *, enable_timing):  # noqa: N802
+        assert enable_timing
+        return FakeEvent(self)
+
+    def current_stream(self, device):
+        return device
+
+    def synchronize(self, device):
+        self.waits += 1
+        self.known = self.recorded
+
+
+class FakeEvent:
+    def __init__(self, cuda):
+        self.cuda, self.number, self.at = cuda, None, None
+
+    def record(self, stream):
+        assert stream == "cuda:1"
+        self.cuda.recorded += 1
+        self.number, self.at = self.cuda.recorded, self.cuda.ms
+
+    def elapsed_time(self, end):
+        assert end.number <= self.cuda.known, "read before the device was waited for"
+        return end.at - self.at
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    torch = types.SimpleNamespace(cuda=FakeCuda())
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    return torch.cuda
+
+
+def test_stages_on_a_device_are_timed_by_events_and_one_wait_at_the_end(fake, cuda):
+    clock = Clock("cuda:1", now=fake.TIME.now)
+    spans = Recorder(clock)
+    start = clock.point()
+    assert cuda.waits == 1
+    for chunk in range(3):
+        with spans(f"chunk[{chunk}].denoise"):
+            cuda.ms += 40.0 + chunk
+            fake.TIME.advance(0.001)  # the host only enqueues
+        with spans(f"decode[{chunk}]"):
+            cuda.ms += 20.0
+        spans.next_chunk()
+    assert cuda.waits == 1, "no stage waits for the device"
+    done = spans.finish()
+    assert cuda.waits == 2
+    assert [(s.name, s.chunk) for s in done][:3] == [("chunk[0].denoise", 0), ("decode[0]", 0), ("chunk[1].denoise", 1)]
+    assert [s.seconds for s in done] == pytest.approx([0.040, 0.020, 0.041, 0.020, 0.042, 0.020])
+    assert clock.point() - start == 3_000_000
+    assert cuda.waits == 3
+
+
+def test_calls_on_a_device_are_timed_one_by_one_with_one_wait_at_the_end(fake, cuda):
+    lengths = iter(range(1000))
+
+    def call():
+        cuda.ms += next(lengths)
+        fake.TIME.advance(0.01)
+
+    clock = Clock("cuda:1", now=fake.TIME.now)
+    samples = time_calls(clock, call, warmup_s=0.0, measure_s=0.1, cold=False)
+    assert samples == pytest.approx([n / 1e3 for n in range(6, 16)])
+    assert cuda.waits == 3
