@@ -91,7 +91,7 @@ def line(rows: Sequence[Row]) -> tuple[float, float]:
 class BatchScaling(Probe):
     """Runs the model in fresh processes of growing batch, each held to the budget and to two full-length clips."""
 
-    version = "1"
+    version = "2"
     schema = BatchScalingOptions
     values = (
         Value("budget_bytes", "B", "none", "budget"),

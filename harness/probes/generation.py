@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness import check
-from harness.contracts import ModelCard, Request, Switch, VideoModel, Workload
-from harness.errors import OptionError
+from harness.contracts import Frames, ModelCard, Request, Switch, VideoModel, Workload
+from harness.errors import ModelFault, OptionError
 from harness.probes.clock import SECOND, Clock, Recorder, Span, no_garbage_collection
 
 DENOISE = ("chunk.denoise", "chunk.clean_pass")
@@ -99,12 +100,42 @@ def check_workload(probe: str, workload: Workload) -> None:
             raise OptionError(f"probe {probe}: a switch at frame {switch.frame} lies outside {workload.frames} frames")
 
 
-def generate(clock: Clock, model: VideoModel, wanted: Request, card: ModelCard) -> Generation:
+class _Clips:
+    """Digests of the clips of one batch, chunk by chunk."""
+
+    def __init__(self, wanted: Request) -> None:
+        self._of = [
+            (prompt, seed, *((switch.frame, switch.prompts[clip]) for switch in wanted.switches))
+            for clip, (prompt, seed) in enumerate(zip(wanted.prompts, wanted.seeds, strict=True))
+        ]
+        self._digests = [hashlib.sha256() for _ in self._of]
+
+    def add(self, chunk: Frames) -> None:
+        for digest, clip in zip(self._digests, chunk, strict=True):
+            digest.update(np.ascontiguousarray(clip).data)
+
+    def check(self) -> None:
+        """Raise `ModelFault` where two clips that were asked for differently are alike."""
+        first: dict[bytes, int] = {}
+        for clip, digest in enumerate(self._digests):
+            other = first.setdefault(digest.digest(), clip)
+            if self._of[other] != self._of[clip]:
+                raise ModelFault(
+                    f"the model ignores the batch: clips {other} and {clip}, of different prompts or seeds, are alike",
+                    "make every clip of a batch from its own prompt and seed",
+                )
+
+
+def generate(
+    clock: Clock, model: VideoModel, wanted: Request, card: ModelCard, *, distinct: bool = False
+) -> Generation:
     """Have `model` answer `wanted`, timing as it streams (rule T2). Pixels are checked for shape and dropped.
 
-    Raises `ModelFault` when the chunks do not answer the request.
+    With `distinct` the clips of the batch are compared too (rule T13), which takes time between the chunks: for
+    generations whose time does not count. Raises `ModelFault` when the chunks do not answer the request.
     """
     spans = Recorder(clock)
+    clips = _Clips(wanted) if distinct and wanted.batch > 1 else None
     arrivals: list[int] = []
     frames: list[int] = []
     with no_garbage_collection():
@@ -113,7 +144,11 @@ def generate(clock: Clock, model: VideoModel, wanted: Request, card: ModelCard) 
             arrivals.append(clock.now())
             spans.next_chunk()
             frames.append(int(chunk.shape[1]))
+            if clips is not None:
+                clips.add(chunk)
         end = clock.point()
+    if clips is not None:
+        clips.check()
     since = tuple((arrival - start) / SECOND for arrival in arrivals)
     return Generation((end - start) / SECOND, since, tuple(frames), tuple(spans.finish()), wanted.batch)
 
@@ -127,16 +162,22 @@ def steady_chunks(frames: Sequence[int], card: ModelCard) -> tuple[list[int], st
     """Chunks for the headline, and the rule that chose them (rule T7).
 
     A chunk counts when the cache was at its cap before it began. A state of constant size is at its cap from the
-    second chunk on. Where that leaves nothing, the last half of the chunks counts.
+    second chunk on. Where that leaves nothing, the last half of the chunks counts. A last chunk that the clip's length
+    cuts short never counts: it takes the time of a whole one for fewer frames, so that the headline would follow the
+    length of the clip.
     """
-    ends = np.cumsum(frames)
-    if card.cached_scalars == 0 and len(frames) > 1:
-        return list(range(1, len(frames))), "constant state: every chunk after the first"
+    whole, cut = len(frames), ""
+    if whole > 1 and frames[-1] < max(*frames, card.frames_per_chunk):
+        whole, cut = whole - 1, f"; the last chunk, cut short to {frames[-1]} frames, is left out"
+    if card.cached_scalars == 0 and whole > 1:
+        return list(range(1, whole)), f"constant state: every chunk after the first{cut}"
     if card.window_frames is not None:
-        before = [latents_in(int(end) - count, card.temporal_ratio) for end, count in zip(ends, frames, strict=True)]
-        full = [i for i, latents in enumerate(before) if latents >= card.window_frames]
+        starts = np.cumsum(frames)[:whole] - np.asarray(frames[:whole])
+        full = [
+            i for i, start in enumerate(starts) if latents_in(int(start), card.temporal_ratio) >= card.window_frames
+        ]
         if full:
-            return full, f"window of {card.window_frames} latent frames full: chunks {full[0]} to {full[-1]}"
-    half = list(range(len(frames) // 2, len(frames)))
-    why = "window never full" if card.window_frames is not None else "cache without a cap"
-    return half, f"{why}: last half, chunks {half[0]} to {half[-1]}"
+            return full, f"window of {card.window_frames} latent frames full: chunks {full[0]} to {full[-1]}{cut}"
+    half = list(range(whole // 2, whole))
+    why = "window never full before a whole chunk" if card.window_frames is not None else "cache without a cap"
+    return half, f"{why}: last half, chunks {half[0]} to {half[-1]}{cut}"

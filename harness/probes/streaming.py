@@ -28,6 +28,20 @@ from harness.probes.generation import (
 from harness.probes.repeat import Repeated, Stop, Warmup, repeat, warm_up
 
 NAN = float("nan")
+MEDIANS = (
+    "denoise_fps",
+    "decode_fps",
+    "end_to_end_fps",
+    "clip_denoise_fps",
+    "clip_decode_fps",
+    "clip_fps",
+    "real_time_factor",
+    "first_chunk_s",
+    "chunk_s",
+    "clip_s",
+    "switch_s",
+)
+"""Values that are the median of one sample a generation, which the record keeps under the value's own name."""
 
 
 class StreamingOptions(Options):
@@ -127,7 +141,7 @@ class Streaming(Probe):
         counts = census.take(model, request(workload, 0), subject.card) if self.options.count else None
         warm = warm_up(
             clock,
-            lambda i: generate(clock, model, request(workload, i), subject.card),
+            lambda i: generate(clock, model, request(workload, i), subject.card, distinct=i == 0),
             self.options.warmups,
             max(self.options.warmups, self.options.max_warmups),
         )
@@ -155,7 +169,7 @@ class Streaming(Probe):
             "other_work": other.to_json(),
             "flags": telemetry.flags(),
         }
-        return Measurement(values, found.samples(), notes)
+        return Measurement(values, found.samples(workload), notes)
 
     def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> audit.Audit:
         given = self.options
@@ -205,34 +219,34 @@ class Found:
             for run in self.runs
         ]
 
+    def _usual(self) -> list[float]:
+        """The median gap of the chunks whose window was full, of each generation; empty without such a gap."""
+        steady = [i for i in self.steady if i > 0]
+        return [median(run.gaps[i] for i in steady) for run in self.runs] if steady else []
+
+    def _switched(self, workload: Workload) -> list[float]:
+        """The median time from the chunk before a switch to the first that shows it, of each generation."""
+        return [median(run.gaps[i] for i in run.switch_chunks(workload.switches)) for run in self.runs]
+
     def _steady_gaps(self) -> list[float]:
         return [run.gaps[i] for run in self.runs for i in self.steady if i > 0]
 
     def values(self, workload: Workload) -> dict[str, float]:
         """Every value that the generations give by themselves."""
-        clips, everything = [run.seconds for run in self.runs], range(len(self.runs[0].frames))
-        gaps = self._steady_gaps()
+        drawn = self.samples(workload)
+        clips, gaps = drawn["clip_s"], self._steady_gaps()
         later = [gap for run in self.runs for gap in run.gaps[1:]]
-        end_to_end = median(self._rates(None, self.steady))
+        typical = {name: median(drawn[name]) if drawn.get(name) else NAN for name in MEDIANS}
         return {
-            "denoise_fps": median(self._rates(DENOISE, self.steady)),
-            "decode_fps": median(self._rates(DECODE, self.steady)),
-            "end_to_end_fps": end_to_end,
-            "clip_denoise_fps": median(self._rates(DENOISE, everything)),
-            "clip_decode_fps": median(self._rates(DECODE, everything)),
-            "clip_fps": median(run.rate(run.seconds, everything) for run in self.runs),
-            "real_time_factor": end_to_end / workload.batch / self.card.frame_rate,
-            "first_chunk_s": median(run.arrivals[0] for run in self.runs),
-            "chunk_s": median(gaps) if gaps else NAN,
+            **typical,
+            "switch_extra_s": typical["switch_s"] - typical["chunk_s"],
             "gap_p50_s": stats.percentile(gaps, 50),
             "gap_p90_s": stats.percentile(gaps, 90),
             "gap_p99_s": stats.percentile(gaps, 99),
             "gap_worst_s": max(later, default=NAN),
-            "clip_s": median(clips),
             "clip_iqr_s": float(np.subtract(*np.percentile(clips, [75, 25]))),
             "clip_p10_s": stats.percentile(clips, 10),
             "clip_p90_s": stats.percentile(clips, 90),
-            **self._switch(workload),
             **self._sanity(),
             "stage_share": median(run.covered for run in self.runs),
             "repeats": float(len(self.runs)),
@@ -240,15 +254,6 @@ class Found:
             "half_width": self.timed.half_width,
             "converged": float(self.timed.converged),
         }
-
-    def _switch(self, workload: Workload) -> dict[str, float]:
-        """Time from the chunk before a switch to the first that shows it, and how much more than a usual gap."""
-        found = [
-            run.gaps[chunk] for run in self.runs if workload.switches for chunk in run.switch_chunks(workload.switches)
-        ]
-        usual = [gap for run in self.runs for i, gap in enumerate(run.gaps) if i in self.steady] or [NAN]
-        seconds = median(found) if found else NAN
-        return {"switch_s": seconds, "switch_extra_s": seconds - median(usual)}
 
     def _sanity(self) -> dict[str, float]:
         """Counts per chunk and the shares of the device's peaks (rule T18). Raises `ModelFault` above a peak."""
@@ -271,20 +276,47 @@ class Found:
             "byte_share": byte_share,
         }
 
-    def samples(self) -> Mapping[str, Sequence[float]]:
-        """Every raw sample: one a generation, or for `gap_s` one a chunk, generation by generation."""
+    def samples(self, workload: Workload) -> Mapping[str, Sequence[float]]:
+        """Every raw sample: one a generation, but one a chunk, generation by generation, for `gap_s` and `chunks:`.
+
+        Gap percentiles and the worst gap are of all generations together, so that no sample bears their names.
+        """
         stages = sorted({span.stage for run in self.runs for span in run.spans if span.depth == 0})
         totals = [stage_seconds(run.spans) for run in self.runs]
+        everything, end_to_end = range(len(self.runs[0].frames)), self._rates(None, self.steady)
         return {
+            "clip_fps": [run.rate(run.seconds, everything) for run in self.runs],
+            "clip_denoise_fps": self._rates(DENOISE, everything),
+            "clip_decode_fps": self._rates(DECODE, everything),
+            "real_time_factor": [rate / workload.batch / self.card.frame_rate for rate in end_to_end],
+            "chunk_s": self._usual(),
+            "switch_s": self._switched(workload) if workload.switches else [],
             "clip_s": [run.seconds for run in self.runs],
             "first_chunk_s": [run.arrivals[0] for run in self.runs],
-            "end_to_end_fps": self._rates(None, self.steady),
+            "end_to_end_fps": end_to_end,
             "denoise_fps": self._rates(DENOISE, self.steady),
             "decode_fps": self._rates(DECODE, self.steady),
             "gap_s": [gap for run in self.runs for gap in run.gaps],
             "chunk_s_by_index": [median(gaps) for gaps in zip(*(run.gaps for run in self.runs), strict=False)],
             **{f"stage:{stage}_s": [total.get(stage, 0.0) for total in totals] for stage in stages},
+            **{f"chunks:{stage}_s": self._by_chunk(stage) for stage in stages},
         }
+
+    def _by_chunk(self, stage: str) -> list[float]:
+        """Seconds in `stage` for each chunk of each generation, 0 where it had none.
+
+        A stage without an index counts for the chunk that was worked on. Each generation takes as many places as it
+        has chunks and one more, for what ended after the last chunk or belongs to none that came out.
+        """
+        found: list[float] = []
+        for run in self.runs:
+            seconds = [0.0] * (len(run.frames) + 1)
+            for span in run.spans:
+                if span.depth == 0 and span.stage == stage:
+                    chunk = span.chunk if span.index is None else span.index
+                    seconds[min(chunk, len(run.frames))] += span.seconds
+            found.extend(seconds)
+        return found
 
     def notes(self) -> dict[str, Json]:
         """The rule behind the headline, units of time and length, and whether the model's own count agrees."""

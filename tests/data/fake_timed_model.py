@@ -56,6 +56,7 @@ class FakeOptions(Options):
     frame_rate: float = 16.0
     cached: Literal["no", "request", "anything"] = "no"
     ignore_batch: bool = False
+    repeat_clip: bool = False
     weight_bytes: int = 0
     request_bytes: int = 0
     leave_span_open: bool = False
@@ -189,6 +190,8 @@ class FakeTimed(VideoModel):
         batch = 1 if self.options.ignore_batch else request.batch
         out = np.zeros((batch, count, 4, 4, 3), dtype=np.uint8)
         for clip in range(batch):
-            text = sum(request.prompts[clip].encode())
-            out[clip] = (request.seeds[clip] * 31 + text * 7 + index) % 251
+            asked = 0 if self.options.repeat_clip else clip
+            text = sum(request.prompts[asked].encode())
+            out[clip] = (request.seeds[asked] * 31 + text * 7 + index) % 251
+            out[clip, :, 0, 0] = request.seeds[asked] % 251
         return out

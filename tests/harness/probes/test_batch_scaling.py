@@ -103,6 +103,14 @@ def test_a_model_that_ignores_the_batch_is_a_fault(subject):
 
 
 @linux
+def test_a_model_that_repeats_one_clip_is_a_fault(subject):
+    made = subject(time="real", repeat_clip=True, denoise_s=0.001)
+    probe = BatchScaling(BatchScalingOptions(budget_bytes=256 * MIB, preload=()))
+    with pytest.raises(ModelFault, match="batch 2 failed: ModelFault: the model ignores the batch: clips 0 and 1"):
+        probe.measure(made, Workload(PROMPTS, (0,), 12))
+
+
+@linux
 def test_a_budget_that_is_not_there_is_refused(subject):
     probe = BatchScaling(BatchScalingOptions(budget_bytes=1 << 60, preload=()))
     with pytest.raises(NotAvailable, match="is not free on this machine"):

@@ -5,11 +5,12 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
+from harness import devices
 from harness.contracts import Subject, Switch, Workload
 from harness.errors import ModelFault, OptionError
-from harness.probes import audit
+from harness.probes import audit, census
 from harness.probes.clock import Clock, ClockFault
-from harness.probes.streaming import Streaming, StreamingOptions
+from harness.probes.streaming import MEDIANS, Streaming, StreamingOptions
 
 PROMPTS = ("a red circle", "a blue square", "a green star")
 # What the fake model puts into a chunk, in seconds, unless a test says otherwise.
@@ -53,6 +54,32 @@ def test_stages_add_up_to_the_end_to_end_time(fake, subject):
     assert "stages_do_not_add_up" not in found.notes
 
 
+def test_every_stage_of_every_chunk_is_kept(fake, subject):
+    found = run(fake, subject(text_s=0.1, growth_s=0.01, window_frames=9, stall_chunk=5, stall_s=0.7), frames=30)
+    # Chunks 0, 1 and 2 see 0, 3 and 6 cached frames, later ones 9; the eleventh place holds what belongs to no chunk.
+    seen = [DENOISE + 0.01 * latents for latents in (0, 3, 6, *[9] * 7)]
+    seen[5] += 0.7
+    expected = {
+        "text": [0.1, *[0.0] * 10],
+        "chunk.denoise": [*seen, 0.0],
+        "chunk.clean_pass": [*[CLEAN] * 10, 0.0],
+        "decode": [*[DECODE] * 10, 0.0],
+        "to_host": [*[TO_HOST] * 10, 0.0],
+    }
+    for stage, seconds in expected.items():
+        assert found.samples[f"chunks:{stage}_s"] == pytest.approx(seconds * 6), stage
+        assert found.samples[f"stage:{stage}_s"] == pytest.approx([sum(seconds)] * 6), stage
+
+
+def test_a_median_has_its_samples_under_its_own_name(fake, subject):
+    switch = Switch(15, ("a red square", "a blue star", "a green ring"))
+    found = run(fake, subject(jitter=0.3, switch_s=0.3), switches=[switch], min_repeats=7, half_width=0.9)
+    for name in MEDIANS:
+        assert len(found.samples[name]) == 7, name
+        assert len(set(found.samples[name])) == 7, name
+        assert found.values[name] == sorted(found.samples[name])[3], name
+
+
 def test_time_outside_every_stage_is_told(fake, subject):
     found = run(fake, subject(untimed_s=0.025))
     assert close(found.values["stage_share"], 0.75)
@@ -74,7 +101,33 @@ def test_the_headline_waits_until_the_window_is_full(fake, subject):
 def test_a_window_that_never_fills_gives_the_last_half_and_says_so(fake, subject):
     found = run(fake, subject(growth_s=0.01, window_frames=60))
     assert found.notes["steady_chunks"] == [5, 6, 7, 8, 9]
-    assert found.notes["steady_rule"].startswith("window never full: last half")
+    assert found.notes["steady_rule"].startswith("window never full before a whole chunk: last half")
+
+
+@pytest.mark.parametrize(
+    ("frames", "chosen", "chunks"),
+    [
+        # 14 chunks of 3, the last of 1: it takes as long as the others, and would cost 5 % of the rate.
+        (40, {}, range(3, 13)),
+        (40, {"window_frames": 60}, range(6, 13)),
+        # Full before the last chunk alone, which is cut short: then the last half of the whole ones.
+        (40, {"window_frames": 39}, range(6, 13)),
+        (39, {}, range(3, 13)),
+        (4, {}, [0]),
+        (2, {}, [0]),
+        # A first chunk of 9 and a last of 10, where whole ones hold 12.
+        (19, {"frames_per_chunk": 12, "temporal_ratio": 4}, [0]),
+    ],
+)
+def test_a_last_chunk_that_is_cut_short_stays_out_of_the_headline(fake, subject, frames, chosen, chunks):
+    found = run(fake, subject(**chosen), frames=frames)
+    sizes = found.notes["frames_per_chunk"]
+    assert found.notes["steady_chunks"] == list(chunks)
+    rate = sum(sizes[i] for i in chunks) / (len(chunks) * CHUNK)
+    assert close(found.values["end_to_end_fps"], rate)
+    assert close(found.values["real_time_factor"], rate / 16)
+    cut = len(sizes) > 1 and sizes[-1] < chosen.get("frames_per_chunk", 3)
+    assert ("cut short to" in found.notes["steady_rule"]) is cut
 
 
 def test_latent_frames_count_the_first_one_once(fake, subject):
@@ -204,6 +257,32 @@ def test_no_request_is_ever_repeated_by_accident(fake, subject):
 def test_a_model_that_ignores_the_batch_is_a_fault(fake, subject):
     with pytest.raises(ModelFault, match="ignores the batch: chunk 0 holds 1 clips, 2 were asked for"):
         run(fake, subject(ignore_batch=True), batch=2)
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_a_model_that_repeats_one_clip_is_a_fault(fake, subject, batch):
+    run(fake, subject(), batch=batch)
+    with pytest.raises(ModelFault, match="ignores the batch: clips 0 and 1, of different prompts or seeds, are alike"):
+        run(fake, subject(repeat_clip=True), batch=batch)
+
+
+def test_a_rate_above_the_peak_of_the_device_is_refused(fake, subject, monkeypatch):
+    name = str(devices.describe("cpu")["name"])
+    made = {"forwards": 4, "frames_per_chunk": 3}
+    flops, seconds = 4 * 2 * (2 * 8 * 16), DENOISE + CLEAN + DECODE
+    weight_bytes = 4 * (2 * 8 * 16 + 8 + 16)
+    monkeypatch.setitem(census.PEAK_FLOPS, name, 2 * flops / seconds)
+    monkeypatch.setitem(census.PEAK_BYTES, name, 4 * weight_bytes * 4 / seconds)
+    found = run(fake, subject(**made), count=True).values
+    assert close(found["flop_share"], 0.5)
+    assert close(found["byte_share"], 0.25)
+    monkeypatch.setitem(census.PEAK_FLOPS, name, 0.5 * flops / seconds)
+    with pytest.raises(ModelFault, match=r"200% of the peak FLOP/s of .*: the time or the count is wrong"):
+        run(fake, subject(**made), count=True)
+    monkeypatch.delitem(census.PEAK_FLOPS, name)
+    monkeypatch.setitem(census.PEAK_BYTES, name, 0.25 * weight_bytes * 4 / seconds)
+    with pytest.raises(ModelFault, match=r"400% of the peak bytes/s"):
+        run(fake, subject(**made), count=True)
 
 
 def test_a_span_left_open_is_a_fault(fake, subject):
