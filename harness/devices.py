@@ -75,6 +75,18 @@ def give_back(device: str) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def allocation_failures(device: str) -> dict[str, int]:
+    """How often torch's CUDA allocator had to free its blocks and try again (`retries`), or gave up (`ooms`).
+
+    Counted since the process began; empty on a CPU, and before the process used CUDA. Imports no torch.
+    """
+    torch = sys.modules.get("torch")
+    if not device.startswith("cuda") or torch is None or not torch.cuda.is_initialized():
+        return {}
+    found = torch.cuda.memory_stats(device)
+    return {"retries": int(found.get("num_alloc_retries", 0)), "ooms": int(found.get("num_ooms", 0))}
+
+
 def describe(device: str) -> dict[str, Json]:
     """The machine as records keep it: the device's kind and name, memory, cores, operating system; no host name."""
     found: dict[str, Json] = {

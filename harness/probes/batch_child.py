@@ -12,15 +12,15 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import registry
+from harness import devices, registry
 from harness.contracts import Json, VideoModel, Workload
 from harness.errors import NotAvailable
 from harness.probes.clock import Clock
-from harness.probes.device import MemoryMeter, Telemetry, status_bytes
+from harness.probes.device import MemoryMeter, status_bytes
 from harness.probes.generation import Generation, generate, request, steady_chunks
 
 OUT_OF_MEMORY = (
@@ -62,7 +62,9 @@ class Row:
         peak_bytes: highest memory of the two clips, as `MemoryMeter` has it. On a CPU that is what was resident, and
             the budget counts what was asked for, so memory runs out before the peak reaches it. weight_bytes: after
             loading.
-        reserved_bytes, driver_bytes: on CUDA, of the allocator and of the whole device; None elsewhere.
+        reserved_bytes, driver_bytes: on CUDA, of the allocator, and of the whole device as the driver has it; None
+            elsewhere. grown_bytes: by how much the latter grew while the budget was held.
+        failures: on CUDA, what `devices.allocation_failures` counted.
         clip_s, first_chunk_s: of the second clip. fps: its pixel frames per second over the chunks whose window was
             full, all clips of the batch together.
     """
@@ -75,6 +77,8 @@ class Row:
     weight_bytes: float = float("nan")
     reserved_bytes: float | None = None
     driver_bytes: float | None = None
+    grown_bytes: float | None = None
+    failures: dict[str, int] = field(default_factory=dict)
     clip_s: float = float("nan")
     first_chunk_s: float = float("nan")
     fps: float = float("nan")
@@ -139,15 +143,21 @@ def run(job: Job) -> Row:
     at = "load"
     try:
         model, meter, covers = _prepare(job)
+        before = _driver_bytes(job.device)
         model.load(job.device)
         weights = meter.now() - meter.base
         at = "generate"
         meter.reset()
         clips = _clips(job, model)
-        return _measured(job, model, clips, meter, weights, covers)
+        row = _measured(job, model, clips, meter, weights, covers)
+        after = _driver_bytes(job.device)
+        grown = None if after is None or before is None else after - before
+        failures = devices.allocation_failures(job.device)
+        return replace(row, driver_bytes=after, grown_bytes=grown, failures=failures)
     except Exception as error:  # noqa: BLE001 (a plug-in may raise anything)
         if out_of_memory(error):
-            return Row(job.batch, "out_of_memory", at, str(error).split("\n")[0][:300])
+            failures = devices.allocation_failures(job.device)
+            return Row(job.batch, "out_of_memory", at, str(error).split("\n")[0][:300], failures=failures)
         return Row(job.batch, "failed", at, str(error)[:2000], kind=type(error).__name__)
 
 
@@ -166,6 +176,16 @@ def _prepare(job: Job) -> tuple[VideoModel, MemoryMeter, str]:
             torch.ones(1, device=job.device)
     meter = MemoryMeter(job.device)
     return model, meter, hold_to_budget(job.device, job.budget_bytes)
+
+
+def _driver_bytes(device: str) -> float | None:
+    """Bytes in use on the whole device, whoever uses them; None on a CPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return float(total - free)
 
 
 def _clips(job: Job, model: VideoModel) -> list[Generation]:
@@ -187,7 +207,6 @@ def _measured(
         peak_bytes=peaks["peak_bytes"],
         weight_bytes=float(weights),
         reserved_bytes=peaks["peak_reserved_bytes"] if on_cuda else None,
-        driver_bytes=Telemetry(job.device).memory_used() if on_cuda else None,
         clip_s=second.seconds,
         first_chunk_s=second.arrivals[0],
         fps=second.rate(sum(second.gaps[i] for i in steady), steady),

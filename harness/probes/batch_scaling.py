@@ -148,6 +148,10 @@ class BatchScaling(Probe):
         notes: dict[str, Json] = {"rows": [_row(row) for row in found.rows], "other_work": other.to_json()}
         if not found.bounded:
             notes["search_ended"] = f"batch {found.largest} still fits; max_batch stopped the search"
+        if over := [row for row in found.rows if (row.grown_bytes or 0) > self.options.budget_bytes]:
+            most = max(row.grown_bytes or 0 for row in over) - self.options.budget_bytes
+            batches = ", ".join(str(row.batch) for row in over)
+            notes["over_budget"] = f"by the driver's count batch {batches} took up to {most:g} bytes over the budget"
         if one.notes:
             notes.update(one.notes)
         return Measurement(values, _samples(found.rows), notes)
@@ -233,6 +237,8 @@ def _row(row: Row) -> dict[str, Json]:
         "message": row.message,
         "reserved_bytes": row.reserved_bytes,
         "driver_bytes": row.driver_bytes,
+        "grown_bytes": row.grown_bytes,
+        "allocation_failures": row.failures,
     }
 
 

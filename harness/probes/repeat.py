@@ -115,6 +115,8 @@ class Repeated(Generic[T]):
         samples: accepted ones, in order.
         converged: whether every demand of the stop rule was met; `reason` says which was not.
         half_width: reached; NaN under 6 samples. rejected: samples thrown away.
+        clock_ratios, rejected_ratios: device clock over its default right after each accepted and each rejected
+            sample; NaN where the device does not tell.
     """
 
     samples: list[T]
@@ -123,6 +125,8 @@ class Repeated(Generic[T]):
     half_width: float
     seconds: float
     rejected: int
+    clock_ratios: list[float]
+    rejected_ratios: list[float]
 
     def to_json(self) -> dict[str, Json]:
         """For a record's notes."""
@@ -149,28 +153,32 @@ def repeat(
     """
     kept: list[T] = []
     durations: list[float] = []
-    rejected = in_a_row = 0
+    ratios: list[float] = []
+    rejected: list[float] = []
+    in_a_row = 0
     start = clock.point()
     while True:
-        taken = sample(len(kept) + rejected)
-        ratio = clock_ratio()
-        slow = ratio is not None and ratio < stop.clock_ratio
+        taken = sample(len(kept) + len(rejected))
+        told = clock_ratio()
+        ratio = float("nan") if told is None else told
+        slow = ratio < stop.clock_ratio
         if slow:
-            rejected += 1
+            rejected.append(ratio)
         else:
             kept.append(taken)
+            ratios.append(ratio)
             durations.append(seconds_of(taken))
         missing = _missing(durations, stop)
         ceiling = (clock.point() - start) / SECOND >= stop.ceiling_s
         if ceiling and not kept:
             raise NotAvailable(
-                f"all {rejected} samples were taken below {stop.clock_ratio:.0%} of the device's default clock",
+                f"all {len(rejected)} samples were taken below {stop.clock_ratio:.0%} of the device's default clock",
                 "wait until the device is cool and free, or lower min_clock_ratio",
             )
         if not missing or ceiling:
             width = stats.median_half_width(durations)
             reason = f"ceiling of {stop.ceiling_s:g} s reached: {missing}" if missing else "stop rule met"
-            return Repeated(kept, not missing, reason, width, sum(durations), rejected)
+            return Repeated(kept, not missing, reason, width, sum(durations), len(rejected), ratios, rejected)
         if slow:
             sleep(PAUSES_S[min(in_a_row, len(PAUSES_S) - 1)])
         in_a_row = in_a_row + 1 if slow else 0

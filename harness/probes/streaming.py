@@ -146,7 +146,7 @@ class Streaming(Probe):
             max(self.options.warmups, self.options.max_warmups),
         )
         meter.reset()
-        before = telemetry.snapshot()
+        before, failed = telemetry.snapshot(), devices.allocation_failures(subject.device)
         with watch(telemetry) as other:
             checked = self._audit(clock, model, workload, first=warm.runs)
             timed = self._timed(clock, telemetry, model, subject.card, workload, warm.runs + checked.used)
@@ -166,6 +166,7 @@ class Streaming(Probe):
             "audit": checked.to_json(),
             "device_before": before,
             "device_after": telemetry.snapshot(),
+            "allocation_failures": _since(failed, devices.allocation_failures(subject.device)),
             "other_work": other.to_json(),
             "flags": telemetry.flags(),
         }
@@ -190,6 +191,10 @@ class Streaming(Probe):
             clock_ratio=telemetry.clock_ratio,
             sleep=self._sleep,
         )
+
+
+def _since(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, Json]:
+    return {name: count - before.get(name, 0) for name, count in after.items()}
 
 
 def _warmup(warm: Warmup) -> dict[str, Json]:
@@ -289,6 +294,8 @@ class Found:
             "clip_denoise_fps": self._rates(DENOISE, everything),
             "clip_decode_fps": self._rates(DECODE, everything),
             "real_time_factor": [rate / workload.batch / self.card.frame_rate for rate in end_to_end],
+            "clock_ratio": self.timed.clock_ratios,
+            "rejected_clock_ratio": self.timed.rejected_ratios,
             "chunk_s": self._usual(),
             "switch_s": self._switched(workload) if workload.switches else [],
             "clip_s": [run.seconds for run in self.runs],

@@ -83,3 +83,14 @@ def test_the_allocator_of_the_device_is_emptied(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
     devices.give_back(device)
     assert len(calls) == emptied
+
+
+def test_failed_allocations_are_counted_by_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = {"cuda:1": {"num_alloc_retries": 3, "num_ooms": 1, "num_device_alloc": 9}}
+    begun = [False]
+    cuda = types.SimpleNamespace(is_initialized=lambda: begun[0], memory_stats=stats.__getitem__)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    assert devices.allocation_failures("cuda:1") == {}
+    begun[0] = True
+    assert devices.allocation_failures("cuda:1") == {"retries": 3, "ooms": 1}
+    assert devices.allocation_failures("cpu") == {}

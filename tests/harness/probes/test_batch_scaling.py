@@ -7,7 +7,7 @@ import pytest
 
 from harness.contracts import Workload
 from harness.errors import ModelFault, NotAvailable, OptionError
-from harness.probes import batch_child
+from harness.probes import batch_child, batch_scaling
 from harness.probes.batch_child import Job, Row, out_of_memory
 from harness.probes.batch_scaling import BatchScaling, BatchScalingOptions, line, run_child, search
 
@@ -74,6 +74,23 @@ def test_the_known_allocation_comes_out_under_a_held_budget(subject):
     outcomes = [row["outcome"] for row in found.notes["rows"]]
     assert outcomes == ["ok"] * 3 + ["out_of_memory"] * 3
     assert "RLIMIT_DATA" in found.notes["covers"]
+
+
+def test_what_the_driver_counts_is_held_against_the_budget(subject, monkeypatch):
+    def attempt(job, timeout):
+        if job.batch > 4:
+            return Row(job.batch, "out_of_memory", "generate")
+        grown = (10.0 + 25.0 * job.batch) * MIB
+        return Row(job.batch, "ok", peak_bytes=grown, grown_bytes=grown, failures={"retries": job.batch, "ooms": 0})
+
+    monkeypatch.setattr(batch_scaling, "run_child", attempt)
+    for budget, said in ((110, None), (100, f"batch 4 took up to {10 * MIB:g} bytes"), (60, "batch 4 took up to")):
+        options = BatchScalingOptions(budget_bytes=budget * MIB, max_batch=8, preload=())
+        notes = BatchScaling(options).measure(subject(), Workload(PROMPTS, (0,), 12)).notes
+        assert said in notes["over_budget"] if said else "over_budget" not in notes
+        tried = [(row["batch"], row["grown_bytes"], row["allocation_failures"]) for row in notes["rows"]]
+        assert tried[2] == (4, 110.0 * MIB, {"retries": 4, "ooms": 0})
+        assert tried[-1] == (8, None, {})
 
 
 @linux

@@ -56,6 +56,8 @@ def test_slow_clocks_are_thrown_away_counted_and_waited_for(fake):
     assert found.rejected == 2
     assert found.samples == [1.0] * 6
     assert pauses == [1.0, 2.0]
+    assert found.clock_ratios == [1.0, 0.9, 1.0, 1.0, 1.0, 1.0]
+    assert found.rejected_ratios == [0.5, 0.6]
 
 
 def test_a_device_that_never_reaches_its_clock_is_refused(fake):
