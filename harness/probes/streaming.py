@@ -22,6 +22,7 @@ from harness.probes.generation import (
     Generation,
     check_workload,
     generate,
+    latents_in,
     request,
     steady_chunks,
 )
@@ -334,6 +335,7 @@ class Found:
             "chunks_per_clip": len(self.runs[0].frames),
             "frames_per_chunk": list(self.runs[0].frames),
             "temporal_ratio": self.card.temporal_ratio,
+            "latent_frames_per_clip": latents_in(sum(self.runs[0].frames), self.card.temporal_ratio),
             "stop": self.timed.to_json(),
             "forwards_counted": counted == counted,
             "weights": self.card.weights,
