@@ -24,7 +24,7 @@ LIMITS = {"bfloat16": 4e-3, "float16": 1e-3, "float32": 1e-5}
 """Relative error allowed by dtype. Rounding the exact answer to bfloat16 alone gives 1.65e-3, and the absorbed form
 rounds its query and its sums once more; float16 has eight times finer steps, float32 works in three TF32 passes."""
 ROW_LIMIT = 4.0
-"""A single row may be so many times worse than the whole."""
+"""A single row may be so many times worse than the whole; chosen here, between the spread that rounding gives and 1."""
 BLOCK_SCORES = 1 << 26
 """Scores of the float64 reference at a time, 512 MB."""
 SPARE = 48
@@ -102,10 +102,11 @@ class LatentAttentionBench(Bench):
         return w.heads, (w.d_c, w.d_nope, w.d_rope, w.d_v), self.dtype
 
     def keep(self, crossings: Sequence[Crossing], flops: float, moved: float) -> str:
-        """Into the tuning file, in place of what stood there for this device, dtype and widths."""
+        """Into the tuning file, in place of what stood there for this device, dtype and widths; says what was kept."""
         name, new = forms.device_name(self.device), self._thresholds(crossings)
         others = [t for t in forms.read_thresholds(name) if (t.heads, t.sizes, t.dtype) != self._measured]
-        forms.write_thresholds(name, [*others, *new], rates=(flops, moved))
+        if forms.write_thresholds(name, [*others, *new], rates=(flops, moved)) is None:
+            return "nothing: the driver gives this device no name to keep it under"
         return f"{len(new)} crossings for {name}"
 
     def cases(self, shape: Shape, seed: int) -> Iterator[Case]:

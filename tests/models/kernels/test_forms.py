@@ -175,11 +175,20 @@ def test_the_probe_keeps_crossings_beside_those_of_other_widths(monkeypatch: pyt
     old = Threshold(9360, 5, 12, (192, 96, 32, 128), "bfloat16")
     forms.write_thresholds("NVIDIA H200", [old, other])
     bench = LatentAttentionBench("bfloat16", {}, "cuda")
-    bench.keep([Crossing(9360, 150, "sm90-64x64")], 5e14, 3e12)
+    assert bench.keep([Crossing(9360, 150, "sm90-64x64")], 5e14, 3e12) == "1 crossings for NVIDIA H200"
     new = Threshold(9360, 150, 12, (192, 96, 32, 128), "bfloat16", "sm90-64x64")
     assert forms.read_thresholds("NVIDIA H200") == [other, new]
     assert bench.chosen(Shape(1, 150, 9360)) == "absorbed"
     assert bench.chosen(Shape(1, 151, 9360)) == "expanded"
+
+
+def test_the_probe_says_that_it_keeps_nothing_for_a_device_without_a_name(
+    monkeypatch: pytest.MonkeyPatch, tuning: Path
+) -> None:
+    monkeypatch.setattr(forms, "device_name", lambda device: "cuda")
+    bench = LatentAttentionBench("bfloat16", {}, "cuda")
+    assert bench.keep([Crossing(9360, 150, "sm90-64x64")], 5e14, 3e12).startswith("nothing")
+    assert not tuning.exists()
 
 
 BROKEN = ["", "[]", "{", '{"version": 1}', '{"version": 1, "devices": []}']
