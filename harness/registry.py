@@ -109,7 +109,8 @@ def check_options(owner: str, schema: type[Options], options: Mapping[str, Json]
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             raise OptionError(f"{owner} has no option {where!r}", nearest(where, schema.model_fields)) from error
-        raise OptionError(f"{owner}, option {where!r}: {fault['msg']}") from error
+        said = str(fault["msg"]).removeprefix("Value error, ")  # what a validator of the schema itself said
+        raise OptionError(f"{owner}, option {where!r}: {said}" if where else f"{owner}: {said}") from error
 
 
 models: Registry[VideoModel] = Registry("model", VideoModel)  # type: ignore[type-abstract]

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.contracts import Availability, Json, Measurement, Options, Probe, Subject, Value, Workload
-from harness.errors import OptionError
 from harness.probes.device import Telemetry, watch
 from models.config import LatentSizes, TransformerConfig
 
@@ -90,6 +89,22 @@ class ComplexityOptions(Options):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     timed: bool = True
     measure_s: float = Field(0.2, gt=0)
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.dim % self.heads or 2 * sum(self.latent.pairs) != self.latent.d_rope:
+            raise ValueError(
+                f"dim {self.dim} and heads {self.heads}, or d_rope {self.latent.d_rope} and its pairs, do not fit: dim "
+                "is a multiple of heads, and the pairs sum to d_rope / 2"
+            )
+        if not self.windows or not self.clips:
+            raise ValueError("windows and clips must each name at least one length")
+        for name, lengths in (("window", (self.window, *self.windows)), ("clip", (self.clip, *self.clips))):
+            if any(length < self.chunk for length in lengths):
+                raise ValueError(f"a {name} is shorter than a chunk of {self.chunk} latent frames")
+        if any(clip % self.chunk for clip in (self.clip, *self.clips)):
+            raise ValueError(f"clips are whole chunks of {self.chunk} latent frames")
+        return self
 
     @property
     def tokens(self) -> int:
@@ -185,11 +200,10 @@ class Complexity(Probe):
         return Availability(True)
 
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
-        """Sweep; neither argument is used. Raises `OptionError` for sizes that fit no layer."""
+        """Sweep; neither argument is used."""
         import torch
 
         options: ComplexityOptions = self.options
-        _check(options)
         sweep = Sweep(options)
         sweep.count()
         notes: dict[str, Json] = {"torch": str(torch.__version__)}
@@ -308,18 +322,3 @@ def _known(value: float) -> float | None:
 
 def _median(seconds: tuple[float, ...]) -> float:
     return median(seconds) if seconds else NAN
-
-
-def _check(options: ComplexityOptions) -> None:
-    if options.dim % options.heads or 2 * sum(options.latent.pairs) != options.latent.d_rope:
-        raise OptionError(
-            f"dim {options.dim} and heads {options.heads}, or d_rope {options.latent.d_rope} and its pairs, do not fit",
-            "dim is a multiple of heads, and the pairs sum to d_rope / 2",
-        )
-    if not options.windows or not options.clips:
-        raise OptionError("windows and clips must each name at least one length")
-    for name, lengths in (("window", (options.window, *options.windows)), ("clip", (options.clip, *options.clips))):
-        if any(length < options.chunk for length in lengths):
-            raise OptionError(f"a {name} is shorter than a chunk of {options.chunk} latent frames")
-    if any(clip % options.chunk for clip in (options.clip, *options.clips)):
-        raise OptionError(f"clips are whole chunks of {options.chunk} latent frames")

@@ -8,7 +8,7 @@ from road import write
 
 from harness import suite
 from harness.contracts import Workload
-from harness.errors import OptionError, RecordError
+from harness.errors import RecordError, SuiteError
 from harness.execute import local
 from harness.plan import make
 from harness.records import RecordFile, load_run
@@ -173,7 +173,7 @@ def test_on_shapes_alone_there_is_no_time(counted):
     ],
 )
 def test_sizes_that_fit_no_layer_are_refused(changes, message):
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(ValueError, match=message):
         measured(**changes)
 
 
@@ -217,3 +217,10 @@ def test_a_record_of_the_first_version_has_the_panels_that_it_can_fill(counted):
 def test_a_record_of_something_else_is_not_plotted():
     with pytest.raises(RecordError, match="no sweep"):
         panels({"clip_s": [1.0]})
+
+
+def test_sizes_that_do_not_fit_are_refused_with_the_suite(tmp_path):
+    section = {"name": "forms", "probe": "complexity", "options": {"timed": False, "clips": [21, -60]}}
+    body = {"suite": "complexity", "models": [], "measure": [section], "tables": []}
+    with pytest.raises(SuiteError, match=r"probe complexity: a clip is shorter than a chunk of 3 latent frames"):
+        make(suite.load(write(tmp_path, body)), "cpu")
