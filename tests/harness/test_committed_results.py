@@ -20,13 +20,7 @@ FOLDERS = sorted(path.parent.relative_to(RESULTS).as_posix() for path in RESULTS
 
 TRAINING = "trained by version 1, whose float32 rounds otherwise than today's; all of them are nine hours of training"
 SMALL_WORLD = "made by version 1 of the adapters from the checkpoints of those trainings, which are not committed"
-PROBES = "measured by version 1 of the adapters and probes; to be measured again on an idle machine"
 OLDER = {
-    "cpu/batch_scaling": PROBES,
-    "cpu/complexity": PROBES,
-    "cpu/latency": PROBES,
-    "cpu/throughput": PROBES,
-    "quickstart": PROBES,
     "training/first_weights": TRAINING,
     "training/latent_against_dense": TRAINING,
     "training/latent_width": TRAINING,
