@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from harness import registry, video
-from harness.contracts import Clip, Frames, Json, Metric, ModelCard, Request, Spans, Value, VideoModel, no_spans
+from harness.contracts import (
+    Agreement,
+    Clip,
+    Frames,
+    Json,
+    Metric,
+    ModelCard,
+    Request,
+    Spans,
+    Value,
+    VideoModel,
+    no_spans,
+)
 from harness.errors import (
     ClipError,
     HarnessError,
@@ -66,6 +78,24 @@ def _check_chunk(chunk: object, index: int, shape: tuple[int, ...]) -> None:
     want = f"[{batch}, frames, {height}, {width}, {channels}]"
     if chunk.ndim != 5 or (chunk.shape[0], *chunk.shape[2:]) != shape or chunk.shape[1] < 1:
         raise ModelFault(f"chunk {index} has shape {list(chunk.shape)}, not {want}")
+
+
+def agreement(model: VideoModel, request: Request) -> Agreement | None:
+    """What the loaded `model` says of its agreement with its reference on `request`.
+
+    Raises `ModelFault` where it compared nothing or does not agree; an error that is no number does not.
+    """
+    found = model.agreement(request)
+    if found is None:
+        return None
+    if found.compared < 1:
+        raise ModelFault(f"nothing was held against {found.reference}", "compare some results, or return None")
+    if not found.error <= found.limit:
+        raise ModelFault(
+            f"relative error {found.error:.2e} against {found.reference}, above {found.limit:.0e}: no speed is taken",
+            "mend the fast path; `attention: reference` runs the slow one where the model has it",
+        )
+    return found
 
 
 def values(owner: str, declared: Sequence[Value], given: Mapping[str, float]) -> dict[str, float]:
@@ -170,6 +200,9 @@ def _live(findings: list[Finding], model: VideoModel, card: ModelCard, device: s
     model.unload()
     _try(findings, "load again", lambda: model.load(device))
     _try(findings, "clip unchanged after loading again", lambda: _equal(first, clip()))
+    found = _try(findings, "agreement with its reference", lambda: agreement(model, Request((prompt,), (0,), frames)))
+    if found is None and findings[-1].ok:
+        findings[-1] = replace(findings[-1], ok=None, detail="it has none, so its speed will be marked")
     model.unload()
 
 

@@ -123,6 +123,24 @@ class ModelCard:
     details: Mapping[str, Json] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far a model's fast path lies from a slow reference on the work of one request (rule T14).
+
+    Attributes:
+        reference: what it was held against, in words.
+        error: the largest relative error that was found; limit: what is allowed.
+        compared: results that were compared.
+        details: anything else, JSON.
+    """
+
+    reference: str
+    error: float
+    limit: float
+    compared: int
+    details: Mapping[str, Json] = field(default_factory=dict)
+
+
 class VideoModel(ABC):
     """A streaming video model behind a name and checked options.
 
@@ -173,6 +191,14 @@ class VideoModel(ABC):
 
         H.264 in mp4, of the request's frames and the card's size. None, as for every model that makes its clips, has
         the frames of `stream` encoded.
+        """
+        return None
+
+    def agreement(self, request: Request) -> Agreement | None:
+        """Answer `request` as `stream` would, untimed, holding what is fast against a slow reference.
+
+        A probe asks for it before it times the model. None, as for every model that has no reference, leaves the
+        speed figures marked.
         """
         return None
 

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from harness.contracts import Availability, Json, Measurement, Options, Probe, Subject, Value, Workload
 from harness.probes.device import Telemetry, watch
+from harness.probes.repeat import FullClock
 from models.config import LatentSizes, TransformerConfig
 
 Form = Literal["causal_full", "causal_local", "causal_linear", "mla_expanded", "mla_absorbed"]
@@ -74,6 +75,7 @@ class ComplexityOptions(Options):
         dtype: of weights, activations and cache.
         timed: measure time too; FLOPs and bytes come from shapes alone, which costs nothing at any size.
         measure_s: seconds spent on each timing, of which every length has two.
+        min_clock_ratio: a timing below this share of the device's default clock is thrown away.
     """
 
     dim: int = Field(1536, ge=2)
@@ -89,6 +91,7 @@ class ComplexityOptions(Options):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     timed: bool = True
     measure_s: float = Field(0.2, gt=0)
+    min_clock_ratio: float = Field(0.75, ge=0, le=1)
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
@@ -180,7 +183,7 @@ class Complexity(Probe):
     FLOPs and bytes are counted on shapes alone, whether or not time is measured, since a kernel hides its FLOPs.
     """
 
-    version = "2"
+    version = "3"
     schema = ComplexityOptions
     needs_model: ClassVar[bool] = False
     values = (
@@ -188,6 +191,7 @@ class Complexity(Probe):
         Value("absorbed_over_dense_default", "", "none", "n(d_c+d_rope)/D at the published widths"),
         Value("absorbed_over_dense", "", "none", "n(d_c+d_rope)/D"),
         Value("absorbed_over_dense_counted", "", "none", "absorbed over dense attention, counted"),
+        Value("rejected", "", "none", "timings thrown away"),
     )
 
     def __init__(self, options: Options) -> None:
@@ -212,7 +216,7 @@ class Complexity(Probe):
             telemetry = Telemetry(self._device)
             before = telemetry.snapshot()
             with torch.inference_mode(), watch(telemetry) as other:
-                sweep.time(self._device)
+                sweep.time(self._device, telemetry)
             notes |= {"device_before": before, "device_after": telemetry.snapshot(), "flags": telemetry.flags()}
             notes["other_work"] = other.to_json()
             remarks += ["Other work was seen while this was timed (rule T1)."] * other.contended
@@ -226,6 +230,7 @@ class Sweep:
     def __init__(self, options: ComplexityOptions) -> None:
         self.options = options
         self.costs: dict[tuple[Form, Length], Cost] = {}
+        self.rejected = NAN
 
     def asked(self) -> Iterator[tuple[Form, int, int]]:
         """Each form with each window at the longest clip, and with each clip under the table's window."""
@@ -245,14 +250,16 @@ class Sweep:
             if place not in self.costs:
                 self.costs[place] = Cost(*bench.count(form, window, clip))
 
-    def time(self, device: str) -> None:
-        """Seconds on `device`, of everything that was counted."""
+    def time(self, device: str, telemetry: Telemetry) -> None:
+        """Seconds on `device`, of everything that was counted; timings at a low clock are taken anew (rule T11)."""
         from models.complexity_bench import Bench
 
-        bench = Bench(self.options, device)
+        full = FullClock(telemetry.clock_ratio, self.options.min_clock_ratio)
+        bench = Bench(self.options, device, full)
         for (form, (window, clip)), cost in self.costs.items():
             chunk_s, clip_s = bench.times(form, window, clip)
             self.costs[form, (window, clip)] = replace(cost, chunk_s=chunk_s, clip_s=clip_s)
+        self.rejected = float(full.rejected)
 
     def found(self, form: Form, window: int, clip: int) -> dict[str, float]:
         """Each of `FIELDS` at one length."""
@@ -273,6 +280,7 @@ class Sweep:
             "absorbed_over_dense_default": absorbed_over_dense(config.heads, config.dim, default.d_c, default.d_rope),
             "absorbed_over_dense": absorbed_over_dense(options.heads, options.dim, latent.d_c, latent.d_rope),
             "absorbed_over_dense_counted": counted,
+            "rejected": self.rejected,
         }
 
     def samples(self) -> dict[str, list[float]]:

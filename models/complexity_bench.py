@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness.probes.census import flop_counter
 from harness.probes.clock import Clock, time_calls
+from harness.probes.repeat import FullClock
 from models.attention.dense import DenseAttention
 from models.attention.latent import LatentAttention
 from models.attention.linear import LinearAttention
@@ -29,10 +30,14 @@ _CORE = ("scaled_dot_product", "bmm")
 
 
 class Bench:
-    """One layer of each form over a cache of one layer, on `device` (`meta` for shapes alone)."""
+    """One layer of each form over a cache of one layer, on `device` (`meta` for shapes alone).
 
-    def __init__(self, options: ComplexityOptions, device: str) -> None:
+    `full` takes timings anew that were made at a low clock; without it all are kept.
+    """
+
+    def __init__(self, options: ComplexityOptions, device: str, full: FullClock | None = None) -> None:
         self.options, self.device, self.clock = options, device, Clock(device)
+        self.full = full or FullClock(lambda: None, 0.0)
         self.dtype: Any = getattr(torch, options.dtype)
         dim, heads, eps = options.dim, options.heads, TransformerConfig().eps
         torch.manual_seed(0)
@@ -98,4 +103,8 @@ class Bench:
 
     def _timed(self, call: Callable[[], Any]) -> tuple[float, ...]:
         budget = self.options.measure_s
-        return tuple(time_calls(self.clock, call, warmup_s=budget / 4, measure_s=budget, least=5, most=MOST_CALLS))
+
+        def series() -> list[float]:
+            return time_calls(self.clock, call, warmup_s=budget / 4, measure_s=budget, least=5, most=MOST_CALLS)
+
+        return tuple(self.full.take(series))

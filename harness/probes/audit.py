@@ -20,7 +20,7 @@ audits. Six blocks are the fewest that can show it: 12 repeats all faster than 1
 PLAIN = 0.5
 """Share of the time below which a repeat looks like a cache plainly enough to be followed up whatever it costs."""
 MOST_BLOCKS = 10
-"""Blocks after which a suspicion that did not harden is left standing."""
+"""Blocks after which a suspicion that did not harden is left standing; chosen here, well above the six."""
 PASSED, FAILED, UNCLEAR, LEFT_OUT = "passed", "failed", "unclear", "left out"
 """Verdicts. A table marks what rests on no audit that passed (`harness.report.samples.uncleared`)."""
 MEDIAN_FROM = 6

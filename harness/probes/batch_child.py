@@ -7,6 +7,7 @@ error. What the budget covers is said by `hold_to_budget`.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import resource
@@ -19,9 +20,11 @@ from typing import Any, Literal
 from harness import devices, registry
 from harness.contracts import Json, VideoModel, Workload
 from harness.errors import NotAvailable
+from harness.probes import agreement
 from harness.probes.clock import Clock
-from harness.probes.device import MemoryMeter, status_bytes
+from harness.probes.device import MemoryMeter, Telemetry, status_bytes
 from harness.probes.generation import Generation, generate, request, steady_chunks
+from harness.probes.repeat import FullClock
 
 OUT_OF_MEMORY = (
     "out of memory",
@@ -38,7 +41,10 @@ OUT_OF_MEMORY = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one child does: a model by name, a batch, and the budget in bytes that it is held to."""
+    """What one child does: a model by name, a batch, and the budget in bytes that it is held to.
+
+    With `agreement` it holds the model against its reference instead, and nothing is held to the budget or timed.
+    """
 
     name: str
     options: Mapping[str, Json]
@@ -50,6 +56,8 @@ class Job:
     batch: int
     budget_bytes: int
     preload: tuple[str, ...] = ("torch",)
+    min_clock_ratio: float = 0.75
+    agreement: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,9 @@ class Row:
         reserved_bytes, driver_bytes: on CUDA, of the allocator, and of the whole device as the driver has it; None
             elsewhere. grown_bytes: by how much the latter grew while the budget was held.
         failures: on CUDA, what `devices.allocation_failures` counted.
-        clip_s, first_chunk_s: of the second clip. fps: its pixel frames per second over the chunks whose window was
-            full, all clips of the batch together.
+        clip_s, first_chunk_s: of the second clip, made anew while the device's clock was low, `rejected` times.
+        fps: its pixel frames per second over the chunks whose window was full, all clips of the batch together.
+        agreement_error: of a job that asks for the check of rule T14 alone.
     """
 
     batch: int
@@ -82,6 +91,8 @@ class Row:
     clip_s: float = float("nan")
     first_chunk_s: float = float("nan")
     fps: float = float("nan")
+    rejected: int = 0
+    agreement_error: float = float("nan")
     kind: str = ""
     notes: dict[str, Json] = field(default_factory=dict)
 
@@ -139,21 +150,24 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def run(job: Job) -> Row:
-    """Load the model under the budget and have it make two clips of `job.frames` frames (rule T16)."""
+    """Load the model under the budget and have it make two clips of `job.frames` frames (rule T16), or check it."""
     at = "load"
     try:
-        model, meter, covers = _prepare(job)
+        model, meter = _prepare(job)
+        covers = "" if job.agreement else hold_to_budget(job.device, job.budget_bytes)
         before = _driver_bytes(job.device)
         model.load(job.device)
         weights = meter.now() - meter.base
         at = "generate"
+        if job.agreement:
+            return _agreed(job, model)
         meter.reset()
-        clips = _clips(job, model)
-        row = _measured(job, model, clips, meter, weights, covers)
+        second, rejected = _second_clip(job, model)
+        row = _measured(job, model, second, meter, weights, covers)
         after = _driver_bytes(job.device)
         grown = None if after is None or before is None else after - before
         failures = devices.allocation_failures(job.device)
-        return replace(row, driver_bytes=after, grown_bytes=grown, failures=failures)
+        return replace(row, driver_bytes=after, grown_bytes=grown, failures=failures, rejected=rejected)
     except Exception as error:  # noqa: BLE001 (a plug-in may raise anything)
         if out_of_memory(error):
             failures = devices.allocation_failures(job.device)
@@ -161,7 +175,7 @@ def run(job: Job) -> Row:
         return Row(job.batch, "failed", at, str(error)[:2000], kind=type(error).__name__)
 
 
-def _prepare(job: Job) -> tuple[VideoModel, MemoryMeter, str]:
+def _prepare(job: Job) -> tuple[VideoModel, MemoryMeter]:
     """Everything that the budget does not cover: the model's own modules, libraries and their threads."""
     for path in job.plugins:
         registry.load_plugin(Path(path))
@@ -174,8 +188,7 @@ def _prepare(job: Job) -> tuple[VideoModel, MemoryMeter, str]:
         torch.ones(1 << 16).add_(1).sum()
         if job.device.startswith("cuda"):
             torch.ones(1, device=job.device)
-    meter = MemoryMeter(job.device)
-    return model, meter, hold_to_budget(job.device, job.budget_bytes)
+    return model, MemoryMeter(job.device)
 
 
 def _driver_bytes(device: str) -> float | None:
@@ -188,17 +201,32 @@ def _driver_bytes(device: str) -> float | None:
     return float(total - free)
 
 
-def _clips(job: Job, model: VideoModel) -> list[Generation]:
-    workload = Workload(job.prompts, job.seeds, job.frames, job.batch)
-    clock, card = Clock(job.device), model.describe()
-    # The first clip's time does not count, so it is the one to hold against the others of its batch.
-    return [generate(clock, model, request(workload, number), card, distinct=number == 0) for number in range(2)]
+def _workload(job: Job) -> Workload:
+    return Workload(job.prompts, job.seeds, job.frames, job.batch)
 
 
-def _measured(
-    job: Job, model: VideoModel, clips: list[Generation], meter: MemoryMeter, weights: int, covers: str
-) -> Row:
-    peaks, second = meter.peak(), clips[1]
+def _agreed(job: Job, model: VideoModel) -> Row:
+    found = agreement.take(model, _workload(job), model.describe())
+    return Row(
+        job.batch, "ok", agreement_error=agreement.error_of(found), notes={"agreement": agreement.to_json(found)}
+    )
+
+
+def _second_clip(job: Job, model: VideoModel) -> tuple[Generation, int]:
+    """The first clip warms up; the second, or the first of those after it that ran at a full clock (rule T11).
+
+    With it, how many were thrown away. The first clip's time does not count, so it is the one to hold against the
+    others of its batch.
+    """
+    clock, card, numbers = Clock(job.device), model.describe(), itertools.count(1)
+    full = FullClock(Telemetry(job.device).clock_ratio, job.min_clock_ratio)
+    generate(clock, model, request(_workload(job), 0), card, distinct=True)
+    second = full.take(lambda: generate(clock, model, request(_workload(job), next(numbers)), card))
+    return second, full.rejected
+
+
+def _measured(job: Job, model: VideoModel, second: Generation, meter: MemoryMeter, weights: int, covers: str) -> Row:
+    peaks = meter.peak()
     steady, rule = steady_chunks(second.frames, model.describe())
     on_cuda = job.device.startswith("cuda")
     return Row(

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from pydantic import Field
@@ -27,12 +27,14 @@ class BatchScalingOptions(Options):
         budget_bytes: what a process may have; the independent variable. A suite gives one section a budget.
         max_batch: largest batch that is tried.
         timeout_s: seconds after which one batch size counts as failed.
+        min_clock_ratio: a timed clip below this share of the device's default clock is thrown away and made anew.
         preload: modules imported before the budget is counted.
     """
 
     budget_bytes: int = Field(gt=0)
     max_batch: int = Field(1024, ge=1)
     timeout_s: float = Field(3600.0, gt=0)
+    min_clock_ratio: float = Field(0.75, ge=0, le=1)
     preload: tuple[str, ...] = ("torch",)
 
 
@@ -91,7 +93,7 @@ def line(rows: Sequence[Row]) -> tuple[float, float]:
 class BatchScaling(Probe):
     """Runs the model in fresh processes of growing batch, each held to the budget and to two full-length clips."""
 
-    version = "2"
+    version = "3"
     schema = BatchScalingOptions
     values = (
         Value("budget_bytes", "B", "none", "budget"),
@@ -108,6 +110,8 @@ class BatchScaling(Probe):
         Value("fps_largest", "frames/s", "higher", "largest batch"),
         Value("clip_one_s", "s", "lower", "clip, one request"),
         Value("clip_largest_s", "s", "lower", "clip, largest batch"),
+        Value("agreement_error", "", "none", "relative error against the reference"),
+        Value("rejected", "", "none", "clips thrown away"),
         Value("contended", "", "none", "contended"),
     )
 
@@ -115,7 +119,7 @@ class BatchScaling(Probe):
         """Search the largest batch. The workload's own batch is not used.
 
         Raises `OptionError` when the clip is too short to fill the window or the budget smaller than the weights,
-        `ModelFault` when a child fails for another reason than memory.
+        `ModelFault` when a child fails for another reason than memory, or the model does not agree with its reference.
         """
         assert subject is not None
         check_workload("batch_scaling", workload)
@@ -123,6 +127,7 @@ class BatchScaling(Probe):
         telemetry = Telemetry(subject.device)
         with watch(telemetry) as other:
             found = search(lambda batch: self._attempt(subject, workload, batch), self.options.max_batch)
+        agreed = self._agree(subject, workload, found.largest)
         slope, fixed = line(found.rows)
         by_batch = {row.batch: row for row in found.rows if row.outcome == "ok"}
         none = Row(0, "out_of_memory")
@@ -143,9 +148,15 @@ class BatchScaling(Probe):
             "fps_largest": top.fps,
             "clip_one_s": one.clip_s,
             "clip_largest_s": top.clip_s,
+            "agreement_error": agreed.agreement_error,
+            "rejected": float(sum(row.rejected for row in found.rows)),
             "contended": float(other.contended),
         }
-        notes: dict[str, Json] = {"rows": [_row(row) for row in found.rows], "other_work": other.to_json()}
+        notes: dict[str, Json] = {
+            "rows": [_row(row) for row in found.rows],
+            "other_work": other.to_json(),
+            **agreed.notes,
+        }
         if not found.bounded:
             notes["search_ended"] = f"batch {found.largest} still fits; max_batch stopped the search"
         if over := [row for row in found.rows if (row.grown_bytes or 0) > self.options.budget_bytes]:
@@ -156,7 +167,19 @@ class BatchScaling(Probe):
             notes.update(one.notes)
         return Measurement(values, _samples(found.rows), notes)
 
-    def _attempt(self, subject: Subject, workload: Workload, batch: int) -> Row:
+    def _agree(self, subject: Subject, workload: Workload, batch: int) -> Row:
+        """The check of rule T14 in a process of its own, which no budget holds, since the reference needs memory.
+
+        At the largest batch, or at half of it and so on where even the whole device is too small for both.
+        """
+        while batch:
+            row = self._attempt(subject, workload, batch, agreement=True)
+            if row.outcome == "ok":
+                return replace(row, notes={"agreement": {**_mapping(row.notes.get("agreement")), "batch": batch}})
+            batch //= 2
+        return Row(0, "out_of_memory", notes={"agreement": {"verdict": "not taken"}})
+
+    def _attempt(self, subject: Subject, workload: Workload, batch: int, agreement: bool = False) -> Row:
         job = Job(
             name=subject.name,
             options=subject.options,
@@ -168,13 +191,15 @@ class BatchScaling(Probe):
             batch=batch,
             budget_bytes=self.options.budget_bytes,
             preload=self.options.preload,
+            min_clock_ratio=self.options.min_clock_ratio,
+            agreement=agreement,
         )
         row = run_child(job, self.options.timeout_s)
         if row.outcome == "failed":
             if row.kind == NotAvailable.__name__:
                 raise NotAvailable(*_two_lines(row.message))
             raise ModelFault(f"batch {batch} failed: {row.kind or 'process'}: {row.message}")
-        if row.outcome == "out_of_memory" and row.at == "load":
+        if row.outcome == "out_of_memory" and row.at == "load" and not agreement:
             raise OptionError(
                 f"the budget of {self.options.budget_bytes} bytes is smaller than the weights of {subject.name}",
                 "raise budget_bytes",
@@ -239,7 +264,12 @@ def _row(row: Row) -> dict[str, Json]:
         "driver_bytes": row.driver_bytes,
         "grown_bytes": row.grown_bytes,
         "allocation_failures": row.failures,
+        "rejected": row.rejected,
     }
+
+
+def _mapping(said: Json) -> Mapping[str, Json]:
+    return said if isinstance(said, Mapping) else {}
 
 
 def _two_lines(text: str) -> tuple[str, str]:

@@ -95,9 +95,9 @@ class Row:
 
 
 def table(rows: Sequence[Row], ceilings: Ceilings) -> Json:
-    """Every row as a table, as a record's notes carry it; what failed or does not run here is said below."""
+    """Every row as a table, as a record's notes carry it; what failed or could not be measured here is said below."""
     said = [f"{row.shape}, {row.form}: failed, {row.fault}." for row in rows if row.fault]
-    said += dict.fromkeys(f"{row.form}: does not run here, {row.missing}." for row in rows if row.missing)
+    said += dict.fromkeys(f"{row.form}: not measured here, {row.missing}." for row in rows if row.missing)
     said.append(
         "Shares are of the device's own large product and large copy, measured before. Bytes/s is with a cold cache, "
         "FLOP/s at the fastest."

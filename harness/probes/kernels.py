@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar, Self
 
@@ -19,6 +20,7 @@ from harness.probes.device import MemoryMeter, Telemetry, watch
 from harness.probes.kernel_account import account
 from harness.probes.kernel_bench import Bench, Case, Compile, Crossing, Dtype, Shape, find
 from harness.probes.kernel_rows import Ceilings, Row, samples, table
+from harness.probes.repeat import FullClock
 
 NAN = float("nan")
 SHORT, LONG = 256, 1560
@@ -37,6 +39,7 @@ class KernelsOptions(Options):
         seed: of the random inputs; each shape draws its own.
         timed: check alone, without it; then the kernels may also run in Triton's interpreter.
         warmup_s, measure_s: spent on each timing.
+        min_clock_ratio: a timing below this share of the device's default clock is thrown away and taken anew.
         matmul: rows and columns of the square product that gives the ceiling. copy_bytes: size of the copy.
         chunk: also measure whole chunks of the network that the family serves, in every form.
         compile: how those chunks run, the same for every form: `none`, `blocks` (each by `torch.compile`, all but cache
@@ -54,6 +57,7 @@ class KernelsOptions(Options):
     timed: bool = True
     warmup_s: float = Field(0.025, gt=0)
     measure_s: float = Field(0.1, gt=0)
+    min_clock_ratio: float = Field(0.75, ge=0, le=1)
     matmul: int = Field(8192, ge=16)
     copy_bytes: int = Field(1 << 30, ge=1 << 10)
     chunk: bool = False
@@ -78,7 +82,7 @@ class Kernels(Probe):
     that the device refuses) has no times and counts in `failed_rows`; the others go on.
     """
 
-    version = "2"
+    version = "3"
     schema = KernelsOptions
     needs_model: ClassVar[bool] = False
     values = (
@@ -100,6 +104,7 @@ class Kernels(Probe):
         Value("dispatch_loss", "", "lower", "dispatch as it stood before, over the better form, less one"),
         Value("dispatch_loss_measured", "", "lower", "dispatch by what was measured, over the better form, less one"),
         Value("peak_bytes", "B", "lower", "peak memory"),
+        Value("rejected", "", "none", "timings thrown away"),
         Value("contended", "", "none", "contended"),
     )
 
@@ -126,17 +131,18 @@ class Kernels(Probe):
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
         """Ceilings, then shape by shape; neither argument is used."""
         options: KernelsOptions = self.options
-        bench, clock, telemetry = self._family(self._device), Clock(self._device), Telemetry(self._device)
+        bench, telemetry = self._family(self._device), Telemetry(self._device)
+        timer = _Timer(Clock(self._device), options, FullClock(telemetry.clock_ratio, options.min_clock_ratio))
         meter, rows, whole = MemoryMeter(self._device), list[Row](), list[Row]()
         meter.reset()
         before = telemetry.snapshot()
         with watch(telemetry) as other:
-            ceilings = measure_ceilings(clock, options) if options.timed else Ceilings()
+            ceilings = timer.measure_ceilings() if options.timed else Ceilings()
             for number, shape in enumerate(options.shapes()):
-                rows += _rows(bench, shape, options.seed + number, clock, options, ceilings)
+                rows += _rows(bench, shape, options.seed + number, timer)
             for shape, case in bench.chunks(options.seed, options.compile) if options.chunk else ():
                 whole.append(_row(case, shape))
-                _take(whole[-1], case, clock, options, ceilings, whole=True)
+                _take(whole[-1], case, timer, whole=True)
         crossings = crossings_of(rows)
         picked = {shape: bench.chosen(shape) for shape in options.shapes()}
         measured = {shape: bench.chosen(shape, crossings) for shape in options.shapes()} if crossings else {}
@@ -148,6 +154,7 @@ class Kernels(Probe):
             "copy_bytes": ceilings.bytes,
             **found,
             "peak_bytes": meter.peak()["peak_bytes"],
+            "rejected": float(timer.full.rejected),
             "contended": float(other.contended),
         }
         notes: dict[str, Json] = {
@@ -169,14 +176,45 @@ def _row(case: Case, shape: Shape) -> Row:
     return Row(shape, case.form, case.flops, case.bytes, case.detail)
 
 
-def _rows(
-    bench: Bench, shape: Shape, seed: int, clock: Clock, options: KernelsOptions, ceilings: Ceilings
-) -> Iterator[Row]:
+@dataclass(slots=True)
+class _Timer:
+    """Times calls as the options say, each series at a full clock (rules T10, T11), against the device's ceilings."""
+
+    clock: Clock
+    options: KernelsOptions
+    full: FullClock
+    ceilings: Ceilings = Ceilings()  # noqa: RUF009 (frozen)
+
+    def calls(self, call: Callable[[], object], budgets: float = 1, cold: bool = True) -> list[float]:
+        """Seconds of each of many calls."""
+        warmup_s, measure_s = budgets * self.options.warmup_s, budgets * self.options.measure_s
+        return self.full.take(lambda: time_calls(self.clock, call, warmup_s=warmup_s, measure_s=measure_s, cold=cold))
+
+    def graph(self, call: Callable[[], object]) -> list[float]:
+        """Seconds a call in a CUDA graph."""
+        return self.full.take(lambda: time_graph(self.clock, call))
+
+    def measure_ceilings(self) -> Ceilings:
+        """Median rates of one large bfloat16 product and one large copy on the clock's device, kept from now on."""
+        import torch
+
+        size, device = self.options.matmul, self.clock.device
+        a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+        product = torch.empty_like(a)
+        flops = 2 * size**3 / median(self.calls(lambda: torch.mm(a, b, out=product), 4))
+        source = torch.empty(self.options.copy_bytes, dtype=torch.int8, device=device)
+        target = torch.empty_like(source)
+        moved = 2 * self.options.copy_bytes / median(self.calls(lambda: target.copy_(source), 4))
+        self.ceilings = Ceilings(flops, moved)
+        return self.ceilings
+
+
+def _rows(bench: Bench, shape: Shape, seed: int, timer: _Timer) -> Iterator[Row]:
     """Every form of a shape; where its inputs cannot be made, a row that says so."""
     try:
         for case in bench.cases(shape, seed):
             row = _row(case, shape)
-            _take(row, case, clock, options, ceilings)
+            _take(row, case, timer)
             yield row
     except ClockFault:
         raise
@@ -184,13 +222,13 @@ def _rows(
         yield Row(shape, "inputs", NAN, NAN, {}, fault=_said(error))
 
 
-def _take(row: Row, case: Case, clock: Clock, options: KernelsOptions, ceilings: Ceilings, whole: bool = False) -> None:
+def _take(row: Row, case: Case, timer: _Timer, whole: bool = False) -> None:
     """Check, and only then time; of `whole` chunks also say where the time goes."""
     try:
         _check(row, case)
-        if options.timed and not row.fault:
-            _time(row, case, clock, options, ceilings)
-            row.account = account(clock, case) if whole and not row.fault else {}
+        if timer.options.timed and not row.fault:
+            _time(row, case, timer)
+            row.account = account(timer.clock, case) if whole and not row.fault else {}
     except NotAvailable as reason:
         row.withdraw()
         row.missing = reason.message
@@ -211,39 +249,19 @@ def _check(row: Row, case: Case) -> None:
         row.fault = f"relative error {found.worst_row:.2e} of a row above {case.limit_row:.0e}"
 
 
-def _time(row: Row, case: Case, clock: Clock, options: KernelsOptions, ceilings: Ceilings) -> None:
-    budget = options.warmup_s, options.measure_s
+def _time(row: Row, case: Case, timer: _Timer) -> None:
     before = case.compiled() if case.compiled else 0
-    row.cold, row.warm = (
-        time_calls(clock, case.call, warmup_s=budget[0], measure_s=budget[1], cold=cold) for cold in (True, False)
-    )
+    row.cold, row.warm = (timer.calls(case.call, cold=cold) for cold in (True, False))
     if min(median(row.cold), median(row.warm)) < GRAPH_BELOW_S:
-        row.graph = time_graph(clock, case.call)
+        row.graph = timer.graph(case.call)
     made = case.compiled() - before if case.compiled else 0
     if made:
         row.fault = f"{made} graphs were compiled while it was timed"
-    row.judge(ceilings)
+    row.judge(timer.ceilings)
 
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
-
-
-def measure_ceilings(clock: Clock, options: KernelsOptions) -> Ceilings:
-    """Median rates of one large bfloat16 product and one large copy on the clock's device."""
-    import torch
-
-    def seconds(call: Callable[[], object]) -> float:
-        return median(time_calls(clock, call, warmup_s=4 * options.warmup_s, measure_s=4 * options.measure_s))
-
-    size, device = options.matmul, clock.device
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    product = torch.empty_like(a)
-    flops = 2 * size**3 / seconds(lambda: torch.mm(a, b, out=product))
-    source = torch.empty(options.copy_bytes, dtype=torch.int8, device=device)
-    target = torch.empty_like(source)
-    moved = 2 * options.copy_bytes / seconds(lambda: target.copy_(source))
-    return Ceilings(flops, moved)
 
 
 # --------------------------------------------------------------------------------------- what was found

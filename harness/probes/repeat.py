@@ -15,7 +15,8 @@ from harness.probes.clock import SECOND, Clock
 
 T = TypeVar("T")
 PAUSES_S = (1.0, 2.0, 5.0, 10.0)
-"""Pauses after samples thrown away in a row, to let the device cool; the last one repeats (rule T11)."""
+"""Pauses after samples thrown away in a row, to let the device cool; a stream repeats the last one (rule T11).
+Chosen here."""
 
 
 class CompileCounter:
@@ -171,10 +172,7 @@ def repeat(
         missing = _missing(durations, stop)
         ceiling = (clock.point() - start) / SECOND >= stop.ceiling_s
         if ceiling and not kept:
-            raise NotAvailable(
-                f"all {len(rejected)} samples were taken below {stop.clock_ratio:.0%} of the device's default clock",
-                "wait until the device is cool and free, or lower min_clock_ratio",
-            )
+            raise _too_slow(len(rejected), stop.clock_ratio)
         if not missing or ceiling:
             width = stats.median_half_width(durations)
             reason = f"ceiling of {stop.ceiling_s:g} s reached: {missing}" if missing else "stop rule met"
@@ -182,6 +180,42 @@ def repeat(
         if slow:
             sleep(PAUSES_S[min(in_a_row, len(PAUSES_S) - 1)])
         in_a_row = in_a_row + 1 if slow else 0
+
+
+class FullClock:
+    """Takes a sample anew while the device's clock right after it is low, and counts those thrown away (rule T11).
+
+    Args:
+        ratio: device clock over its default, asked for after each sample; None keeps every sample.
+        least: ratio below which a sample is thrown away. sleep: how to pause before the next one.
+    """
+
+    def __init__(
+        self, ratio: Callable[[], float | None], least: float, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.ratio, self.least, self.sleep = ratio, least, sleep
+        self.rejected = 0
+
+    def take(self, sample: Callable[[], T]) -> T:
+        """`sample()`, or what it gives once more after each of `PAUSES_S`.
+
+        Raises `NotAvailable` when every one of those was thrown away.
+        """
+        for pause in (0.0, *PAUSES_S):
+            if pause:
+                self.sleep(pause)
+            taken, told = sample(), self.ratio()
+            if told is None or not told < self.least:
+                return taken
+            self.rejected += 1
+        raise _too_slow(1 + len(PAUSES_S), self.least)
+
+
+def _too_slow(samples: int, least: float) -> NotAvailable:
+    return NotAvailable(
+        f"all {samples} samples were taken below {least:.0%} of the device's default clock",
+        "wait until the device is cool and free, or lower min_clock_ratio",
+    )
 
 
 def _missing(durations: list[float], stop: Stop) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 from harness import devices, stats
 from harness.contracts import Json, Measurement, ModelCard, Options, Probe, Subject, Value, VideoModel, Workload
 from harness.errors import ModelFault
-from harness.probes import audit, census
+from harness.probes import agreement, audit, census
 from harness.probes.clock import SECOND, Clock, stage_seconds
 from harness.probes.device import MemoryMeter, Telemetry, watch
 from harness.probes.generation import (
@@ -81,7 +81,7 @@ class Streaming(Probe):
     What a viewer waits for is a set of values (rule T5): first chunk, gaps, worst gap, real-time factor.
     """
 
-    version = "2"
+    version = "3"
     schema = StreamingOptions
     values = (
         Value("denoise_fps", "frames/s", "higher", "denoise"),
@@ -114,6 +114,7 @@ class Streaming(Probe):
         Value("load_s", "s", "lower", "load"),
         Value("warmup_s", "s", "lower", "warm-up"),
         Value("audit_ratio", "", "none", "repeated over distinct request"),
+        Value("agreement_error", "", "none", "relative error against the reference"),
         Value("repeats", "", "none", "generations"),
         Value("rejected", "", "none", "samples thrown away"),
         Value("half_width", "", "lower", "half-width of the median"),
@@ -129,7 +130,10 @@ class Streaming(Probe):
         self._sleep = sleep
 
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
-        """Load, count, warm up, audit, repeat. Raises `ModelFault` when the audit or the sanity line fails."""
+        """Load, count, check, warm up, audit, repeat.
+
+        Raises `ModelFault` when the agreement with the reference, the audit or the sanity line fails.
+        """
         assert subject is not None
         check_workload("streaming", workload)
         importlib.import_module("torch")  # or its own size would count as the first model's weights
@@ -140,6 +144,8 @@ class Streaming(Probe):
         devices.give_back(subject.device)  # what loading needed for a while is no weight
         weights = meter.now() - meter.base
         counts = census.take(model, request(workload, 0), subject.card) if self.options.count else None
+        agreed = agreement.take(model, workload, subject.card)
+        devices.give_back(subject.device)  # what the reference needed is none of the model's memory
         warm = warm_up(
             clock,
             lambda i: generate(clock, model, request(workload, i), subject.card, distinct=i == 0),
@@ -159,12 +165,14 @@ class Streaming(Probe):
             "load_s": loaded,
             "warmup_s": warm.seconds,
             "audit_ratio": checked.ratio,
+            "agreement_error": agreement.error_of(agreed),
             "contended": float(other.contended),
         }
         notes: dict[str, Json] = {
             **found.notes(),
             "warmup": _warmup(warm),
             "audit": checked.to_json(),
+            "agreement": agreement.to_json(agreed),
             "device_before": before,
             "device_after": telemetry.snapshot(),
             "allocation_failures": _since(failed, devices.allocation_failures(subject.device)),

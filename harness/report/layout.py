@@ -13,6 +13,7 @@ INCOMPLETE = "*"
 CONTENDED = "§"
 UNCONVERGED = "¶"
 UNCLEARED = "‖"
+UNHELD = "#"
 
 NOTES = {
     RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
@@ -21,6 +22,7 @@ NOTES = {
     CONTENDED: "other work ran on the device meanwhile, so speed is a lower bound at best",
     UNCONVERGED: "the ceiling of seconds came before the stop rule was met",
     UNCLEARED: "no audit has cleared the model of serving repeated requests from a cache: it was left out or unclear",
+    UNHELD: "no slow reference stands behind the model's fast path in this record, so a wrong result may be a fast one",
 }
 """What each mark says below a table."""
 

@@ -106,10 +106,15 @@ def uncleared(here: Sequence[str], elsewhere: Sequence[str]) -> tuple[str, ...]:
 
 
 def doubts(values: Mapping[str, ArrayLike]) -> tuple[str, ...]:
-    """Marks of a measurement that was disturbed, or that ended before its stop rule was met, in any round."""
+    """Marks of a measurement: in any round disturbed, ended before its stop rule was met, or without agreement.
+
+    A probe that holds models against their reference gives `agreement_error`, NaN where there is none (rule T14).
+    """
     contended = np.nan_to_num(values.get("contended", 0.0)).any()
     ended = (np.asarray(values.get("converged", 1.0)) == 0).any()
-    return (layout.CONTENDED,) * bool(contended) + (layout.UNCONVERGED,) * bool(ended)
+    unheld = np.isnan(np.asarray(values.get("agreement_error", 0.0), dtype=np.float64)).any()
+    marks = ((layout.CONTENDED, contended), (layout.UNCONVERGED, ended), (layout.UNHELD, unheld))
+    return tuple(mark for mark, there in marks if there)
 
 
 def _prompts(run: Run, group: Group) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
+from harness.contracts import Agreement, Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.errors import ModelFault, OptionError
 from models import cost
 from models.config import TransformerConfig
@@ -205,6 +205,27 @@ class StreamingModel(VideoModel):
         if self.pipeline is None:
             raise ModelFault("the model is not loaded", "call load() first")
         return self.pipeline.stream(request, self.latent_frames(request.frames), spans)
+
+    def networks(self) -> list[VideoTransformer]:
+        """Every network that is loaded."""
+        return [self.pipeline.network] if self.pipeline is not None else []
+
+    def agreement(self, request: Request) -> Agreement | None:
+        """Each layer's attention, to the prompt as well, against float64; None for linear attention, which has none."""
+        if self.network_config().attention == "linear":
+            return None
+        from models.attention.agreement import hold
+
+        if self.pipeline is None:
+            raise ModelFault("the model is not loaded", "call load() first")
+        details: dict[str, Json] = {"form": "dense"}
+        if self.network_config().attention == "latent":
+            form = self.attention_form(str(self.pipeline.device))
+            details = {**form.identity(), "basis": form.basis, "fallback": form.fallback}
+        with hold(self.networks(), self.options.dtype) as held:
+            for _ in self.stream(request):
+                continue
+        return held.agreement(details)
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames, in whole chunks, that hold `frames` pixel frames; a rolling window must fill once."""

@@ -170,6 +170,10 @@ class Trained(StreamingModel):
             network.use_form("absorbed" if self.form() == "absorbed" else "expanded")
             self.pipelines.append(replace(self.pipeline, network=network))
 
+    def networks(self) -> list[VideoTransformer]:
+        """Of every checkpoint, since the seeds of a request choose among them."""
+        return [pipeline.network for pipeline in self.pipelines]
+
     def unload(self) -> None:
         """Free all networks."""
         super().unload()

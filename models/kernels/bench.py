@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.contracts import Availability, Json
 from harness.errors import NotAvailable, OptionError, nearest
 from harness.probes.kernel_bench import Bench, Case, Compile, Crossing, Dtype, Error, Shape
+from models.attention.limits import LIMITS, ROW_LIMIT
 from models.config import LatentSizes, TransformerConfig
 from models.kernels import forms, variants
 from models.kernels.chunk import Setting
@@ -20,11 +21,6 @@ from models.kernels.chunk import Setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-LIMITS = {"bfloat16": 4e-3, "float16": 1e-3, "float32": 1e-5}
-"""Relative error allowed by dtype. Rounding the exact answer to bfloat16 alone gives 1.65e-3, and the absorbed form
-rounds its query and its sums once more; float16 has eight times finer steps, float32 works in three TF32 passes."""
-ROW_LIMIT = 4.0
-"""A single row may be so many times worse than the whole; chosen here, between the spread that rounding gives and 1."""
 BLOCK_SCORES = 1 << 26
 """Scores of the float64 reference at a time, 512 MB."""
 SPARE = 48

@@ -66,6 +66,17 @@ def test_model(name: str, tmp_path: Path) -> None:
     run_or_refuse(registry.models, name, check.check_model, options_for(name, tmp_path))
 
 
+@pytest.mark.parametrize("name", registry.models.names())
+def test_a_model_with_a_cache_has_a_reference(name: str, tmp_path: Path) -> None:
+    options = options_for(name, tmp_path)
+    if required(registry.models.get(name).schema) and not options:
+        pytest.skip("needs files of a training")
+    if registry.models.create(name, options).describe().cached_scalars is None:
+        pytest.skip("no transformer of this project")
+    found = {finding.name: finding.ok for finding in check.check_model(name, options)}
+    assert found["agreement with its reference"] is True
+
+
 @pytest.mark.parametrize("name", registry.metrics.names())
 def test_metric(name: str) -> None:
     run_or_refuse(registry.metrics, name, check.check_metric, {})

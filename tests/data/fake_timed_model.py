@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
+from harness.contracts import Agreement, Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.registry import models
 
 
@@ -63,6 +63,9 @@ class FakeOptions(Options):
     fail_with: str = ""
     forwards: int = 0
     guided: bool = False
+    error: float | None = None
+    compared: int = 1
+    reference_bytes: int = 0
 
 
 @models.register("fake/timed")
@@ -130,6 +133,13 @@ class FakeTimed(VideoModel):
                 made.append(chunk)
             yield chunk
         self.results[key] = made
+
+    def agreement(self, request: Request) -> Agreement | None:
+        self.held = [*getattr(self, "held", []), request]
+        if self.options.error is None:
+            return None
+        room = np.ones(self.options.reference_bytes * request.batch, dtype=np.uint8)
+        return Agreement("slow sums", self.options.error, 1e-3, self.options.compared, {"room": room.nbytes})
 
     def generate(self, request: Request, spans: Spans) -> Iterator[Frames]:
         o = self.options

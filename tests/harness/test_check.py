@@ -7,7 +7,7 @@ import pytest
 from road import FAKES
 
 from harness import check, registry
-from harness.contracts import Request, Value
+from harness.contracts import Agreement, Request, Value
 from harness.errors import ModelFault, PluginFault, RegistryError
 
 
@@ -58,7 +58,9 @@ def test_values_are_checked_against_what_is_declared() -> None:
 
 
 def test_check_model_passes_a_good_model_and_names_what_a_bad_one_breaks() -> None:
-    assert all(finding.ok for finding in check.check_model("fake/moving"))
+    *sound, last = check.check_model("fake/moving")
+    assert all(finding.ok for finding in sound)
+    assert (last.ok, last.detail) == (None, "it has none, so its speed will be marked")
     for name in ("fake/raises", "fake/shape", "fake/nan", "fake/short", "fake/list"):
         failed = [finding for finding in check.check_model(name) if finding.ok is False]
         assert failed, name
@@ -77,3 +79,19 @@ def test_check_model_sees_a_seed_that_does_not_decide(monkeypatch: pytest.Monkey
     )
     broken = {finding.name for finding in check.check_model("fake/moving") if finding.ok is False}
     assert "equal seeds give equal clips" in broken
+
+
+@pytest.mark.parametrize(
+    ("error", "limit", "compared", "says"),
+    [(2e-3, 1e-3, 1, "above 1e-03"), (math.nan, 1e-3, 1, "nan"), (0.0, 1e-3, 0, "nothing was held against a sum")],
+)
+def test_check_model_sees_a_model_that_does_not_agree(
+    monkeypatch: pytest.MonkeyPatch, error: float, limit: float, compared: int, says: str
+) -> None:
+    cls = registry.models.get("fake/moving")
+    found = [Agreement("a sum", 1e-4, limit, 1), Agreement("a sum", error, limit, compared)]
+    monkeypatch.setattr(cls, "agreement", lambda self, request: found.pop(0))
+    assert check.check_model("fake/moving")[-1].ok
+    last = check.check_model("fake/moving")[-1]
+    assert last.ok is False
+    assert says in last.detail

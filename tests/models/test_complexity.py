@@ -11,6 +11,8 @@ from harness.contracts import Workload
 from harness.errors import RecordError, SuiteError
 from harness.execute import local
 from harness.plan import make
+from harness.probes import repeat
+from harness.probes.device import Telemetry
 from harness.records import RecordFile, load_run
 from harness.report.render import markdown
 from harness.report.scaling import panels
@@ -131,7 +133,7 @@ def test_a_kernel_that_hides_its_flops_changes_no_count(counted, monkeypatch):
     found = measured(timed=True, measure_s=0.001)
     assert set(hidden) == {"absorbed", "expanded"}
     for name, value in counted.values.items():
-        assert found.values[name] == value or name.endswith("_s"), name
+        assert found.values[name] == value or name.endswith("_s") or name == "rejected", name
 
 
 def test_time_is_measured_for_every_form_and_length():
@@ -146,6 +148,16 @@ def test_time_is_measured_for_every_form_and_length():
             assert median(found.samples[f"{form}:{whole}:{name}"]) == found.values[f"{form}_{name}"]
     assert found.values["absorbed_over_dense_counted"] == 3 * 26 / 48
     assert set(found.notes) >= {"device_before", "device_after", "other_work", "flags"}
+
+
+def test_timings_at_a_low_clock_are_taken_anew_and_counted(monkeypatch):
+    ratios = [0.5, 0.6, 1.0, 0.7]
+    monkeypatch.setattr(Telemetry, "clock_ratio", lambda self: ratios.pop(0) if ratios else 1.0)
+    monkeypatch.setattr(repeat, "PAUSES_S", (0.0,) * 4)
+    found = measured(timed=True, measure_s=0.001, windows=(3,), clips=(8,))
+    assert found.values["rejected"] == 3
+    assert math.isfinite(found.values["causal_full_chunk_s"])
+    assert math.isnan(measured().values["rejected"])
 
 
 def test_other_work_while_it_was_timed_is_said_below_the_table(monkeypatch):

@@ -7,9 +7,10 @@ import pytest
 
 from harness.contracts import Workload
 from harness.errors import ModelFault, NotAvailable, OptionError
-from harness.probes import batch_child, batch_scaling
+from harness.probes import batch_child, batch_scaling, repeat
 from harness.probes.batch_child import Job, Row, out_of_memory
 from harness.probes.batch_scaling import BatchScaling, BatchScalingOptions, line, run_child, search
+from harness.probes.device import Telemetry
 
 MIB = 1 << 20
 PROMPTS = ("a red circle", "a blue square")
@@ -125,6 +126,67 @@ def test_a_model_that_repeats_one_clip_is_a_fault(subject):
     probe = BatchScaling(BatchScalingOptions(budget_bytes=256 * MIB, preload=()))
     with pytest.raises(ModelFault, match="batch 2 failed: ModelFault: the model ignores the batch: clips 0 and 1"):
         probe.measure(made, Workload(PROMPTS, (0,), 12))
+
+
+@linux
+def test_the_largest_batch_is_held_against_the_reference_outside_the_budget(subject):
+    # What the reference needs for four clips is more than the whole budget.
+    sizes = {"weight_bytes": 40 * MIB, "request_bytes": 24 * MIB, "reference_bytes": 64 * MIB}
+    made = subject(time="real", denoise_s=0.001, error=2e-4, **sizes)
+    options = BatchScalingOptions(budget_bytes=150 * MIB, max_batch=8, preload=())
+    found = BatchScaling(options).measure(made, Workload(PROMPTS, (0, 1), 12))
+    assert (found.values["largest_batch"], found.values["agreement_error"]) == (4, 2e-4)
+    said = found.notes["agreement"]
+    assert (said["verdict"], said["batch"], said["room"]) == ("passed", 4, 256 * MIB)
+
+
+@linux
+def test_no_figure_of_a_model_that_does_not_agree(subject):
+    made = subject(time="real", denoise_s=0.001, error=2e-3)
+    probe = BatchScaling(BatchScalingOptions(budget_bytes=256 * MIB, max_batch=2, preload=()))
+    with pytest.raises(ModelFault, match=r"batch 2 failed: ModelFault: relative error 2\.00e-03 against slow sums"):
+        probe.measure(made, Workload(PROMPTS, (0,), 12))
+
+
+def test_a_reference_that_finds_no_room_is_asked_for_half_the_batch(subject, monkeypatch):
+    asked = []
+
+    def attempt(job, timeout):
+        if not job.agreement:
+            return Row(job.batch, "ok" if job.batch <= 5 else "out_of_memory", "generate", peak_bytes=1.0, rejected=1)
+        asked.append(job.batch)
+        fits = job.batch <= room
+        notes = {"agreement": {"verdict": "passed"}} if fits else {}
+        return Row(job.batch, "ok" if fits else "out_of_memory", "load", agreement_error=1e-4, notes=notes)
+
+    monkeypatch.setattr(batch_scaling, "run_child", attempt)
+    probe = BatchScaling(BatchScalingOptions(budget_bytes=MIB, max_batch=8, preload=()))
+    for room, batches in ((5, [5]), (2, [5, 2]), (0, [5, 2, 1])):
+        asked.clear()
+        found = probe.measure(subject(), Workload(PROMPTS, (0,), 12))
+        assert asked == batches
+        # Batches 1, 2, 4 and 5 finished, 6 and 8 had no clip to throw away.
+        assert found.values["rejected"] == 4 + 2
+        if room:
+            assert found.notes["agreement"] == {"verdict": "passed", "batch": batches[-1]}
+            assert found.values["agreement_error"] == 1e-4
+        else:
+            assert found.notes["agreement"] == {"verdict": "not taken"}
+            assert math.isnan(found.values["agreement_error"])
+
+
+def test_a_clip_at_a_low_clock_is_made_anew_and_counted(fake, monkeypatch):
+    ratios = [0.5, 0.7, 0.9]
+    monkeypatch.setattr(Telemetry, "clock_ratio", lambda self: ratios.pop(0))
+    monkeypatch.setattr(repeat, "PAUSES_S", (0.0,) * 4)
+    monkeypatch.setattr(batch_child, "hold_to_budget", lambda device, budget: "nothing")
+    job = replace(JOB, options={"time": "real", "denoise_s": 0.001})
+    row = batch_child.run(job)
+    assert (row.outcome, row.rejected) == ("ok", 2)
+    monkeypatch.setattr(Telemetry, "clock_ratio", lambda self: 0.1)
+    row = batch_child.run(job)
+    assert (row.outcome, row.kind) == ("failed", "NotAvailable")
+    assert "all 5 samples were taken below 75%" in row.message
 
 
 @linux

@@ -14,7 +14,9 @@ from harness.contracts import Availability, Workload
 from harness.errors import NotAvailable, OptionError, RegistryError
 from harness.execute import local
 from harness.plan import make
+from harness.probes import repeat
 from harness.probes.clock import ClockFault
+from harness.probes.device import Telemetry
 from harness.probes.kernel_bench import Bench, Case, Crossing, Error, Shape, find
 from harness.probes.kernels import Ceilings, Kernels, Row, crossings_of, summary
 from harness.records import RecordFile, load_run
@@ -177,6 +179,33 @@ def test_a_chunk_says_where_its_time_goes_and_no_time_holds_a_compilation():
     assert "account" not in expanded
     assert (expanded["cold"], expanded["warm"]) == (None, None)
     assert not [row for row in rows(found, "absorbed") if "account" in row]
+
+
+def slow_clock(monkeypatch, ratios):
+    """Clock ratios of the device in the order in which they are asked for, the last one for ever; without pauses."""
+    left = list(ratios)
+    monkeypatch.setattr(Telemetry, "clock_ratio", lambda self: left.pop(0) if len(left) > 1 else left[0])
+    monkeypatch.setattr(repeat, "PAUSES_S", (0.0,) * 4)
+
+
+def test_timings_at_a_low_clock_are_taken_anew_and_counted(monkeypatch):
+    # The product's ceiling, the copy's twice, the first row's cold cache three times.
+    slow_clock(monkeypatch, [1.0, 0.7, 0.8, 0.1, 0.2, 1.0])
+    found = Kernels(Kernels.schema(queries=(50,), **SMALL), Sound).measure(None, NOTHING)
+    assert found.values["rejected"] == 3
+    assert found.values["missing_rows"] == 0
+    assert len(rows(found, "absorbed")) == 1
+
+
+def test_a_row_whose_timings_were_all_thrown_away_has_none(monkeypatch):
+    slow_clock(monkeypatch, [1.0, 1.0, 0.1])
+    found = Kernels(Kernels.schema(queries=(50,), **SMALL), Sound).measure(None, NOTHING)
+    for form in ("absorbed", "expanded"):
+        (row,) = rows(found, form)
+        assert (row["cold"], row["warm"]) == (None, None)
+        assert row["missing"] == "all 5 samples were taken below 75% of the device's default clock"
+    assert (found.values["rejected"], found.values["missing_rows"], found.values["failed_rows"]) == (10, 2, 0)
+    assert any("absorbed: not measured here, all 5 samples" in said for said in found.notes["table"]["remarks"])
 
 
 def test_only_chunks_are_compiled():

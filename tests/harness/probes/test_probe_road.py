@@ -12,6 +12,7 @@ from harness.probes import batch_scaling
 from harness.probes.batch_child import Row
 from harness.records import RecordFile, load_run
 from harness.report import layout
+from harness.report.render import markdown
 from harness.report.tables import build
 
 FAST = {"time": "real", "denoise_s": 0.002, "clean_pass_s": 0.0, "decode_s": 0.0, "to_host_s": 0.0, "window_frames": 3}
@@ -64,6 +65,9 @@ def test_arms_alternate_and_the_table_takes_the_median_of_the_rounds(fake, tmp_p
     assert found.columns[1].unit == "over reference"
     # The slow arm's one generation in a twentieth of a second cannot converge, and the table says so.
     assert layout.UNCONVERGED in by_arm["slow"][0].marks
+    # Nor has it a reference that its results were held against.
+    assert layout.UNHELD in by_arm["slow"][0].marks
+    assert "no slow reference stands behind" in markdown(found)
 
 
 def test_more_rounds_keep_what_was_measured(fake, tmp_path):
@@ -126,4 +130,5 @@ def test_a_batch_size_has_the_device_to_itself(fake, tmp_path, monkeypatch):
     ]
     plan = planned(tmp_path, measure=sections)
     assert local.run(plan, tmp_path / "run").failed == 0
-    assert seen == [0, 0, 0, 0]
+    # Two batch sizes and the check of each arm.
+    assert seen == [0] * 6

@@ -3,7 +3,7 @@ import pytest
 
 from harness.errors import NotAvailable
 from harness.probes.clock import Clock
-from harness.probes.repeat import CompileCounter, Stop, repeat, warm_up
+from harness.probes.repeat import CompileCounter, FullClock, Stop, repeat, warm_up
 
 
 def timed(fake, durations, stop, **more):
@@ -63,6 +63,24 @@ def test_slow_clocks_are_thrown_away_counted_and_waited_for(fake):
 def test_a_device_that_never_reaches_its_clock_is_refused(fake):
     with pytest.raises(NotAvailable, match="below 75%"):
         timed(fake, [1.0] * 9, Stop(ceiling_s=3), clock_ratio=lambda: 0.2, sleep=lambda s: None)
+
+
+def test_a_series_at_a_low_clock_is_taken_anew_after_growing_pauses():
+    ratios, pauses, series = iter([0.5, 0.74, 0.75, None, 0.1]), [], iter("abcde")
+    full = FullClock(lambda: next(ratios), 0.75, pauses.append)
+    assert full.take(lambda: next(series)) == "c"
+    assert (full.rejected, pauses) == (2, [1.0, 2.0])
+    # A device that does not tell its clock keeps every series.
+    assert full.take(lambda: next(series)) == "d"
+    assert (full.rejected, pauses) == (2, [1.0, 2.0])
+
+
+def test_a_series_that_never_sees_a_full_clock_is_refused():
+    pauses = []
+    full = FullClock(lambda: 0.3, 0.75, pauses.append)
+    with pytest.raises(NotAvailable, match=r"all 5 samples were taken below 75% of the device's default clock"):
+        full.take(lambda: 1)
+    assert (full.rejected, pauses) == (5, [1.0, 2.0, 5.0, 10.0])
 
 
 def test_warming_up_ends_after_two_quiet_runs(fake):

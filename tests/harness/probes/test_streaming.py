@@ -11,6 +11,8 @@ from harness.errors import ModelFault, OptionError
 from harness.probes import audit, census
 from harness.probes.clock import Clock, ClockFault
 from harness.probes.streaming import MEDIANS, Streaming, StreamingOptions
+from harness.report import layout
+from harness.report.samples import doubts
 
 PROMPTS = ("a red circle", "a blue square", "a green star")
 # What the fake model puts into a chunk, in seconds, unless a test says otherwise.
@@ -199,6 +201,44 @@ def test_an_honest_model_passes_the_audit(fake, subject):
     assert found.notes["audit"]["verdict"] == "passed"
     assert len(found.notes["audit"]["same_s"]) == 4
     assert found.values["audit_ratio"] == pytest.approx(1, abs=0.02)
+
+
+def test_the_agreement_with_the_reference_stands_in_the_record(fake, subject):
+    found = run(fake, subject(error=2e-4, window_frames=9), frames=60)
+    assert found.values["agreement_error"] == 2e-4
+    said = found.notes["agreement"]
+    assert (said["verdict"], said["reference"], said["limit"], said["compared"]) == ("passed", "slow sums", 1e-3, 1)
+    # Nine frames fill the window, two chunks more push some out of it; the whole clip tells nothing new.
+    assert [request.frames for request in subject.made[0].held] == [15]
+
+
+def test_speed_without_a_reference_says_so(fake, subject):
+    found = run(fake, subject())
+    assert math.isnan(found.values["agreement_error"])
+    assert found.notes["agreement"] == {"verdict": "no reference"}
+    assert layout.UNHELD in doubts(found.values)
+    assert layout.UNHELD not in doubts(run(fake, subject(error=0.0)).values)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"error": 1.1e-3}, "relative error 1.10e-03 against slow sums, above 1e-03"),
+        ({"error": math.nan}, "relative error nan against slow sums"),
+        ({"error": 0.0, "compared": 0}, "nothing was held against slow sums"),
+    ],
+)
+def test_no_speed_is_taken_of_a_model_that_does_not_agree(fake, subject, options, said):
+    with pytest.raises(ModelFault, match=said):
+        run(fake, subject(**options))
+
+
+def test_the_reference_is_asked_for_the_switches_that_its_clip_reaches(fake, subject):
+    switches = [Switch(frame, ("a", "b", "c")) for frame in (10, 40)]
+    run(fake, subject(error=0.0, window_frames=9), frames=60, switches=switches)
+    assert [[s.frame for s in request.switches] for request in subject.made[0].held] == [[10]]
+    run(fake, subject(error=0.0, window_frames=None), frames=60, switches=switches)
+    assert [request.frames for request in subject.made[1].held] == [60]
 
 
 class Bouncing:
