@@ -1,4 +1,4 @@
-"""Devices without torch: what `auto` means here, and how a record describes the machine."""
+"""Devices and processes without torch: what `auto` means here, what a process holds, what records say of a machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from harness.errors import NotAvailable
 
 PACKAGES = ("videomla-bench", "torch", "triton", "numpy", "av", "pandas", "scipy", "safetensors")
 """Whose versions stand in every record, where they are installed."""
+PR_SET_PDEATHSIG = 1
+"""Linux: the signal that a process gets when its parent dies (`prctl`)."""
 
 
 @functools.cache
@@ -73,6 +76,23 @@ def give_back(device: str) -> None:
     # glibc alone has malloc_trim; elsewhere freed memory stays with the allocator.
     with suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Have the system kill this process when the one that started it dies, where it can (Linux, `prctl`).
+
+    Ends it at once where it was to be `parent`'s child and no longer is.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        sys.exit("the process that asked for this one is gone")
+
+
+def holds_context() -> bool:
+    """Whether this process has work of torch on a GPU, which keeps it in the driver's list. Imports no torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def allocation_failures(device: str) -> dict[str, int]:

@@ -1,27 +1,25 @@
 """Runs a plan on this machine: each model loaded once for its clips, and anew for every measurement.
 
-For every arm: generate the clips, each scored while it is fresh; then free metrics and model, and measure: each
-measurement begins on a device that holds nothing of this run, and loads a model that has made no clip (rule T1). While
-a model makes a clip, the one before is encoded, brought to the disk and recorded by another thread; its scores follow
-before the next clip starts.
+For every arm: generate the clips, each scored while it is fresh. While a model makes a clip, the one before is encoded,
+brought to the disk and recorded by another thread; its scores follow before the next clip starts. When all clips are
+there and nothing is loaded any more, another process measures (rule T1).
 """
 
 from __future__ import annotations
 
 import time
-import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import harness
-from harness import devices, registry
-from harness.contracts import Subject, VideoModel
+from harness import devices
 from harness.errors import NotAvailable
 from harness.execute import unit as units
+from harness.execute.loaded import Models
+from harness.execute.measuring import Measurer
 from harness.execute.outcome import Outcome, Progress, Tick
 from harness.execute.policy import stop_reason
 from harness.execute.scoring import Scorer, scorer_for
@@ -80,7 +78,8 @@ class _Job:
         self.plan, self.store, self.setting = plan, store, setting
         self.progress, self.limit = progress, limit
         self.heads = store.records.newest()
-        self.models = _Models(plan.device, self._say)
+        self.models = Models(plan.device, self._say)
+        self.measurer = Measurer(plan.device, setting, self._say)
         self.scorers = _Scorers(plan.device, self._say)
         self.flight: deque[tuple[units.Making, Unit]] = deque()
         self.stopped = ""
@@ -116,20 +115,26 @@ class _Job:
     # --------------------------------------------------------------------------------- the order
 
     def work(self) -> None:
-        """Every unit that is not done, in the order of what must be loaded."""
-        by_arm: dict[str, list[Unit]] = defaultdict(list)
+        """Every unit that is not done: all clips and scores, then all measurements."""
+        clips: dict[str, list[Unit]] = defaultdict(list)
+        timed: dict[str, list[Unit]] = defaultdict(list)
+        rounds: dict[int, list[Unit]] = defaultdict(list)
         repeated = {
             key for group in self.plan.groups if group.kind == "measure" and len(group.keys) > 1 for key in group.keys
         }
-        rounds: dict[int, list[Unit]] = defaultdict(list)
         for unit in self.plan.units:
             if unit.key in repeated:
                 rounds[int(unit.context["round"])].append(unit)
             elif unit.kind != "score":
+                by_arm = clips if unit.kind == "generate" else timed
                 by_arm[str(unit.context["arm"])].append(unit)
         for arm in self.plan.arms:
-            self._arm(arm, by_arm.pop(arm.label, []))
-        for unit in by_arm.pop("", []):
+            self._clips(arm, clips[arm.label])
+        self.scorers.close()
+        for arm in self.plan.arms:
+            for unit in timed[arm.label]:
+                self._measure(unit, arm)
+        for unit in timed[""]:
             self._measure(unit, None)
         self._rounds(rounds)
 
@@ -141,16 +146,11 @@ class _Job:
             todo = sorted(rounds[number], key=lambda unit: place.get(str(unit.context["arm"]), -1))
             for unit in reversed(todo) if number % 2 else todo:
                 self._measure(unit, arms.get(str(unit.context["arm"])))
-        self.models.unload()
 
-    def _arm(self, arm: Arm, todo: Sequence[Unit]) -> None:
+    def _clips(self, arm: Arm, todo: Sequence[Unit]) -> None:
         for unit in todo:
-            if unit.kind == "generate":
-                self._clip(arm, unit)
+            self._clip(arm, unit)
         self._collect()
-        for unit in todo:
-            if unit.kind == "measure":
-                self._measure(unit, arm)
         self.models.unload()
 
     def _clip(self, arm: Arm, unit: Unit) -> None:
@@ -196,25 +196,8 @@ class _Job:
         self._write(units.attempt(unit, self.setting, work))
 
     def _measure(self, unit: Unit, arm: Arm | None) -> None:
-        if self._done(unit):
-            return
-        subject = None
-        if arm is not None:
-            subject = Subject(
-                name=arm.name,
-                options=arm.options,
-                card=arm.card,
-                device=self.plan.device,
-                load=partial(self.models.get, arm),
-                plugins=tuple(registry.plugin_files),
-            )
-
-        def work() -> units.Result:
-            self.models.renew(arm)
-            return units.measure(unit, subject, self.plan.device)
-
-        self.scorers.close()
-        self._write(units.attempt(unit, self.setting, work))
+        if not self._done(unit):
+            self._write(self.measurer.measure(unit, arm))
 
     # -------------------------------------------------------------------------------- the records
 
@@ -267,6 +250,7 @@ class _Job:
                 self._note(*making.record())
         self.scorers.close()
         self.models.unload()
+        self.measurer.close()
 
     def outcome(self) -> Outcome:
         """The counts over the whole plan."""
@@ -284,62 +268,6 @@ class _Job:
             pending=status["pending"],
             stopped=self.stopped,
         )
-
-
-class _Models:
-    """The one model that is loaded; a load that failed is not tried again for every unit."""
-
-    def __init__(self, device: str, say: Callable[[str], None]) -> None:
-        self.device, self.say = device, say
-        self._label: str | None = None
-        self._model: VideoModel | None = None
-        self._fault: BaseException | None = None
-        self._imported: set[str] = set()
-
-    def get(self, arm: Arm) -> VideoModel:
-        """The model of `arm`, loaded on first use. Raises what loading raised."""
-        if self._label != arm.label:
-            self.unload()
-            self._label = arm.label
-            self.say(f"loading {arm.label}")
-            model = registry.models.create(arm.name, arm.options)
-            try:
-                model.load(self.device)
-            except (Exception, SystemExit) as fault:
-                # The frames of a failed load would keep its tensors alive until the next model.
-                traceback.clear_frames(fault.__traceback__)
-                self._fault = fault
-                raise
-            self._model = model
-            self._imported.add(arm.label)
-        if self._model is None:
-            raise self._fault or RuntimeError("no model is loaded")
-        return self._model
-
-    def renew(self, arm: Arm | None) -> None:
-        """Free the model and its memory, so that a measurement loads its own and begins with an empty device.
-
-        On a CPU memory is the whole process's, and modules that loading imports would pass for weights: an arm that
-        this process has not loaded yet is loaded once for them alone. A load that failed stays known, and is raised.
-        """
-        self._clear()
-        if arm is not None and self.device == "cpu" and arm.label not in self._imported:
-            self.get(arm)
-            self._clear()
-
-    def _clear(self) -> None:
-        if self._model is not None:
-            self.unload()
-        devices.give_back(self.device)
-
-    def unload(self) -> None:
-        """Free the model, if one is loaded."""
-        model, self._model, self._label, self._fault = self._model, None, None, None
-        if model is not None:
-            try:
-                model.unload()
-            except Exception as fault:  # noqa: BLE001 - a plug-in may raise anything, and its records are written
-                self.say(f"unloading failed: {type(fault).__name__}: {fault}")
 
 
 class _Scorers:

@@ -244,6 +244,7 @@ def _measured(job: Job, model: VideoModel, second: Generation, meter: MemoryMete
 
 def main() -> None:
     """Read a job, run it, write its row."""
+    devices.end_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)
         said: dict[str, Any] = json.load(sys.stdin)

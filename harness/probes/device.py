@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import devices
 from harness.contracts import Json
 from harness.errors import NotAvailable
 from harness.probes.ranks import bytes_elsewhere, refuse_several
 
+PARENT_HOLDS_CONTEXT = "VIDEOMLA_PARENT_HOLDS_CONTEXT"
+"""Environment variable: `1` where the run that had this process started is itself in the driver's list, idle."""
 CONTENDED_CORES = 0.25
 """Other work on a CPU counts as contention from this many cores on, or from a tenth of them if that is more. Chosen
 here: a tenth is what the caching audit tolerates; the floor is for what a small machine does by itself."""
@@ -88,13 +90,13 @@ class Telemetry:
         return int(found.used) if found is not None else None
 
     def other_processes(self) -> int | None:
-        """Compute processes on the device besides this one."""
+        """Compute processes on the device besides this one and the run that it measures for, which is idle."""
         found = self._read("nvmlDeviceGetComputeRunningProcesses")
         if found is None:
             return None
         # A container's processes are listed by the numbers they have outside, so this one may not find its own.
-        own = os.getpid() in {process.pid for process in found} or _holds_context()
-        return max(0, len(found) - own)
+        own = os.getpid() in {process.pid for process in found} or devices.holds_context()
+        return max(0, len(found) - own - (os.environ.get(PARENT_HOLDS_CONTEXT) == "1"))
 
     def flags(self) -> dict[str, Json]:
         """What decides speed without being an option of the model (rule T17). Imports torch."""
@@ -140,12 +142,6 @@ def _open_nvml(device: str) -> tuple[Any, Any]:
         return found, found.nvmlDeviceGetHandleByIndex(index)
     except found.NVMLError:
         return None, None
-
-
-def _holds_context() -> bool:
-    """Whether this process has work of torch on a GPU."""
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 # ------------------------------------------------------------------------------------------ other work

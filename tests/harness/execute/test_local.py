@@ -86,11 +86,9 @@ def test_two_folders_hold_the_same_clips_and_values(tmp_path: Path) -> None:
     assert outcome_of(tmp_path / "x" / "run") == outcome_of(tmp_path / "y" / "run")
 
 
-def test_models_are_loaded_once_for_their_clips_and_anew_to_be_measured_without_metrics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_and_metrics_are_loaded_once_for_all_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    plan = planned(tmp_path, base(models=ARMS, measure=PROBES))
+    plan = planned(tmp_path, base(models=ARMS))
     model, metric = registry.models.get("fake/moving"), registry.metrics.get("fake/brightness")
     monkeypatch.setattr(model, "load", lambda self, device: events.append(f"load {self.options.chunk}"))
     monkeypatch.setattr(model, "unload", lambda self: events.append(f"unload {self.options.chunk}"))
@@ -102,9 +100,9 @@ def test_models_are_loaded_once_for_their_clips_and_anew_to_be_measured_without_
             events.append(tick.record.kind)
 
     local.run(plan, tmp_path / "run", progress=note)
-    clips = ["generate", "setup", "score", *["generate", "score"] * 3, "close"]
-    arms = [[f"load {n}", *clips, f"unload {n}", f"load {n}", "measure", f"unload {n}"] for n in (4, 3)]
-    assert events == [*arms[0], *arms[1], "measure"]
+    clips = ["generate", "score"] * 3
+    first = ["load 4", "generate", "setup", "score", *clips, "unload 4"]
+    assert events == [*first, "load 3", "generate", "score", *clips, "unload 3", "close"]
 
 
 def test_a_metric_that_comes_later_scores_the_clips_that_are_there(

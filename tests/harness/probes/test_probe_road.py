@@ -1,6 +1,7 @@
 """Measurements on the one road: rounds that alternate, marks of doubt, ratios to the reference arm."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from road import write
@@ -8,13 +9,12 @@ from road import write
 from harness import registry, suite
 from harness.execute import local
 from harness.plan import make
-from harness.probes import batch_scaling
-from harness.probes.batch_child import Row
 from harness.records import RecordFile, load_run
 from harness.report import layout
 from harness.report.render import markdown
 from harness.report.tables import build
 
+LOGGED = Path(__file__).parents[2] / "data" / "logged_models.py"
 FAST = {"time": "real", "denoise_s": 0.002, "clean_pass_s": 0.0, "decode_s": 0.0, "to_host_s": 0.0, "window_frames": 3}
 QUICK = {"warmups": 1, "min_repeats": 1, "min_seconds": 0, "ceiling_s": 0.05, "audit_repeats": 0, "count": False}
 
@@ -110,25 +110,30 @@ def test_every_measurement_of_an_arm_counts_its_weights(fake, tmp_path):
 
 
 def test_a_batch_size_has_the_device_to_itself(fake, tmp_path, monkeypatch):
-    live, seen = [], []
-    cls = registry.models.get("fake/timed")
-    load, unload = cls.load, cls.unload
-    monkeypatch.setattr(cls, "load", lambda self, device: (live.append(self), load(self, device)))
-    monkeypatch.setattr(cls, "unload", lambda self: (live.remove(self), unload(self)))
-    monkeypatch.setattr(
-        batch_scaling, "run_child", lambda job, timeout: seen.append(len(live)) or Row(job.batch, "ok", peak_bytes=1.0)
-    )
+    """Each load and unload, and the process it is in: while a batch size runs, its own model is the only one."""
+    events = tmp_path / "events"
+    monkeypatch.setenv("EVENTS", str(events))
+    registry.load_plugin(LOGGED)
+    options = {"budget_bytes": 256 * MIB, "max_batch": 2, "preload": []}
     sections = [
         {**body()["measure"][0], "rounds": 1},
-        {
-            "name": "fit",
-            "probe": "batch_scaling",
-            "options": {"budget_bytes": 64 * MIB, "max_batch": 2, "preload": []},
-            "prompts": "p",
-            "frames": 9,
-        },
+        {"name": "fit", "probe": "batch_scaling", "options": options, "prompts": "p", "frames": 9},
     ]
-    plan = planned(tmp_path, measure=sections)
+    models = [{"name": "logged/model", "label": "quick"}]
+    plan = planned(tmp_path, models=models, measure=sections, tables=[])
     assert local.run(plan, tmp_path / "run").failed == 0
-    # Two batch sizes and the check of each arm.
-    assert seen == [0] * 6
+    lines = [line.split(" ", 1) for line in events.read_text(encoding="utf-8").splitlines()]
+    # The process of a batch size ends without unloading.
+    measuring = {pid for pid, event in lines if event == "unload a"}
+    held, alone = set(), []
+    for pid, event in lines:
+        if pid not in measuring:
+            assert not held, "a model is loaded beside that of a batch size"
+            alone.append(pid)
+        elif event == "load a":
+            held.add(pid)
+        elif event == "unload a":
+            held.discard(pid)
+    # Two batch sizes and the check of the larger one, each in a process of its own.
+    assert len(measuring) == 1
+    assert len(alone) == len(set(alone)) == 3

@@ -1,0 +1,194 @@
+"""Measurements in a process that makes no clip (rule T1): the run's side, and `python -m harness.execute.measuring`.
+
+The process is asked for one unit after the other over a pipe, and answers with records. It has a session of its own, so
+that an interrupt reaches the run alone, which then ends it with all that it has started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from harness import devices, registry
+from harness.contracts import Subject
+from harness.errors import HarnessError, StorageError
+from harness.execute import unit as units
+from harness.execute.loaded import Models
+from harness.plan import Arm, Unit
+from harness.probes.device import PARENT_HOLDS_CONTEXT
+from harness.records import Record, decode, encode
+
+SAYS, RECORDS, REFUSES = b"s", b"r", b"x"
+"""First byte of an answer's line: progress in words, the record, and what concerns the run and not the unit."""
+FAREWELL_S = 30.0
+"""Seconds that the process has for freeing its model after the last unit."""
+
+
+class MeasuringEnded(HarnessError):
+    """The process that measures ended in the middle of a unit."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the process is told first: where it runs, what every record says, and what to import."""
+
+    parent: int
+    device: str
+    setting: units.Setting
+    path: tuple[str, ...]
+    plugins: tuple[Path, ...]
+
+
+class Measurer:
+    """The run's side. The process starts with the first measurement, and again after it died.
+
+    Args:
+        say: is told what goes on, as in `loading dense`.
+    """
+
+    def __init__(self, device: str, setting: units.Setting, say: Callable[[str], None]) -> None:
+        self.device, self.setting, self.say = device, setting, say
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def measure(self, unit: Unit, arm: Arm | None) -> Record:
+        """Its record, a failed one where the process dies. Raises `StorageError` as the probe does."""
+        started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        try:
+            process = self._process or self._start()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with suppress(BrokenPipeError):
+                pickle.dump((unit, arm), process.stdin)
+                process.stdin.flush()
+            if (made := self._answer(process.stdout)) is not None:
+                return made
+        except BaseException:
+            self._kill()
+            raise
+        how = _how(process.wait())
+        self._kill()
+        fault = MeasuringEnded(f"the process that measures ended {how}", "see what it printed")
+        return units.record(unit, self.setting, "failed", units.Result(), started, units.describe(fault))
+
+    def close(self) -> None:
+        """Let the process free its model and end; kill it where it does not, or is in the middle of a unit."""
+        process = self._process
+        if process is None:
+            return
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(FAREWELL_S)
+        self._kill()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        holds = {PARENT_HOLDS_CONTEXT: str(int(devices.holds_context()))}
+        self._process = process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | holds,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        plugins = tuple(registry.plugin_files)
+        pickle.dump(Hello(os.getpid(), self.device, self.setting, tuple(sys.path), plugins), process.stdin)
+        return process
+
+    def _answer(self, lines: IO[bytes]) -> Record | None:
+        """The record that comes; None where the process ends before."""
+        for line in lines:
+            kind, text = line[:1], line[1:]
+            if kind == SAYS:
+                self.say(json.loads(text))
+            elif kind == REFUSES:
+                raise StorageError(*json.loads(text))
+            elif kind == RECORDS and text.endswith(b"\n"):
+                return decode(text)
+        return None
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def _how(status: int) -> str:
+    return f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+
+
+# ------------------------------------------------------------------------------ the process itself
+
+
+class Serving:
+    """What the process does with a unit: load its model anew, measure, record."""
+
+    def __init__(self, hello: Hello, answer: IO[bytes]) -> None:
+        self.hello, self.answer = hello, answer
+        self.models = Models(hello.device, lambda words: self.tell(SAYS, json.dumps(words).encode()))
+
+    def tell(self, kind: bytes, text: bytes) -> None:
+        """Write one line."""
+        self.answer.write(kind + text.rstrip(b"\n") + b"\n")
+        self.answer.flush()
+
+    def unit(self, unit: Unit, arm: Arm | None) -> None:
+        """Measure and answer."""
+        hello = self.hello
+        subject = None
+        if arm is not None:
+            load = partial(self.models.get, arm)
+            subject = Subject(arm.name, arm.options, arm.card, hello.device, load, tuple(hello.plugins))
+
+        def work() -> units.Result:
+            self.models.renew(arm)
+            return units.measure(unit, subject, hello.device)
+
+        try:
+            self.tell(RECORDS, encode(units.attempt(unit, hello.setting, work)))
+        except StorageError as refused:
+            self.tell(REFUSES, json.dumps([refused.message, refused.fix]).encode())
+
+
+def main() -> None:
+    """Answer until the run closes its pipe; end with the run, should that die."""
+    asked = os.fdopen(os.dup(0), "rb")
+    answer = os.fdopen(os.dup(1), "wb")
+    # What models print goes where errors go, and nothing of theirs reads the run's words.
+    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    hello: Hello = pickle.load(asked)
+    devices.end_with_parent(hello.parent)
+    sys.path[:] = hello.path
+    for path in hello.plugins:
+        registry.load_plugin(path)
+    serving = Serving(hello, answer)
+    with suppress(EOFError):
+        while True:
+            serving.unit(*pickle.load(asked))
+    serving.models.unload()
+
+
+if __name__ == "__main__":
+    main()
