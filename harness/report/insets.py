@@ -61,8 +61,9 @@ def _table(name: str, body: Any, section: MeasureSection, device: Any) -> Table:
         raise RecordError(f"the table of measurement {section.name!r} has rows that do not fit its columns")
     columns = tuple(Column(label, unit, direction) for label, unit, direction in inset.columns)
     rows = tuple(Row(label, tuple(map(_cell, numbers))) for label, numbers in inset.rows)
-    measured = f"{section.name}: measured on {device.get('name', 'unknown')}."
-    return Table(name, inset.title, columns, rows, corner=inset.corner, remarks=(*inset.remarks, measured))
+    # Not all of it need be measured: some probes also count.
+    made = f"{section.name}: run on {device.get('name', 'unknown')}."
+    return Table(name, inset.title, columns, rows, corner=inset.corner, remarks=(*inset.remarks, made))
 
 
 def _cell(number: float | None) -> Cell:

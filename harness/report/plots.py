@@ -52,10 +52,10 @@ def _records(run: Run, group: Group) -> list[Record]:
     return [file.at(head.offset) for head in heads]
 
 
-def _remarks(records: Sequence[Record], labels: Sequence[str]) -> tuple[str, ...]:
+def _remarks(records: Sequence[Record], labels: Sequence[str], made: str = "Measured") -> tuple[str, ...]:
     """On which devices the records were made, and what the marks in the labels say."""
     devices = dict.fromkeys(device_label(record.device) for record in records)
-    said = [f"Measured on {' and on '.join(devices)}."] if devices else []
+    said = [f"{made} on {' and on '.join(devices)}."] if devices else []
     for mark, values in ((layout.CONTENDED, "contended"), (layout.RANDOM_WEIGHTS, "")):
         if any(record.values.get(values) for record in records) or any(label.endswith(mark) for label in labels):
             said.append(f"{mark} {layout.NOTES[mark]}.")
@@ -210,7 +210,9 @@ def _complexity(plot: Plot, run: Run) -> Picture:
     """Cost of attention by form, log-log; of the newest record."""
     records = [record for group in run.groups if group.section == plot.section for record in _records(run, group)]
     panels = scaling.panels(records[-1].samples) if records else (Panel(Axis(""), Axis(""), ()),)
-    return Picture(plot.name, plot.title or "What attention costs by form", panels, _remarks(records[-1:], ()))
+    # FLOPs and bytes are counted; seconds are measured, where there are any.
+    said = _remarks(records[-1:], (), made="Run")
+    return Picture(plot.name, plot.title or "What attention costs by form", panels, said)
 
 
 KINDS: dict[str, Callable[[Plot, Run], Picture]] = {
