@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,10 @@ from harness.probes.device import Telemetry, watch
 from harness.probes.generation import check_workload, latents_in
 
 NAN = float("nan")
+STEADY_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Of glibc, for batch sizes on a CPU: freed memory goes back at once (mallopt(3); 128 KiB are its own first thresholds,
+which it raises as it runs). Otherwise what it keeps of freed blocks, which varies from run to run, counts as the
+model's: of one batch size some runs fit a budget and others did not."""
 
 
 class BatchScalingOptions(Options):
@@ -93,7 +98,7 @@ def line(rows: Sequence[Row]) -> tuple[float, float]:
 class BatchScaling(Probe):
     """Runs the model in fresh processes of growing batch, each held to the budget and to two full-length clips."""
 
-    version = "3"
+    version = "4"
     schema = BatchScalingOptions
     values = (
         Value("budget_bytes", "B", "none", "budget"),
@@ -155,6 +160,7 @@ class BatchScaling(Probe):
         notes: dict[str, Json] = {
             "rows": [_row(row) for row in found.rows],
             "other_work": other.to_json(),
+            "allocator": dict({} if subject.device.startswith("cuda") else STEADY_MALLOC),
             **agreed.notes,
         }
         if not found.bounded:
@@ -217,6 +223,7 @@ def run_child(job: Job, timeout_s: float) -> Row:
             text=True,
             timeout=timeout_s,
             check=False,
+            env=os.environ | ({} if job.device.startswith("cuda") else STEADY_MALLOC),
         )
     except subprocess.TimeoutExpired:
         return Row(job.batch, "failed", message=f"no answer within {timeout_s:g} s", kind="timeout")

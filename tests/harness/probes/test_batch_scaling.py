@@ -249,6 +249,17 @@ def test_a_child_that_is_killed_for_its_memory_is_a_row(monkeypatch, tmp_path):
     assert (row.outcome, row.message) == ("out_of_memory", "ended by signal 9")
 
 
+def test_freed_memory_goes_back_at_once_on_a_cpu_alone(monkeypatch, tmp_path):
+    script = tmp_path / "python"
+    script.write_text(
+        '#!/bin/sh\necho "at $MALLOC_MMAP_THRESHOLD_ and $MALLOC_ARENA_MAX" >&2\nexit 1\n', encoding="ascii"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert run_child(JOB, 10).message == "exit status 1: at 131072 and 1"
+    assert run_child(replace(JOB, device="cuda"), 10).message == "exit status 1: at  and"
+
+
 def test_a_child_that_hangs_has_failed(monkeypatch, tmp_path):
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\nexec sleep 20\n", encoding="ascii")
