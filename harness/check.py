@@ -83,11 +83,14 @@ def _check_chunk(chunk: object, index: int, shape: tuple[int, ...]) -> None:
 def agreement(model: VideoModel, request: Request) -> Agreement | None:
     """What the loaded `model` says of its agreement with its reference on `request`.
 
-    Raises `ModelFault` where it compared nothing or does not agree; an error that is no number does not.
+    Raises `ModelFault` where it says something else, compared nothing or does not agree; an error that is no number
+    does not.
     """
     found = model.agreement(request)
     if found is None:
         return None
+    if not isinstance(found, Agreement):
+        raise ModelFault(f"agreement() gave a {type(found).__qualname__}, not an Agreement, or None")
     if found.compared < 1:
         raise ModelFault(f"nothing was held against {found.reference}", "compare some results, or return None")
     if not found.error <= found.limit:

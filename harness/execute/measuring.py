@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -65,7 +64,7 @@ class Measurer:
 
     def measure(self, unit: Unit, arm: Arm | None) -> Record:
         """Its record, a failed one where the process dies. Raises `StorageError` as the probe does."""
-        started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        started = units.now()
         try:
             process = self._process or self._start()
             assert process.stdin is not None

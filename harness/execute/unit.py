@@ -47,7 +47,7 @@ def attempt(unit: Unit, setting: Setting, work: Callable[[], Result]) -> Record:
 
     Only `StorageError` and the user's interrupt come through: they concern the run, not the unit.
     """
-    started = _now()
+    started = now()
     status, result, error = "ok", Result(), {}
     try:
         result = work()
@@ -83,7 +83,7 @@ def record(
     error: Mapping[str, Json] | None = None,
 ) -> Record:
     """The record of one attempt at `unit`, ended now."""
-    ended = _now()
+    ended = now()
     return Record(
         key=unit.key,
         kind=unit.kind,
@@ -103,7 +103,8 @@ def record(
     )
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as records write it: UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 

@@ -207,9 +207,8 @@ def _workload(job: Job) -> Workload:
 
 def _agreed(job: Job, model: VideoModel) -> Row:
     found = agreement.take(model, _workload(job), model.describe())
-    return Row(
-        job.batch, "ok", agreement_error=agreement.error_of(found), notes={"agreement": agreement.to_json(found)}
-    )
+    notes: dict[str, Json] = {"agreement": {**agreement.to_json(found), "batch": job.batch}}
+    return Row(job.batch, "ok", agreement_error=agreement.error_of(found), notes=notes)
 
 
 def _second_clip(job: Job, model: VideoModel) -> tuple[Generation, int]:

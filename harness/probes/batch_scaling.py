@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from pydantic import Field
@@ -181,7 +181,7 @@ class BatchScaling(Probe):
         while batch:
             row = self._attempt(subject, workload, batch, agreement=True)
             if row.outcome == "ok":
-                return replace(row, notes={"agreement": {**_mapping(row.notes.get("agreement")), "batch": batch}})
+                return row
             batch //= 2
         return Row(0, "out_of_memory", notes={"agreement": {"verdict": "not taken"}})
 
@@ -273,10 +273,6 @@ def _row(row: Row) -> dict[str, Json]:
         "allocation_failures": row.failures,
         "rejected": row.rejected,
     }
-
-
-def _mapping(said: Json) -> Mapping[str, Json]:
-    return said if isinstance(said, Mapping) else {}
 
 
 def _two_lines(text: str) -> tuple[str, str]:

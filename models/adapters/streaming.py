@@ -202,13 +202,16 @@ class StreamingModel(VideoModel):
 
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         """Chunks of pixels as they are decoded; the last one is cut to the frames asked for."""
-        if self.pipeline is None:
-            raise ModelFault("the model is not loaded", "call load() first")
-        return self.pipeline.stream(request, self.latent_frames(request.frames), spans)
+        return self._loaded().stream(request, self.latent_frames(request.frames), spans)
 
     def networks(self) -> list[VideoTransformer]:
         """Every network that is loaded."""
-        return [self.pipeline.network] if self.pipeline is not None else []
+        return [self._loaded().network]
+
+    def _loaded(self) -> Pipeline:
+        if self.pipeline is None:
+            raise ModelFault("the model is not loaded", "call load() first")
+        return self.pipeline
 
     def agreement(self, request: Request) -> Agreement | None:
         """Each layer's attention, to the prompt as well, against float64; None for linear attention, which has none."""
@@ -216,11 +219,10 @@ class StreamingModel(VideoModel):
             return None
         from models.attention.agreement import hold
 
-        if self.pipeline is None:
-            raise ModelFault("the model is not loaded", "call load() first")
+        pipeline = self._loaded()
         details: dict[str, Json] = {"form": "dense"}
         if self.network_config().attention == "latent":
-            form = self.attention_form(str(self.pipeline.device))
+            form = self.attention_form(str(pipeline.device))
             details = {**form.identity(), "basis": form.basis, "fallback": form.fallback}
         with hold(self.networks(), self.options.dtype) as held:
             for _ in self.stream(request):

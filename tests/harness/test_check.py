@@ -82,14 +82,17 @@ def test_check_model_sees_a_seed_that_does_not_decide(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("error", "limit", "compared", "says"),
-    [(2e-3, 1e-3, 1, "above 1e-03"), (math.nan, 1e-3, 1, "nan"), (0.0, 1e-3, 0, "nothing was held against a sum")],
+    ("told", "says"),
+    [
+        (Agreement("a sum", 2e-3, 1e-3, 1), "above 1e-03"),
+        (Agreement("a sum", math.nan, 1e-3, 1), "nan"),
+        (Agreement("a sum", 0.0, 1e-3, 0), "nothing was held against a sum"),
+        (1e-4, "gave a float, not an Agreement"),
+    ],
 )
-def test_check_model_sees_a_model_that_does_not_agree(
-    monkeypatch: pytest.MonkeyPatch, error: float, limit: float, compared: int, says: str
-) -> None:
+def test_check_model_sees_a_model_that_does_not_agree(monkeypatch: pytest.MonkeyPatch, told: object, says: str) -> None:
     cls = registry.models.get("fake/moving")
-    found = [Agreement("a sum", 1e-4, limit, 1), Agreement("a sum", error, limit, compared)]
+    found = [Agreement("a sum", 1e-4, 1e-3, 1), told]
     monkeypatch.setattr(cls, "agreement", lambda self, request: found.pop(0))
     assert check.check_model("fake/moving")[-1].ok
     last = check.check_model("fake/moving")[-1]

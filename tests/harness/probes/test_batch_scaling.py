@@ -156,7 +156,7 @@ def test_a_reference_that_finds_no_room_is_asked_for_half_the_batch(subject, mon
             return Row(job.batch, "ok" if job.batch <= 5 else "out_of_memory", "generate", peak_bytes=1.0, rejected=1)
         asked.append(job.batch)
         fits = job.batch <= room
-        notes = {"agreement": {"verdict": "passed"}} if fits else {}
+        notes = {"agreement": {"verdict": "passed", "batch": job.batch}} if fits else {}
         return Row(job.batch, "ok" if fits else "out_of_memory", "load", agreement_error=1e-4, notes=notes)
 
     monkeypatch.setattr(batch_scaling, "run_child", attempt)
