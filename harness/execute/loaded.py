@@ -20,12 +20,12 @@ class Models:
         self._fault: BaseException | None = None
         self._imported: set[str] = set()
 
-    def get(self, arm: Arm) -> VideoModel:
-        """The model of `arm`, loaded on first use. Raises what loading raised."""
+    def get(self, arm: Arm, doing: str = "loading") -> VideoModel:
+        """The model of `arm`, loaded on first use, `doing` being the word for it. Raises what loading raised."""
         if self._label != arm.label:
             self.unload()
             self._label = arm.label
-            self.say(f"loading {arm.label}")
+            self.say(f"{doing} {arm.label}")
             model = registry.models.create(arm.name, arm.options)
             try:
                 model.load(self.device)
@@ -48,7 +48,7 @@ class Models:
         """
         self._clear()
         if arm is not None and self.device == "cpu" and arm.label not in self._imported:
-            self.get(arm)
+            self.get(arm, doing="importing")
             self._clear()
 
     def _clear(self) -> None:
