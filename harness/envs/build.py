@@ -80,10 +80,11 @@ def place(lock: Lock) -> Path:
 
 
 def find(name: str, folder: Path = FOLDER) -> Environment:
-    """The built environment `name`. Raises `NotAvailable` with the command that builds it."""
+    """The built environment `name`. Raises `NotAvailable` with the command that builds it, or the system that can."""
     lock = read_lock(name, folder)
     root = place(lock)
     if not _complete(root, lock):
+        lock.require_platform()
         raise NotAvailable(f"environment {name!r} is not built", f"type: harness env build {name}")
     return Environment(name, lock.digest, root)
 
@@ -100,7 +101,7 @@ def build(
         folder: where the locks are.
 
     Raises:
-        NotAvailable: no interpreter of the lock's version is here.
+        NotAvailable: no interpreter of the lock's version is here, or the lock is not for this system.
         HarnessError: pip failed, or the result does not pass `verify`; the message ends with the log's last lines.
     """
     lock = read_lock(name, folder)
@@ -109,6 +110,7 @@ def build(
     with _alone(root):
         if _complete(root, lock):
             return Environment(name, lock.digest, root)
+        lock.require_platform()
         if root.exists():
             say(f"removing the half-built {root}")
             shutil.rmtree(root)

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import HarnessError, nearest
+from harness.errors import HarnessError, NotAvailable, nearest
+from harness.platforms import SUPPORTED, described, here
 
 FOLDER = Path(__file__).parent
 STARTUP_VERSION = 1
@@ -25,6 +26,7 @@ class Lock:
         path: the lock file.
         python: major and minor version of the interpreter that it was resolved for, as in `3.11`.
         imports: modules that must import once it is built.
+        platforms: where every pin can be installed, by the names of `harness.platforms.SUPPORTED`.
         pins: exact version by normalised package name.
     """
 
@@ -32,6 +34,7 @@ class Lock:
     path: Path
     python: str
     imports: tuple[str, ...]
+    platforms: tuple[str, ...]
     pins: dict[str, str]
 
     @property
@@ -40,6 +43,14 @@ class Lock:
         lines = [f"python {self.python}", f"startup {STARTUP_VERSION}"]
         lines += [f"{name}=={version}" for name, version in sorted(self.pins.items())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def require_platform(self) -> None:
+        """Raise `NotAvailable` where a pin has nothing to install on this system."""
+        if here() not in self.platforms:
+            raise NotAvailable(
+                f"environment {self.name!r} cannot be built on {described(here())}: a package of its lock has no wheel",
+                f"use {' or '.join(map(described, self.platforms))}",
+            )
 
 
 def normalise(name: str) -> str:
@@ -75,4 +86,7 @@ def read_lock(name: str, folder: Path = FOLDER) -> Lock:
             pins[package] = match[2]
     if not re.fullmatch(r"3\.\d+", header.get("python", "")):
         raise HarnessError(f"{path.name}: no line '# python: 3.N'")
-    return Lock(name, path, header["python"], tuple(header.get("imports", "").split()), pins)
+    platforms = tuple(header.get("platforms", " ".join(SUPPORTED)).split())
+    if strange := [platform for platform in platforms if platform not in SUPPORTED]:
+        raise HarnessError(f"{path.name}: unknown platform {strange[0]!r}", nearest(strange[0], SUPPORTED))
+    return Lock(name, path, header["python"], tuple(header.get("imports", "").split()), platforms, pins)
