@@ -269,21 +269,24 @@ def gate(
 def digest() -> str:
     """SHA-256 of all that decides what is compiled, so that a listing made before a change shows as such.
 
-    The source text of every kernel and function of theirs, and of each job its types, constants and options.
+    The source text of every kernel and of the functions that it calls, wherever they stand, and of each job its types,
+    constants and options.
     """
-    sources = {
-        f"{module.__name__}.{name}": inspect.getsource(value.fn)
-        for module in (expand, latent_attention)
-        for name, value in vars(module).items()
-        if isinstance(value, triton.JITFunction)
-    }
+    sources: dict[Any, str] = {}
+    pending: list[Any] = [job.kernel for job in jobs()]
+    while pending:
+        function = pending.pop().fn
+        if function not in sources:
+            sources[function] = inspect.getsource(function)
+            used = (function.__globals__.get(name) for name in function.__code__.co_names)
+            pending += [value for value in used if isinstance(value, triton.JITFunction)]
     listed = [
         [job.arch, job.variant, job.dtype, job.split, job.warps, job.kernel.__name__, *map(dict, (
             job.pointers, job.scalars, job.constants, job.options
         ))]
         for job in jobs()
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps([sources, listed], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([sorted(sources.values()), listed], sort_keys=True).encode()).hexdigest()
 
 
 def header() -> dict[str, Json]:

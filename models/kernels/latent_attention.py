@@ -252,7 +252,7 @@ def combine_kernel(part_ptr, lse_ptr, out_ptr, rows, splits, D_C: tl.constexpr, 
 
 # ------------------------------------------------------------------------------------------------ host
 
-COMBINE_ROWS = 4
+COMBINE_ROWS = 2
 COMBINE_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 _seen: set[tuple[str, int, int, bool, str]] = set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_the_committed_listing_is_of_the_kernels_that_are_launched() -> None:
         "kernels changed: harness kernels --json > results/kernels/compile.json"
     )
     pinned = (LISTING.parents[2] / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    assert f"triton=={body['triton']}" in pinned
+    assert f"triton=={body['triton']} ; sys_platform == 'linux'" in pinned
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,19 @@ def test_the_digest_sees_sources_constants_and_options(
     place = {"expand": expand, "latent_attention": latent_attention, "variants": variants}[module]
     monkeypatch.setattr(place, name, getattr(place, value) if isinstance(value, str) else value)
     assert compile_gate.digest() != before
+
+
+def test_the_digest_is_of_texts_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.kernels import compile_gate, latent_attention
+
+    before, moved = compile_gate.digest(), tmp_path / "elsewhere.py"
+    text = Path(latent_attention.__file__).read_text(encoding="utf-8")
+    moved.write_text(text.replace("import torch\n", "import torch\n\n\n", 1), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("elsewhere", moved)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(compile_gate, "latent_attention", module)
+    assert {job.kernel.__module__ for job in compile_gate.jobs() if job.variant == "combine"} == {"elsewhere"}
+    assert compile_gate.digest() == before
