@@ -13,6 +13,7 @@ import typer
 from harness import registry
 from harness.commands import Commands
 from harness.errors import HarnessError, Incomplete
+from harness.platforms import refuse_windows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        refuse_windows()
         app(args=arguments, prog_name="harness")
     except HarnessError as error:
         _complain(error)

@@ -12,6 +12,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +21,7 @@ from pathlib import Path
 
 from harness.contracts import Json
 from harness.errors import NotAvailable
+from harness.platforms import on_linux
 
 PACKAGES = ("videomla-bench", "torch", "triton", "numpy", "av", "pandas", "scipy", "safetensors")
 """Whose versions stand in every record, where they are installed."""
@@ -32,7 +35,7 @@ def cuda_devices() -> int:
 
     Asks the driver directly (`cuInit`, `cuDeviceGetCount`), which honours CUDA_VISIBLE_DEVICES.
     """
-    if not _torch_has_cuda():
+    if not torch_has_cuda():
         return 0
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -44,7 +47,8 @@ def cuda_devices() -> int:
     return count.value
 
 
-def _torch_has_cuda() -> bool:
+def torch_has_cuda() -> bool:
+    """Whether the installed torch was built for CUDA. Imports no torch."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False
@@ -79,14 +83,25 @@ def give_back(device: str) -> None:
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Have the system kill this process when the one that started it dies, where it can (Linux, `prctl`).
+    """Have this process killed when the one that started it dies.
 
-    Ends it at once where it was to be `parent`'s child and no longer is.
+    Linux does so itself (`prctl`); elsewhere a thread looks every second. Ends it at once where it was to be `parent`'s
+    child and no longer is.
     """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:
+    started_by = os.getppid() if parent is None else parent
+    if on_linux():
+        with suppress(OSError, AttributeError, TypeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_end_after, args=(started_by,), daemon=True).start()
+    if os.getppid() != started_by:
         sys.exit("the process that asked for this one is gone")
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def holds_context() -> bool:
@@ -121,12 +136,25 @@ def describe(device: str) -> dict[str, Json]:
 
 @functools.cache
 def _cpu_name() -> str:
+    if not on_linux():
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return platform.processor() or platform.machine()
-    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return named.group(1).strip() if named else platform.machine()
+        return platform.machine()
+    return cpu_name_in(text) or platform.machine()
+
+
+def cpu_name_in(cpuinfo: str) -> str:
+    """The processor's name in the text of /proc/cpuinfo; empty where it holds none.
+
+    ARM processors give numbers in place of a name (those of the MIDR_EL1 register), which tell them apart as well.
+    """
+    if named := re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
+        return named[1].strip()
+    maker = re.search(r"^CPU implementer\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
+    part = re.search(r"^CPU part\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
+    return f"ARM implementer {maker[1]} part {part[1]}" if maker and part else ""
 
 
 @functools.cache
@@ -172,10 +200,13 @@ def git_state(*folders: Path) -> Mapping[str, Json]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    return _output("git", "-C", str(folder), *arguments)
+
+
+def _output(*command: str) -> str | None:
+    """What a program prints; None where it is not here, fails, or takes half a minute."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

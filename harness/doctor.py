@@ -15,6 +15,7 @@ from pathlib import Path
 from harness import devices, registry
 from harness.contracts import Availability, Metric
 from harness.errors import HarnessError, NotAvailable
+from harness.platforms import SUPPORTED, TRITON_OF_TORCH, described, here
 from harness.probes.device import nvml
 from harness.schema import Suite
 
@@ -35,6 +36,7 @@ class Check:
 
 def examine(folder: Path) -> Iterator[Check]:
     """Every check; `folder` is where runs would be written. Imports no torch."""
+    yield _system()
     yield _python()
     yield from _packages()
     yield _device()
@@ -44,20 +46,46 @@ def examine(folder: Path) -> Iterator[Check]:
     yield from _plugins()
 
 
+def _system() -> Check:
+    fix = f"constraints.txt is for {', '.join(SUPPORTED.values())}"
+    return Check("system", here() in SUPPORTED, described(here()), fix, required=False)
+
+
 def _python() -> Check:
     found = platform.python_version()
     return Check("python", sys.version_info >= (3, 11), found, "install Python 3.11 or newer")
 
 
 def _packages() -> Iterator[Check]:
-    wanted = {"torch": "pip install -c constraints.txt torch"}
+    torch, triton = _installed("torch"), _installed("triton")
+    yield _package("torch", torch)
     if sys.platform == "linux":
-        wanted["triton"] = "pip install -c constraints.txt triton"
-    for name, fix in wanted.items():
-        try:
-            yield Check(name, True, version(name))
-        except PackageNotFoundError:
-            yield Check(name, False, "not installed; plan, table and list work without it", fix)
+        runs = TRITON_OF_TORCH.get(".".join((torch or "").split(".")[:2]))
+        if torch and triton and triton != runs:
+            yield _other_triton(torch, triton, runs)
+        else:
+            yield _package("triton", triton)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _package(name: str, found: str | None) -> Check:
+    missing = "not installed; plan, table and list work without it"
+    return Check(name, found is not None, found or missing, f"pip install -c constraints.txt {name}")
+
+
+def _other_triton(torch: str, triton: str, runs: str | None) -> Check:
+    """A Triton that this torch was not tried with; on a CPU it compiles kernels and runs none, so that is no fault."""
+    if runs is None:
+        releases = ", ".join(TRITON_OF_TORCH)
+        return Check("triton", True, f"{triton}; the kernels were compiled with those of torch {releases}, not {torch}")
+    says = f"{triton}; on a GPU torch {torch.partition('+')[0]} runs {runs}"
+    return Check("triton", not devices.torch_has_cuda(), says, "pip install -c constraints.txt torch triton")
 
 
 def _device() -> Check:

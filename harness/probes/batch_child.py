@@ -20,6 +20,7 @@ from typing import Any, Literal
 from harness import devices, registry
 from harness.contracts import Json, VideoModel, Workload
 from harness.errors import NotAvailable
+from harness.platforms import described, here, on_linux
 from harness.probes import agreement
 from harness.probes.clock import Clock
 from harness.probes.device import MemoryMeter, Telemetry, status_bytes
@@ -97,14 +98,24 @@ class Row:
     notes: dict[str, Json] = field(default_factory=dict)
 
 
+def require_budget(device: str) -> None:
+    """Raise `NotAvailable` where a process cannot be held to a budget on `device`."""
+    if not device.startswith("cuda") and not on_linux():
+        raise NotAvailable(
+            f"a memory budget on a CPU needs Linux (RLIMIT_DATA); {described(here())} enforces none",
+            "run batch scaling on Linux, or on CUDA",
+        )
+
+
 def hold_to_budget(device: str, budget: int) -> str:
     """Let this process have `budget` bytes from now on; returns in words what they cover.
 
     On CUDA the caching allocator is held to a fraction of the device: weights, caches and activations, but not the
     CUDA context. On a CPU the data segment is limited (RLIMIT_DATA, which on Linux counts private writable memory,
     also mapped): everything that the process asks for beyond what interpreter and imported libraries hold already.
-    Raises `NotAvailable` where less than the budget is free.
+    Raises `NotAvailable` where less than the budget is free, or none can be held.
     """
+    require_budget(device)
     if device.startswith("cuda"):
         import torch
 
@@ -115,7 +126,7 @@ def hold_to_budget(device: str, budget: int) -> str:
     _enough(budget, _available(), "this machine")
     base = status_bytes("VmData")
     if base is None:
-        raise NotAvailable("a memory budget on a CPU needs Linux", "run batch scaling on Linux or on CUDA")
+        raise NotAvailable("a memory budget on a CPU needs /proc, which is not mounted", "mount /proc, or use CUDA")
     resource.setrlimit(resource.RLIMIT_DATA, (base + budget, base + budget))
     return "private writable memory asked for, resident or not, beyond interpreter and libraries (RLIMIT_DATA)"
 

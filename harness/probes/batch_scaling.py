@@ -14,7 +14,7 @@ from pydantic import Field
 
 from harness.contracts import Json, Measurement, Options, Probe, Subject, Value, Workload
 from harness.errors import ModelFault, NotAvailable, OptionError
-from harness.probes.batch_child import OUT_OF_MEMORY, Job, Row
+from harness.probes.batch_child import OUT_OF_MEMORY, Job, Row, require_budget
 from harness.probes.device import Telemetry, watch
 from harness.probes.generation import check_workload, latents_in
 
@@ -124,10 +124,12 @@ class BatchScaling(Probe):
         """Search the largest batch. The workload's own batch is not used.
 
         Raises `OptionError` when the clip is too short to fill the window or the budget smaller than the weights,
-        `ModelFault` when a child fails for another reason than memory, or the model does not agree with its reference.
+        `ModelFault` when a child fails for another reason than memory, or the model does not agree with its reference,
+        `NotAvailable` on a CPU elsewhere than on Linux.
         """
         assert subject is not None
         check_workload("batch_scaling", workload)
+        require_budget(subject.device)
         _check_length(subject, workload)
         telemetry = Telemetry(subject.device)
         with watch(telemetry) as other:

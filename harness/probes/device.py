@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from harness import devices
 from harness.contracts import Json
 from harness.errors import NotAvailable
@@ -25,6 +27,8 @@ HEAVY_SHARE = 0.1
 """A process that used more than this share of a core is listed by the share, without its name. Chosen here: below
 `CONTENDED_CORES`, so that a process which alone makes a row contended is listed."""
 
+_BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
+"""What counts as work of a core; steal is time that the hypervisor took. macOS tells the first three."""
 _THROTTLE = {0x4: "power_cap", 0x8: "hardware", 0x20: "thermal", 0x40: "thermal_hardware", 0x80: "power_brake"}
 """Bits of NVML's clock event reasons that slow a busy device (nvml.h, nvmlClocksEventReason*)."""
 
@@ -171,16 +175,16 @@ class OtherWork:
 
 
 @contextlib.contextmanager
-def watch(telemetry: Telemetry, proc: Path = Path("/proc")) -> Iterator[OtherWork]:
+def watch(telemetry: Telemetry) -> Iterator[OtherWork]:
     """Fill the yielded `OtherWork` with what went on beside this process and its children while the context lasts."""
     found = OtherWork()
-    before, processes, own, start = _busy(proc), _by_process(proc), _own(), time.monotonic()
+    before, processes, own, start = _busy(), _by_process(), _own(), time.monotonic()
     yield found
     wall = max(time.monotonic() - start, 1e-9)
-    after = _busy(proc)
+    after = _busy()
     if before is not None and after is not None:
         found.cores = max(0.0, (after - before) - (_own() - own)) / wall
-        later = _by_process(proc)
+        later = _by_process()
         used = ((later[pid] - processes.get(pid, 0.0)) / wall for pid in later)
         found.heavy = tuple(sorted((round(share, 2) for share in used if share > HEAVY_SHARE), reverse=True))
     found.contended = bool(telemetry.other_processes())
@@ -188,18 +192,13 @@ def watch(telemetry: Telemetry, proc: Path = Path("/proc")) -> Iterator[OtherWor
         found.contended = found.cores > max(CONTENDED_CORES, 0.1 * (os.cpu_count() or 1))
 
 
-def _ticks() -> int:
-    return os.sysconf("SC_CLK_TCK")
-
-
-def _busy(proc: Path) -> float | None:
-    """Seconds that all cores together were busy, time stolen by the hypervisor included; None where unknown."""
+def _busy() -> float | None:
+    """Seconds that all cores together were busy since the system started; None where unknown."""
     try:
-        fields = (proc / "stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+        times = psutil.cpu_times()
     except OSError:
         return None
-    user, nice, system, _idle, _wait, irq, soft, steal = (int(field) for field in fields)
-    return (user + nice + system + irq + soft + steal) / _ticks()
+    return float(sum(getattr(times, kind, 0.0) for kind in _BUSY))
 
 
 def _own() -> float:
@@ -207,16 +206,14 @@ def _own() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _by_process(proc: Path) -> dict[int, float]:
-    """CPU seconds by process, without this one and its direct children."""
+def _by_process() -> dict[int, float]:
+    """CPU seconds by process, without this one and its direct children, as far as the system shows them."""
     found: dict[int, float] = {}
     with contextlib.suppress(OSError):
-        for folder in proc.iterdir():
-            if folder.name.isdigit():
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    text = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-                    if os.getpid() not in (int(folder.name), int(text[1])):
-                        found[int(folder.name)] = (int(text[11]) + int(text[12])) / _ticks()
+        for process in psutil.process_iter(["ppid", "cpu_times"]):
+            ppid, times = process.info["ppid"], process.info["cpu_times"]
+            if times is not None and os.getpid() not in (process.pid, ppid):
+                found[process.pid] = times.user + times.system
     return found
 
 
@@ -227,7 +224,7 @@ class MemoryMeter:
     """Peak memory since `reset` (rule T15).
 
     On CUDA the allocator's own peaks; on a CPU the peak resident size of the process (VmHWM), which Linux lets a
-    process reset. `base` is what stood there before the model was loaded.
+    process reset; NaN elsewhere. `base` is what stood there before the model was loaded.
     """
 
     def __init__(self, device: str) -> None:
@@ -242,7 +239,7 @@ class MemoryMeter:
             import torch
 
             return int(torch.cuda.memory_allocated(self.device))
-        return status_bytes("VmRSS") or 0
+        return int(psutil.Process().memory_info().rss)
 
     def reset(self) -> None:
         """Begin a new peak. Raises `ModelFault` where the model that was loaded spans devices (rule T20)."""

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from harness.contracts import Clip, Json
 from harness.errors import HarnessError, OptionError
+from harness.platforms import described, here, on_linux
 
 PROGRAM = Path(__file__).with_name("program.py")
 PROTOCOL = 1
@@ -102,9 +103,14 @@ class Limits:
         """These limits with what the user sets: `$VIDEOMLA_WORKER_MEMORY` (GB), `_SECONDS` (a clip), `_THREADS`.
 
         Raises `OptionError` for what is no positive number. CUDA reserves far more address space than it uses, so a
-        limit on memory suits the CPU alone.
+        limit on memory suits the CPU alone. Raises `OptionError` for one where the system would not enforce it, too.
         """
         memory, seconds, threads = (_setting(name) for name in ("MEMORY", "SECONDS", "THREADS"))
+        if memory and not on_linux():
+            raise OptionError(
+                f"VIDEOMLA_WORKER_MEMORY needs Linux (RLIMIT_AS); {described(here())} does not enforce it",
+                "unset VIDEOMLA_WORKER_MEMORY",
+            )
         return replace(
             self,
             memory=int(memory * 1e9) if memory else self.memory,

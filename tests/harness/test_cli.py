@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,29 @@ def test_doctor(harness: Harness, tmp_path: Path) -> None:
     assert re.search(r"^not here +metric fake/unavailable: .*\n +harness env build backbone", found.out, re.MULTILINE)
     assert found.code == 0
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
+@pytest.mark.parametrize(
+    ("torch", "triton", "cuda", "says"),
+    [
+        ("2.13.0+cpu", "3.7.1", False, "ok        triton: 3.7.1\n"),
+        ("2.13.0+cpu", "3.9.0", False, "ok        triton: 3.9.0; on a GPU torch 2.13.0 runs 3.7.1\n"),
+        ("2.13.0", "3.9.0", True, "MISSING   triton: 3.9.0; on a GPU torch 2.13.0 runs 3.7.1\n"),
+        ("2.14.1", "3.8.0", True, "ok        triton: 3.8.0\n"),
+        ("2.99.0", "3.9.0", True, "ok        triton: 3.9.0; the kernels were compiled with those of torch 2.13"),
+    ],
+)
+def test_doctor_names_the_triton_that_a_gpu_runs(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, torch: str, triton: str, cuda: bool, says: str
+) -> None:
+    installed = {"torch": torch, "triton": triton}
+    monkeypatch.setattr("harness.doctor.version", lambda name: installed.get(name) or version(name))
+    monkeypatch.setattr("harness.doctor.devices.torch_has_cuda", lambda: cuda)
+    found = harness("doctor")
+    assert says in found.out
+    assert found.code == int(says.startswith("MISSING"))
+    assert ("pip install -c constraints.txt torch triton" in found.out) == bool(found.code)
 
 
 @pytest.mark.parametrize(("devices", "mark"), [(0, "ok"), (1, "not here")])
