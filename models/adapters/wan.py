@@ -170,7 +170,9 @@ class WanModel(StreamingModel):
         options, config = self.options, self.network_config()
         if not self._trained():
             return build(config, None, options.dtype, device)
-        checkpoint = open_checkpoint(options.weights, ema=options.ema, lora=options.lora, lora_alpha=options.lora_alpha)
+        checkpoint = open_checkpoint(
+            options.weights, "any", options.ema, lora=options.lora, lora_alpha=options.lora_alpha
+        )
         return build(config, checkpoint, options.dtype, device)
 
     def load_codec(self, device: str) -> Codec:
