@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -77,6 +78,30 @@ class Spans(Protocol):
 def no_spans(name: str) -> AbstractContextManager[None]:
     """The `Spans` that measures nothing."""
     return nullcontext()
+
+
+class FlopCounter(Protocol):
+    """What counts FLOPs while a model runs, where something does."""
+
+    def replace(self, name: str, flops: int) -> AbstractContextManager[None]:
+        """A context whose FLOPs are `flops`, under `name`, whatever the counter sees inside."""
+        ...
+
+
+COUNTING: ContextVar[FlopCounter | None] = ContextVar("COUNTING", default=None)
+"""The counter of the pass that runs now; set by the harness alone."""
+
+
+def counted_as(name: str, flops: int) -> AbstractContextManager[None]:
+    """Around a kernel that torch's counter does not see, or a call that it sees padded: the FLOPs that the work needs.
+
+    Args:
+        name: as in `latent_attention`. flops: a multiply-add counts two, and padding nothing.
+
+    Outside of the probes' counting pass it does nothing. A second one inside the first says nothing more.
+    """
+    counter = COUNTING.get()
+    return nullcontext() if counter is None else counter.replace(name, flops)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def build(
         network = network.to_empty(device=device).to(kind)
         randomise(network)
         return network
-    load_into(network, source if isinstance(source, Checkpoint) else open_checkpoint(source), kind, device)
+    load_into(network, source if isinstance(source, Checkpoint) else open_checkpoint(source, "any"), kind, device)
     return network
 
 

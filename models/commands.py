@@ -64,11 +64,22 @@ def convert(
     heads: Annotated[int | None, typer.Option(help="Heads of the source; its width / 128 unless given.")] = None,
     ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or raw weights, of both.")] = None,
     lora: Annotated[str | None, typer.Option(help="A low-rank update to merge first.")] = None,
+    map_: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="YAML or JSON, 'theirs: ours': names or regular expressions."),
+    ] = None,
 ) -> Iterator[str]:
-    """Turn dense attention into VideoMLA's latent attention; what the paper leaves open is kept in the file."""
+    """Turn dense attention into VideoMLA's latent attention; what the paper leaves open is kept in the file.
+
+    With --map, tensors whose names are in no known layout are renamed first: a key is a name, or a regular expression
+    that matches names whole; a value is ours, with groups as \\1, or null to leave the tensor out. Attention that is
+    latent already is checked and written as it is.
+    """
     from harness.errors import OptionError
     from models.config import LatentSizes
     from models.convert import LayerReport, Recipe, convert_file
+    from models.names import read_name_map
+    from models.renamed import rename_file
     from models.weights import open_checkpoint
 
     try:
@@ -77,8 +88,14 @@ def convert(
         raise OptionError(f"--pairs is {pairs!r}", "give three numbers, as in 6,5,5") from error
     sizes = LatentSizes(d_c=d_c, d_q=d_q, d_nope=d_nope, d_rope=d_rope, pairs=(time, height, width))
     recipe = Recipe(sizes, init=init, seed=seed, qk_rms=qk_rms, latent_gain=latent_gain)
+    mapping = read_name_map(map_) if map_ else None
+    checkpoint = open_checkpoint(source, "any" if mapping else "auto", ema, lora, mapping=mapping)
+    if mapping and "blocks.0.self_attn.k.weight" not in checkpoint:
+        config = rename_file(checkpoint, destination, sizes.pairs, mapping.file.read_text(encoding="utf-8"))
+        yield f"{destination}: {config.layers} layers under our names, {config.latent.cached_scalars} cached scalars"
+        return
     reports: list[LayerReport] = []
-    config = convert_file(open_checkpoint(source, ema=ema, lora=lora), destination, recipe, heads, reports.append)
+    config = convert_file(checkpoint, destination, recipe, heads, reports.append)
     for report in reports if init == "svd" else ():
         shares = f"{report.key_value:.3f} of keys and values, {report.query:.3f} of queries"
         yield f"layer {report.layer:2}: energy kept {shares}"

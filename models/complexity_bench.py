@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from harness.probes.census import flop_counter
+from harness.probes.census import FlopCounter
 from harness.probes.clock import Clock, time_calls
 from harness.probes.repeat import FullClock
 from models.attention.dense import DenseAttention
@@ -26,7 +26,8 @@ MOST_CALLS = 200
 """Calls that one timing takes at most: of so many the 95 % interval of the median reaches from the 43rd to the 57th
 percentile (Conover, Practical Nonparametric Statistics, section 3.2), and a record keeps every one of every length."""
 _CORE = ("scaled_dot_product", "bmm")
-"""Parts of operator names that are attention itself; projections are `addmm` and `mm`."""
+"""Parts of operator names that are attention itself; projections are `addmm` and `mm`. Nothing else is there on shapes
+alone, where no kernel runs."""
 
 
 class Bench:
@@ -87,14 +88,13 @@ class Bench:
     def count(self, form: Form, window: int, clip: int) -> tuple[float, float, float]:
         """FLOPs of the last chunk of `clip` latent frames under `window`, those of attention, and bytes of the cache.
 
-        For the device `meta` alone, where every operation has a formula; a kernel of one's own has none.
+        For the device `meta` alone, where every operation has a formula and nothing is padded.
         """
         cache, last = self.clip(form, window, clip)
-        with flop_counter() as counter:
+        with FlopCounter() as counter:
             last()
-        by_operator = counter.get_flop_counts()["Global"]
-        core = sum(n for name, n in by_operator.items() if any(word in str(name) for word in _CORE))
-        return float(sum(by_operator.values())), float(core), float(cache.bytes())
+        core = sum(n for name, n in counter.by_operator().items() if any(word in name for word in _CORE))
+        return float(counter.total()), float(core), float(cache.bytes())
 
     def times(self, form: Form, window: int, clip: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Seconds of each timed run of the last chunk, and of the clip chunk by chunk, one pass each."""

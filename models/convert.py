@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -267,17 +267,24 @@ def dense_config(checkpoint: Checkpoint, heads: int | None = None) -> Transforme
 
     Raises `WeightsError` for a checkpoint that is not dense or lacks tensors, `OptionError` for impossible heads.
     """
-    name = checkpoint.source.name
     if operator_of(checkpoint) != "stacked":
-        raise WeightsError(f"{name} already has latent attention", "give a dense checkpoint")
-    layers = layer_count(checkpoint)
-    wanted = ["patch_embedding.weight", "text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight"]
-    parts = [f"{part}.{leaf}" for part in "qkvo" for leaf in ("weight", "bias")]
-    for layer in range(layers):
-        wanted += [f"blocks.{layer}.self_attn.{part}" for part in (*parts, "norm_q.weight", "norm_k.weight")]
-    missing = [tensor for tensor in wanted if tensor not in checkpoint]
-    if missing:
-        raise WeightsError(f"{name} lacks {len(missing)} tensors: {', '.join(missing[:10])}", "give the whole model")
+        raise WeightsError(f"{checkpoint.source.name} already has latent attention", "give a dense checkpoint")
+    parts = [*(f"{part}.{leaf}" for part in "qkvo" for leaf in ("weight", "bias")), "norm_q.weight", "norm_k.weight"]
+    _require(checkpoint, [f"blocks.{i}.self_attn.{part}" for i in range(layer_count(checkpoint)) for part in parts])
+    return network_config(checkpoint, heads)
+
+
+def _require(checkpoint: Checkpoint, names: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in checkpoint]:
+        raise WeightsError(
+            f"{checkpoint.source.name} lacks {len(missing)} tensors: {', '.join(missing[:10])}", "give the whole model"
+        )
+
+
+def network_config(checkpoint: Checkpoint, heads: int | None = None) -> TransformerConfig:
+    """As `dense_config`, of everything but self-attention."""
+    outside = ("patch_embedding.weight", "text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight")
+    _require(checkpoint, outside)
     dim, channels, *patch = checkpoint.shapes["patch_embedding.weight"]
     known = _metadata_config(checkpoint)
     heads = heads or known.get("heads") or max(1, dim // 128)
@@ -286,7 +293,7 @@ def dense_config(checkpoint: Checkpoint, heads: int | None = None) -> Transforme
     return TransformerConfig(
         dim=dim,
         heads=heads,
-        layers=layers,
+        layers=layer_count(checkpoint),
         ffn=checkpoint.shapes["blocks.0.ffn.0.weight"][0],
         in_channels=channels,
         patch=(patch[0], patch[1], patch[2]),

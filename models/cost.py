@@ -100,12 +100,20 @@ def _attention_flops(config: TransformerConfig, queries: int, keys: int, form: s
     down = 2 * queries * (dim * (sizes.d_q + sizes.d_c + sizes.d_rope) + sizes.d_q * heads * sizes.d_rope)
     if form == "absorbed":
         maps = 2 * queries * heads * sizes.d_c * (sizes.d_q + dim)
-        mix = 2 * queries * keys * heads * (2 * sizes.d_c + sizes.d_rope)
+        mix = attention_flops(1, queries, keys, heads, sizes.d_c + sizes.d_rope, sizes.d_c)
         return {"projections": down + maps, "rebuild": 0, "attention": mix}
     maps = 2 * queries * (sizes.d_q * heads * sizes.d_nope + dim * dim)
     rebuild = 2 * keys * sizes.d_c * (heads * sizes.d_nope + dim)
-    mix = 2 * queries * keys * (heads * (sizes.d_nope + sizes.d_rope) + dim)
+    mix = attention_flops(1, queries, keys, heads, sizes.d_nope + sizes.d_rope, config.head_dim)
     return {"projections": down + maps, "rebuild": rebuild, "attention": mix}
+
+
+def attention_flops(batch: int, queries: int, keys: int, heads: int, key_width: int, value_width: int) -> int:
+    """Of scores over `key_width` channels and sums of `value_width`, for every query, key and head.
+
+    What attention needs and what the kernels do: they load values at their own width, so padding is no part of it.
+    """
+    return 2 * batch * queries * keys * heads * (key_width + value_width)
 
 
 def flops_per_chunk(

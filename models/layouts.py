@@ -11,8 +11,11 @@ from collections.abc import Collection, Iterable
 from typing import Literal
 
 from harness.errors import WeightsError
+from models.names import NameMap
 
 Layout = Literal["wan", "diffusers"]
+Asked = Layout | Literal["auto", "any"]
+"""`auto` is the one that the names show; `any` leaves names that show none as they are, for a loader to list them."""
 
 _WRAPPERS = re.compile(r"(^|\.)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)(?=\.)")
 _PREFIXES = ("base_model.", "model.", "module.")
@@ -71,8 +74,20 @@ def detect(source: str, names: Collection[str]) -> Layout:
     shown = ", ".join(sorted(names)[:5]) or "none"
     raise WeightsError(
         f"{source}: unknown layout; its first names are {shown}",
-        "known: wan (blocks.0.self_attn.q), diffusers (blocks.0.attn1.to_q), each also inside training wrappers",
+        "known: wan (blocks.0.self_attn.q), diffusers (blocks.0.attn1.to_q), each also inside training wrappers; names "
+        "of another can be given: harness convert SRC DST --map FILE",
     )
+
+
+def _layout(source: str, names: Collection[str], asked: Asked) -> Layout | Literal["unknown"]:
+    if asked in ("wan", "diffusers"):
+        return asked
+    try:
+        return detect(source, names)
+    except WeightsError:
+        if asked == "auto":
+            raise
+        return "unknown"
 
 
 def from_diffusers(name: str) -> str:
@@ -92,17 +107,24 @@ def _splits(name: str) -> Iterable[tuple[str, str]]:
 
 
 def canonical(
-    source: str, names: Iterable[str], layout: Layout | Literal["auto"] = "auto"
-) -> tuple[dict[str, str], Layout]:
+    source: str, names: Iterable[str], layout: Asked = "auto", mapping: NameMap | None = None
+) -> tuple[dict[str, str], Layout | Literal["unknown"]]:
     """Original name to stored name for all `names`, and the layout they are in.
+
+    Args:
+        mapping: takes names, without what training wrappers add, before the layout is looked for.
 
     Raises `WeightsError` for an unknown layout and where two stored names mean the same tensor.
     """
     bare = {name: unwrap(name) for name in names}
-    found = detect(source, set(bare.values())) if layout == "auto" else layout
+    given = mapping.apply(source, set(bare.values())) if mapping else {}
+    left = {name for name in bare.values() if name not in given}
+    found = _layout(source, left | {ours for ours in given.values() if ours}, layout)
     table: dict[str, str] = {}
-    for stored, name in bare.items():
-        name = from_diffusers(name) if found == "diffusers" else name
+    for stored, theirs in bare.items():
+        name = given.get(theirs, from_diffusers(theirs) if found == "diffusers" else theirs)
+        if name is None:
+            continue
         if name in table:
             raise WeightsError(
                 f"{source}: {table[name]} and {stored} are both {name}", "keep one of them in the checkpoint"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from models.weights import Checkpoint
 
 SHARES = {"r90": 0.90, "r95": 0.95, "r99": 0.99}
-VALUES = (
+DRAWS = 3
+"""Random operators of a shape over which the null is averaged; singular values of large ones hardly vary."""
+PER_LAYER = (
     Value("energy", "", "none", "energy kept at the width (median layer)"),
     Value("r90", "", "none", "directions for 90 % (median layer)"),
     Value("r95", "", "none", "directions for 95 % (median layer)"),
@@ -27,6 +29,14 @@ VALUES = (
     Value("directions", "", "none", "singular values of a layer"),
     Value("layers", "", "none", "layers"),
 )
+VALUES = (
+    *PER_LAYER,
+    Value("null_energy", "", "none", "energy kept at the width, random maps of that shape"),
+    Value("null_r90", "", "none", "directions for 90 %, random maps of that shape"),
+    Value("null_r95", "", "none", "directions for 95 %, random maps of that shape"),
+    Value("null_r99", "", "none", "directions for 99 %, random maps of that shape"),
+)
+NAN = float("nan")
 
 
 class RankOptions(Options):
@@ -48,9 +58,11 @@ class RankProbe(Probe):
     """Per layer: singular values of [W_K; W_V], or of the composed operator where attention is latent.
 
     Energy is the share of squared singular values, r_tau the smallest width that keeps tau of it (VideoMLA paper,
-    spectral analysis).
+    spectral analysis). Energy at a width that reaches the number of directions is NaN, since it is all by definition.
+    `null_…` is the same of operators composed of maps with independent normal entries: what the shape alone gives.
     """
 
+    version = "2"
     schema: ClassVar[type[Options]] = RankOptions
     values: ClassVar[tuple[Value, ...]] = VALUES
     needs_model: ClassVar[bool] = False
@@ -66,19 +78,22 @@ class RankProbe(Probe):
 
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
         """Read the checkpoint layer by layer; neither argument is used."""
-        from models.spectrum import key_value_spectrum, layer_count, operator_of
+        from models.spectrum import checkpoint_shapes, key_value_spectrum, layer_count, operator_of, random_spectra
         from models.weights import open_checkpoint
 
         checkpoint: Checkpoint = open_checkpoint(self.options.checkpoint, ema=self.options.ema, lora=self.options.lora)
         spectra = {f"{i:02}": key_value_spectrum(checkpoint, i) for i in range(layer_count(checkpoint))}
+        null = summarise_null([random_spectra(checkpoint_shapes(checkpoint), DRAWS)], self.options.width)
         notes: dict[str, Json] = {
             "operator": {"stacked": "[W_K; W_V]", "composed": "[W_K_up W_KV_down; W_V_up W_KV_down]"}[
                 operator_of(checkpoint)
             ],
             "part": checkpoint.part,
             "layout": checkpoint.layout,
+            "of": "weights",
         }
-        return summarise(spectra, self.options.width, notes)
+        found = summarise(spectra, self.options.width, notes)
+        return Measurement({**found.values, **null}, found.samples, found.notes)
 
 
 class WeightRankOptions(Options):
@@ -93,49 +108,66 @@ class WeightRankProbe(Probe):
     Samples are named by network and layer, as in `seed[0]:r99`.
     """
 
+    version = "2"
     schema: ClassVar[type[Options]] = WeightRankOptions
     values: ClassVar[tuple[Value, ...]] = VALUES
 
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
         """Decompose the maps; the workload is not used."""
-        from models.spectrum import network_spectra
+        from models.spectrum import network_shapes, network_spectra, random_spectra
 
         if subject is None:
             raise OptionError("weight-rank measures a model", "name one")
         model: Any = subject.load()
-        found = [
-            summarise(network_spectra(pipeline.network), self.options.width)
-            for pipeline in getattr(model, "pipelines", None) or [getattr(model, "pipeline", None)]
-            if pipeline is not None
-        ]
-        if not found:
+        held = getattr(model, "pipelines", None) or [getattr(model, "pipeline", None)]
+        networks = [pipeline.network for pipeline in held if pipeline is not None]
+        if not networks:
             raise OptionError(f"model {subject.name} gives no transformer to read", "choose one of the Wan family")
+        width = self.options.width
+        found = [summarise(network_spectra(network), width) for network in networks]
         values = {name: mean(one.values[name] for one in found) for name in found[0].values}
+        values |= summarise_null([random_spectra(network_shapes(network), DRAWS) for network in networks], width)
         samples = {f"seed[{i}]:{name}": s for i, one in enumerate(found) for name, s in one.samples.items()}
-        return Measurement(values, samples, {"width": self.options.width})
+        return Measurement(values, samples, {"width": width, "of": "weights"})
+
+
+Activation = Literal["k", "v", "latent"]
+ACTIVATIONS: Mapping[Activation, str] = {"k": "self_attn.k", "v": "self_attn.v", "latent": "self_attn.kv_norm"}
+"""Submodule of a block that gives each: a dense layer's keys before their norm and its values, and the content latent
+as it is cached. Latent attention makes keys and values in no module, and absorbed it makes none."""
 
 
 class ActivationOptions(Options):
     """Options of `activation-rank`.
 
     Attributes:
-        outputs: submodules of a block whose outputs are recorded, the first that the model has: the names of dense
-            keys and of VideoMLA's content latent, unless given.
+        activations: those to record; what a model has not is NaN.
+        centred: take each channel's mean over all tokens away, so that energy is variance.
         width: as for `rank`.
     """
 
-    outputs: tuple[str, ...] = ("self_attn.kv_down", "self_attn.k")
+    activations: tuple[Activation, ...] = Field(tuple(ACTIVATIONS), min_length=1)
+    centred: bool = False
     width: int = Field(default=192, ge=1)
 
 
 class ActivationRankProbe(Probe):
-    """Per layer: the spectrum of activations (not centred) over a whole rollout, every denoising step included.
+    """Per layer: the spectrum of keys, values and content latent over a whole rollout, every denoising step included.
 
-    The model must be one of this project's streaming models: its network is looked for at `pipeline.network`.
+    The model must be one of this project's streaming models: its network is looked for at `pipeline.network`. Values
+    and samples are named by activation, as in `latent_r99` and `latent:r99`.
     """
 
+    version = "2"
     schema: ClassVar[type[Options]] = ActivationOptions
-    values: ClassVar[tuple[Value, ...]] = (*VALUES, Value("tokens", "", "none", "activations recorded a layer"))
+    values: ClassVar[tuple[Value, ...]] = (
+        *(
+            Value(f"{kind}_{value.name}", value.unit, value.direction, f"{kind}: {value.label}")
+            for kind in ACTIVATIONS
+            for value in PER_LAYER
+        ),
+        Value("tokens", "", "none", "activations recorded a layer"),
+    )
 
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
         """Stream the workload's clips and record."""
@@ -148,22 +180,36 @@ class ActivationRankProbe(Probe):
         if network is None:
             raise OptionError(f"model {subject.name} gives no transformer to record", "choose one of the Wan family")
         names = self._names([name for name, _ in network.named_modules()])
-        with recorded(network, list(names.values())) as grams:
+        with recorded(network, [name for layers in names.values() for name in layers.values()]) as grams:
             for request in requests(workload):
                 for _ in model.stream(request):
                     pass
-        spectra = {layer: grams[name].singular_values() for layer, name in names.items()}
-        tokens = [grams[name].tokens for name in names.values()]
-        found = summarise(spectra, self.options.width, {"outputs": list(names.values()), "centred": False})
-        return Measurement({**found.values, "tokens": float(max(tokens))}, found.samples, found.notes)
+        centred = self.options.centred
+        values = dict.fromkeys((value.name for value in self.values), NAN)
+        samples: dict[str, Sequence[float]] = {}
+        for kind, layers in names.items():
+            spectra = {layer: grams[name].singular_values(centred) for layer, name in layers.items()}
+            found = summarise(spectra, self.options.width)
+            values |= {f"{kind}_{name}": value for name, value in found.values.items()}
+            samples |= {f"{kind}:{name}": series for name, series in found.samples.items()}
+        values["tokens"] = float(max(gram.tokens for gram in grams.values()))
+        notes: dict[str, Json] = {"of": list(names), "centred": centred, "width": self.options.width}
+        notes["outputs"] = [name for layers in names.values() for name in layers.values()]
+        return Measurement(values, samples, notes)
 
-    def _names(self, modules: Sequence[str]) -> dict[str, str]:
+    def _names(self, modules: Sequence[str]) -> dict[Activation, dict[str, str]]:
+        """Of each activation that the model has, the submodules by layer number as two digits."""
         layers = sorted({int(found[1]) for name in modules if (found := re.match(r"blocks\.(\d+)$", name))})
-        for output in self.options.outputs:
-            names = {f"{layer:02}": f"blocks.{layer}.{output}" for layer in layers}
-            if names and set(names.values()) <= set(modules):
-                return names
-        raise OptionError(f"no block has {' or '.join(self.options.outputs)}", "see the model's named_modules()")
+        there = set(modules)
+        names = {
+            kind: {f"{layer:02}": f"blocks.{layer}.{ACTIVATIONS[kind]}" for layer in layers}
+            for kind in self.options.activations
+        }
+        complete = {kind: by_layer for kind, by_layer in names.items() if by_layer and set(by_layer.values()) <= there}
+        if not complete:
+            outputs = " or ".join(ACTIVATIONS[kind] for kind in self.options.activations)
+            raise OptionError(f"no block has {outputs}", "choose among k, v and latent, or see named_modules()")
+        return complete
 
 
 def requests(workload: Workload) -> Iterator[Request]:
@@ -179,14 +225,29 @@ def summarise(spectra: Mapping[str, Tensor], width: int, notes: Mapping[str, Jso
     Args:
         spectra: singular values of each layer, descending, by layer number as two digits.
 
-    Samples are `energy`, `r90`, `r95`, `r99` (an entry a layer) and `singular[NN]`.
+    Samples are `energy`, `r90`, `r95`, `r99` (an entry a layer) and `singular[NN]`. Energy is NaN where `width` is not
+    below the number of directions.
     """
-    from models.spectrum import effective_rank, energy
-
-    samples: dict[str, list[float]] = {"energy": [energy(singular, width) for singular in spectra.values()]}
-    for name, share in SHARES.items():
-        samples[name] = [float(effective_rank(singular, share)) for singular in spectra.values()]
+    by_layer = [_numbers(singular, width) for singular in spectra.values()]
+    samples = {name: [numbers[name] for numbers in by_layer] for name in by_layer[0]}
     values = {name: float(median(per_layer)) for name, per_layer in samples.items()}
     values |= {"layers": float(len(spectra)), "directions": float(max(len(s) for s in spectra.values()))}
     samples |= {f"singular[{layer}]": singular.tolist() for layer, singular in spectra.items()}
     return Measurement(values, samples, {"width": width, **(notes or {})})
+
+
+def summarise_null(drawn: Sequence[Sequence[Tensor]], width: int) -> dict[str, float]:
+    """Means over random spectra as `null_…`: over the draws of each network, then over networks."""
+    means = []
+    for spectra in drawn:
+        numbers = [_numbers(singular, width) for singular in spectra]
+        means.append({name: mean(one[name] for one in numbers) for name in numbers[0]})
+    return {f"null_{name}": mean(one[name] for one in means) for name in means[0]}
+
+
+def _numbers(singular: Tensor, width: int) -> dict[str, float]:
+    """Energy at `width`, NaN where that is all there is, and the effective ranks."""
+    from models.spectrum import effective_rank, energy
+
+    kept = energy(singular, width) if width < len(singular) else NAN
+    return {"energy": kept} | {name: float(effective_rank(singular, share)) for name, share in SHARES.items()}

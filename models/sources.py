@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import NotAvailable, WeightsError
+from harness.weights.manifest import read_manifest, weights_root
 
-ROOT_VARIABLE = "VIDEOMLA_WEIGHTS"
 CACHE_VARIABLE = "VIDEOMLA_CACHE"
 SUFFIXES = (".safetensors", ".pt", ".pth")
 INDEX_SUFFIX = ".index.json"
@@ -47,7 +47,8 @@ def resolve(name: str | Path, component: str = "transformer") -> Source:
 
     In the folder of a whole pipeline, `component` (a key of `COMPONENTS`) is the part that is meant.
 
-    A Hub id is looked up in `$VIDEOMLA_WEIGHTS/org/name`, then in the local Hub cache. Nothing is ever downloaded.
+    A Hub id is looked up as `org/name` in the weights folder (`$VIDEOMLA_WEIGHTS`, or the user's cache folder, where
+    `harness fetch` puts files), then in the local Hub cache. Nothing is ever downloaded.
 
     Raises:
         WeightsError: no such path, no weights in the folder, several where one is meant, a shard is missing.
@@ -69,18 +70,24 @@ def _from_hub(text: str, component: str) -> Source:
     repository, _, inner = text.partition(":")
     if ".." in inner.split("/"):
         raise WeightsError(f"{text}: the file lies outside its repository", "give a path inside it")
-    root = os.environ.get(ROOT_VARIABLE)
-    folder = Path(root).expanduser() / repository if root else None
+    root = weights_root()
+    folder: Path | None = root / repository
     if folder is None or not (folder / inner).exists():
         folder = _hub_snapshot(repository)
     if folder is None or not (folder / inner).exists():
-        place = f"{root or '$' + ROOT_VARIABLE}/{repository}"
-        wanted = f" {inner}" if inner else ""
         raise NotAvailable(
-            f"weights {text} are not on this machine (offline root: {root or 'not set'})",
-            f"hf download {repository}{wanted} --local-dir {place} and set {ROOT_VARIABLE}",
+            f"weights {text} are not on this machine (looked below {root}, and in the Hub's cache)",
+            _how_to_bring(repository, inner, root),
         )
     return _from_path(text, folder / inner, component)
+
+
+def _how_to_bring(repository: str, inner: str, root: Path) -> str:
+    for weights in read_manifest().sets.values():
+        if weights.repository == repository:
+            asked = sorted({file.ask for file in weights.files if file.ask and inner in ("", file.path)})
+            return " ".join(["harness fetch", weights.name, *(f"--with {name}" for name in asked)])
+    return " ".join(["hf download", repository, *([inner] if inner else []), "--local-dir", str(root / repository)])
 
 
 def _hub_snapshot(repository: str) -> Path | None:

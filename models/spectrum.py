@@ -78,19 +78,47 @@ def key_value_spectrum(checkpoint: Checkpoint, layer: int) -> Tensor:
     return operator_spectrum({name: checkpoint.read(read(name)) for name in MAPS[operator_of(checkpoint)]})
 
 
+def checkpoint_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shapes of the first layer's maps by name, as `random_spectra` takes them."""
+    read = "blocks.0.self_attn.{}.weight".format
+    return {name: checkpoint.shapes[read(name)] for name in MAPS[operator_of(checkpoint)]}
+
+
+def network_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """As `checkpoint_shapes`, of a transformer."""
+    return {name: tuple(weight.shape) for name, weight in _maps(network, 0).items()}
+
+
+def random_spectra(shapes: Mapping[str, tuple[int, ...]], draws: int) -> list[Tensor]:
+    """`operator_spectrum` of maps [out, in] with independent normal entries of variance 1/in, drawn `draws` times.
+
+    A network's first weights are such maps, so this is also the spectrum of one that was never trained.
+    """
+    found = []
+    for seed in range(draws):
+        generator = torch.Generator().manual_seed(seed)
+        maps = {
+            name: torch.randn(shape, generator=generator, dtype=torch.float64) * shape[1] ** -0.5
+            for name, shape in shapes.items()
+        }
+        found.append(operator_spectrum(maps))
+    return found
+
+
 def network_spectra(network: nn.Module) -> dict[str, Tensor]:
     """`operator_spectrum` of every block of a transformer, by layer number as two digits.
 
     Raises `OptionError` for a network whose attention is neither dense nor latent.
     """
+    names = [name for name, _ in network.named_parameters()]
+    layers = sum(1 for name in names if re.match(r"blocks\.\d+\.self_attn\.o\.weight$", name))
+    return {f"{layer:02}": operator_spectrum(_maps(network, layer)) for layer in range(layers)}
+
+
+def _maps(network: nn.Module, layer: int) -> dict[str, Tensor]:
     weights = dict(network.named_parameters())
-    found: dict[str, Tensor] = {}
-    for layer in range(sum(1 for name in weights if re.match(r"blocks\.\d+\.self_attn\.o\.weight$", name))):
-        named = {name: f"blocks.{layer}.self_attn.{name}.weight" for kind in OPERATORS for name in MAPS[kind]}
-        found[f"{layer:02}"] = operator_spectrum(
-            {n: weights[full].detach() for n, full in named.items() if full in weights}
-        )
-    return found
+    named = {name: f"blocks.{layer}.self_attn.{name}.weight" for kind in OPERATORS for name in MAPS[kind]}
+    return {name: weights[full].detach() for name, full in named.items() if full in weights}
 
 
 def operator_spectrum(maps: Mapping[str, Tensor]) -> Tensor:
@@ -114,18 +142,26 @@ class Gram:
     def __init__(self) -> None:
         self.tokens = 0
         self._sum: Tensor | None = None
+        self._rows: Tensor | None = None
 
     def add(self, piece: Tensor) -> None:
         """Take in activations [..., width], any float type."""
         rows = piece.detach().reshape(-1, piece.shape[-1]).double()
         self._sum = rows.T @ rows if self._sum is None else self._sum.addmm_(rows.T, rows)
+        self._rows = rows.sum(0) if self._rows is None else self._rows.add_(rows.sum(0))
         self.tokens += rows.shape[0]
 
-    def singular_values(self) -> Tensor:
-        """Singular values of X (not centred), float64, descending. Raises `OptionError` before the first piece."""
-        if self._sum is None:
+    def singular_values(self, centred: bool = False) -> Tensor:
+        """Singular values of X, or of X less the mean of its rows, float64, descending.
+
+        Raises `OptionError` before the first piece.
+        """
+        if self._sum is None or self._rows is None:
             raise OptionError("no activations were recorded", "run the model inside `recorded`")
-        squares: Tensor = torch.linalg.eigvalsh(self._sum)
+        products = self._sum
+        if centred:
+            products = products - torch.outer(self._rows, self._rows) / self.tokens
+        squares: Tensor = torch.linalg.eigvalsh(products)
         return squares.flip(0).clamp_min(0.0).sqrt().cpu()
 
 

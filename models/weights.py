@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import WeightsError
-from models.layouts import Layout, canonical, unwrap
+from models.layouts import Asked, canonical, unwrap
+from models.names import NameMap, unmatched
 from models.sources import Source, resolve
 from models.tensorfiles import TensorFile, open_tensors
 
@@ -64,10 +64,11 @@ class Checkpoint:
 
 def open_checkpoint(
     source: str | Path | Source,
-    layout: Layout | Literal["auto"] = "auto",
+    layout: Asked = "auto",
     ema: bool | None = None,
     lora: str | Path | Source | None = None,
     lora_alpha: float | None = None,
+    mapping: NameMap | None = None,
 ) -> Checkpoint:
     """Open a checkpoint of the transformer, under the names of the original Wan2.1 checkpoint.
 
@@ -76,6 +77,7 @@ def open_checkpoint(
         ema: averaged weights or raw ones, where a training checkpoint holds both; None prefers the averaged.
         lora: low-rank update to merge: W + alpha / rank * B A.
         lora_alpha: its alpha; None means alpha = rank, which holds for LongLive (both 256).
+        mapping: names of tensors in no known layout to ours.
 
     Raises:
         WeightsError: the file is missing, truncated, unsafe or in no known layout.
@@ -86,8 +88,8 @@ def open_checkpoint(
     if lora is not None:
         update = Lora(lora if isinstance(lora, Source) else resolve(lora), lora_alpha)
     file = open_tensors(found, ema)
-    stored, layout = canonical(found.name, file.shapes, layout)
-    return Checkpoint(found, file, stored, layout, update)
+    stored, kind = canonical(found.name, file.shapes, layout, mapping)
+    return Checkpoint(found, file, stored, kind, update)
 
 
 class Lora:
@@ -179,21 +181,28 @@ def _tied(module: nn.Module, checkpoint: Checkpoint) -> list[tuple[list[str], Te
 
 
 def check_names(source: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:
-    """Raise one `WeightsError` with every disagreement between two tables of shapes, ten names of each kind."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
+    """Raise one `WeightsError` with every disagreement between two tables of shapes, and what is nearest to each."""
+    missing = {name: shape for name, shape in expected.items() if name not in found}
+    unexpected = {name: shape for name, shape in found.items() if name not in expected}
+    lacks, has = unmatched(missing, unexpected)
     misshapen = [
         f"{name} {_shape(found[name])} instead of {_shape(expected[name])}"
         for name in expected
         if name in found and tuple(found[name]) != tuple(expected[name])
     ]
     parts = [
-        f"{len(names)} {kind}: {_listed(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-        if names
+        f"{count} {kind}: {text}"
+        for kind, count, text in (
+            ("missing", len(missing), lacks),
+            ("unexpected", len(unexpected), has),
+            ("misshapen", len(misshapen), _listed(misshapen)),
+        )
+        if count
     ]
     if parts:
         sizes = "choose the preset whose sizes and attention the checkpoint has"
+        if missing and unexpected:
+            sizes += "; or, if these are the same tensors, name them: harness convert SRC DST --map FILE"
         raise WeightsError(f"{source} does not fit the model; {'; '.join(parts)}", sizes)
 
 

@@ -1,4 +1,4 @@
-"""`harness fetch`: weights that metrics need, resumed and checked."""
+"""`harness fetch`: weights that metrics and models need, resumed and checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fetch(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Read what is here and compare its digests.")] = False,
 ) -> Iterator[str]:
-    """Bring the weights NAME that metrics need, or list what there is."""
+    """Bring the weights NAME of a metric or a model, or list what there is."""
     from tabulate import tabulate
 
     from harness.weights.fetch import check as faults_of
@@ -46,12 +46,15 @@ def fetch(
         yield from faults
         if faults:
             raise typer.Exit(1)
-        yield f"{name}: every file that is here is as published"
+        yield f"{name}: every file that is here is as published, or as first fetched where no digest is"
         return
     from rich.console import Console
 
     console = Console(stderr=True)
     done = bring(weights, only or (), asked or (), source, partial(console.print, markup=False, soft_wrap=True))
-    yield f"{name}: {len(done.brought)} brought, {len(done.here)} here already: {weights.folder}"
-    yield from (f"no digest is published, so it is unchecked: {path}" for path in done.unchecked)
+    yield f"{name}: {len(done.brought) + len(done.recorded)} brought, {len(done.here)} here already: {weights.folder}"
+    for path, digest in done.recorded.items():
+        yield f"{path}: no digest is published, so it is not verified; its SHA-256 is recorded and held to: {digest}"
+    if weights.repository and done.brought + done.here + list(done.recorded):
+        yield f"name one as a model's weights: {weights.repository}:{[*done.here, *done.brought, *done.recorded][-1]}"
     yield from (f"left out: {file.path}; bring it with --with {file.ask}" for file in done.left)

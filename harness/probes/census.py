@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import Token
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from harness.contracts import ModelCard, Request, VideoModel
+from harness.contracts import COUNTING, ModelCard, Request, VideoModel
+from harness.contracts import FlopCounter as Counting
 from harness.probes.generation import steady_chunks
 
 PEAK_FLOPS = {
@@ -35,8 +40,8 @@ class Census:
 
     Attributes:
         forwards: evaluations of the network for one clip, clean pass and guidance included.
-        flops: multiply and add counted apart, the whole chunk with its decoding. Operations without a formula, as a
-            Triton kernel, count nothing, so it is a lower bound.
+        flops: multiply and add counted apart, the whole chunk with its decoding. A kernel counts what the model says
+            of it (`counted_as`); one of which it says nothing counts nothing, so it is a lower bound.
         weight_bytes: of the network's parameters; each call must read them at least once.
     """
 
@@ -80,7 +85,7 @@ def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
         register_module_forward_pre_hook(calls.before),
         register_module_forward_hook(calls.after, always_call=True),
     ]
-    counter = flop_counter()
+    counter = FlopCounter()
     try:
         stream = model.stream(wanted)
         done = False
@@ -90,7 +95,7 @@ def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
             done = chunk is None
             if chunk is not None:
                 frames.append(int(chunk.shape[1]))
-                by_chunk.append((calls.counts, float(counter.get_total_flops())))
+                by_chunk.append((calls.counts, float(counter.total())))
                 calls.counts = {}
     finally:
         for hook in hooks:
@@ -98,16 +103,67 @@ def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
     return _summary(by_chunk, calls.modules, steady_chunks(frames, card)[0])
 
 
-def flop_counter() -> Any:
-    """torch's FLOP counter, with the fused attention of the CPU, which it does not know by itself. Imports torch."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+class FlopCounter:
+    """FLOPs of what runs inside: torch's count of its operators, and what a model says of its own (`counted_as`).
 
-    def attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+    torch's formulas (torch.utils.flop_counter) are joined by one for the fused attention of the CPU, which it lacks.
+    Entering it again begins at zero. Imports torch.
+    """
 
-    cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={cpu: attention})
+    def __init__(self) -> None:
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+        def attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+            return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+        cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        self._mode = FlopCounterMode(display=False, custom_mapping={cpu: attention})
+        self._replaced: Counter[str] = Counter()
+        self._said: Counter[str] = Counter()
+        self._inside = False
+        self._outer: Token[Counting | None] | None = None
+
+    def __enter__(self) -> FlopCounter:
+        self._replaced.clear()
+        self._said.clear()
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
+        self._outer = COUNTING.set(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._outer is not None:
+            COUNTING.reset(self._outer)
+        self._mode.__exit__(*exception)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def replace(self, name: str, flops: int) -> Iterator[None]:
+        """See `harness.contracts.counted_as`. What raises inside was not done and counts as it was seen."""
+        if self._inside:
+            yield
+            return
+        before, self._inside = self._seen(), True
+        try:
+            yield
+        finally:
+            self._inside = False
+        self._replaced.update(self._seen() - before)
+        self._said[name] += flops
+
+    def by_operator(self) -> dict[str, int]:
+        """FLOPs by the name of torch's operator, or by the name under which a model said them."""
+        found = self._seen()
+        found.subtract(self._replaced)
+        found.update(self._said)
+        return {name: flops for name, flops in found.items() if flops}
+
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.by_operator().values())
+
+    def _seen(self) -> Counter[str]:
+        by_operator = self._mode.get_flop_counts().get("Global", {})
+        return Counter({str(operator): int(flops) for operator, flops in by_operator.items()})
 
 
 def _summary(by_chunk: list[tuple[dict[int, float], float]], modules: dict[int, Any], steady: list[int]) -> Census:

@@ -108,8 +108,9 @@ class Kernels(Probe):
         Value("contended", "", "none", "contended"),
     )
 
-    def __init__(self, options: Options, bench: type[Bench] | None = None) -> None:
+    def __init__(self, options: Options, bench: type[Bench] | None = None, clock: Clock | None = None) -> None:
         super().__init__(options)
+        self._clock = clock
         self._bench = bench or find(self.options.kernels)
         self._device = "cpu"
 
@@ -132,7 +133,9 @@ class Kernels(Probe):
         """Ceilings, then shape by shape; neither argument is used."""
         options: KernelsOptions = self.options
         bench, telemetry = self._family(self._device), Telemetry(self._device)
-        timer = _Timer(Clock(self._device), options, FullClock(telemetry.clock_ratio, options.min_clock_ratio))
+        timer = _Timer(
+            self._clock or Clock(self._device), options, FullClock(telemetry.clock_ratio, options.min_clock_ratio)
+        )
         meter, rows, whole = MemoryMeter(self._device), list[Row](), list[Row]()
         meter.reset()
         before = telemetry.snapshot()

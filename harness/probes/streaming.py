@@ -81,7 +81,7 @@ class Streaming(Probe):
     What a viewer waits for is a set of values (rule T5): first chunk, gaps, worst gap, real-time factor.
     """
 
-    version = "3"
+    version = "4"
     schema = StreamingOptions
     values = (
         Value("denoise_fps", "frames/s", "higher", "denoise"),

@@ -21,23 +21,62 @@ PER_LAYER = {
 _SINGULAR = "singular["
 
 
-def layer_table(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any]) -> Table:
-    """Energy and effective ranks of every layer, from a record's samples and notes."""
-    _checked(samples)
+def tables(
+    samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any], values: Mapping[str, float] | None = None
+) -> list[Table]:
+    """Energy and effective ranks of every layer, from a record; a table for each activation.
+
+    A last row holds those of random maps where the record's `values` do.
+    """
+    return [_layer_table(part, notes, name, values or {}) for name, part in parts(samples).items()]
+
+
+def parts(samples: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Sequence[float]]]:
+    """The samples of each activation by its name, as in `latent:r99`; those of weights have none.
+
+    Raises `RecordError` where they hold no spectra.
+    """
+    found: dict[str, dict[str, Sequence[float]]] = {}
+    for name, series in samples.items():
+        kind, _, inner = name.rpartition(":")
+        found.setdefault(kind, {})[inner] = series
+    for part in found.values() or [{}]:
+        _checked(part)
+    return found
+
+
+def _layer_table(
+    samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any], kind: str, values: Mapping[str, float]
+) -> Table:
     columns = tuple(Column(label.format(width=notes["width"])) for label in PER_LAYER.values())
+    lines = {layer: [samples[name][i] for name in PER_LAYER] for i, layer in enumerate(_layers(samples))}
+    remarks = []
+    if "null_r99" in values and not kind:
+        lines["random maps"] = [values[f"null_{name}"] for name in PER_LAYER]
+        remarks.append(
+            "Random maps: independent normal entries, what an operator of that shape has before any training."
+        )
     rows = []
-    for index, layer in enumerate(_layers(samples)):
-        numbers = [samples[name][index] for name in PER_LAYER]
-        texts = [f"{numbers[0]:.3f}", *(f"{number:.0f}" for number in numbers[1:])]
-        rows.append(Row(layer, tuple(Cell(text, number) for text, number in zip(texts, numbers, strict=True))))
-    subject = notes.get("operator") or ", ".join(notes.get("outputs", []))[:80]
-    return Table("rank", f"Spectrum per layer: {subject}", columns, tuple(rows), corner="layer")
+    for label, numbers in lines.items():
+        texts = [f"{numbers[0]:.3f}" if numbers[0] == numbers[0] else "all", *(f"{n:.0f}" for n in numbers[1:])]
+        rows.append(Row(label, tuple(Cell(text, number) for text, number in zip(texts, numbers, strict=True))))
+    directions = max(len(series) for name, series in samples.items() if name.startswith(_SINGULAR))
+    if notes["width"] >= directions:
+        width = notes["width"]
+        remarks.append(
+            f"There are {directions} directions, so a width of {width} keeps all energy, whatever they hold."
+        )
+    if kind:
+        said = f"activations {kind}, {'centred' if notes.get('centred') else 'not centred'}"
+    else:
+        said = f"weights {notes.get('operator', '')}".strip()
+    return Table("rank", f"Spectrum per layer: {said}", columns, tuple(rows), remarks=tuple(remarks), corner="layer")
 
 
 def plot_spectra(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any], path: Path) -> None:
     """Draw energy against width for every layer, and effective ranks against layers, as `path` ends: .svg or .png.
 
-    The same samples give the same bytes.
+    The samples are of one part (`parts`). The same samples give the same bytes.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure

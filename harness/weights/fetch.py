@@ -30,12 +30,15 @@ HUB_DIGEST = "X-Linked-Etag"
 
 @dataclass(slots=True)
 class Fetched:
-    """What `fetch` did, by path: `here` already, `brought`, `unchecked` (brought, but no digest is published), `left`
-    (must be asked for by name)."""
+    """What `fetch` did, by path: `here` already, `brought`, `left` (must be asked for by name).
+
+    `recorded` were brought although no digest of them is published: their own SHA-256, which a later fetch and `check`
+    hold them to.
+    """
 
     here: list[str] = field(default_factory=list)
     brought: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
+    recorded: dict[str, str] = field(default_factory=dict)
     left: list[File] = field(default_factory=list)
 
 
@@ -83,7 +86,10 @@ def fetch(
             raise StorageError(
                 f"{target} cannot be written: {error.strerror or error}", "make room, then type it again"
             ) from error
-        (done.brought if checked else done.unchecked).append(file.path)
+        if checked:
+            done.brought.append(file.path)
+        else:
+            done.recorded[file.path] = _record(target)
     if absent:
         raise NotAvailable(
             f"{source} lacks {len(absent)} of {len(chosen)} files: {', '.join(file.path for file in absent[:6])}",
@@ -113,7 +119,7 @@ def check(weights: WeightSet, groups: Sequence[str] = ()) -> list[str]:
         path = weights.folder / file.path
         if path.is_file() and not file.text:
             try:
-                _verify(file, path, "")
+                _verify(file, path, "", recorded(path))
             except WeightsError as error:
                 faults.append(error.message)
     return faults
@@ -147,7 +153,7 @@ def _fits(file: File, path: Path) -> bool:
 
 
 def _take(file: File, found: Path, target: Path) -> bool:
-    checked = _verify(file, found, "")
+    checked = _verify(file, found, "", recorded(target))
     _place(found, target)
     return checked
 
@@ -203,7 +209,7 @@ def _download(file: File, target: Path) -> bool:
     if file.member:
         _unpack(file, part)
     try:
-        checked = _verify(file, part, published if not file.member else "")
+        checked = _verify(file, part, published if not file.member else "", recorded(target))
     except WeightsError:
         part.unlink(missing_ok=True)
         raise
@@ -277,14 +283,43 @@ def _unpack(file: File, archive: Path) -> None:
 # ------------------------------------------------------------------------------------------------ checking
 
 
-def _verify(file: File, path: Path, published: str) -> bool:
-    """Compare a file with what is published of it; True when there was a digest to compare with."""
+def _record(target: Path) -> str:
+    """Keep the SHA-256 of a file of which none is published, in the form of `sha256sum`, and return it."""
+    found = _sha256(target)
+    _record_of(target).write_text(f"{found}  {target.name}\n", encoding="utf-8")
+    return found
+
+
+def recorded(target: Path) -> str:
+    """The SHA-256 that the first fetch of `target` recorded; empty where none did."""
+    try:
+        with _record_of(target).open(encoding="utf-8") as file:
+            line = file.read(64)
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return line if re.fullmatch(r"[0-9a-f]{64}", line) else ""
+
+
+def _record_of(target: Path) -> Path:
+    return target.with_name(target.name + ".sha256")
+
+
+def _verify(file: File, path: Path, published: str, first: str = "") -> bool:
+    """Compare a file with what is published of it; True when there was a digest to compare with.
+
+    `first` is the digest that its first fetch recorded, which counts where none is published.
+    """
     size = path.stat().st_size
     if file.bytes is not None and size != file.bytes:
         raise WeightsError(f"{path} has {size} bytes, {file.path} has {file.bytes}", "fetch it again")
     if size == 0:
         raise WeightsError(f"{path} is empty", "fetch it again")
     expected = [digest for digest in (file.sha256, file.sha256_prefix, published) if digest]
+    if not expected and first and _sha256(path) != first:
+        raise WeightsError(
+            f"{path} is not the file of the first fetch, whose SHA-256 was {first}",
+            f"fetch it again; if another was published since, delete the record {Path(file.path).name}.sha256 first",
+        )
     if not expected:
         return False
     found = _sha256(path)

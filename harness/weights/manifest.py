@@ -1,4 +1,4 @@
-"""The manifest of weights: every file that a metric loads, its host, licence and digest, and where it belongs."""
+"""The manifest of weights: every file that can be fetched, its host, licence and digest, and where it belongs."""
 
 from __future__ import annotations
 
@@ -59,11 +59,16 @@ class File(BaseModel):
 
 
 class WeightSet(BaseModel):
-    """The files of one `harness fetch NAME`."""
+    """The files of one `harness fetch NAME`.
+
+    Attributes:
+        repository: Hub id `org/name` under which a model's option names these files; empty for those of a metric.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = ""
     title: str
+    repository: Annotated[str, Field(pattern=r"^([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)?$")] = ""
     files: tuple[File, ...]
 
     @property
@@ -74,7 +79,7 @@ class WeightSet(BaseModel):
     @property
     def folder(self) -> Path:
         """Where its files belong: below `$VIDEOMLA_WEIGHTS`, or the user's cache folder."""
-        return weights_root() / self.name
+        return weights_root() / (self.repository or self.name)
 
     def choose(self, only: Sequence[str] = (), asked: Sequence[str] = ()) -> tuple[list[File], list[File]]:
         """Files to take and files to leave because they must be asked for by name.

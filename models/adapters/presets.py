@@ -1,13 +1,14 @@
 """The published sliding-window models as data: what each says of window, positions, sampler and checkpoint. Torch-free.
 
 Sources by preset: VideoMLA, arXiv 2605.30351; Self-Forcing, 2506.08009 (`pipeline/causal_inference.py`); CausVid,
-2412.07772; LongLive, 2509.22622 (branch v1.0); Infinity-RoPE, 2511.20649; Reward Forcing, 2512.04678; Rolling Forcing,
-2509.25161 (`pipeline/rolling_forcing_inference.py`); Causal Forcing, 2602.02214.
+2412.07772; LongLive, 2509.22622 (branch v1.0: `configs/longlive_inference.yaml` and, rotating at each read in
+`wan/modules/causal_model_infinity.py`, `configs/longlive_inference_infinity.yaml`); Infinity-RoPE, 2511.20649; Reward
+Forcing, 2512.04678; Rolling Forcing, 2509.25161 (`pipeline/rolling_forcing_inference.py`); Causal Forcing, 2602.02214.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from models.sampler_config import SamplerConfig
 from models.window import WindowPolicy
@@ -24,7 +25,8 @@ class Preset:
         family: the method. title: for tables. attention: `dense` or `latent`.
         window: what attention sees; other readings of the same paper under their own names in `readings`.
         chunk: latent frames per chunk. sampler: denoising steps and shift.
-        checkpoint: what the authors publish, and how to name it; empty where nothing is.
+        checkpoint: what the authors publish, how to name it, and the command that brings it where there is one; empty
+            where nothing is published.
         licence: of that checkpoint.
     """
 
@@ -43,6 +45,11 @@ def _at_read(frames: int, sink: int) -> WindowPolicy:
     return WindowPolicy(frames=frames, sink=sink, rotation="read", positions="relative")
 
 
+def _longlive() -> WindowPolicy:
+    """As `local_attn_size: 12`, `sink_size: 3` and `global_sink: true` of its configurations say."""
+    return WindowPolicy(frames=12, sink=3, switch="rebuild", keep_sink_on_rebuild=True)
+
+
 PRESETS: dict[str, Preset] = {
     "videomla-1.3b": Preset(
         family="videomla",
@@ -50,8 +57,9 @@ PRESETS: dict[str, Preset] = {
         attention="latent",
         window=_at_read(6, 1),
         readings={"la6_sink1": _at_read(6, 1), "la7_sink1": _at_read(7, 1)},
-        checkpoint="stage3_la6_sink1/model.pt of the authors' repository; its key names are not published",
-        licence="not published",
+        checkpoint="Hidir/VideoMLA: stage3_la6_sink1/model.pt (also stage1, stage2, stage3; 21 GB in all; key names "
+        "not published); harness fetch videomla --with stage3_la6_sink1",
+        licence="none stated",
     ),
     "dense-window-1.3b": Preset(
         family="dense",
@@ -92,7 +100,11 @@ PRESETS: dict[str, Preset] = {
     "longlive": Preset(
         family="longlive",
         title="LongLive",
-        window=WindowPolicy(frames=12, sink=3, switch="rebuild", keep_sink_on_rebuild=True),
+        window=_longlive(),
+        readings={
+            "la12_sink3": _longlive(),
+            "la12_sink3_relative": replace(_longlive(), rotation="read", positions="relative"),
+        },
         checkpoint="Efficient-Large-Model/LongLive-1.3B: longlive_base.pt with lora.pt (lora_alpha 256)",
         licence="Apache-2.0",
     ),
@@ -123,6 +135,6 @@ PRESETS: dict[str, Preset] = {
         title="Causal Forcing",
         window=WindowPolicy(frames=FULL_WINDOW),
         checkpoint="zhuhz22/Causal-Forcing: the chunk-wise checkpoint",
-        licence="not stated here; read the repository's LICENSE",
+        licence="Apache-2.0",
     ),
 }

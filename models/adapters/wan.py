@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.contracts import Json
+from harness.contracts import Json, ModelCard
 from harness.errors import OptionError, WeightsError, nearest
 from models.adapters.presets import PRESETS, Preset
 from models.adapters.streaming import RANDOM, StreamingModel, StreamingOptions
@@ -47,7 +47,8 @@ class WanOptions(StreamingOptions):
         weights: a checkpoint (file, folder or Hub id) or `random`. ema: averaged weights or raw ones, where a training
             checkpoint holds both. lora, lora_alpha: a low-rank update to merge (LongLive).
         network: `wan-1.3b`, or `tiny` for trying things out. height, width: pixels, multiples of 16.
-        window: another reading of the preset's window, as in `la7_sink1`.
+        window: another published reading of the preset's window, as in `la7_sink1` (VideoMLA) or
+            `la12_sink3_relative` (LongLive, keys rotated at each read, for clips of any length).
         window_frames, sink_frames, counts_sink, counts_current: instead of the preset's, where given.
         text, vae: text encoder and VAE, file, folder or Hub id.
         codec: `wan`, or `preview`: a fixed linear map to colours that costs nothing. Without its own weights, Wan's
@@ -87,6 +88,11 @@ class WanModel(StreamingModel):
             raise OptionError(
                 f"{self.preset.title} has no window {options.window!r}", nearest(options.window, self.preset.readings)
             )
+
+    def describe(self) -> ModelCard:
+        """As every model's, and which checkpoint is meant."""
+        card = super().describe()
+        return replace(card, details={**card.details, "checkpoint": self.preset.checkpoint})
 
     def network_config(self) -> TransformerConfig:
         """Wan2.1-T2V-1.3B's sizes, or tiny ones."""
@@ -164,7 +170,9 @@ class WanModel(StreamingModel):
         options, config = self.options, self.network_config()
         if not self._trained():
             return build(config, None, options.dtype, device)
-        checkpoint = open_checkpoint(options.weights, ema=options.ema, lora=options.lora, lora_alpha=options.lora_alpha)
+        checkpoint = open_checkpoint(
+            options.weights, "any", options.ema, lora=options.lora, lora_alpha=options.lora_alpha
+        )
         return build(config, checkpoint, options.dtype, device)
 
     def load_codec(self, device: str) -> Codec:
@@ -265,7 +273,7 @@ class CausVid(WanModel):
 
 
 class LongLive(WanModel):
-    """LongLive: 12 frames, 3 of them sink; a prompt switch rebuilds the cache."""
+    """LongLive: 12 frames, 3 of them sink; a prompt switch rebuilds the cache; `window` has two readings."""
 
     preset = PRESETS["longlive"]
 

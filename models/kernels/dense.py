@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness.contracts import counted_as
 from harness.errors import NotAvailable, OptionError
+from models.cost import attention_flops
 from models.kernels.forms import preferred_backend
 
 Backend = Literal["auto", "cudnn", "flash", "efficient", "math"]
@@ -66,12 +68,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str = "auto")
     Raises:
         NotAvailable: the backend does not take these shapes, dtype or device.
     """
-    spare = q.shape[-1] - v.shape[-1]
+    (batch, heads, queries, key_width), value_width = q.shape, v.shape[-1]
+    if q.is_meta or key_width == value_width:
+        return _fused(q, k, v, scale, backend)
     # Keys and values of unlike width leave the fused path, which would allocate queries x keys.
-    if spare > 0:
-        return attend(q, k, F.pad(v, (0, spare)), scale, backend)[..., : v.shape[-1]]
-    if spare < 0:
-        return attend(F.pad(q, (0, -spare)), F.pad(k, (0, -spare)), v, scale, backend)
+    with counted_as("dense_attention", attention_flops(batch, queries, k.shape[2], heads, key_width, value_width)):
+        widest = max(key_width, value_width)
+        padded = [F.pad(tensor, (0, widest - tensor.shape[-1])) for tensor in (q, k, v)]
+        return _fused(padded[0], padded[1], padded[2], scale, backend)[..., :value_width]
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+    """`attend` at one width."""
     if backend == "auto":
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     if backend not in _BACKENDS:

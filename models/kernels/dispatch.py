@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from harness.contracts import counted_as
 from harness.errors import HarnessError, NotAvailable
 from models.attention import reference
+from models.cost import attention_flops
 from models.kernels import checks, dense, plain
 from models.kernels.dense import say_once
 from models.kernels.device import no_triton
@@ -121,13 +123,18 @@ class Attention:
     def _expand(self, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> tuple[Tensor, Tensor]:
         from models.kernels import expand
 
-        return expand.expand(c, r, k_up.contiguous(), v_up.contiguous(), workspace=self.workspace)
+        heads, d_nope, d_c = k_up.shape
+        flops = 2 * c.shape[0] * c.shape[1] * heads * d_c * (d_nope + v_up.shape[1])
+        with counted_as("latent_expansion", flops):
+            return expand.expand(c, r, k_up.contiguous(), v_up.contiguous(), workspace=self.workspace)
 
     def _absorb(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
         from models.kernels import latent_attention, variants
 
         variant = variants.named(self.form.variant) if self.form.variant else None
-        return latent_attention.absorbed(query.contiguous(), c, r, scale, variant=variant, workspace=self.workspace)
+        batch, queries, heads, width = query.shape
+        with counted_as("latent_attention", attention_flops(batch, queries, c.shape[1], heads, width, c.shape[2])):
+            return latent_attention.absorbed(query.contiguous(), c, r, scale, variant=variant, workspace=self.workspace)
 
     def _fall_back(self, reason: str) -> None:
         if self.strict:

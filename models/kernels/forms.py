@@ -17,6 +17,7 @@ from typing import Any, Literal
 from harness.contracts import Json
 from harness.errors import NotAvailable, OptionError
 from models.config import LatentSizes
+from models.cost import attention_flops
 from models.kernels import variants
 from models.kernels.device import UNNAMED, column, no_triton
 from models.kernels.device import device_name as device_name
@@ -88,7 +89,8 @@ class Call:
 
     def absorbed(self) -> tuple[int, int]:
         """(FLOPs, bytes) of attention on the latents. Scores d_c + d_rope wide, sums d_c wide, for every head."""
-        flops = 2 * self.batch * self.queries * self.keys * self.heads * (2 * self.d_c + self.d_rope)
+        width = self.d_c + self.d_rope
+        flops = attention_flops(self.batch, self.queries, self.keys, self.heads, width, self.d_c)
         rows = self.queries * self.heads * (2 * self.d_c + self.d_rope)
         return flops, self.element_bytes * self.batch * (self.keys * (self.d_c + self.d_rope) + rows)
 
@@ -100,8 +102,9 @@ class Call:
 
     def dense(self) -> tuple[int, int]:
         """(FLOPs, bytes) of dense attention on keys and values that are there already."""
-        width = self.d_nope + self.d_rope + self.d_v
-        flops = 2 * self.batch * self.queries * self.keys * self.heads * width
+        key_width = self.d_nope + self.d_rope
+        flops = attention_flops(self.batch, self.queries, self.keys, self.heads, key_width, self.d_v)
+        width = key_width + self.d_v
         return flops, self.element_bytes * self.batch * self.heads * width * (self.keys + self.queries)
 
     def expansion(self) -> tuple[int, int]:

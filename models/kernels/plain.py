@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.contracts import counted_as
+from models.cost import attention_flops
+
 
 def absorbed(query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
     """Attention of every head on the latents: one key and value, (query, head) pairs as rows (paper App. E).
@@ -20,8 +23,12 @@ def absorbed(query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
     batch, queries, heads, width = query.shape
     keys = torch.cat([c, r], -1)[:, None]
     rows = query.reshape(batch, 1, queries * heads, width)
+    if query.is_meta:
+        out = F.scaled_dot_product_attention(rows, keys, c[:, None], scale=scale)
+        return out.view(batch, queries, heads, -1)
     # A value narrower than its key leaves the fused path, so the rope channels stay in and are cut off after.
-    out = F.scaled_dot_product_attention(rows, keys, keys, scale=scale)
+    with counted_as("latent_attention", attention_flops(batch, queries, keys.shape[2], heads, width, c.shape[2])):
+        out = F.scaled_dot_product_attention(rows, keys, keys, scale=scale)
     return out.view(batch, queries, heads, width)[..., : c.shape[2]]
 
 

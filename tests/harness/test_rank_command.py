@@ -25,6 +25,7 @@ def test_a_record_a_table_and_a_plot(tmp_path: Path) -> None:
         rank(str(dense(tmp_path / "m.safetensors")), width=2, svg=tmp_path / "r.svg", out=tmp_path / "run")
     )
     assert "0.800" in lines
+    assert "| random maps " in lines
     assert (tmp_path / "r.svg").stat().st_size > 1000
     (record,) = RecordFile(tmp_path / "run" / "records.jsonl").records()
     assert record.status == "ok"
@@ -33,6 +34,32 @@ def test_a_record_a_table_and_a_plot(tmp_path: Path) -> None:
     again = "\n".join(rank(str(tmp_path / "m.safetensors"), width=2, out=tmp_path / "run"))
     assert "0.800" in again
     assert len(list(RecordFile(tmp_path / "run" / "records.jsonl").records())) == 1
+
+
+def test_activations_of_a_rollout_are_named_with_their_centring(tmp_path: Path) -> None:
+    options = {"activations": True, "width": 8, "frames": 9, "out": tmp_path / "run"}
+    first = "\n".join(rank("toy/videomla", set_=["weights=random"], **options))  # type: ignore[arg-type]
+    assert "activations latent, not centred" in first
+    plot = tmp_path / "r.svg"
+    second = "\n".join(rank("toy/dense", centred=True, svg=plot, **options))  # type: ignore[arg-type]
+    assert "activations k, centred" in second
+    assert "activations v, centred" in second
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"r_k.svg", "r_v.svg"}
+    assert len(list(RecordFile(tmp_path / "run" / "records.jsonl").records())) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"centred": True}, "belong to --activations"),
+        ({"set_": ["steps=8"]}, "belong to --activations"),
+        ({"activations": True, "ema": True}, "options of the model here"),
+        ({"activations": True}, "unknown model"),
+    ],
+)
+def test_options_that_do_not_belong_together(tmp_path: Path, options: dict[str, object], words: str) -> None:
+    with pytest.raises(HarnessError, match=words):
+        list(rank("m.safetensors", out=tmp_path / "run", **options))  # type: ignore[arg-type]
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

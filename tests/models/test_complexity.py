@@ -17,7 +17,18 @@ from harness.records import RecordFile, load_run
 from harness.report.render import markdown
 from harness.report.scaling import panels
 from harness.report.tables import build
-from models.complexity import FIELDS, FORMS, WINDOWED, Complexity, ComplexityOptions, absorbed_over_dense, formulas
+from models import cost
+from models.complexity import (
+    FIELDS,
+    FORMS,
+    WINDOWED,
+    Complexity,
+    ComplexityOptions,
+    absorbed_over_dense,
+    formulas,
+    what_absorption_saves,
+)
+from models.config import TransformerConfig
 from models.kernels import plain
 
 SMALL = {
@@ -35,7 +46,11 @@ SMALL = {
 
 
 def measured(**changes):
-    return Complexity(ComplexityOptions(**{**SMALL, "timed": False, **changes})).measure(None, Workload((), (), 1))
+    return measured_at(SMALL, **changes)
+
+
+def measured_at(sizes, **changes):
+    return Complexity(ComplexityOptions(**{**sizes, "timed": False, **changes})).measure(None, Workload((), (), 1))
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +85,52 @@ def test_flops_counted_on_the_modules_are_those_of_the_arithmetic(counted):
     assert found["causal_full_attention_flops"] == 4 * queries * (8 * 6) * d
     # Keys into the state, queries out of it, and the normaliser.
     assert found["causal_linear_attention_flops"] == 4 * queries * d * head + 2 * queries * d
-    # Scores over 20 + 6 channels, and a mix of as many, for each of three heads.
-    assert found["mla_absorbed_attention_flops"] == 4 * queries * keys * 3 * 26
+    # Scores over 20 + 6 channels, and sums of 20, for each of three heads; the fall-back pads them to 26.
+    assert found["mla_absorbed_attention_flops"] == 2 * queries * keys * 3 * (26 + 20)
     assert found["mla_expanded_attention_flops"] == 4 * queries * keys * 48
     rebuild = 2 * keys * 20 * (3 * 10 + 48)
     down = 2 * queries * (48 * (24 + 20 + 6) + 24 * 3 * 6)
     up = 2 * queries * (24 * 3 * 10 + 48 * 48)
     assert found["mla_expanded_chunk_flops"] == down + up + rebuild + 4 * queries * keys * 48
-    assert found["absorbed_over_dense_counted"] == found["absorbed_over_dense"]
+    assert found["absorbed_over_dense_counted"] == (26 + 20) / (16 + 16)
+
+
+def test_at_the_published_widths_the_count_is_what_the_kernel_does():
+    """One layer of the 1.3B model, 4,680 queries on 9,360 keys: 1.625 of dense attention's products."""
+    found = measured_at({}, window=6, windows=(6,), clip=21, clips=(21,))
+    pairs = 4680 * 9360 * 12
+    assert found.values["mla_absorbed_attention_flops"] == 832 * pairs
+    assert found.values["causal_local_attention_flops"] == 512 * pairs
+    assert found.values["absorbed_over_dense_counted"] == 832 / 512 == 1.625
+    config = TransformerConfig(attention="latent", layers=1)
+    for form in ("absorbed", "expanded"):
+        parts = cost.flops_per_forward(config, 4680, 9360, form)
+        layer = parts["projections"] + parts["rebuild"] + parts["attention"]
+        assert found.values[f"mla_{form}_chunk_flops"] == layer
+    said = " ".join(found.notes["table"]["remarks"])
+    assert "1.750 at these widths" in said
+    assert "Counted at these: 1.625. The formula charges the sums of values with d_c + d_rope channels" in said
+    assert "absorption saves memory, not compute: it takes 0.073 of the cache" in said
+
+
+def test_at_the_small_models_widths_absorption_saves_compute_too():
+    widths = {"dim": 192, "heads": 4, "grid": (2, 2), "dtype": "float32"}
+    widths["latent"] = {"d_c": 32, "d_q": 144, "d_nope": 24, "d_rope": 24, "pairs": (4, 4, 4)}
+    found = measured_at(widths, windows=(6,), clip=9, clips=(9,))
+    assert found.values["absorbed_over_dense_counted"] == pytest.approx((56 + 32) / (48 + 48))
+    said = " ".join(found.notes["table"]["remarks"])
+    assert "Counted at these: 0.917" in said
+    assert "absorption saves memory and compute: it takes 0.146 of the cache" in said
+    assert "not compute" not in said
+
+
+@pytest.mark.parametrize(
+    ("cache", "ratio", "sentence"),
+    [(3.0, 1.5, "saves neither memory nor compute"), (2.0, 0.5, "saves compute, not memory")],
+)
+def test_what_absorption_saves_is_said_of_the_sizes_at_hand(cache, ratio, sentence):
+    values = {"mla_absorbed_cache_bytes": cache, "causal_local_cache_bytes": 2.0, "absorbed_over_dense_counted": ratio}
+    assert sentence in what_absorption_saves(values)
 
 
 def test_bytes_are_those_of_the_caches(counted):
@@ -140,13 +193,13 @@ def test_time_is_measured_for_every_form_and_length():
     found = measured(timed=True, measure_s=0.001, windows=(3,), clips=(4, 8))
     for form in FORMS:
         assert found.values[f"{form}_chunk_s"] > 0
-        assert found.values[f"{form}_clip_s"] > found.values[f"{form}_chunk_s"]
+        assert found.values[f"{form}_clip_s"] > 0
         assert len(found.samples[f"{form}:window_s"]) == 1
         assert len(found.samples[f"{form}:clip_s"]) == 2
         whole = "8_of_8" if form in ("causal_full", "causal_linear") else "5_of_8"
         for name in ("chunk_s", "clip_s"):
             assert median(found.samples[f"{form}:{whole}:{name}"]) == found.values[f"{form}_{name}"]
-    assert found.values["absorbed_over_dense_counted"] == 3 * 26 / 48
+    assert found.values["absorbed_over_dense_counted"] == (26 + 20) / (16 + 16)
     assert set(found.notes) >= {"device_before", "device_after", "other_work", "flags"}
 
 
@@ -212,7 +265,7 @@ def test_the_forms_are_the_rows_of_one_table_and_the_curves_of_one_plot(tmp_path
     at = dict(zip(rows, forms.rows, strict=True))["mla absorbed", 5, 8]
     named = {field.name: cell.value for field, cell in zip(FIELDS, at.cells[2:], strict=True)}
     assert all(named[name] == record.values[f"mla_absorbed_{name}"] for name in ("clip_formula", "chunk_flops"))
-    assert "1.75 at the published ones" in markdown(forms)
+    assert "1.750 at the published ones" in markdown(forms)
     assert "not measured" in markdown(forms)
     drawn = panels(record.samples)
     assert [panel.up.label for panel in drawn] == ["attention FLOPs of the last chunk", "cache bytes"] * 2

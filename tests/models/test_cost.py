@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import cost
 from models.adapters.presets import PRESETS
+from models.cache import Grid, StreamCache
 from models.config import LatentSizes, TransformerConfig
+from models.kernels.dispatch import Attention
+from models.kernels.forms import Form, Name
 from models.sampler_config import SamplerConfig
 from models.transformer import VideoTransformer
+from models.window import WindowPolicy
 
 
 @pytest.mark.parametrize(("attention", "total"), [("dense", 1_418_996_800), ("latent", 1_303_042_240)])
@@ -46,12 +52,6 @@ def test_attention_flops_of_a_full_size_layer() -> None:
 
 
 def test_counted_flops_are_the_formulas() -> None:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from models.cache import Grid, StreamCache
-    from models.window import WindowPolicy
-
     config = TransformerConfig(dim=48, heads=2, layers=2, ffn=64, text_width=16, text_tokens=8)
     network = VideoTransformer(config).requires_grad_(False)
     cache = StreamCache(2, WindowPolicy(6, 1), 6, Grid(2, 3), network.rotary_table())
@@ -77,3 +77,22 @@ def test_cache_bytes_of_the_presets() -> None:
         assert work.tokens == 1560
         assert cost.cache_bytes(config, work, 2, guided=False) == expected
         assert cost.cache_bytes(config, work, 2, guided=True) == 2 * expected
+
+
+@pytest.mark.parametrize(("form", "total"), [("absorbed", 822_453_436_416), ("expanded", 644_581_687_296)])
+def test_a_full_size_layer_counts_nothing_that_is_padded(form: Name, total: int) -> None:
+    """4,680 queries on a window of 9,360 keys, by torch's own counter on shapes alone."""
+    config = TransformerConfig(attention="latent", layers=1)
+    policy = WindowPolicy(6, 1, rotation="read", positions="relative")
+    with torch.device("meta"):
+        network = VideoTransformer(config).requires_grad_(False)
+    network.use_form(Attention(Form(form)))
+    cache = StreamCache(1, policy, 6, Grid(30, 52), network.rotary_table())
+    prompt = network.prompt(torch.empty(1, 512, 4096, device="meta"))
+    for first in (0, 3):
+        context = cache.chunk(first, 3, torch.device("meta"))
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, 16, 60, 104, device="meta"), torch.empty(1, 3, device="meta"), prompt, context)
+    assert sum(cost.flops_per_forward(config, 4680, 9360, form).values()) == total
+    # The timestep layers run once per frame of the chunk; the formula counts one.
+    assert counter.get_total_flops() == total + 2 * 2 * (256 * 1536 + 7 * 1536 * 1536)

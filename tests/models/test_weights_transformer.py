@@ -137,5 +137,5 @@ def test_a_checkpoint_of_dense_attention_does_not_fit_a_latent_model(tmp_path: P
         latent = VideoTransformer(replace(CONFIG, attention="latent", latent=sizes))
     with pytest.raises(WeightsError) as caught:
         load_into(latent, open_checkpoint(tmp_path))
-    assert "blocks.0.self_attn.kv_down.weight" in str(caught.value)
-    assert "blocks.0.self_attn.k.weight" in str(caught.value)
+    assert "blocks.*.self_attn.kv_down.weight [16x48] in 2 places" in str(caught.value)
+    assert "blocks.*.self_attn.k.weight [48x48] in 2 places" in str(caught.value)

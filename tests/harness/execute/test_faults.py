@@ -63,7 +63,7 @@ def test_a_file_that_may_not_grow_ends_the_run_with_a_clear_line_and_nothing_tor
     whole = outcome_of(tmp_path / "run")
     suite, out = write(tmp_path, many()), tmp_path / "full"
     process = start(suite, out, limit=16_000)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 1
     assert errors.startswith("1 ")
     assert "cannot be written: File too large" in errors
@@ -73,7 +73,7 @@ def test_a_file_that_may_not_grow_ends_the_run_with_a_clear_line_and_nothing_tor
     assert 0 < len(outcome_of(out)) < len(whole)
     assert not list(out.rglob("*.part"))
     process = start(suite, out)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert outcome_of(out) == whole
 
 
@@ -96,7 +96,7 @@ def test_a_full_disk_ends_the_run_with_a_clear_line_and_it_goes_on_elsewhere(tmp
     whole = outcome_of(tmp_path / "run")
     suite = write(tmp_path, many(5))
     process = start(suite, tiny_disk / "run")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 1, errors
     assert "No space left on device" in errors
     left = outcome_of(tiny_disk / "run")
@@ -104,7 +104,7 @@ def test_a_full_disk_ends_the_run_with_a_clear_line_and_it_goes_on_elsewhere(tmp
     assert not list(tiny_disk.rglob("*.part"))
     shutil.copytree(tiny_disk / "run", tmp_path / "moved")
     process = start(suite, tmp_path / "moved")
-    lines, _ = process.communicate(timeout=60)
+    lines, _ = process.communicate(timeout=600)
     assert outcome_of(tmp_path / "moved") == whole
     assert len(lines.split()) == len(whole) - sum(status == "ok" for _, status, *_ in left.values())
 
@@ -116,7 +116,7 @@ def test_an_interrupt_signal_ends_in_order_with_exit_code_3(tmp_path: Path) -> N
     process.stdout.readline()
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert process.returncode == 3
     assert (tmp_path / "run" / "records.jsonl").read_bytes().endswith(b"\n")
 
@@ -159,7 +159,7 @@ def test_a_run_killed_at_random_points_resumes_to_the_records_of_an_unbroken_one
     assert max(kept) > 3
     for out in sorted(folders):
         process = start(suite, out)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 1, errors
         assert outcome_of(out) == whole
         ok = [json.loads(line)["key"] for line in _lines(out) if b'"status":"ok"' in line]

@@ -132,8 +132,8 @@ def test_a_disk_that_refuses_ends_the_run(tmp_path: Path, events: Callable[[], l
 
 
 def gone(pids: set[int]) -> bool:
-    """Whether none of `pids` is left, within ten seconds."""
-    for _ in range(200):
+    """Whether none of `pids` is left, within five minutes."""
+    for _ in range(6000):
         if not [pid for pid in pids if pid != os.getpid() and Path(f"/proc/{pid}").exists()]:
             return True
         time.sleep(0.05)
@@ -160,11 +160,11 @@ def test_the_process_ends_with_its_run(
         [sys.executable, "-c", PROGRAM, str(LOGGED), str(path), str(tmp_path / "run")],
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    for _ in range(600):
+    for _ in range(6000):
         if any(event == "measure a" for _, event in events()):
             break
         time.sleep(0.05)
     run.send_signal(end)
-    assert run.wait(30) == status
+    assert run.wait(300) == status
     assert gone({pid for pid, _ in events()})
     assert not records(tmp_path) if (tmp_path / "run" / "records.jsonl").exists() else True

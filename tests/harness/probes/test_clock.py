@@ -97,10 +97,12 @@ def test_few_slow_calls_still_give_the_least_number(fake):
 
 def test_real_time_is_read_from_the_host():
     clock = Clock()
+    outside = time.perf_counter()
     start = clock.point()
     time.sleep(0.02)
     elapsed = clock.seconds(start, clock.point())
-    assert 0.02 <= elapsed < 0.5
+    # Two readings of another clock stand around both of this one, however late the sleep ends.
+    assert 0.02 <= elapsed <= time.perf_counter() - outside
 
 
 def test_garbage_collection_waits_for_the_sample():

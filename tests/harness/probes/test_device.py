@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -118,17 +119,19 @@ def test_the_package_that_is_installed_has_every_query():
 
 @linux
 def test_another_busy_process_is_seen(tmp_path):
-    spin = "import sys, time\nprint(flush=True)\nend = time.time() + 20\nwhile time.time() < end: pass"
+    spin = "import sys, time\nprint(flush=True)\nend = time.time() + 600\nwhile time.time() < end: pass"
     # A grandchild: its time is not ours, and it is no child of ours when it is listed.
     shell = f"{sys.executable} -c '{spin}' & echo $!; wait"
     with subprocess.Popen(["sh", "-c", shell], stdout=subprocess.PIPE, text=True) as runner:
         pid = runner.stdout.readline().strip()
         runner.stdout.readline()
         try:
-            with watch(Telemetry("cpu")) as other:
-                import time
-
-                time.sleep(0.6)
+            # On a busy machine its turn may be long in coming.
+            for _ in range(100):
+                with watch(Telemetry("cpu")) as other:
+                    time.sleep(0.6)
+                if other.contended and max(other.heavy, default=0.0) > device.HEAVY_SHARE:
+                    break
         finally:
             subprocess.run(["kill", pid], check=True)
     assert other.cores > device.CONTENDED_CORES

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from harness.errors import NotAvailable, OptionError, RegistryError
 from harness.execute import local
 from harness.plan import make
 from harness.probes import repeat
-from harness.probes.clock import ClockFault
+from harness.probes.clock import Clock, ClockFault
 from harness.probes.device import Telemetry
 from harness.probes.kernel_bench import Bench, Case, Crossing, Error, Shape, find
 from harness.probes.kernels import Ceilings, Kernels, Row, crossings_of, summary
@@ -24,6 +23,27 @@ from harness.report.tables import build
 
 SUITE = Path(__file__).parents[3] / "suites" / "kernels.yaml"
 NOTHING = Workload((), (), 1)
+
+
+class Ticking:
+    """Virtual time: it goes on where a form says so, and a microsecond with every reading."""
+
+    ns = 0
+
+    def advance(self, seconds):
+        self.ns += round(seconds * 1e9)
+
+    def now(self):
+        self.ns += 1000
+        return self.ns
+
+
+TIME = Ticking()
+
+
+def measure(options, bench):
+    """On virtual time, so that no load of the machine can move a figure."""
+    return Kernels(options, bench, Clock("cpu", now=TIME.now)).measure(None, NOTHING)
 
 
 class Sleeps(Bench):
@@ -40,7 +60,7 @@ class Sleeps(Bench):
 
     def cases(self, shape, seed):
         def takes(seconds):
-            return lambda: time.sleep(seconds)
+            return lambda: TIME.advance(seconds)
 
         def off(relative, row=0.0):
             return lambda: Error(relative, row)
@@ -65,7 +85,9 @@ class Sleeps(Bench):
 
     def chunks(self, seed, compile="none"):
         for form, relative in (("dense", 1e-2), ("expanded", 9e-2), ("absorbed", 1e-2)):
-            case = Case(f"chunk:{form}", 1e6, 1.0, lambda: time.sleep(0.002), lambda e=relative: Error(e, e), 5e-2, 0.2)
+            case = Case(
+                f"chunk:{form}", 1e6, 1.0, lambda: TIME.advance(0.002), lambda e=relative: Error(e, e), 5e-2, 0.2
+            )
             yield Shape(1, 9, 21), case
 
     def chosen(self, shape, crossings=()):
@@ -81,7 +103,7 @@ SMALL = {"batches": (1,), "keys": (7,), "warmup_s": 1e-3, "measure_s": 1e-2, "ma
 @pytest.fixture(scope="module")
 def found():
     options = Kernels.schema(queries=(50, 200), keep=True, **SMALL)
-    return Kernels(options, Sleeps).measure(None, NOTHING)
+    return measure(options, Sleeps)
 
 
 def rows(found, form):
@@ -91,7 +113,8 @@ def rows(found, form):
 def test_what_passes_is_timed_cold_and_warm_with_its_spread(found):
     first, second = rows(found, "absorbed")
     assert (first["queries"], second["queries"]) == (50, 200)
-    assert 0.001 <= first["cold"]["median_s"] <= second["cold"]["median_s"]
+    assert first["cold"]["median_s"] == pytest.approx(0.001, abs=5e-6)
+    assert second["cold"]["median_s"] == pytest.approx(0.003, abs=5e-6)
     assert first["warm"]["samples"] >= 10
     assert first["warm"]["iqr_s"] >= 0
     assert len(found.samples["B 1, Lq 50, Lk 7, absorbed: cold_s"]) == first["cold"]["samples"]
@@ -114,9 +137,9 @@ def test_no_speed_where_a_check_failed(found, form, words):
 
 def test_whole_chunks_are_checked_and_timed_on_request():
     options = Kernels.schema(queries=(50,), chunk=True, **{**SMALL, "keep": False})
-    found = Kernels(options, Sleeps).measure(None, NOTHING)
+    found = measure(options, Sleeps)
     ceiling = found.values["matmul_flops"]
-    assert found.values["chunk_dense_share"] == pytest.approx(1e6 / 0.002 / ceiling, rel=0.5)
+    assert found.values["chunk_dense_share"] == pytest.approx(1e6 / 0.002 / ceiling, rel=1e-2)
     assert math.isnan(found.values["chunk_expanded_share"])
     assert "relative error 9.00e-02 above 5e-02" in rows(found, "chunk:expanded")[0]["fault"]
     assert found.values["rows"] == 11 + 3
@@ -152,29 +175,28 @@ class Chunks(Sound):
 
         def staged(spans):
             with spans("outer"):
-                time.sleep(0.002)
+                TIME.advance(0.002)
                 with spans("inner"):
-                    time.sleep(0.004)
+                    TIME.advance(0.004)
             with spans("inner"):
-                time.sleep(0.004)
+                TIME.advance(0.004)
 
         graphs = iter(range(1000))
-        sound = (lambda: time.sleep(0.002), lambda: Error(1e-2, 1e-2), 5e-2, 0.2)
+        sound = (lambda: TIME.advance(0.002), lambda: Error(1e-2, 1e-2), 5e-2, 0.2)
         yield Shape(1, 9, 21), Case("chunk:dense", 1e6, 1.0, *sound, staged=staged, compiled=lambda: 7)
         yield Shape(1, 9, 21), Case("chunk:expanded", 1e6, 1.0, *sound, compiled=lambda: next(graphs))
 
 
 def test_a_chunk_says_where_its_time_goes_and_no_time_holds_a_compilation():
     options = Kernels.schema(queries=(50,), chunk=True, compile="blocks", **SMALL)
-    found = Kernels(options, Chunks).measure(None, NOTHING)
+    found = measure(options, Chunks)
     assert Chunks.asked == ["blocks"]
     (dense,), (expanded,) = rows(found, "chunk:dense"), rows(found, "chunk:expanded")
     account = dense["account"]
-    assert 0.002 <= account["host_s"] <= account["whole_s"]
+    assert account["host_s"] == pytest.approx(0.002, abs=5e-6)
+    assert account["whole_s"] == pytest.approx(0.002, abs=5e-6)
     assert account["scalar_reads"] == 0
-    assert 0.002 <= account["stages_s"]["outer"] < 0.004
-    assert account["stages_s"]["inner"] >= 0.008
-    assert account["stages_s"]["rest"] < 0.002
+    assert account["stages_s"] == pytest.approx({"outer": 0.002, "inner": 0.008, "rest": 0.0}, abs=1e-5)
     assert expanded["fault"] == "1 graphs were compiled while it was timed"
     assert "account" not in expanded
     assert (expanded["cold"], expanded["warm"]) == (None, None)
@@ -191,7 +213,7 @@ def slow_clock(monkeypatch, ratios):
 def test_timings_at_a_low_clock_are_taken_anew_and_counted(monkeypatch):
     # The product's ceiling, the copy's twice, the first row's cold cache three times.
     slow_clock(monkeypatch, [1.0, 0.7, 0.8, 0.1, 0.2, 1.0])
-    found = Kernels(Kernels.schema(queries=(50,), **SMALL), Sound).measure(None, NOTHING)
+    found = measure(Kernels.schema(queries=(50,), **SMALL), Sound)
     assert found.values["rejected"] == 3
     assert found.values["missing_rows"] == 0
     assert len(rows(found, "absorbed")) == 1
@@ -199,7 +221,7 @@ def test_timings_at_a_low_clock_are_taken_anew_and_counted(monkeypatch):
 
 def test_a_row_whose_timings_were_all_thrown_away_has_none(monkeypatch):
     slow_clock(monkeypatch, [1.0, 1.0, 0.1])
-    found = Kernels(Kernels.schema(queries=(50,), **SMALL), Sound).measure(None, NOTHING)
+    found = measure(Kernels.schema(queries=(50,), **SMALL), Sound)
     for form in ("absorbed", "expanded"):
         (row,) = rows(found, form)
         assert (row["cold"], row["warm"]) == (None, None)
@@ -222,7 +244,7 @@ def test_graphs_without_a_device_are_missing_by_name(monkeypatch):
         def chunks(self, seed, compile="none"):
             return real.chunks(seed, compile)
 
-    found = Kernels(options, Small).measure(None, NOTHING)
+    found = measure(options, Small)
     for form in ("chunk:dense", "chunk:expanded", "chunk:absorbed"):
         assert [row["missing"] for row in rows(found, form)] == ["CUDA graphs need a CUDA device, not cpu"]
     assert found.values["failed_rows"] == 0
@@ -273,7 +295,7 @@ class Errors(Sleeps):
 
 
 def test_an_error_costs_its_row_and_no_other():
-    found = Kernels(Kernels.schema(queries=(50, 200), **SMALL), Errors).measure(None, NOTHING)
+    found = measure(Kernels.schema(queries=(50, 200), **SMALL), Errors)
     words = {
         "check": "RuntimeError: CUDA out of memory.",
         "compiler": "CompilerError: out of resource: shared memory",
@@ -300,7 +322,7 @@ def test_a_clock_that_runs_backwards_ends_the_measurement():
             yield Case("absorbed", 1.0, 1.0, call, lambda: Error(0.0, 0.0), 4e-3, 1e-2)
 
     with pytest.raises(ClockFault):
-        Kernels(Kernels.schema(queries=(50,), **SMALL), Backwards).measure(None, NOTHING)
+        measure(Kernels.schema(queries=(50,), **SMALL), Backwards)
 
 
 def test_ratios_and_the_loss_of_dispatch(found):
@@ -325,12 +347,12 @@ def test_what_failed_keeps_dispatch_as_it_was(found):
 def test_what_passed_is_handed_to_dispatch_when_nothing_else_ran(monkeypatch):
     monkeypatch.setattr("harness.probes.device.CONTENDED_CORES", 1e9)
     options = {"queries": (50, 200), **SMALL}
-    found = Kernels(Kernels.schema(keep=True, **options), Sound).measure(None, NOTHING)
+    found = measure(Kernels.schema(keep=True, **options), Sound)
     ((crossings, flops, moved),) = Sound.kept
     assert found.notes["kept"] == "kept"
     assert [[c.keys, c.queries, c.variant] for c in crossings] == found.notes["crossings"]
     assert (flops, moved) == (found.values["matmul_flops"], found.values["copy_bytes"])
-    assert "kept" not in Kernels(Kernels.schema(**options), Sound).measure(None, NOTHING).notes
+    assert "kept" not in measure(Kernels.schema(**options), Sound).notes
 
 
 def row(queries, form, seconds, keys=7, batch=1, **detail):

@@ -1,5 +1,6 @@
 import math
 import random
+import time
 from contextlib import nullcontext
 
 import numpy as np
@@ -372,12 +373,15 @@ def test_without_modules_the_card_is_believed(fake, subject):
 def test_real_sleeps_come_out_of_the_real_clock(subject):
     options = StreamingOptions(warmups=1, min_repeats=3, min_seconds=0, ceiling_s=0.5, audit_repeats=0, count=False)
     made = subject(time="real", denoise_s=0.03, clean_pass_s=0.01, decode_s=0.02, to_host_s=0.0, window_frames=3)
+    outside = time.perf_counter()
     found = Streaming(options).measure(made, Workload(PROMPTS, (0,), 12))
-    # A sleep never ends early; on a busy machine it may end late.
-    assert 0.060 <= found.values["chunk_s"] < 0.120
-    assert 3 / 0.120 < found.values["end_to_end_fps"] <= 50
-    assert found.values["denoise_fps"] <= 75
-    assert found.values["stage_share"] == pytest.approx(1, abs=0.02)
+    outside = time.perf_counter() - outside
+    # A sleep never ends early; on a busy machine it may end late, but not after the measurement.
+    assert found.values["chunk_s"] >= 0.060
+    assert 0 < found.values["end_to_end_fps"] <= 50
+    assert 0 < found.values["denoise_fps"] <= 75
+    assert 0 < found.values["stage_share"] <= 1
+    assert sum(found.samples["clip_s"]) <= outside
 
 
 def test_every_value_is_declared_and_every_declared_value_given(fake, subject):

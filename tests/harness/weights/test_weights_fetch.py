@@ -14,6 +14,7 @@ from harness.weights import fetch as fetching
 from harness.weights.fetch import check, fetch
 from harness.weights.manifest import File, WeightSet, read_manifest, weights_root
 from harness.weights.store import availability, digest, digests, missing
+from models.sources import resolve
 
 BODY = bytes(range(256)) * 4000
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -134,16 +135,30 @@ def test_the_digest_that_a_hub_publishes_on_its_redirect_is_held_to(host):
         fetch(other)
 
 
-def test_a_file_without_a_published_digest_is_said_to_be_unchecked(host):
-    done = fetch(one(url=f"{host}/plain"))
-    assert (done.brought, done.unchecked) == ([], ["a/b.pth"])
+def test_a_file_without_a_published_digest_is_recorded_and_later_held_to_that(host):
+    weights = one(url=f"{host}/plain")
+    done = fetch(weights)
+    assert (done.brought, done.recorded) == ([], {"a/b.pth": SHA})
+    target = weights.folder / "a/b.pth"
+    assert target.with_name("b.pth.sha256").read_text() == f"{SHA}  b.pth\n"
+    assert check(weights) == []
+    target.write_bytes(BODY[:-1] + b"x")
+    assert "is not the file of the first fetch" in check(weights)[0]
+    target.unlink()
+    with pytest.raises(WeightsError, match=r"not the file of the first fetch(.|\n)*delete the record b\.pth\.sha256"):
+        fetch(one(url=f"{host}/zip"))
+    assert not target.exists()
+    assert fetch(weights).recorded == {"a/b.pth": SHA}
+    target.with_name("b.pth.sha256").write_bytes(b"\xff no digest")
+    target.unlink()
+    assert fetch(weights).recorded == {"a/b.pth": SHA}
 
 
 def test_one_member_of_an_archive(host):
     weights = one(url=f"{host}/zip", member="models/wanted.pth")
     fetch(weights)
     assert (weights.folder / "a/b.pth").read_bytes() == BODY
-    assert [path.name for path in weights.folder.rglob("*") if path.is_file()] == ["b.pth"]
+    assert [path.name for path in weights.folder.rglob("*") if path.suffix != ".sha256" and path.is_file()] == ["b.pth"]
     (weights.folder / "a/b.pth").unlink()
     with pytest.raises(WeightsError, match=r"no archive with models/wanted\.pth"):
         fetch(one(url=f"{host}/plain", member="models/wanted.pth"))
@@ -156,7 +171,7 @@ def test_what_must_be_asked_for_is_left_out_until_it_is_named(host):
     assert Host.requests == []
     with pytest.raises(HarnessError, match="nothing called 'atm'"):
         fetch(weights, asked=["atm"])
-    assert fetch(weights, asked=["amt"]).unchecked == ["a/b.pth"]
+    assert list(fetch(weights, asked=["amt"]).recorded) == ["a/b.pth"]
 
 
 def test_hosts_that_refuse_or_are_not_there(host):
@@ -222,7 +237,7 @@ def test_availability_says_what_to_type(host):
 
 def test_the_manifest_covers_every_dimension_and_asks_for_what_is_not_free():
     sets = read_manifest().sets
-    assert set(sets) == {"vbench", "clip", "hpsv3"}
+    assert set(sets) == {"vbench", "clip", "hpsv3", "videomla"}
     dimensions = set(sets["vbench"].groups)
     assert len(dimensions) == 15  # temporal flickering needs no network
     for weights in sets.values():
@@ -231,12 +246,38 @@ def test_the_manifest_covers_every_dimension_and_asks_for_what_is_not_free():
             assert bool(file.url) != bool(file.text)
             assert file.licence
             assert not file.url or file.url.startswith("https://")
-            assert not ("NC" in file.licence and not file.ask)
+            assert file.ask or not ("NC" in file.licence or "none" in file.licence)
     amt = next(file for file in sets["vbench"].files if "amt" in file.path)
     assert amt.ask == "amt"
     assert "non-commercial" in amt.licence
     hosts = {file.host for file in sets["vbench"].files if file.url}
     assert len(hosts) == 6
+
+
+def test_the_models_checkpoints_lie_where_a_hub_id_is_looked_for(monkeypatch, tmp_path):
+    monkeypatch.delenv("VIDEOMLA_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    weights = read_manifest().get("videomla")
+    name = "Hidir/VideoMLA:stage3_la6_sink1/model.pt"
+    with pytest.raises(NotAvailable, match=r"harness fetch videomla --with stage3_la6_sink1$"):
+        resolve(name)
+    paths = [f"{stage}/model.pt" for stage in ("stage1", "stage2", "stage3", "stage3_la6_sink1")]
+    assert [file.path for file in weights.files] == paths
+    for file in weights.files:
+        assert file.url == f"https://huggingface.co/Hidir/VideoMLA/resolve/main/{file.path}"
+    mine = tmp_path / "mine" / "stage3_la6_sink1"
+    mine.mkdir(parents=True)
+    (mine / "model.pt").write_bytes(b"weights")
+    done = fetch(weights, ["stage3_la6_sink1"], ["stage3_la6_sink1"], tmp_path / "mine")
+    assert list(done.recorded) == ["stage3_la6_sink1/model.pt"]
+    assert resolve(name).files == (weights.folder / "stage3_la6_sink1/model.pt",)
+
+
+@pytest.mark.parametrize("repository", ["../x/y", "/etc", "a", "a/b/c"])
+def test_a_repository_is_a_hub_id(repository):
+    with pytest.raises(ValueError, match="repository"):
+        WeightSet(name="s", title="", files=(), repository=repository)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x"])

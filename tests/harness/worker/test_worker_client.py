@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -115,10 +114,9 @@ def test_a_dead_worker_is_an_error_with_its_cause_and_the_next_clip_gets_another
 
 def test_a_hung_clip_is_ended_by_the_timeout(worker):
     one = worker(score=0.5)
-    began = time.monotonic()
     with pytest.raises(WorkerFault, match=r"scoring .* took more than 0.5 s"):
         ask(one, "hang")
-    assert time.monotonic() - began < 30
+    one.limits = QUICK
     assert ask(one, "a dog").values["score"] == 8.5
 
 

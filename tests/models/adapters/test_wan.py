@@ -75,6 +75,30 @@ def test_the_papers_other_window() -> None:
     assert counted.window_frames == 10
 
 
+def test_longlives_two_readings_have_one_window_and_other_positions() -> None:
+    """Of branch v1.0: `longlive_inference.yaml`, and `longlive_inference_infinity.yaml` for clips of any length."""
+    usual, endless = (create("longlive", window=name).describe() for name in ("la12_sink3", "la12_sink3_relative"))
+    assert create("longlive").describe() == usual
+    for card in (usual, endless):
+        assert (card.window_frames, card.sink_frames, card.cache_bytes) == (12, 3, 12 * 1560 * 30 * 3072 * 2)
+    policy = create("longlive", window="la12_sink3_relative").window_policy()
+    assert (policy.rotation, policy.positions) == ("read", "relative")
+    assert (policy.switch, policy.keep_sink_on_rebuild) == ("rebuild", True)
+    # Positions differ from where the window has moved: latent frame 12, which pixel frame 45 begins.
+    first, other = clip("longlive", 57), clip("longlive", 57, window="la12_sink3_relative")
+    assert np.array_equal(first[:, :45], other[:, :45])
+    assert not np.array_equal(first[:, 45:], other[:, 45:])
+
+
+def test_a_preset_says_where_its_weights_lie_and_what_their_licence_is() -> None:
+    card = create("videomla-1.3b").describe()
+    assert str(card.details["checkpoint"]).startswith("Hidir/VideoMLA: stage3_la6_sink1/model.pt")
+    assert card.licence == "none stated"
+    with pytest.raises(WeightsError, match="harness fetch videomla --with stage3_la6_sink1"):
+        create("videomla-1.3b").identity("cpu")
+    assert create("causal-forcing").describe().licence == "Apache-2.0"
+
+
 @pytest.mark.parametrize(
     ("widths", "scalars", "pairs"),
     [

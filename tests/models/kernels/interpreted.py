@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.contracts import Measurement, Workload
+from harness.probes.census import FlopCounter
 from harness.probes.kernel_bench import Shape
 from harness.probes.kernels import Kernels
 from models.attention.reference import absorbed_attention, latent_attention, rotate
@@ -288,6 +289,24 @@ def test_attention_through_the_kernels(name: str) -> None:
 
 TINY = {"sizes": {"heads": 2, "d_c": 32, "d_nope": 16, "d_rope": 16, "d_v": 32}, "batches": (2,), "queries": (3,),
         "keys": (33,), "timed": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["triton", "torch"])
+@pytest.mark.parametrize("name", ["absorbed", "expanded"])
+def test_a_kernel_counts_what_attention_needs(name: Any, engine: Any) -> None:
+    """2 x (scores 48 wide, sums 32 wide) absorbed; else keys 16 and values 32 wide are rebuilt, then dense."""
+    g = torch.Generator().manual_seed(0)
+    batch, lq, lk, heads = 2, 3, 5, 2
+    q_nope, q_rope = (torch.randn(batch, lq, heads, width, generator=g) for width in (16, 16))
+    c, r = (torch.randn(batch, lk, width, generator=g) for width in (32, 16))
+    k_up, v_up = (torch.randn(heads, width, 32, generator=g) for width in (16, 32))
+    backend = "auto" if name == "expanded" else ""
+    runner = dispatch.Attention(Form(name, engine, backend or "auto"), strict=engine == "triton")
+    with FlopCounter() as counter:
+        runner.attend(q_nope, q_rope, c, r, k_up, v_up)
+    mix = {"absorbed": 48 + 32, "expanded": 32 + 32}[name]
+    maps = {"absorbed": lq * 32 * (16 + 32), "expanded": lk * 32 * (16 + 32)}[name]
+    assert counter.total() == 2 * batch * heads * (lq * lk * mix + maps)
 
 
 def probed(**options: Any) -> Measurement:
