@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 Floats = NDArray[np.float64]
 
@@ -72,9 +72,9 @@ def paired_shares(gains: Floats, losses: Floats, sizes: Floats, level: float) ->
     gain, loss = float(gains.sum()) / total, float(losses.sum()) / total
     value = gain - loss
     count = _effective_count(gains - losses - value * sizes, sizes, total * (gain + loss - value**2))
-    reach = float(stats.norm.ppf((1 + level) / 2))
+    reach = float(special.ndtri((1 + level) / 2))
     low, high = (_score_limit(gain, loss, count, reach, end) for end in (-1.0, 1.0))
-    p = float(2 * stats.norm.sf(abs(_score(gain, loss, count, 0.0))))
+    p = float(2 * special.ndtr(-abs(_score(gain, loss, count, 0.0))))
     return PairedShares(value, low, high, gain + loss, count, p)
 
 
@@ -129,7 +129,7 @@ def smallest_share_difference(discordance: float, count: float, *, alpha: float 
         differing = max(discordance, difference)
         ratio = difference / differing
         spread = math.sqrt(max(0.0, 1 - (3 + differing) * ratio**2 / 4))
-        needed = stats.norm.isf(alpha / 2) + stats.norm.ppf(power) * spread
+        needed = special.ndtri(1 - alpha / 2) + special.ndtri(power) * spread
         return float(math.sqrt(count * differing) * ratio - needed)
 
     return float(optimize.brentq(short, 1e-9, 1.0)) if short(1.0) >= 0 else float("nan")

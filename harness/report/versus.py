@@ -75,7 +75,8 @@ def _name(finding: Finding, arrow: bool = False) -> str:
 
 
 def _cells(finding: Finding) -> tuple[Cell, ...]:
-    sides = [Cell(MISSING) if x is None else Cell(f"{x:.4g}", x) for x in (finding.first, finding.second)]
+    both = (finding.first, finding.second)
+    sides = [Cell(MISSING) if x is None else Cell(f"{x:,}" if isinstance(x, int) else f"{x:.4g}", x) for x in both]
     verdict = Cell(finding.verdict)
     effect = finding.effect
     if effect is None:
