@@ -1,6 +1,7 @@
 """Compares two arms value by value: pairs by (prompt, seed) or by round, intervals, and verdicts that may be unclear.
 
-Pure, on run folders that were read. A verdict speaks of the second arm of a pair, against the first (rule T19).
+Pure, on run folders that were read. A verdict speaks of the second arm of a pair, against the first (rule T19). What is
+counted rather than sampled, as a card's cached scalars, is compared exactly.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from harness.plan import Arm, Group
 from harness.records import Record, RecordFile, Run, device_label
 from harness.report import layout
 from harness.report.aggregates import kept_clips
+from harness.report.cards import CARD, number
 from harness.report.samples import Samples, doubts, read
 from harness.schema import GenerateSection, MeasureSection
-from harness.stats import Effect, holm, paired_effect, ratio_of_medians, smallest_difference
+from harness.stats import Effect, Estimate, holm, paired_effect, ratio_of_medians
 
 Verdict = Literal["BETTER", "WORSE", "FASTER", "SLOWER", "SAME", "UNCLEAR", "not measured", "not compared"]
 ALPHA = 0.05
@@ -31,6 +33,9 @@ PERCENT = 2.0
 ABSOLUTE = {"s": 1e-3, "B": 2.0**20}
 """Default absolute floor by unit, else 0. Chosen here: a millisecond, far below the time of a frame; a mebibyte,
 up to which torch's CUDA allocator shares a block among requests (c10/core/AllocatorConfig.h, kSmallSize)."""
+COUNTED = frozenset({"B", "scalars", "multiply-adds", "FLOP", "requests"})
+"""Units of what a program counts: rounds that agree to the last digit show its value. Of times that agree so, they
+show a coarse clock at best, and how far others would lie apart cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,8 @@ class Finding:
 
     Attributes:
         name: `section:value`. arm: label, where a comparison has several pairs; else empty.
-        measured: whether a probe gives it (then `effect` is a ratio), rather than a metric (a difference).
+        measured: whether a probe or a card gives it (then `effect` is a ratio), rather than a metric (a difference).
+        exact: whether nothing in `effect` is left to chance, so that it has neither interval nor p-value.
         first, second: what each arm has; None where it has nothing.
         effect: of the second against the first; None where they cannot be paired.
         p: of no change, adjusted for all values of the comparison.
@@ -87,6 +93,7 @@ class Finding:
     name: str
     value: Value
     measured: bool
+    exact: bool = False
     arm: str = ""
     first: float | None = None
     second: float | None = None
@@ -104,9 +111,7 @@ class Finding:
 
         In the value's unit, or for a ratio as a share of the first arm's value; NaN without any spread.
         """
-        if self.effect is None or self.effect.error == 0:
-            return math.nan
-        found = smallest_difference(self.effect.error, self.effect.freedom, alpha=ALPHA)
+        found = math.nan if self.effect is None else self.effect.detectable(alpha=ALPHA)
         return math.expm1(found) if self.measured else found
 
 
@@ -114,6 +119,8 @@ def compare(
     pairs: Sequence[Pair], values: Sequence[str] = (), floors: Floors | None = None, across_devices: bool = False
 ) -> list[Finding]:
     """Every value of `values` (`section:value`; those of the suites' tables unless given) for every pair of arms.
+
+    `card:` is the section of what a model's card says. Of the tables, values without a better direction are left out.
 
     Raises `RecordError` for records of two devices or two schema versions, unless `across_devices`; `Incomplete`
     where units lack results in a run whose suite does not say `incomplete: mark`; `SuiteError` for an unknown value.
@@ -170,8 +177,14 @@ def _chosen(first: Side, second: Side, names: Sequence[str]) -> list[_Choice]:
 
 
 def _given(side: Side) -> list[_Choice]:
-    """Every value that the side's suite plans for its arm, but those that exist for an aggregate alone."""
-    found: list[_Choice] = []
+    """Every number on the arm's card, and every value that its suite plans, but those of an aggregate alone."""
+    card = side.arm.card
+    names = [*CARD, *(name for name in card.details if name not in CARD)]
+    found: list[_Choice] = [
+        ("card", "", CARD.get(name) or Value(name, direction="none"))
+        for name in names
+        if number(card, name) is not None
+    ]
     for group in side.run.groups:
         if group.arm != side.arm.label or group.kind == "generate":
             continue
@@ -231,6 +244,8 @@ def _refuse_mixture(what: str, of: Mapping[_Place, str]) -> None:
 def _finding(first: Side, second: Side, choice: _Choice, facts: Mapping[_Place, _Fact]) -> Finding:
     section, plugin, value = choice
     sides = (first, second)
+    if section == "card":
+        return _on_cards(sides, value)
     drawn = [_results(side, section, plugin, value) for side in sides]
     measured = any(g.kind == "measure" for side in sides if (g := side.group(section, plugin)))
     sums = [_summary(samples, value.name, measured) for samples in drawn]
@@ -249,7 +264,21 @@ def _finding(first: Side, second: Side, choice: _Choice, facts: Mapping[_Place, 
         return replace(bare, verdict="not compared", reason="random weights have no quality", marks=marks)
     if registry.metrics.get(plugin).aggregate is not Metric.aggregate:
         return replace(bare, verdict="not compared", reason="its aggregate is no mean over clips")
-    return _difference(bare, sides, choice)
+    return _difference(bare, sides, choice, facts)
+
+
+def _on_cards(sides: Pair, value: Value) -> Finding:
+    first, second = (number(side.arm.card, value.name) for side in sides)
+    bare = Finding(f"card:{value.name}", value, measured=True, exact=True, first=first, second=second)
+    if first is None or second is None:
+        return replace(bare, verdict="not measured", reason="an arm's card does not say it")
+    if first == 0 and second != 0:
+        return replace(bare, verdict="not compared", reason="there is no ratio to 0")
+    return replace(bare, effect=_exactly(1.0 if first == second else second / first), evidence="cards")
+
+
+def _exactly(change: float, samples: int = 1, replicates: int = 1) -> Effect:
+    return Effect(Estimate(change, math.nan, math.nan, samples, replicates), 0.0, 0, math.nan)
 
 
 def _results(side: Side, section: str, plugin: str, value: Value) -> Samples | None:
@@ -294,8 +323,8 @@ def _terms(side: Side, section: str, plugin: str, facts: Mapping[_Place, _Fact])
     return {"probe": unit["probe"], "workload": unit["workload"]}
 
 
-def _by_pair(side: Side, choice: _Choice) -> dict[tuple[str, int], float]:
-    """Each clip's value by prompt and seed; NaN where the clip does not count."""
+def _by_pair(side: Side, choice: _Choice) -> dict[tuple[str, int], tuple[float, str]]:
+    """Each clip's value and key by prompt and seed; NaN where the clip does not count."""
     section, plugin, value = choice
     body, group = side.section(section), side.group(section, plugin)
     assert isinstance(body, GenerateSection)
@@ -306,26 +335,42 @@ def _by_pair(side: Side, choice: _Choice) -> dict[tuple[str, int], float]:
     scores = np.where(kept, samples.values[value.name], math.nan)
     texts = side.run.suite.prompts[body.prompts].texts
     places = [(texts[place // len(body.seeds)], body.seeds[place % len(body.seeds)]) for place in samples.places]
-    return dict(zip(places, scores.tolist(), strict=True))
+    keys = [group.keys[place] for place in samples.places]
+    return dict(zip(places, zip(scores.tolist(), keys, strict=True), strict=True))
 
 
-def _difference(bare: Finding, sides: Pair, choice: _Choice) -> Finding:
+def _difference(bare: Finding, sides: Pair, choice: _Choice, facts: Mapping[_Place, _Fact]) -> Finding:
     left, right = (_by_pair(side, choice) for side in sides)
     shared = [pair for pair in left if pair in right]
-    defined = [pair for pair in shared if math.isfinite(left[pair]) and math.isfinite(right[pair])]
+    defined = [pair for pair in shared if math.isfinite(left[pair][0]) and math.isfinite(right[pair][0])]
     if not defined:
         return replace(bare, verdict="not compared", reason="the arms share no prompt and seed")
-    first, second = [left[pair] for pair in defined], [right[pair] for pair in defined]
-    effect = paired_effect(first, second, [prompt for prompt, _ in defined])
-    marks = bare.marks + (layout.UNDEFINED,) * (len(defined) < len(shared))
+    first, second = ([by_pair[pair][0] for pair in defined] for by_pair in (left, right))
+    try:
+        effect = paired_effect(first, second, [prompt for prompt, _ in defined], share=choice[2].share)
+    except ValueError as error:
+        return replace(bare, verdict="not compared", reason=str(error))
+    pairs, prompts = len(defined), effect.estimate.clusters
+    keys = [[by_pair[pair][1] for pair in defined] for by_pair in (left, right)]
+    same = first == second and keys[0] == keys[1] and _same_clips(sides, keys[0], facts)
     return replace(
         bare,
+        exact=same,
         first=float(np.mean(first)),
         second=float(np.mean(second)),
-        effect=effect,
-        evidence=f"{len(defined)} pairs, {effect.estimate.clusters} prompts",
-        marks=marks,
+        effect=_exactly(0.0, pairs, prompts) if same else effect,
+        evidence=f"{pairs} pairs{' of equal clips' * same}, {prompts} prompts",
+        marks=bare.marks + (layout.UNDEFINED,) * (len(defined) < len(shared)),
     )
+
+
+def _same_clips(sides: Pair, keys: Sequence[str], facts: Mapping[_Place, _Fact]) -> bool:
+    """Whether both sides scored the same frames under every one of `keys`: then they are one model, made to run twice.
+
+    Equal keys alone would hide a change of code that no version tells; equal frames alone say nothing of other prompts.
+    """
+    digests = [[facts[str(s.run.folder), s.arm.label, key].record.clip.get("digest") for key in keys] for s in sides]
+    return None not in digests[0] and digests[0] == digests[1]
 
 
 def _ratio(bare: Finding, sides: Pair, choice: _Choice, facts: Mapping[_Place, _Fact]) -> Finding:
@@ -344,7 +389,8 @@ def _ratio(bare: Finding, sides: Pair, choice: _Choice, facts: Mapping[_Place, _
         return replace(bare, verdict="not compared", reason=str(error))
     counts = [sum(len(samples) for samples in side) for side in rounds]
     evidence = f"{len(shared)} round{'s' * (len(shared) > 1)}, {counts[0]} and {counts[1]} samples"
-    return replace(bare, effect=effect, evidence=evidence)
+    exact = effect.error == 0 and value.unit in COUNTED
+    return replace(bare, effect=effect, evidence=evidence, exact=exact)
 
 
 def _rounds(side: Side, section: str, plugin: str, facts: Mapping[_Place, _Fact]) -> dict[int, Record]:
@@ -373,23 +419,26 @@ def _judged(findings: Sequence[Finding], floors: Floors) -> list[Finding]:
 
 
 def _verdict(finding: Finding) -> tuple[Verdict, str]:
-    """SAME with the whole interval inside the floor; a direction only past the floor, with p and interval agreeing."""
+    """SAME with the whole interval inside the floor; a direction only past the floor, with p and interval agreeing.
+
+    What is exact has no interval: there the change itself lies within the floor or past it.
+    """
     assert finding.effect is not None
     assert finding.first is not None
     found = finding.effect.estimate
     if layout.INCOMPLETE in finding.marks:
         return "UNCLEAR", "there are fewer results than planned"
-    if not found.bounded:
-        few = "one round of too few samples has no interval; measure with `rounds: 2` or more"
-        return "UNCLEAR", few if finding.measured else "there are too few prompts for an interval"
+    if not (found.bounded or finding.exact):
+        return "UNCLEAR", _why_unbounded(finding)
     none, floor = 0.0, finding.floor
     if finding.measured:
-        none, floor = 1.0, floor / abs(finding.first)
-    low, value, high = found.low - none, found.value - none, found.high - none
+        none, floor = 1.0, floor / abs(finding.first) if finding.first else 0.0
+    value = found.value - none
+    low, high = (value, value) if finding.exact else (found.low - none, found.high - none)
     if -floor <= low and high <= floor:
-        equal = "every pair is equal; how far others would spread is not known from them"
-        return "SAME", equal if finding.effect.error == 0 else ""
-    if not (finding.p <= ALPHA and (low > 0 or high < 0) and abs(value) > floor):
+        return "SAME", ""
+    shown = finding.exact or (finding.p <= ALPHA and (low > 0 or high < 0))
+    if not (shown and abs(value) > floor):
         return "UNCLEAR", "the interval reaches past the floor and no change past it is shown"
     if finding.value.direction == "none":
         return "UNCLEAR", "it changes and neither way is better"
@@ -397,3 +446,13 @@ def _verdict(finding: Finding) -> tuple[Verdict, str]:
     if finding.measured and (finding.value.unit == "s" or finding.value.unit.endswith("/s")):
         return ("FASTER" if good else "SLOWER"), ""
     return ("BETTER" if good else "WORSE"), ""
+
+
+def _why_unbounded(finding: Finding) -> str:
+    assert finding.effect is not None
+    if finding.effect.error == 0:
+        alike = "samples" if finding.measured else "prompts"
+        return f"all {alike} change by the same, and how far others would lie apart cannot be told from them"
+    if finding.measured:
+        return "one round of too few samples has no interval; measure with `rounds: 2` or more"
+    return "there are too few prompts for an interval"

@@ -239,8 +239,8 @@ class VideoModel(ABC):
 class Value:
     """One number that a metric or a probe gives, and how to read it.
 
-    `share`: a clip passes (1) or not (0), so that a mean is a share; its interval then stays between 0 and 1, and does
-    not shrink to a point where every clip passed.
+    `share`: a clip passes (1) or not (0), or a part of it does, so that a mean is a share; its interval then stays
+    between 0 and 1, and neither it nor that of a difference shrinks to a point where every clip passed.
     """
 
     name: str

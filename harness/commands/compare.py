@@ -22,7 +22,11 @@ MOST_BASELINES = 5
 Arm = Annotated[str | None, typer.Option(metavar="LABEL", help="Of two runs, only this model.")]
 Values = Annotated[
     list[str] | None,
-    typer.Option("--value", metavar="SECTION:VALUE", help="Only this; those of the suites' tables unless given."),
+    typer.Option(
+        "--value",
+        metavar="SECTION:VALUE",
+        help="Only this, as in card:cached_scalars; those of the suites' tables unless given.",
+    ),
 ]
 Percent = Annotated[float, typer.Option(min=0, help="Changes within so many percent do not matter.")]
 Absolute = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.contracts import Value
+from harness.contracts import ModelCard, Value
 from harness.plan import Arm
 from harness.report.layout import Cell, numeral
 
@@ -19,9 +19,16 @@ CARD = {
 """How the fields of a model's card are read; any other is shown under its own name and not ranked."""
 
 
+def number(card: ModelCard, name: str) -> int | float | None:
+    """The field `name` of `card`, or of its details, where it is a number."""
+    content = getattr(card, name, card.details.get(name))
+    return content if isinstance(content, int | float) and not isinstance(content, bool) else None
+
+
 def card_cell(arm: Arm, name: str, spec: str) -> Cell:
     """The field `name` of the card of `arm`, in the format `spec`."""
-    content = getattr(arm.card, name, arm.card.details.get(name))
-    if isinstance(content, bool) or not isinstance(content, int | float):
-        return Cell("-" if content is None else str(content))
+    content = number(arm.card, name)
+    if content is None:
+        text = getattr(arm.card, name, arm.card.details.get(name))
+        return Cell("-" if text is None else str(text))
     return Cell(numeral(content, content, spec), float(content))

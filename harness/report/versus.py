@@ -17,6 +17,15 @@ RATIOS = (
     "start would give. What varies between days or installations is in no ratio."
 )
 
+SHARES = (
+    "The interval of a difference of shares is Tango's score interval at an effective number of pairs; where no pair "
+    "differs, that number is the prompts'."
+)
+EXACT = (
+    "Without interval and p: what is counted and not sampled (cards, bytes that all rounds agree on), and what both "
+    "sides made from equal keys with equal frames."
+)
+
 
 def table(findings: Sequence[Finding], pair: tuple[Side, Side], across_devices: bool = False) -> Table:
     """`findings` as a table named `comparison`; `pair` names its sides."""
@@ -29,10 +38,13 @@ def table(findings: Sequence[Finding], pair: tuple[Side, Side], across_devices: 
     heads = ("change", "p (Holm)", "floor", "could show", "evidence", "verdict")
     remarks = [
         f"The verdict speaks of {names[1]}, measured against {names[0]}. A change is a difference of means over pairs "
-        f"of one prompt and seed, resampled by prompt; or, with {TIMES}, a ratio of medians of raw samples, by round.",
+        f"of one prompt and seed, its interval over prompts; or, with {TIMES}, a ratio of medians of raw samples, by "
+        "round.",
         "SAME: the whole interval lies within the floor. `could show` is the smallest true change that so many prompts "
         "or samples show in 4 of 5 studies, at 5 % and before adjustment.",
-        *([RATIOS] if any(f.measured for f in findings) else []),
+        *([SHARES] if any(f.value.share and not f.exact for f in findings) else []),
+        *([RATIOS] if any(f.measured and not f.exact for f in findings) else []),
+        *([EXACT] if any(f.exact and f.effect for f in findings) else []),
         *(["Devices or record schema versions may differ, as was asked for."] if across_devices else []),
         *_reasons(findings),
     ]
@@ -63,7 +75,8 @@ def _name(finding: Finding, arrow: bool = False) -> str:
 
 
 def _cells(finding: Finding) -> tuple[Cell, ...]:
-    sides = [Cell(MISSING) if x is None else Cell(f"{x:.4g}", x) for x in (finding.first, finding.second)]
+    both = (finding.first, finding.second)
+    sides = [Cell(MISSING) if x is None else Cell(f"{x:,}" if isinstance(x, int) else f"{x:.4g}", x) for x in both]
     verdict = Cell(finding.verdict)
     effect = finding.effect
     if effect is None:

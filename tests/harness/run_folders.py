@@ -68,6 +68,11 @@ class Plain(Metric):
         raise NotImplementedError
 
 
+@registry.metrics.register("fake/share")
+class Share(Plain):
+    values = (Value("sharpness", share=True),)
+
+
 @registry.probes.register("fake/speed")
 class Speed(Probe):
     values = (Value("rate", "frames/s"),)
@@ -78,7 +83,7 @@ class Speed(Probe):
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm's scores, in the order of (prompt, seed); None where there is no record."""
+    """One arm's scores, in the order of (prompt, seed); None where there is no record. `frames` names its clips'."""
 
     label: str
     scores: Sequence[float | None]
@@ -88,6 +93,7 @@ class Arm:
     device: str = "Test CPU"
     statuses: Mapping[int, Any] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    frames: str = ""
 
 
 def write_run(
@@ -145,6 +151,7 @@ def write_run(
                         context=units[key].context,
                         values=dict.fromkeys(names, score),
                         notes=arm.notes,
+                        clip={"digest": f"{arm.frames} {index}"} if arm.frames else {},
                         device={"kind": "cpu", "name": arm.device, "cores": 2},
                     )
                 )

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_folders import Arm, write_run
+from run_folders import Arm, Speed, write_run
 
 from harness import cli
 from harness.commands.compare import _pairs as pairs_of
 from harness.compare import Finding, Floors, Side, compare, exit_code
+from harness.contracts import Value
 from harness.errors import Incomplete, RecordError, SuiteError
 from harness.records import load_run
 from harness.report.render import RENDERERS
@@ -62,10 +63,101 @@ def test_pairs_are_found_by_prompt_and_seed_across_runs_of_different_length(tmp_
     write_run(tmp_path / "b", [Arm("latent", BASE[::2])], prompts=6, seeds=1, metric="fake/plain")
     (found,) = compare(pairs_of(load_run(tmp_path / "a"), load_run(tmp_path / "b"), None))
     assert found.evidence == "6 pairs, 6 prompts"
-    assert found.verdict == "SAME"
     assert found.first == found.second == pytest.approx(np.mean(BASE[::2]))
-    assert np.isnan(found.detectable)
-    assert "every pair is equal" in found.reason
+
+
+def test_scores_that_are_all_equal_show_nothing_of_others(tmp_path: Path) -> None:
+    for change in (0.0, 0.1):
+        (found,) = judge(tmp_path, arms(np.array(BASE) + change))
+        assert found.verdict == "UNCLEAR"
+        assert "cannot be told from them" in found.reason
+        assert np.isnan(found.p)
+        assert np.isnan(found.detectable)
+
+
+@pytest.mark.parametrize(("prompts", "percent", "verdict"), [(6, 2, "UNCLEAR"), (24, 2, "UNCLEAR"), (24, 14, "SAME")])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_shares_at_an_end_are_the_same_only_past_enough_prompts(
+    tmp_path: Path, prompts: int, percent: float, verdict: str, share: float
+) -> None:
+    same = [share] * prompts * 2
+    write_run(tmp_path, [Arm("dense", same), Arm("latent", same)], prompts=prompts, seeds=2, metric="fake/share")
+    run = load_run(tmp_path)
+    floors = Floors(0.0, {"short:sharpness": percent / 100})
+    (found,) = compare([(Side(run, run.arms[0]), Side(run, run.arms[1]))], (), floors)
+    assert found.verdict == verdict
+    assert found.effect is not None
+    # By hand: z^2 / (n + z^2).
+    assert found.effect.estimate.high == -found.effect.estimate.low == pytest.approx(3.8415 / (prompts + 3.8415), 1e-4)
+    assert found.p == 1
+    assert 0.1 < found.detectable < 0.8
+
+
+def test_a_score_that_is_no_share_is_not_compared_as_one(tmp_path: Path) -> None:
+    (found,) = judge(tmp_path, arms(np.array(BASE) + 0.3), metric="fake/share")
+    assert (found.verdict, found.reason) == ("not compared", "the values of a share lie between 0 and 1")
+
+
+def test_equal_work_with_equal_frames_is_the_same_and_equal_keys_alone_are_not(tmp_path: Path) -> None:
+    passes = [1.0] * 12
+
+    def verdict(first: str, second: str, label: str = "dense") -> tuple[str, int]:
+        for name, frames, arm in (("old", first, "dense"), ("new", second, label)):
+            write_run(tmp_path / name, [Arm(arm, passes, frames=frames)], prompts=6, seeds=2, metric="fake/share")
+        (found,) = compare(pairs_of(load_run(tmp_path / "old"), load_run(tmp_path / "new"), None))
+        return found.verdict, exit_code([found])
+
+    assert verdict("a", "a") == ("SAME", 0)
+    assert verdict("a", "b") == verdict("", "") == ("UNCLEAR", 2)
+    assert verdict("a", "a", label="latent") == ("UNCLEAR", 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [(384, 56, "BETTER"), (56, 384, "WORSE"), (384, 380, "SAME"), (0, 0, "SAME"), (0, 9, "not compared")],
+)
+def test_what_a_card_says_is_compared_exactly(tmp_path: Path, first: int, second: int, verdict: str) -> None:
+    written = [Arm("dense", BASE, cached_scalars=first), Arm("latent", np.array(BASE) + NOISE, cached_scalars=second)]
+    columns = {"columns": [{"value": "card:cached_scalars"}, {"value": "card:parameters"}], "name": "t"}
+    write_run(tmp_path, written, prompts=6, seeds=2, metric="fake/plain", tables=[columns])
+    run = load_run(tmp_path)
+    pair = (Side(run, run.arms[0]), Side(run, run.arms[1]))
+    for chosen in ([], ["card:cached_scalars"]):
+        (found,) = compare([pair], chosen)
+        assert found.verdict == verdict
+        assert (found.first, found.second) == (first, second)
+        assert np.isnan(found.p)
+    if first:
+        assert f"\u00d7{second / first:.3f}" in table([found], pair).rows[0].cells[2].text
+    assert {f.name for f in compare([pair], ["short:sharpness", "card:cached_scalars"])} == {
+        "short:sharpness",
+        "card:cached_scalars",
+    }
+    with pytest.raises(SuiteError, match="no value 'card:sink_frames'"):
+        compare([pair], ["card:sink_frames"])
+
+
+@pytest.mark.parametrize(("unit", "verdict"), [("B", "BETTER"), ("s", "UNCLEAR"), ("", "UNCLEAR")])
+def test_samples_that_all_agree_decide_only_where_they_are_counted(
+    tmp_path: Path, unit: str, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Speed, "values", (Value("rate", unit, "lower"),))
+    (found,) = speeds(tmp_path, [[3e6] * 8], [[1e6] * 8])
+    assert found.verdict == verdict
+    assert np.isnan(found.p)
+    assert found.effect is not None
+    assert found.effect.estimate.value == pytest.approx(1 / 3)
+
+
+def test_what_has_no_p_value_takes_no_part_in_the_adjustment(tmp_path: Path) -> None:
+    shifted = np.array(BASE) + 0.1 + NOISE
+    (alone,) = judge(tmp_path / "alone", arms(shifted))
+    written = [Arm("dense", BASE, cached_scalars=2), Arm("latent", list(shifted), cached_scalars=1)]
+    write_run(tmp_path / "beside", written, prompts=6, seeds=2, metric="fake/plain")
+    run = load_run(tmp_path / "beside")
+    found = compare([(Side(run, run.arms[0]), Side(run, run.arms[1]))])
+    assert [f.p for f in found if f.name == "short:sharpness"] == [alone.p]
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.5, "FASTER"), (0.5, "SLOWER"), (1.0, "SAME")])
@@ -100,7 +192,7 @@ def test_two_devices_are_refused_unless_asked_for(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"two devices.*Other.*Test CPU") as caught:
         judge(tmp_path, arms(BASE, device="Other"))
     assert "--across-devices" in caught.value.fix
-    assert judge(tmp_path, arms(BASE, device="Other"), across=True)[0].verdict == "SAME"
+    assert judge(tmp_path, arms(np.array(BASE) + NOISE, device="Other"), across=True)[0].verdict == "SAME"
 
 
 def test_two_schema_versions_are_refused(tmp_path: Path) -> None:
@@ -191,6 +283,18 @@ def test_the_gate_without_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_run(tmp_path / "empty", [Arm("dense", [None] * 12)], prompts=6, seeds=2, metric="fake/plain")
     assert command("gate", str(tmp_path / "new"), "--baseline", str(tmp_path / "empty")) == 3
     assert capsys.readouterr().out.count("no baseline") == 2
+
+
+def test_the_gate_is_unclear_where_every_clip_of_both_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("old", "new"):
+        write_run(tmp_path / name, [Arm(name, [1.0] * 48)], prompts=24, seeds=2, metric="fake/share")
+    assert command("gate", str(tmp_path / "new"), "--baseline", str(tmp_path / "old")) == 2
+    said = capsys.readouterr().out
+    assert "+0 [-0.138, +0.138]" in said
+    assert "UNCLEAR" in said
+    assert "SAME, as" not in said
 
 
 @pytest.mark.parametrize("format_", RENDERERS)
