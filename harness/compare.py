@@ -19,10 +19,11 @@ from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.plan import Arm, Group
 from harness.records import Record, RecordFile, Run, device_label
 from harness.report import layout
+from harness.report.aggregates import effect as effect_of
 from harness.report.aggregates import kept_clips
 from harness.report.samples import Samples, doubts, read
 from harness.schema import GenerateSection, MeasureSection
-from harness.stats import Effect, holm, paired_effect, ratio_of_medians, smallest_difference
+from harness.stats import Effect, holm, ratio_of_medians, smallest_difference
 
 Verdict = Literal["BETTER", "WORSE", "FASTER", "SLOWER", "SAME", "UNCLEAR", "not measured", "not compared"]
 ALPHA = 0.05
@@ -316,7 +317,7 @@ def _difference(bare: Finding, sides: Pair, choice: _Choice) -> Finding:
     if not defined:
         return replace(bare, verdict="not compared", reason="the arms share no prompt and seed")
     first, second = [left[pair] for pair in defined], [right[pair] for pair in defined]
-    effect = paired_effect(first, second, [prompt for prompt, _ in defined])
+    effect = effect_of(choice[2], first, second, [prompt for prompt, _ in defined])
     marks = bare.marks + (layout.UNDEFINED,) * (len(defined) < len(shared))
     return replace(
         bare,
