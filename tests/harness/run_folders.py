@@ -47,7 +47,7 @@ class CardModel(VideoModel):
 
 @registry.metrics.register("fake/quality")
 class Quality(Metric):
-    values = (Value("sharpness"), Value("worst", direction="none"))
+    values = (Value("sharpness"), Value("worst", direction="none"), Value("drift", direction="zero"))
     derived = (Value("total"),)
 
     def score(self, clip: Clip) -> Mapping[str, float]:
@@ -78,13 +78,13 @@ class Speed(Probe):
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm's scores, in the order of (prompt, seed); None where there is no record."""
+    """One arm's scores, in the order of (prompt, seed); None where there is no record. Speeds are one a round."""
 
     label: str
     scores: Sequence[float | None]
     cached_scalars: int | None = None
     weights: str = "trained"
-    speed: float | None = None
+    speed: float | Sequence[float] | None = None
     device: str = "Test CPU"
     statuses: Mapping[int, Any] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -109,7 +109,9 @@ def write_run(
         for arm in arms
     ]
     texts = [f"prompt {number}" for number in range(prompts)]
-    speeds = [{"name": "speed", "probe": "fake/speed", "prompts": "p"}] if any(arm.speed for arm in arms) else []
+    rounds = {arm.label: [arm.speed] if isinstance(arm.speed, float | int) else arm.speed for arm in arms if arm.speed}
+    measure = {"name": "speed", "probe": "fake/speed", "prompts": "p"}
+    speeds = [measure | {"rounds": max(len(found or ()) for found in rounds.values())}] if rounds else []
     section = {"name": "short", "prompts": "p", "seeds": list(range(seeds)), "frames": 8}
     body = {
         "suite": "fake",
@@ -131,11 +133,11 @@ def write_run(
             arm = next(arm for arm in arms if arm.label == group.arm)
             if group.kind == "generate":
                 continue
-            scores = [arm.speed] if group.kind == "measure" else arm.scores
+            scores = rounds.get(arm.label) or [None] if group.kind == "measure" else arm.scores
             for index, (key, score) in enumerate(zip(group.keys, scores, strict=True)):
                 if score is None:
                     continue
-                names = ["rate"] if group.kind == "measure" else ["sharpness", "worst"]
+                names = ["rate"] if group.kind == "measure" else ["sharpness", "worst", "drift"]
                 file.append(
                     Record(
                         key,

@@ -56,9 +56,9 @@ def test_the_best_is_marked_by_direction_and_the_reference_is_named(tmp_path: Pa
 
 def test_random_weights_are_marked_and_never_lead_in_quality(tmp_path: Path) -> None:
     arms = [
-        Arm("a", [0.2] * 4, speed=1.0),
-        Arm("b", [0.3] * 4, speed=2.0),
-        Arm("c", [0.9] * 4, speed=9.0, weights="random"),
+        Arm("a", [0.2] * 4, speed=(1.0, 1.01)),
+        Arm("b", [0.3] * 4, speed=(2.0, 2.01)),
+        Arm("c", [0.9] * 4, speed=(9.0, 9.01), weights="random"),
     ]
     columns = [{"value": "short:sharpness"}, {"value": "speed:rate"}]
     found = table(tmp_path, arms=arms, tables=[{"name": "t", "columns": columns}])
@@ -138,7 +138,7 @@ def test_a_metrics_own_aggregate_and_derived_values(tmp_path: Path) -> None:
 
 
 def test_arms_on_two_devices_are_not_ranked(tmp_path: Path) -> None:
-    arms = [Arm("a", [0.1] * 4, speed=1.0), Arm("b", [0.1] * 4, speed=2.0, device="Other CPU")]
+    arms = [Arm("a", [0.1] * 4, speed=(1.0, 1.01)), Arm("b", [0.1] * 4, speed=(2.0, 2.01), device="Other CPU")]
     found = table(tmp_path, arms=arms, tables=[{"name": "t", "columns": [{"value": "speed:rate"}]}])
     assert not any(cell.best for cell in cells(found).values())
     assert "devices differ: b on Other CPU (2 cores); a on Test CPU (2 cores)" in " ".join(found.remarks)
@@ -203,7 +203,8 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
 def test_a_suite_without_tables_shows_every_value(tmp_path: Path) -> None:
     found = table(tmp_path, arms=[Arm("dense", [0.5] * 4, speed=3.0, cached_scalars=9)], tables=[])
     heads = [column.label for column in found.columns]
-    assert heads == ["short: sharpness", "short: worst", "short: total", "speed: rate", "cached scalars"]
+    values = ["sharpness", "worst", "drift", "total"]
+    assert heads == [*(f"short: {name}" for name in values), "speed: rate", "cached scalars"]
 
 
 def test_runs_are_joined_and_equal_labels_told_apart(tmp_path: Path) -> None:
