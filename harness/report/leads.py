@@ -130,19 +130,19 @@ class Leads:
     def _difference(
         self, pair: tuple[Place, Place], choice: Choice, value: Value, drawn: tuple[Samples, Samples]
     ) -> _Weighed | None:
-        scores, clusters = [], []
+        scores = []
         left, right = self._paired(pair, choice[0], drawn)
         _, *places = np.intersect1d(left, right, return_indices=True)
         for (number, _), samples, shared in zip(pair, drawn, places, strict=True):
             metric = self._views[number].metric(self._generate((number, ""), choice[0]), choice[1])
             kept = kept_clips(metric, value.name, samples)
             scores.append(np.where(kept, samples.values[value.name], math.nan)[shared])
-            clusters.append(samples.prompts[shared])
         defined = np.isfinite(scores[0]) & np.isfinite(scores[1])
         if not defined.any():
             return None
         first, second = (each[defined] for each in scores)
-        found = effect(value, first, second, clusters[0][defined])
+        clusters = self._ranks(pair[0], choice[0])[drawn[0].prompts[places[0]][defined]]
+        found = effect(value, first, second, clusters)
         return _Weighed(value, False, found, float(np.mean(first)), math.nan)
 
     def _paired(
@@ -160,6 +160,14 @@ class Leads:
             names = [(texts[at // seeds], body.seeds[at % seeds]) for at in samples.places.tolist()]
             found.append(np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64))
         return found
+
+    def _ranks(self, place: Place, section: str) -> NDArray[np.int64]:
+        """The place of each prompt among their texts in order, by its number: as `harness compare` has its clusters.
+
+        A bootstrap's ends depend on their order.
+        """
+        prompts = self._views[place[0]].run.suite.prompts[self._generate(place, section).prompts]
+        return np.argsort(np.argsort(list(dict.fromkeys(prompts.texts)))).astype(np.int64)
 
     def _generate(self, place: Place, section: str) -> GenerateSection:
         body = self._views[place[0]].section(section)

@@ -47,7 +47,7 @@ class CardModel(VideoModel):
 
 @registry.metrics.register("fake/quality")
 class Quality(Metric):
-    values = (Value("sharpness"), Value("worst", direction="none"), Value("drift", direction="zero"))
+    values = (Value("sharpness"), Value("worst", direction="none"))
     derived = (Value("total"),)
 
     def score(self, clip: Clip) -> Mapping[str, float]:
@@ -68,12 +68,22 @@ class Plain(Metric):
         raise NotImplementedError
 
 
+@registry.metrics.register("fake/drift")
+class Drift(Plain):
+    values = (Value("drift", direction="zero"),)
+
+
 @registry.probes.register("fake/speed")
 class Speed(Probe):
     values = (Value("rate", "frames/s"),)
 
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
         raise NotImplementedError
+
+
+@registry.probes.register("fake/timed")
+class Timed(Speed):
+    values = (*Speed.values, *(Value(name, direction="none") for name in ("converged", "contended", "agreement_error")))
 
 
 @dataclass(frozen=True)

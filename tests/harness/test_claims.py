@@ -65,7 +65,9 @@ def test_renewed_claims_reach_their_paragraph(tmp_path: Path) -> None:
     true = next(claim for _, _, claim in CLAIMS if claim.change != "-")
     false = replace(true, verdict="SAME", change="+0.999 [+0.998, +1.000]", words="level (+0.999 [+0.998, +1.000])")
     page = tmp_path / "README.md"
-    page.write_text(f"# A\n\nOne is\nlevel (+0.999\n[+0.998, +1.000]).\n\n<!-- claims\n{false}\n-->\n", encoding="utf-8")
+    page.write_text(
+        f"# A\n\nOne is\nlevel (+0.999\n[+0.998, +1.000]).\n\n<!-- claims\n{false}\n-->\n", encoding="utf-8"
+    )
     assert len(claims.renew(page)) == 1
     (paragraph,) = claims.paragraphs(page.read_text(encoding="utf-8"))
     assert paragraph.text == f"One is level ({true.change})."
