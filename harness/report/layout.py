@@ -24,7 +24,7 @@ NOTES = {
     UNCONVERGED: "the ceiling of seconds came before the stop rule was met",
     UNCLEARED: "no audit has cleared the model of serving repeated requests from a cache: it was left out or unclear",
     UNHELD: "no slow reference stands behind the model's fast path in this record, so a wrong result may be a fast one",
-    NOT_TOLD: "best, but not told from the next: `harness compare` says UNCLEAR or has no verdict",
+    NOT_TOLD: "best, but not told from the next: harness compare says UNCLEAR or has no verdict",
 }
 """What each mark says below a table."""
 DOUBTS = frozenset({INCOMPLETE, CONTENDED, UNCONVERGED, UNCLEARED, UNHELD})
