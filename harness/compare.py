@@ -20,11 +20,12 @@ from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.plan import Arm, Group
 from harness.records import Record, RecordFile, Run, device_label
 from harness.report import layout
+from harness.report.aggregates import effect as effect_of
 from harness.report.aggregates import kept_clips
 from harness.report.cards import CARD, number
 from harness.report.samples import Samples, doubts, read
 from harness.schema import GenerateSection, MeasureSection
-from harness.stats import Effect, Estimate, holm, paired_effect, ratio_of_medians
+from harness.stats import Effect, Estimate, holm, ratio_of_medians
 
 Verdict = Literal["BETTER", "WORSE", "FASTER", "SLOWER", "SAME", "UNCLEAR", "not measured", "not compared"]
 ALPHA = 0.05
@@ -347,7 +348,7 @@ def _difference(bare: Finding, sides: Pair, choice: _Choice, facts: Mapping[_Pla
         return replace(bare, verdict="not compared", reason="the arms share no prompt and seed")
     first, second = ([by_pair[pair][0] for pair in defined] for by_pair in (left, right))
     try:
-        effect = paired_effect(first, second, [prompt for prompt, _ in defined], share=choice[2].share)
+        effect = effect_of(choice[2], first, second, [prompt for prompt, _ in defined])
     except ValueError as error:
         return replace(bare, verdict="not compared", reason=str(error))
     pairs, prompts = len(defined), effect.estimate.clusters

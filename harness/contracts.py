@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 Frames = NDArray[np.uint8]
 """Pixels, uint8 [batch, frames, height, width, 3], or [frames, height, width, 3] for a single clip."""
-Direction = Literal["higher", "lower", "none"]
+Direction = Literal["higher", "lower", "zero", "none"]
+"""Which way a value is better; `zero` is the nearer to 0 the better, as for a drift or a change over a clip."""
 
 
 class Options(BaseModel):

@@ -123,7 +123,7 @@ class ClipSegments(ClipScore):
         Value("mean", label="CLIP-T, mean of segments"),
         Value("first", label="CLIP-T, first segment"),
         Value("last", label="CLIP-T, last segment"),
-        Value("change", label="CLIP-T, last less first"),
+        Value("change", direction="zero", label="CLIP-T, last less first"),
         *(Value(f"segment_{number}", label=f"CLIP-T, segment {number}") for number in range(1, SEGMENTS + 1)),
     )
     by = "segment"

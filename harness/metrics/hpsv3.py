@@ -53,7 +53,7 @@ class ShareOptions(HPSv3Options):
 class _HPSv3(WorkerMetric):
     """What the protocols share."""
 
-    values = (Value("mu", label="HPSv3"), Value("sigma", direction="lower", label="HPSv3 sigma"))
+    values = (Value("mu", label="HPSv3"), Value("sigma", direction="none", label="HPSv3 sigma"))
     environment = "quality"
     job = JOBS / "hpsv3_job.py"
     weights = "hpsv3"

@@ -40,7 +40,7 @@ class VBenchLong(Faults):
         Value("subject_consistency_clip_to_clip", "", "higher", "subject consistency, piece to piece"),
         Value("background_consistency_clip_to_clip", "", "higher", "background consistency, piece to piece"),
         Value("imaging_spread", "", "lower", "imaging quality, spread over pieces"),
-        Value("imaging_change", "", "none", "imaging quality, last piece minus first"),
+        Value("imaging_change", "", "zero", "imaging quality, last piece minus first"),
         Value("pieces", "pieces", "none", "pieces"),
     )
     derived: ClassVar[tuple[Value, ...]] = (Value("mean_of_six", "", "higher", "mean of six raw dimensions"),)

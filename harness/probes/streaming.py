@@ -117,7 +117,7 @@ class Streaming(Probe):
         Value("agreement_error", "", "none", "relative error against the reference"),
         Value("repeats", "", "none", "generations"),
         Value("rejected", "", "none", "samples thrown away"),
-        Value("half_width", "", "lower", "half-width of the median"),
+        Value("half_width", "", "none", "half-width of the median"),
         Value("converged", "", "none", "converged"),
         Value("contended", "", "none", "contended"),
     )

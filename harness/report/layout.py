@@ -14,6 +14,7 @@ CONTENDED = "§"
 UNCONVERGED = "¶"
 UNCLEARED = "‖"
 UNHELD = "#"
+NOT_TOLD = "≈"
 
 NOTES = {
     RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
@@ -23,8 +24,11 @@ NOTES = {
     UNCONVERGED: "the ceiling of seconds came before the stop rule was met",
     UNCLEARED: "no audit has cleared the model of serving repeated requests from a cache: it was left out or unclear",
     UNHELD: "no slow reference stands behind the model's fast path in this record, so a wrong result may be a fast one",
+    NOT_TOLD: "best, but not told from the next: harness compare says UNCLEAR or has no verdict",
 }
 """What each mark says below a table."""
+DOUBTS = frozenset({INCOMPLETE, CONTENDED, UNCONVERGED, UNCLEARED, UNHELD})
+"""Marks that cast doubt on a value, so that it is never the best of its column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Cell:
         value: the number behind `text`; None where there is none.
         low, high: ends of its 95 % interval; None where it has none. `spread` is how they are read.
         scored, planned: how many results the value rests on, and how many were planned; None where it is no mean.
+        rounds: of how many rounds a measured value is the median; None where it is none, or ranks nothing.
         best: whether the value leads its column among comparable rows.
         marks: symbols of footnotes.
     """
@@ -56,12 +61,15 @@ class Cell:
     spread: str = ""
     scored: int | None = None
     planned: int | None = None
+    rounds: int | None = None
     best: bool = False
     marks: tuple[str, ...] = ()
 
     @property
     def count(self) -> str:
-        """`scored/planned`, or nothing."""
+        """`scored/planned`, or the rounds, or nothing."""
+        if self.rounds is not None:
+            return f"{self.rounds} round" + "s" * (self.rounds != 1)
         return "" if self.planned is None else f"{self.scored}/{self.planned}"
 
 
@@ -113,8 +121,10 @@ class Table:
         parts = []
         if any(cell.spread for cell in cells):
             parts.append(self.interval)
-        if any(cell.count for cell in cells):
+        if any(cell.planned is not None for cell in cells):
             parts.append("scored/planned")
+        if any(cell.rounds is not None for cell in cells):
+            parts.append("the median of so many rounds")
         if any(cell.best for cell in cells):
             parts.append("best in bold")
         if any(row.published for row in self.rows):

@@ -161,7 +161,8 @@ def _quality_by_cache(plot: Plot, run: Run) -> Picture:
         text = label + "".join(cell.marks)
         lines.append(Line(text, number, (float(scalars),), (cell.value,), low, high, joined=False))
     across = Axis("cached scalars (per token and layer)", log=True, ticks=spaced(sorted({line.x[0] for line in lines})))
-    panel = Panel(across, Axis(plot.axis or _heading(table)), tuple(lines), named=True)
+    rules = _best_at_zero(table.columns[0])
+    panel = Panel(across, Axis(plot.axis or _heading(table)), tuple(lines), rules, named=True)
     return Picture(plot.name, plot.title or "Quality against cached scalars", (panel,), _table_remarks(table))
 
 
@@ -171,7 +172,7 @@ def _quality_by_option(plot: Plot, run: Run) -> Picture:
     panels = []
     for column, of in enumerate(table.columns):
         points: dict[str, list[tuple[float, Cell]]] = {}
-        rules: list[Rule] = []
+        rules: list[Rule] = [*_best_at_zero(of)]
         for _, arm, label in _arms(plot, run):
             cell, place = _cell(table, arm.label, column), arm.options.get(plot.option)
             name = label.partition(" [")[0]
@@ -202,7 +203,7 @@ def _quality_over_time(plot: Plot, run: Run) -> Picture:
         lines.append(Line(label, number, tuple(i + shift for i in range(len(y))), y, low, high))
     names = plot.labels or [column.label for column in table.columns]
     across = Axis("segment of the clip", ticks=tuple((float(i), name) for i, name in enumerate(names)))
-    panel = Panel(across, Axis(plot.axis or _heading(table)), tuple(lines))
+    panel = Panel(across, Axis(plot.axis or _heading(table)), tuple(lines), _best_at_zero(table.columns[0]))
     return Picture(plot.name, plot.title or "Quality over time", (panel,), _table_remarks(table))
 
 
@@ -242,6 +243,11 @@ def _cell(table: Table, arm: str, column: int) -> Cell:
 def _heading(table: Table) -> str:
     column = table.columns[0]
     return f"{column.label} ({column.unit})" if column.unit else column.label
+
+
+def _best_at_zero(column: layout.Column) -> tuple[Rule, ...]:
+    """A line to be near, for what is the better the nearer to 0 it is."""
+    return (Rule("0", y=0.0),) if column.direction == "zero" else ()
 
 
 def _ends(cells: Sequence[Cell]) -> tuple[tuple[float, ...], tuple[float, ...]]:

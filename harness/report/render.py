@@ -14,7 +14,7 @@ from harness.report.layout import Cell, Column, Row, Table
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "none": ""}
 
 
 def markdown(table: Table) -> str:
@@ -54,7 +54,10 @@ def comma_separated(table: Table) -> str:
         if any(cell.spread for cell in cells):
             heads += [f"{name} low", f"{name} high"]
             readers += [lambda cell: _number(cell.low), lambda cell: _number(cell.high)]
-        if any(cell.count for cell in cells):
+        if any(cell.rounds is not None for cell in cells):
+            heads.append(f"{name} rounds")
+            readers.append(lambda cell: _count(cell.rounds))
+        if any(cell.planned is not None for cell in cells):
             heads += [f"{name} scored", f"{name} planned"]
             readers += [lambda cell: _count(cell.scored), lambda cell: _count(cell.planned)]
         parts.append(readers)
@@ -104,6 +107,8 @@ _LATEX = {
     "]": "{]}",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "→": r"$\rightarrow$",
+    "≈": r"$\approx$",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
     "‖": r"\textbardbl{}",

@@ -1,33 +1,34 @@
 """Builds tables from run folders: the only road from records to a printed figure. Imports no torch.
 
 A mean rests on every planned clip, or the table is refused (`Incomplete`), or, where the suite says
-`incomplete: mark`, it is marked and never ranked. The same records give the same table, byte for byte.
+`incomplete: mark`, it is marked and never ranked. A measured value says on how many rounds it rests. The same records
+give the same table, byte for byte.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness import registry
-from harness.contracts import Metric, Value
+from harness.contracts import Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
-from harness.heads import Head
-from harness.plan import Arm, Group
-from harness.records import RecordFile, Run, device_label
+from harness.plan import Group
+from harness.records import Run
 from harness.report import insets, layout, published
 from harness.report.against import Cells, heading, over_reference, ranked
 from harness.report.aggregates import aggregates, estimate
 from harness.report.cards import CARD, card_cell
 from harness.report.layout import Cell, Row, Table, numeral
-from harness.report.samples import Samples, doubts, read, uncleared
-from harness.schema import Column, GenerateSection, MeasureSection, Suite, TableSpec
+from harness.report.leads import Leads, Place, Standing
+from harness.report.samples import Samples, doubts
+from harness.report.view import AnySection, View, sections
+from harness.schema import Column, GenerateSection, MeasureSection, TableSpec
 from harness.stats import Estimate
 
-AnySection = GenerateSection | MeasureSection
 NOT_MEASURED = Cell("not measured")
 
 
@@ -40,25 +41,26 @@ def build(runs: Sequence[Run]) -> list[Table]:
     """
     if not runs:
         raise RecordError("no run folder was named")
-    views = [_View(run) for run in runs]
+    views = [View(run) for run in runs]
     turned = [view for view in views if _one_probe(view)]
     specs: dict[str, TableSpec] = {}
     for view in views:
         for spec in view.run.suite.tables or ([] if view in turned else [_everything(view)]):
             specs.setdefault(spec.name, spec)
-    return [*(_table(spec, views) for spec in specs.values()), *map(_by_section, turned), *insets.tables(runs)]
+    leads = Leads(views)
+    return [*(_table(spec, views, leads) for spec in specs.values()), *map(_by_section, turned), *insets.tables(runs)]
 
 
 def made(spec: TableSpec, run: Run) -> Table:
-    """One table of one run, as `build` makes it, whether its suite asks for it or not."""
-    return _table(spec, [_View(run)])
+    """One table of one run, as `build` makes it, whether its suite asks for it or not, but none of it ranked."""
+    return _table(spec, [View(run)], None)
 
 
-def _everything(view: _View) -> TableSpec:
+def _everything(view: View) -> TableSpec:
     """One table with each value of each section, and the cache where the models have one."""
     suite = view.run.suite
     columns = []
-    for section in _sections(suite):
+    for section in sections(suite):
         for plugin, values in view.given(section).items():
             for value in values:
                 label = f"{section.name}: {_named(value)}"
@@ -70,106 +72,31 @@ def _everything(view: _View) -> TableSpec:
     return TableSpec(name=suite.suite, title=suite.title or suite.suite, columns=columns)
 
 
-def _one_probe(view: _View) -> bool:
+def _one_probe(view: View) -> bool:
     """Whether the run has no model, asks for no table, and one probe in several sections."""
     suite = view.run.suite
     alone = not (view.run.arms or suite.tables or suite.generate)
     return alone and len(suite.measure) > 1 and len({section.probe for section in suite.measure}) == 1
 
 
-def _by_section(view: _View) -> Table:
+def _by_section(view: View) -> Table:
     """A row for each section, a column for each value."""
     suite = view.run.suite
     rows = {}
     for section in suite.measure:
         (values,) = view.given(section).values()
         columns = [Column(value=f"{section.name}:{value.name}", label=_named(value)) for value in values]
-        rows[section.name] = _table(TableSpec(name=suite.suite, title=suite.title, columns=columns), [view])
+        rows[section.name] = _table(TableSpec(name=suite.suite, title=suite.title, columns=columns), [view], None)
     return layout.stacked(rows)
-
-
-def _sections(suite: Suite) -> list[AnySection]:
-    return [*suite.generate, *suite.measure]
-
-
-@dataclass(slots=True)
-class _View:
-    """A run with its arms by label, its groups by (section, plugin, arm), and its metrics made once."""
-
-    run: Run
-    arms: dict[str, Arm] = field(init=False)
-    groups: dict[tuple[str, str, str], Group] = field(init=False)
-    records: RecordFile = field(init=False)
-    _metrics: dict[tuple[str, str], Metric] = field(default_factory=dict)
-    _samples: dict[tuple[str, str, str], Samples] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.arms = {arm.label: arm for arm in self.run.arms}
-        self.groups = {(group.section, group.plugin, group.arm): group for group in self.run.groups}
-        self.records = RecordFile(self.run.folder / "records.jsonl")
-
-    def section(self, name: str) -> AnySection | None:
-        return next((section for section in _sections(self.run.suite) if section.name == name), None)
-
-    def given(self, section: AnySection) -> dict[str, tuple[Value, ...]]:
-        """The values of a section by the metric or probe that gives them."""
-        if isinstance(section, MeasureSection):
-            return {section.probe: registry.probes.get(section.probe).values}
-        found = {}
-        for use in section.metrics:
-            cls = registry.metrics.get(use.name)
-            found[use.name] = (*cls.values, *cls.derived)
-        return found
-
-    def metric(self, section: GenerateSection, name: str) -> Metric:
-        if (section.name, name) not in self._metrics:
-            use = next(use for use in section.metrics if use.name == name)
-            self._metrics[section.name, name] = registry.metrics.create(name, use.options)
-        return self._metrics[section.name, name]
-
-    def samples(self, section: AnySection, group: Group) -> Samples:
-        place = (group.section, group.plugin, group.arm)
-        if place not in self._samples:
-            declared = (
-                registry.probes.get(group.plugin).values
-                if isinstance(section, MeasureSection)
-                else registry.metrics.get(group.plugin).values
-            )
-            self._samples[place] = read(self.run, group, tuple(value.name for value in declared))
-        return self._samples[place]
-
-    def uncleared(self, section: AnySection, group: Group) -> tuple[str, ...]:
-        """The mark of a measured group whose arm no caching audit has cleared."""
-        others = [
-            verdict
-            for (name, plugin, arm), other in self.groups.items()
-            if (plugin, arm) == (group.plugin, group.arm) and name != group.section and (at := self.section(name))
-            for verdict in self.samples(at, other).audits
-        ]
-        return uncleared(self.samples(section, group).audits, others)
-
-    def reason(self, head: Head) -> str:
-        """Why a unit was skipped, as its record says."""
-        notes = self.records.at(head.offset).notes
-        fix = notes.get("fix")
-        return f"{notes.get('reason', 'no reason recorded')}" + (f" ({fix})" if fix else "")
-
-    def lack(self, samples: Samples, name: str) -> str:
-        """Why no clip has the value `name`, as the notes of a score say under `not_available`; empty if they do not."""
-        reasons = self.records.at(samples.last.offset).notes.get("not_available") if samples.last else None
-        return str(reasons.get(name, "")) if isinstance(reasons, dict) else ""
-
-    def device(self, head: Head) -> str:
-        return device_label(self.records.at(head.offset).device)
 
 
 # ------------------------------------------------------------------------------------------- one table
 
 
-def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
+def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table:
     short: list[str] = []
     remarks: list[str] = []
-    drawn = [_column(column, views, short, remarks, spec.models) for column in spec.columns]
+    drawn = [_column(column, views, short, remarks, leads, spec.models) for column in spec.columns]
     if short:
         raise Incomplete(
             f"table {spec.name!r} is refused: " + "; ".join(dict.fromkeys(short)),
@@ -199,12 +126,17 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
     return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=said, notes=notes)
 
 
-def _shown_arms(view: _View, models: Sequence[str] | None) -> list[str]:
+def _shown_arms(view: View, models: Sequence[str] | None) -> list[str]:
     return [arm.label for arm in view.run.arms if models is None or arm.label in models]
 
 
 def _column(
-    column: Column, views: Sequence[_View], short: list[str], remarks: list[str], models: Sequence[str] | None = None
+    column: Column,
+    views: Sequence[View],
+    short: list[str],
+    remarks: list[str],
+    leads: Leads | None,
+    models: Sequence[str] | None = None,
 ) -> tuple[layout.Column, Cells]:
     """The column over the arms `models`, the reference among them where others are set against it."""
     source, _, name = column.value.partition(":")
@@ -216,8 +148,9 @@ def _column(
             for arm in _arms_of(view, column, models)
         }
         shown = {(number, arm) for number, view in enumerate(views) for arm in _shown_arms(view, models)}
-        return _drawn(column, value, cells, shown, views)
-    value = _declared(column, views)
+        found = ranked(cells, value.direction, shown, lambda behind, leader: "ahead") if leads else cells
+        return _drawn(column, value, found, views)
+    value, giver = _declared(column, views)
     cells, comparable = {}, set()
     schemas: set[int] = set()
     measured = False
@@ -232,7 +165,7 @@ def _column(
             if group is None:
                 continue
             others = [view.groups[key] for other in column.joined if (key := (other, plugin, arm)) in view.groups]
-            cell = _cell(view, section, group, name, column.format, short, others)
+            cell = _cell(view, section, group, value, column.format, short, others)
             cells[number, arm] = cell
             schemas |= view.samples(section, group).schemas
             random = bool(arm) and view.arms[arm].card.weights == "random"
@@ -245,44 +178,48 @@ def _column(
         versions = " and ".join(map(str, sorted(schemas)))
         remarks.append(f"{source}: not ranked, as its records are of schema versions {versions}.")
         comparable = set()
-    return _drawn(column, value, cells, comparable, views)
+    if leads:
+
+        def standing(behind: Place, leader: Place) -> Standing:
+            return leads.standing(behind, leader, (source, giver, name))
+
+        return _drawn(column, value, ranked(cells, value.direction, comparable, standing), views)
+    return _drawn(column, value, cells, views)
 
 
-def _arms_of(view: _View, column: Column, models: Sequence[str] | None) -> list[str]:
+def _arms_of(view: View, column: Column, models: Sequence[str] | None) -> list[str]:
     """The arms that a column needs: those shown, and the reference where they are set against it."""
     shown = _shown_arms(view, models)
     reference = view.run.suite.reference
     return [*shown, reference] if column.relative and reference and reference not in shown else shown
 
 
-def _drawn(
-    column: Column, value: Value, cells: Cells, comparable: Collection[tuple[int, str]], views: Sequence[_View]
-) -> tuple[layout.Column, Cells]:
-    """Heading and cells, ranked among those that may be, and as ratios where the column asks for them."""
-    label, found = column.label or _named(value), ranked(cells, value.direction, comparable)
+def _drawn(column: Column, value: Value, cells: Cells, views: Sequence[View]) -> tuple[layout.Column, Cells]:
+    """Heading and cells, as ratios where the column asks for them."""
+    label = column.label or _named(value)
     if not column.relative:
-        return layout.Column(label, value.unit, value.direction), found
+        return layout.Column(label, value.unit, value.direction), cells
     references = [view.run.suite.reference for view in views]
-    ratios = over_reference(found, references, column.format, column.relative)
+    ratios = over_reference(cells, references, column.format, column.relative)
     return heading(label, value, column.relative), ratios
 
 
-def _declared(column: Column, views: Sequence[_View]) -> Value:
-    """The value that `column` names, from the first run that has its section."""
+def _declared(column: Column, views: Sequence[View]) -> tuple[Value, str]:
+    """The value that `column` names, from the first run that has its section, and what gives it."""
     source, _, name = column.value.partition(":")
     for view in views:
         section = view.section(source)
         plugin = _giver(view, section, name, column.metric) if section else None
         if section and plugin:
-            return next(value for value in view.given(section)[plugin] if value.name == name)
-    known = [s.name for view in views for s in _sections(view.run.suite)]
+            return next(value for value in view.given(section)[plugin] if value.name == name), plugin
+    known = [s.name for view in views for s in sections(view.run.suite)]
     if source not in known:
         raise SuiteError(f"table column {column.value!r}: unknown section {source!r}", nearest(source, known))
     values = [v.name for view in views if (s := view.section(source)) for vs in view.given(s).values() for v in vs]
     raise SuiteError(f"table column {column.value!r}: unknown value {name!r}", nearest(name, values))
 
 
-def _giver(view: _View, section: AnySection, name: str, metric: str) -> str | None:
+def _giver(view: View, section: AnySection, name: str, metric: str) -> str | None:
     given = view.given(section)
     owners = [plugin for plugin, values in given.items() if any(v.name == name for v in values)]
     owners = [plugin for plugin in owners if metric in ("", plugin)]
@@ -293,7 +230,7 @@ def _named(value: Value) -> str:
     return value.label or value.name.replace("_", " ")
 
 
-def _one_device(section: str, views: Sequence[_View], remarks: list[str]) -> bool:
+def _one_device(section: str, views: Sequence[View], remarks: list[str]) -> bool:
     """Whether every arm of a measured section ran on one device; the answer is remarked either way."""
     devices: dict[str, list[str]] = {}
     for view in views:
@@ -313,16 +250,16 @@ def _one_device(section: str, views: Sequence[_View], remarks: list[str]) -> boo
 
 
 def _cell(
-    view: _View,
+    view: View,
     section: AnySection,
     group: Group,
-    name: str,
+    value: Value,
     spec: str,
     short: list[str],
     joined: Sequence[Group] = (),
 ) -> Cell:
     """The cell of one arm. What keeps it from being complete is added to `short`, unless the suite marks it."""
-    samples = view.samples(section, group)
+    samples, name = view.samples(section, group), value.name
     scored, planned = samples.scored, samples.planned
     if samples.skip is not None and samples.skipped == planned:
         return Cell(f"not available: {view.reason(samples.skip)}")
@@ -330,12 +267,8 @@ def _cell(
     if not scored:
         return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
-        rounds = samples.values[name]
-        value = float(np.nanmedian(rounds)) if np.isfinite(rounds).any() else math.nan
         marks = (*marks, *doubts(samples.values), *view.uncleared(section, group))
-        exact = int(value) if value.is_integer() and not spec else value
-        text = numeral(exact, value, spec) if math.isfinite(value) else "undefined"
-        return Cell(text, value if math.isfinite(value) else None, marks=marks)
+        return _measured_cell(samples.values[name], value, spec, marks)
     metric = view.metric(section, group.plugin)
     if name not in samples.values:
         means = dict(aggregates(metric, samples))
@@ -354,13 +287,24 @@ def _cell(
     return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
 
 
-def _explained(cell: Cell, view: _View, samples: Samples, name: str) -> Cell:
+def _measured_cell(rounds: NDArray[np.float64], value: Value, spec: str, marks: tuple[str, ...]) -> Cell:
+    """The median of those rounds that define the value; what could lead its column says of how many."""
+    defined = rounds[np.isfinite(rounds)]
+    if not defined.size:
+        return Cell("undefined", marks=marks)
+    middle = float(np.median(defined))
+    exact = int(middle) if middle.is_integer() and not spec else middle
+    ranked_by = defined.size if value.direction != "none" else None
+    return Cell(numeral(exact, middle, spec), middle, rounds=ranked_by, marks=marks)
+
+
+def _explained(cell: Cell, view: View, samples: Samples, name: str) -> Cell:
     """The cell, or where it has no number because of what the machine lacks, that reason."""
     reason = view.lack(samples, name) if cell.value is None else ""
     return Cell(f"not available: {reason}") if reason else cell
 
 
-def _gap(view: _View, group: Group, samples: Samples, short: list[str]) -> tuple[str, ...]:
+def _gap(view: View, group: Group, samples: Samples, short: list[str]) -> tuple[str, ...]:
     """The mark of a group that lacks results; where the suite refuses such means, `short` is told why."""
     if samples.scored == samples.planned:
         return ()

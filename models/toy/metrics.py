@@ -94,7 +94,7 @@ class ToySurvival(Metric):
         Value("quarter_2", label="second quarter", share=True),
         Value("quarter_3", label="third quarter", share=True),
         Value("quarter_4", label="last quarter", share=True),
-        Value("shape_drift", label="shape IoU, last quarter less first"),
+        Value("shape_drift", direction="zero", label="shape IoU, last quarter less first"),
     )
 
     def score(self, clip: Clip) -> Mapping[str, float]:

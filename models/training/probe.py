@@ -21,7 +21,8 @@ class Train(Probe):
     schema: ClassVar[type[Options]] = Chain
     needs_model: ClassVar[bool] = False
     values: ClassVar[tuple[Value, ...]] = (
-        Value("loss", "", "lower", "loss, last hundredth of the last stage"),
+        # Each stage has a loss of its own kind, and that of distribution matching says nothing of quality.
+        Value("loss", "", "none", "loss, last hundredth of the last stage"),
         Value("steps", "", "none", "steps of all stages"),
         Value("seconds", "s", "lower", "seconds of all stages"),
         Value("parameters", "", "none", "parameters"),

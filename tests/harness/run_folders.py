@@ -73,6 +73,11 @@ class Share(Plain):
     values = (Value("sharpness", share=True),)
 
 
+@registry.metrics.register("fake/drift")
+class Drift(Plain):
+    values = (Value("drift", direction="zero"),)
+
+
 @registry.probes.register("fake/speed")
 class Speed(Probe):
     values = (Value("rate", "frames/s"),)
@@ -81,15 +86,23 @@ class Speed(Probe):
         raise NotImplementedError
 
 
+@registry.probes.register("fake/timed")
+class Timed(Speed):
+    values = (*Speed.values, *(Value(name, direction="none") for name in ("converged", "contended", "agreement_error")))
+
+
 @dataclass(frozen=True)
 class Arm:
-    """One arm's scores, in the order of (prompt, seed); None where there is no record. `frames` names its clips'."""
+    """One arm's scores, in the order of (prompt, seed); None where there is no record. Speeds are one a round.
+
+    `frames` names its clips'.
+    """
 
     label: str
     scores: Sequence[float | None]
     cached_scalars: int | None = None
     weights: str = "trained"
-    speed: float | None = None
+    speed: float | Sequence[float] | None = None
     device: str = "Test CPU"
     statuses: Mapping[int, Any] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -115,7 +128,9 @@ def write_run(
         for arm in arms
     ]
     texts = [f"prompt {number}" for number in range(prompts)]
-    speeds = [{"name": "speed", "probe": "fake/speed", "prompts": "p"}] if any(arm.speed for arm in arms) else []
+    rounds = {arm.label: [arm.speed] if isinstance(arm.speed, float | int) else arm.speed for arm in arms if arm.speed}
+    measure = {"name": "speed", "probe": "fake/speed", "prompts": "p"}
+    speeds = [measure | {"rounds": max(len(found or ()) for found in rounds.values())}] if rounds else []
     section = {"name": "short", "prompts": "p", "seeds": list(range(seeds)), "frames": 8}
     body = {
         "suite": "fake",
@@ -137,11 +152,11 @@ def write_run(
             arm = next(arm for arm in arms if arm.label == group.arm)
             if group.kind == "generate":
                 continue
-            scores = [arm.speed] if group.kind == "measure" else arm.scores
+            scores = rounds.get(arm.label) or [None] if group.kind == "measure" else arm.scores
             for index, (key, score) in enumerate(zip(group.keys, scores, strict=True)):
                 if score is None:
                     continue
-                names = ["rate"] if group.kind == "measure" else ["sharpness", "worst"]
+                names = ["rate"] if group.kind == "measure" else ["sharpness", "worst", "drift"]
                 file.append(
                     Record(
                         key,

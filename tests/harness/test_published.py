@@ -18,7 +18,7 @@ from harness.report.render import comma_separated, html, latex, markdown
 from harness.report.tables import build
 
 VIDEOMLA = "arXiv:2605.30351v1"
-ARMS = [Arm("dense", [0.2] * 4, speed=20.0), Arm("latent", [0.9] * 4, speed=30.0)]
+ARMS = [Arm("dense", [0.2] * 4, speed=(20.0, 20.0)), Arm("latent", [0.9] * 4, speed=(30.0, 30.0))]
 
 
 def table(folder: Path, columns: list[dict[str, Any]], rows: list[dict[str, Any]], **more: Any) -> Table:
@@ -98,9 +98,15 @@ def test_swapped_latencies_and_unequal_windows_are_footnotes(tmp_path: Path) -> 
     assert "this latency and Self-Forcing's look swapped: 81/19.35 = 4.19" in said["LongSANA"]
     assert any("windows of different size: 21 latent frames" in note for note in said["Self-Forcing"])
     assert any("windows of different size: 6 or 7" in note for note in said["VideoMLA"])
-    assert list(notes) == [f"[{letter}]" for letter in "abcdefgh"[: len(notes)]]
+    assert list(notes) == [f"[{letter}]" for letter in "abcdefghij"[: len(notes)]]
     text = markdown(found)
     assert all(f"{mark} {note}".replace("*", "\\*") in text for mark, note in notes.items())
+
+
+@pytest.mark.parametrize("figure", [f for f in published.figures() if f.unit in ("frames/s", "s")], ids=str)
+def test_a_speed_whose_span_its_source_does_not_state_says_so(figure: published.Figure) -> None:
+    # Neither source says of any of its speeds what was timed.
+    assert [note for note in figure.notes if note.startswith("span not stated")]
 
 
 def test_totals_that_are_not_vbenchs_are_footnotes(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from harness.errors import Incomplete, RecordError, SuiteError
 from harness.records import load_run
 from harness.report import layout
 from harness.report.layout import Cell, Table
-from harness.report.render import markdown
+from harness.report.render import latex, markdown
 from harness.report.tables import build
 from harness.stats import clustered_mean
 
@@ -56,9 +56,9 @@ def test_the_best_is_marked_by_direction_and_the_reference_is_named(tmp_path: Pa
 
 def test_random_weights_are_marked_and_never_lead_in_quality(tmp_path: Path) -> None:
     arms = [
-        Arm("a", [0.2] * 4, speed=1.0),
-        Arm("b", [0.3] * 4, speed=2.0),
-        Arm("c", [0.9] * 4, speed=9.0, weights="random"),
+        Arm("a", [0.2] * 4, speed=(1.0, 1.01)),
+        Arm("b", [0.3] * 4, speed=(2.0, 2.01)),
+        Arm("c", [0.9] * 4, speed=(9.0, 9.01), weights="random"),
     ]
     columns = [{"value": "short:sharpness"}, {"value": "speed:rate"}]
     found = table(tmp_path, arms=arms, tables=[{"name": "t", "columns": columns}])
@@ -138,7 +138,7 @@ def test_a_metrics_own_aggregate_and_derived_values(tmp_path: Path) -> None:
 
 
 def test_arms_on_two_devices_are_not_ranked(tmp_path: Path) -> None:
-    arms = [Arm("a", [0.1] * 4, speed=1.0), Arm("b", [0.1] * 4, speed=2.0, device="Other CPU")]
+    arms = [Arm("a", [0.1] * 4, speed=(1.0, 1.01)), Arm("b", [0.1] * 4, speed=(2.0, 2.01), device="Other CPU")]
     found = table(tmp_path, arms=arms, tables=[{"name": "t", "columns": [{"value": "speed:rate"}]}])
     assert not any(cell.best for cell in cells(found).values())
     assert "devices differ: b on Other CPU (2 cores); a on Test CPU (2 cores)" in " ".join(found.remarks)
@@ -203,7 +203,8 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
 def test_a_suite_without_tables_shows_every_value(tmp_path: Path) -> None:
     found = table(tmp_path, arms=[Arm("dense", [0.5] * 4, speed=3.0, cached_scalars=9)], tables=[])
     heads = [column.label for column in found.columns]
-    assert heads == ["short: sharpness", "short: worst", "short: total", "speed: rate", "cached scalars"]
+    values = ["sharpness", "worst", "total"]
+    assert heads == [*(f"short: {name}" for name in values), "speed: rate", "cached scalars"]
 
 
 def test_runs_are_joined_and_equal_labels_told_apart(tmp_path: Path) -> None:
@@ -249,3 +250,106 @@ def test_one_probe_in_several_sections_and_no_model_gives_a_row_for_each_section
     assert [column.label for column in found.columns] == [found.columns[0].label]
     assert all(row.cells[0].value is not None for row in found.rows)
     assert len([remark for remark in found.remarks if "easured on" in remark]) == 1
+
+
+RATE = [{"name": "t", "columns": [{"value": "speed:rate"}]}]
+CLEAN: dict[str, float | None] = {"converged": 1.0, "contended": 0.0, "agreement_error": 1e-7}
+
+
+def timed(folder: Path, slow: Mapping[str, float | None], fast: Mapping[str, float | None]) -> list[Cell]:
+    """Three rounds of a slow and of a fast arm, with what their records say of how they were measured."""
+    arms = [Arm("slow", [0.5] * 4, speed=(20.0, 20.1, 20.2)), Arm("fast", [0.5] * 4, speed=(30.0, 30.1, 30.2))]
+    measure = [{"name": "speed", "probe": "fake/timed", "prompts": "p", "rounds": 3}]
+    write_run(folder, arms, measure=measure, tables=RATE)
+    path = folder / "records.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if line["kind"] == "measure":
+            line["values"] |= CLEAN | (slow if line["context"]["arm"] == "slow" else fast)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    return list(cells(build([load_run(folder)])[0]).values())
+
+
+@pytest.mark.parametrize(
+    ("doubt", "mark"),
+    [
+        ({"converged": 0.0}, layout.UNCONVERGED),
+        ({"contended": 1.0}, layout.CONTENDED),
+        ({"agreement_error": None}, layout.UNHELD),
+    ],
+)
+def test_what_a_mark_casts_doubt_on_is_never_the_best(
+    tmp_path: Path, doubt: Mapping[str, float | None], mark: str
+) -> None:
+    assert [(cell.best, cell.marks) for cell in timed(tmp_path / "a", {}, {})] == [(False, ()), (True, ())]
+    assert [(cell.best, cell.marks) for cell in timed(tmp_path / "b", {}, doubt)] == [(False, ()), (False, (mark,))]
+    # A doubt about the other one takes nothing from the best.
+    assert [(cell.best, cell.marks) for cell in timed(tmp_path / "c", doubt, {})] == [(False, (mark,)), (True, ())]
+
+
+def test_one_round_leads_nothing_and_every_measured_cell_says_its_rounds(tmp_path: Path) -> None:
+    once = [Arm("slow", [0.5] * 4, speed=43.7), Arm("fast", [0.5] * 4, speed=107.3)]
+    found = table(tmp_path / "once", arms=once, tables=RATE)
+    assert [(cell.count, cell.best) for cell in cells(found).values()] == [("1 round", False)] * 2
+    assert "| 107.3 1 round" in markdown(found)
+    three = [Arm("slow", [0.5] * 4, speed=(43.7, 43.8, 43.9)), Arm("fast", [0.5] * 4, speed=(107.3, 107.4, 107.5))]
+    found = table(tmp_path / "three", arms=three, tables=RATE)
+    assert [(cell.count, cell.best) for cell in cells(found).values()] == [("3 rounds", False), ("3 rounds", True)]
+    assert "The median of so many rounds, best in bold." in markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "best"),
+    [
+        ([0.10, 0.12, 0.14, 0.10, 0.12, 0.14], [-0.02, -0.01, 0.0, -0.02, -0.01, 0.0], [False, True]),
+        ([0.01, 0.02, 0.01, 0.01, 0.02, 0.01], [0.3, 0.31, 0.32, 0.3, 0.31, 0.32], [True, False]),
+        ([-0.3, -0.31, -0.32, -0.3, -0.31, -0.32], [0.01, 0.02, 0.01, 0.01, 0.02, 0.01], [False, True]),
+    ],
+)
+def test_a_drift_is_the_better_the_nearer_to_zero(
+    tmp_path: Path, first: list[float], second: list[float], best: list[bool]
+) -> None:
+    tables = [{"name": "t", "columns": [{"value": "short:drift"}, {"value": "short:drift", "relative": True}]}]
+    found = table(tmp_path, arms=two_arms(first, second), prompts=6, metric="fake/drift", tables=tables)
+    assert [cell.best for cell in cells(found).values()] == best
+    assert not any(layout.NOT_TOLD in cell.marks for cell in cells(found).values())
+    assert "drift →0" in markdown(found)
+    assert found.columns[1].direction == "none"
+
+
+SPREAD = [0.1, 0.5, 0.3, 0.9, 0.7, 0.2, 0.6, 0.4]
+
+
+def test_a_best_that_compare_does_not_tell_from_the_next_is_marked(tmp_path: Path) -> None:
+    tables = [{"name": "t", "columns": [{"value": "short:sharpness"}]}]
+    by_turns = [0.05 * (1 + 2 * (-1) ** place) + score for place, score in enumerate(SPREAD)]
+    found = table(tmp_path / "a", arms=two_arms(SPREAD, by_turns), prompts=8, metric="fake/plain", tables=tables)
+    best = cells(found)["latent"]
+    assert (best.best, best.marks) == (True, (layout.NOT_TOLD,))
+    assert "≈ best, but not told from the next" in markdown(found)
+    assert r"$\approx$" in latex(found)
+    shifted = [score + 0.2 + 0.01 * (-1) ** place for place, score in enumerate(SPREAD)]
+    found = table(tmp_path / "b", arms=two_arms(SPREAD, shifted), prompts=8, metric="fake/plain", tables=tables)
+    assert (cells(found)["latent"].best, cells(found)["latent"].marks) == (True, ())
+
+
+def test_what_compare_calls_the_same_has_no_best(tmp_path: Path) -> None:
+    tables = [{"name": "t", "columns": [{"value": "short:sharpness"}]}]
+    close = [score + 0.001 * (1 + 2 * (-1) ** place) for place, score in enumerate(SPREAD)]
+    found = table(tmp_path, arms=two_arms(SPREAD, close), prompts=8, metric="fake/plain", tables=tables)
+    assert not any(cell.best for cell in cells(found).values())
+
+
+def test_a_best_total_of_aggregates_is_marked_as_nothing_weighs_it(tmp_path: Path) -> None:
+    tables = [{"name": "t", "columns": [{"value": "short:total"}]}]
+    found = table(tmp_path, arms=two_arms([0.1] * 4, [0.9] * 4), tables=tables)
+    assert cells(found)["latent"].marks == (layout.NOT_TOLD,)
+
+
+def test_arms_of_two_runs_are_weighed_by_prompt_and_seed(tmp_path: Path) -> None:
+    tables = [{"name": "t", "columns": [{"value": "short:sharpness"}]}]
+    shifted = [score + 0.2 + 0.01 * (-1) ** place for place, score in enumerate(SPREAD)]
+    for name, scores in (("one", SPREAD), ("two", shifted)):
+        write_run(tmp_path / name, [Arm(name, scores)], prompts=4, seeds=2, metric="fake/plain", tables=tables)
+    found = build([load_run(tmp_path / "one"), load_run(tmp_path / "two")])[0]
+    assert (cells(found)["two"].best, cells(found)["two"].marks) == (True, ())

@@ -1,0 +1,214 @@
+"""Whether the best of a column is told from the next: what `harness compare` says of the two, from what tables read.
+
+The same pairs, effects, adjustment and floors as `harness.compare`, which reads whole records and so is too slow for
+every column of a large run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import registry
+from harness.contracts import Json, Metric, Value
+from harness.records import Record
+from harness.report.aggregates import effect, kept_clips
+from harness.report.samples import Samples
+from harness.report.view import View
+from harness.schema import GenerateSection
+from harness.stats import Effect, holm, ratio_of_medians
+
+ALPHA = 0.05
+PERCENT = 2.0
+ABSOLUTE = {"s": 1e-3, "B": 2.0**20}
+"""Level and floors, as `harness.compare` has them."""
+
+Place = tuple[int, str]
+"""Number of a run and label of an arm."""
+Choice = tuple[str, str, str]
+"""Section, metric or probe, and name of a value."""
+Standing = Literal["ahead", "equal", "unclear"]
+"""Of a best value against the next: better past the floor, within the floor, or neither shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Weighed:
+    """What the leader changes against the next, and the next one's own value, which the floor is a share of."""
+
+    value: Value
+    measured: bool
+    effect: Effect
+    base: float
+    p: float
+
+
+class Leads:
+    """Standings of the best values of the tables of `views`, each pair of arms weighed once."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self._views = views
+        self._weighed: dict[tuple[Place, Place], Mapping[Choice, _Weighed]] = {}
+        self._records: dict[tuple[Place, str, str], Mapping[int, Record]] = {}
+
+    def standing(self, behind: Place, leader: Place, choice: Choice) -> Standing:
+        """How `leader` stands against `behind`, the next best, in one value; unclear too where nothing weighs it."""
+        pair = behind, leader
+        if pair not in self._weighed:
+            self._weighed[pair] = self._weigh(pair)
+        found = self._weighed[pair].get(choice)
+        return _standing(found) if found else "unclear"
+
+    def _weigh(self, pair: tuple[Place, Place]) -> Mapping[Choice, _Weighed]:
+        """Every value that a comparison of the two would show, with p-values adjusted for their number."""
+        found = {choice: each for choice, value in self._family(pair) if (each := self._effect(pair, choice, value))}
+        tested = [choice for choice, each in found.items() if math.isfinite(each.effect.p)]
+        adjusted = dict(zip(tested, holm([found[choice].effect.p for choice in tested]).tolist(), strict=True))
+        return {
+            choice: _Weighed(each.value, each.measured, each.effect, each.base, adjusted.get(choice, math.nan))
+            for choice, each in found.items()
+        }
+
+    def _family(self, pair: tuple[Place, Place]) -> Iterator[tuple[Choice, Value]]:
+        """The values of the suites' tables that either arm could have, or of all sections where there are no tables."""
+        known: dict[Choice, Value] = {}
+        shown: list[tuple[str, str]] = []
+        for number, arm in pair:
+            run = self._views[number].run
+            shown += [(column.value, column.metric) for table in run.suite.tables for column in table.columns]
+            for group in run.groups:
+                if group.arm == arm and group.kind != "generate":
+                    plugins = registry.metrics if group.kind == "score" else registry.probes
+                    for value in plugins.get(group.plugin).values:
+                        known.setdefault((group.section, group.plugin, value.name), value)
+        for choice, value in known.items():
+            section, plugin, name = choice
+            asked = not shown or {(f"{section}:{name}", ""), (f"{section}:{name}", plugin)} & set(shown)
+            if asked and value.direction != "none":
+                yield choice, value
+
+    def _effect(self, pair: tuple[Place, Place], choice: Choice, value: Value) -> _Weighed | None:
+        """None where `harness compare` would have no verdict either."""
+        section, plugin, _ = choice
+        drawn = [self._samples(place, section, plugin) for place in pair]
+        if any(samples is None or not np.isfinite(samples.values[value.name]).any() for samples in drawn):
+            return None
+        first, second = (samples for samples in drawn if samples is not None)
+        if pair[0][0] != pair[1][0] and len({str(self._terms(place, choice)) for place in pair}) > 1:
+            return None
+        body = self._views[pair[0][0]].section(section)
+        if not isinstance(body, GenerateSection):
+            return self._ratio(pair, choice, value, float(np.nanmedian(first.values[value.name])))
+        cards = [self._views[number].arms[arm].card for number, arm in pair]
+        if any(card.weights == "random" for card in cards):
+            return None
+        if registry.metrics.get(plugin).aggregate is not Metric.aggregate:
+            return None
+        return self._difference(pair, choice, value, (first, second))
+
+    def _samples(self, place: Place, section: str, plugin: str) -> Samples | None:
+        view = self._views[place[0]]
+        body, group = view.section(section), view.groups.get((section, plugin, place[1]))
+        return view.samples(body, group) if body and group else None
+
+    def _terms(self, place: Place, choice: Choice) -> Json:
+        """What arms of two runs must share to be comparable."""
+        view, (section, plugin, _) = self._views[place[0]], choice
+        samples, body = self._samples(place, section, plugin), view.section(section)
+        assert samples is not None
+        assert samples.last is not None
+        unit = view.records.at(samples.last.offset).unit
+        if not isinstance(body, GenerateSection):
+            return [unit["probe"], unit["workload"]]
+        switches: list[Json] = [switch.model_dump(mode="json") for switch in body.switches]
+        return [unit["metric"], body.frames, switches, view.run.suite.video.model_dump(mode="json")]
+
+    def _difference(
+        self, pair: tuple[Place, Place], choice: Choice, value: Value, drawn: tuple[Samples, Samples]
+    ) -> _Weighed | None:
+        scores = []
+        left, right = self._paired(pair, choice[0], drawn)
+        _, *places = np.intersect1d(left, right, return_indices=True)
+        for (number, _), samples, shared in zip(pair, drawn, places, strict=True):
+            metric = self._views[number].metric(self._generate((number, ""), choice[0]), choice[1])
+            kept = kept_clips(metric, value.name, samples)
+            scores.append(np.where(kept, samples.values[value.name], math.nan)[shared])
+        defined = np.isfinite(scores[0]) & np.isfinite(scores[1])
+        if not defined.any():
+            return None
+        first, second = (each[defined] for each in scores)
+        clusters = self._ranks(pair[0], choice[0])[drawn[0].prompts[places[0]][defined]]
+        found = effect(value, first, second, clusters)
+        return _Weighed(value, False, found, float(np.mean(first)), math.nan)
+
+    def _paired(
+        self, pair: tuple[Place, Place], section: str, drawn: tuple[Samples, Samples]
+    ) -> list[NDArray[np.int64]]:
+        """A number for each sample of both arms; equal numbers are one prompt and seed."""
+        if pair[0][0] == pair[1][0]:
+            seeds = len(self._generate(pair[0], section).seeds)
+            return [samples.prompts * seeds + samples.places % seeds for samples in drawn]
+        numbers: dict[tuple[str, int], int] = {}
+        found = []
+        for place, samples in zip(pair, drawn, strict=True):
+            body = self._generate(place, section)
+            texts, seeds = self._views[place[0]].run.suite.prompts[body.prompts].texts, len(body.seeds)
+            names = [(texts[at // seeds], body.seeds[at % seeds]) for at in samples.places.tolist()]
+            found.append(np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64))
+        return found
+
+    def _ranks(self, place: Place, section: str) -> NDArray[np.int64]:
+        """The place of each prompt among their texts in order, by its number: as `harness compare` has its clusters.
+
+        A bootstrap's ends depend on their order.
+        """
+        prompts = self._views[place[0]].run.suite.prompts[self._generate(place, section).prompts]
+        return np.argsort(np.argsort(list(dict.fromkeys(prompts.texts)))).astype(np.int64)
+
+    def _generate(self, place: Place, section: str) -> GenerateSection:
+        body = self._views[place[0]].section(section)
+        assert isinstance(body, GenerateSection)
+        return body
+
+    def _ratio(self, pair: tuple[Place, Place], choice: Choice, value: Value, base: float) -> _Weighed | None:
+        first, second = (self._rounds(place, choice[0], choice[1]) for place in pair)
+        shared = sorted(first.keys() & second.keys())
+        raw = all(value.name in found[number].samples for found in (first, second) for number in shared)
+        rounds = [
+            [found[n].samples[value.name] if raw else [found[n].values[value.name]] for n in shared]
+            for found in (first, second)
+        ]
+        try:
+            return _Weighed(value, True, ratio_of_medians(*rounds), base, math.nan)
+        except ValueError:
+            return None
+
+    def _rounds(self, place: Place, section: str, plugin: str) -> Mapping[int, Record]:
+        """What is done of a measured group, by the number of the round."""
+        if (place, section, plugin) not in self._records:
+            view = self._views[place[0]]
+            heads = map(view.run.heads.get, view.groups[section, plugin, place[1]].keys)
+            self._records[place, section, plugin] = {
+                number: view.records.at(head.offset)
+                for number, head in enumerate(heads)
+                if head is not None and head.status == "ok"
+            }
+        return self._records[place, section, plugin]
+
+
+def _standing(weighed: _Weighed) -> Standing:
+    found, value = weighed.effect.estimate, weighed.value
+    if not found.bounded:
+        return "unclear"
+    none, floor = 0.0, max(PERCENT / 100 * abs(weighed.base), ABSOLUTE.get(value.unit, 0.0))
+    if weighed.measured:
+        none, floor = 1.0, floor / abs(weighed.base)
+    low, change, high = found.low - none, found.value - none, found.high - none
+    if -floor <= low and high <= floor:
+        return "equal"
+    shown = weighed.p <= ALPHA and (low > 0 or high < 0) and abs(change) > floor
+    return "ahead" if shown and (change > 0) == (value.direction == "higher") else "unclear"

@@ -1,0 +1,95 @@
+"""A run as tables read it: arms, groups and metrics by name, and the samples of each group, read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness import registry
+from harness.contracts import Metric, Value
+from harness.heads import Head
+from harness.plan import Arm, Group
+from harness.records import RecordFile, Run, device_label
+from harness.report.samples import Samples, read, uncleared
+from harness.schema import GenerateSection, MeasureSection, Suite
+
+AnySection = GenerateSection | MeasureSection
+
+
+def sections(suite: Suite) -> list[AnySection]:
+    """Every section of the suite."""
+    return [*suite.generate, *suite.measure]
+
+
+@dataclass(slots=True)
+class View:
+    """A run with its arms by label, its groups by (section, plugin, arm), and its metrics made once."""
+
+    run: Run
+    arms: dict[str, Arm] = field(init=False)
+    groups: dict[tuple[str, str, str], Group] = field(init=False)
+    records: RecordFile = field(init=False)
+    _metrics: dict[tuple[str, str], Metric] = field(default_factory=dict)
+    _samples: dict[tuple[str, str, str], Samples] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.arms = {arm.label: arm for arm in self.run.arms}
+        self.groups = {(group.section, group.plugin, group.arm): group for group in self.run.groups}
+        self.records = RecordFile(self.run.folder / "records.jsonl")
+
+    def section(self, name: str) -> AnySection | None:
+        """The section `name` of the run's suite."""
+        return next((section for section in sections(self.run.suite) if section.name == name), None)
+
+    def given(self, section: AnySection) -> dict[str, tuple[Value, ...]]:
+        """The values of a section by the metric or probe that gives them."""
+        if isinstance(section, MeasureSection):
+            return {section.probe: registry.probes.get(section.probe).values}
+        found = {}
+        for use in section.metrics:
+            cls = registry.metrics.get(use.name)
+            found[use.name] = (*cls.values, *cls.derived)
+        return found
+
+    def metric(self, section: GenerateSection, name: str) -> Metric:
+        """The metric `name` with the options that the section gives it."""
+        if (section.name, name) not in self._metrics:
+            use = next(use for use in section.metrics if use.name == name)
+            self._metrics[section.name, name] = registry.metrics.create(name, use.options)
+        return self._metrics[section.name, name]
+
+    def samples(self, section: AnySection, group: Group) -> Samples:
+        """What the records of the group hold of every value that its plug-in declares."""
+        place = (group.section, group.plugin, group.arm)
+        if place not in self._samples:
+            declared = (
+                registry.probes.get(group.plugin).values
+                if isinstance(section, MeasureSection)
+                else registry.metrics.get(group.plugin).values
+            )
+            self._samples[place] = read(self.run, group, tuple(value.name for value in declared))
+        return self._samples[place]
+
+    def uncleared(self, section: AnySection, group: Group) -> tuple[str, ...]:
+        """The mark of a measured group whose arm no caching audit has cleared."""
+        others = [
+            verdict
+            for (name, plugin, arm), other in self.groups.items()
+            if (plugin, arm) == (group.plugin, group.arm) and name != group.section and (at := self.section(name))
+            for verdict in self.samples(at, other).audits
+        ]
+        return uncleared(self.samples(section, group).audits, others)
+
+    def reason(self, head: Head) -> str:
+        """Why a unit was skipped, as its record says."""
+        notes = self.records.at(head.offset).notes
+        fix = notes.get("fix")
+        return f"{notes.get('reason', 'no reason recorded')}" + (f" ({fix})" if fix else "")
+
+    def lack(self, samples: Samples, name: str) -> str:
+        """Why no clip has the value `name`, as the notes of a score say under `not_available`; empty if they do not."""
+        reasons = self.records.at(samples.last.offset).notes.get("not_available") if samples.last else None
+        return str(reasons.get(name, "")) if isinstance(reasons, dict) else ""
+
+    def device(self, head: Head) -> str:
+        """What the unit was run on."""
+        return device_label(self.records.at(head.offset).device)
