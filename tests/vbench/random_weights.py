@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -244,11 +245,14 @@ def umt(root: Path) -> None:
 
 
 def links(root: Path) -> None:
-    """The word list from openai-clip, and checkpoints where torch.hub looks for downloads: its own and DreamSim's."""
+    """The word list from openai-clip, and networks where torch.hub looks for downloads.
+
+    Those are two folders: DreamSim moves torch.hub's to its own, for whatever the process loads after it.
+    """
     word_list = root / "ViCLIP" / "bpe_simple_vocab_16e6.txt.gz"
     word_list.parent.mkdir(parents=True, exist_ok=True)
     word_list.symlink_to(Path(importlib.import_module("clip").__file__).with_name(word_list.name))
-    for name, hub in (("dino", "torch/hub"), ("dino", "dreamsim_model"), ("dinov2", "torch/hub")):
+    for name, hub in itertools.product(("dino", "dinov2"), ("torch/hub", "dreamsim_model")):
         folder = root / f"{name}_model"
         (root / hub / "checkpoints").mkdir(parents=True, exist_ok=True)
         (checkpoint,) = folder.glob("*.pth")

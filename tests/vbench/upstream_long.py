@@ -87,9 +87,7 @@ def main() -> None:
         long = long_package()
         background = importlib.import_module("vbench2_beta_long.background_consistency")
         background.dreamsim = functools.partial(background.dreamsim, device="cpu")  # it asks for CUDA otherwise
-        hub = torch.hub.get_dir()
         for run in request["runs"]:
-            torch.hub.set_dir(hub)  # DreamSim moves it for the whole process
             with tempfile.TemporaryDirectory() as folder:
                 answer = (fused if "firsts" in run else evaluate)(long, request["root"], run, folder)
             sys.__stdout__.write(json.dumps(answer) + "\n")
