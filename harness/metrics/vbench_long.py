@@ -31,8 +31,11 @@ TABLES: Mapping[str, str] = {
 }
 """The tables of 101 points that similarities of pieces pass; `harness fetch vbench` brings that very commit's."""
 
-RENAMED: Mapping[str, str] = {"none": "in_clip", "upstream": "upstream_in_clip"}
-"""What earlier versions called these modes, of which neither had a long-range half."""
+RENAMED: Mapping[str, tuple[str, str]] = {
+    "none": ("in_clip", "long"),
+    "upstream": ("upstream_in_clip", "upstream_dev"),
+}
+"""By the name that a mode without the long-range half had in earlier versions: its name now, and the mode with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,8 @@ class VBenchLongOptions(Options):
     @classmethod
     def _renamed(cls, name: object) -> object:
         if isinstance(name, str) and name in RENAMED:
-            raise ValueError(f"{name!r} is called {RENAMED[name]!r} now; with the long-range half: 'long'")
+            now, whole = RENAMED[name]
+            raise ValueError(f"{name!r} is called {now!r} now; with the long-range half it is {whole!r}")
         return name
 
     @model_validator(mode="after")

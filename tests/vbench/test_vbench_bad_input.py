@@ -231,7 +231,7 @@ def test_a_wrong_checkpoint_is_refused(spoilt, good, tmp_path, file):
 
 def test_wrong_files_of_the_long_range_half_are_refused_by_name(spoilt, tmp_path):
     """An adapter whose tensors fit no layer would leave the ensemble as it is: the package takes it without a word."""
-    clip = clip_of(write(tmp_path / "long-0.mp4", texture(3, 64, 96, 0, 2), rate=1))
+    clip = clip_of(write(tmp_path / "long-0.mp4", texture(5, 64, 96, 0, 2), rate=2))
     adapter = spoilt / "dreamsim_model" / "ensemble_lora" / "adapter_model.safetensors"
     alien = {name.replace("qkv", "proj"): tensor for name, tensor in load_file(adapter).items()}
     cases = [
@@ -246,9 +246,8 @@ def test_wrong_files_of_the_long_range_half_are_refused_by_name(spoilt, tmp_path
         link = target.readlink()
         target.unlink()
         target.write_bytes(content)
-        with pytest.raises(WeightsError, match=f"{re.escape(target.name)} {cause}") as fault:
+        with pytest.raises(WeightsError, match=f"{re.escape(target.name)} {cause}"):
             metric.score(clip)
-        assert "\n" not in fault.value.message
         target.unlink()
         target.symlink_to(link)
     metric.close()
