@@ -16,11 +16,16 @@ import sys
 
 
 class _BeforeTorchvision(importlib.abc.MetaPathFinder):
-    """Declares the missing operators just before `torchvision` is first looked for, and then leaves."""
+    """Declares the missing operators just before `torchvision` is first looked for; after that it does nothing.
+
+    It stays among the finders: who leaves while they are walked makes the walk skip the next one.
+    """
+
+    waiting = True
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
-        if name == "torchvision":
-            sys.meta_path.remove(self)
+        if name == "torchvision" and self.waiting:
+            self.waiting = False
             declare_operators()
 
 
@@ -64,6 +69,6 @@ def _loads_compiled_part() -> bool:
 
 
 def install() -> None:
-    """Wait for `torchvision`; called by the environment's `.pth` file."""
-    if "torchvision" not in sys.modules:
+    """Wait for `torchvision`, once; called by the environment's `.pth` file, which Python may read twice."""
+    if "torchvision" not in sys.modules and not any(isinstance(f, _BeforeTorchvision) for f in sys.meta_path):
         sys.meta_path.insert(0, _BeforeTorchvision())

@@ -86,7 +86,16 @@ class Faults(WorkerMetric):
 
     environment = "vbench"
     weights = "vbench"
-    packages = ("vbench", "torch", "torchvision", "numpy", "openai-clip", "pyiqa", "timm", "opencv-python-headless")
+    packages: ClassVar[tuple[str, ...]] = (
+        "vbench",
+        "torch",
+        "torchvision",
+        "numpy",
+        "openai-clip",
+        "pyiqa",
+        "timm",
+        "opencv-python-headless",
+    )
     job = Path(__file__).with_name("vbench_inside") / "job.py"
 
     def settings(self) -> dict[str, str]:

@@ -1,11 +1,17 @@
-"""VBench on long clips: six dimensions in pieces of two seconds, with drift beside every mean."""
+"""VBench on long clips: six dimensions in pieces of two seconds, with drift beside every mean.
+
+Two of the six, subject and background consistency, have a long-range half in VBench-Long as its README and script run
+it (`--dev_flag`): the pieces' first frames are compared by other features, their similarity passes a table, and the
+score is half that and half the mean of the pieces' own scores.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from harness.contracts import Clip, Json, Options, Value
 from harness.metrics import vbench_score
@@ -14,40 +20,125 @@ from harness.metrics.vbench import Faults
 PIECE_SECONDS = 2.0
 """Length of a piece in upstream's mode for one's own clips (vbench2_beta_long, `long_custom_input`)."""
 
+CONSISTENCY = ("subject_consistency", "background_consistency")
+"""The dimensions that have a long-range half."""
+
+IN_CLIP_FEATURES: Mapping[str, str] = dict(zip(CONSISTENCY, ("DINO ViT-B/16", "CLIP ViT-B/32"), strict=True))
+LONG_FEATURES: Mapping[str, str] = dict(zip(CONSISTENCY, ("DINOv2 ViT-B/14", "DreamSim ensemble"), strict=True))
+TABLES: Mapping[str, str] = {
+    name: f"vbench2_beta_long/configs/{name.split('_')[0]}_mapping_table.yaml of Vchitect/VBench at 45e79ec"
+    for name in CONSISTENCY
+}
+"""The tables of 101 points that similarities of pieces pass; `harness fetch vbench` brings that very commit's."""
+
+RENAMED: Mapping[str, tuple[str, str]] = {
+    "none": ("in_clip", "long"),
+    "upstream": ("upstream_in_clip", "upstream_dev"),
+}
+"""By the name that a mode without the long-range half had in earlier versions: its name now, and the mode with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What one `compat` scores the consistency dimensions by.
+
+    Attributes:
+        upstream: upstream's own code runs, its faults included.
+        weights: of the in-clip and the long-range half; upstream's are in configs/slow_fast_params.yaml.
+    """
+
+    upstream: bool
+    weights: tuple[float, float]
+
+    def parts(self) -> dict[str, Json]:
+        """The mode's parts by name, for records: code, features, tables and weights."""
+        long_range = self.weights[1] > 0
+        return {
+            "code": "vbench2_beta_long of vbench 0.1.5" if self.upstream else "ranges of frames of one decode",
+            "in_clip": dict(IN_CLIP_FEATURES),
+            "clip_to_clip": dict(LONG_FEATURES if long_range else IN_CLIP_FEATURES),
+            "tables": dict(TABLES) if long_range else {},
+            "weights": dict(zip(("in_clip", "long_range"), self.weights, strict=True)),
+        }
+
+
+MODES: Mapping[str, Mode] = {
+    "long": Mode(upstream=False, weights=(0.5, 0.5)),
+    "upstream_dev": Mode(upstream=True, weights=(0.5, 0.5)),
+    "in_clip": Mode(upstream=False, weights=(1.0, 0.0)),
+    "upstream_in_clip": Mode(upstream=True, weights=(1.0, 0.0)),
+}
+
 
 class VBenchLongOptions(Options):
     """Options of `vbench_long`.
 
     Attributes:
-        compat: `none` scores pieces that are ranges of frames of one decode, of any file name, and averages over
-            videos. `upstream` runs VBench-Long's own code with its defaults (no development flag): re-encoded pieces,
-            names cut at underscores, every piece a video of its own. Its overall value is the mean over pieces, which
-            a table's mean over clips equals where clips are of one length, as in the suites.
+        compat: `long` is VBench-Long's score with its long-range half: pieces are ranges of frames of one decode, of
+            any file name, and every video counts once. A clip of one piece has no such half and is refused.
+            `upstream_dev` runs VBench-Long's own code as its README does, for rows beside published ones: re-encoded
+            pieces, every piece a video of its own, the long-range half left out for a clip of one piece or with an
+            underscore in its name. Its overall value is the mean over pieces, which a table's mean over clips equals
+            where clips are of one length, as in the suites. `in_clip` and `upstream_in_clip` are the same two without
+            the long-range half; the similarity of pieces, by the in-clip features, stands beside.
         seconds: length of a piece; upstream's code always takes 2.
     """
 
-    compat: Literal["none", "upstream"] = "none"
+    compat: Literal["long", "upstream_dev", "in_clip", "upstream_in_clip"] = "long"
     seconds: float = Field(PIECE_SECONDS, gt=0, le=60)
+
+    @field_validator("compat", mode="before")
+    @classmethod
+    def _renamed(cls, name: object) -> object:
+        if isinstance(name, str) and name in RENAMED:
+            now, whole = RENAMED[name]
+            raise ValueError(f"{name!r} is called {now!r} now; with the long-range half it is {whole!r}")
+        return name
+
+    @model_validator(mode="after")
+    def _of_the_mode(self) -> VBenchLongOptions:
+        if MODES[self.compat].upstream and self.seconds != PIECE_SECONDS:
+            raise ValueError(f"upstream's pieces last {PIECE_SECONDS:g} s, not {self.seconds:g}")
+        return self
 
 
 class VBenchLong(Faults):
     """The six dimensions of the field's common long-video protocol (Vchitect/VBench, vbench2_beta_long)."""
 
-    version = "1"
+    version = "2"
     schema = VBenchLongOptions
+    packages = (*Faults.packages, "dreamsim", "peft")
     values: ClassVar[tuple[Value, ...]] = (
         *(Value(name, "", "higher", name.replace("_", " ")) for name in vbench_score.SIX),
-        Value("subject_consistency_clip_to_clip", "", "higher", "subject consistency, piece to piece"),
-        Value("background_consistency_clip_to_clip", "", "higher", "background consistency, piece to piece"),
+        *(Value(f"{name}_in_clip", "", "higher", f"{name.replace('_', ' ')}, in clip") for name in CONSISTENCY),
+        *(
+            Value(f"{name}_clip_to_clip", "", "higher", f"{name.replace('_', ' ')}, piece to piece")
+            for name in CONSISTENCY
+        ),
+        *(Value(f"{name}_long_range", "", "higher", f"{name.replace('_', ' ')}, long range") for name in CONSISTENCY),
         Value("imaging_spread", "", "lower", "imaging quality, spread over pieces"),
         Value("imaging_change", "", "zero", "imaging quality, last piece minus first"),
         Value("pieces", "pieces", "none", "pieces"),
     )
     derived: ClassVar[tuple[Value, ...]] = (Value("mean_of_six", "", "higher", "mean of six raw dimensions"),)
 
+    @property
+    def mode(self) -> Mode:
+        """What the option `compat` stands for."""
+        return MODES[self.options.compat]
+
     def weight_groups(self) -> Sequence[str]:
-        """The six dimensions."""
-        return vbench_score.SIX
+        """The six dimensions, and what their long-range half needs."""
+        return (*vbench_score.SIX, *(f"long_{name}" for name in CONSISTENCY if self.mode.weights[1] > 0))
+
+    def identity(self) -> Mapping[str, Json]:
+        """As of any worker metric, and the parts of the mode."""
+        return {**super().identity(), "parts": self.mode.parts()}
+
+    def notes(self) -> Mapping[str, Json]:
+        """As of any worker metric, and the parts of the mode."""
+        held = super().notes()
+        return {**held, "compat": self.options.compat, "parts": self.mode.parts()} if held else held
 
     def job_options(self) -> dict[str, Json]:
         """What the job needs to know."""
@@ -55,11 +146,16 @@ class VBenchLong(Faults):
             "job": "long",
             "dimensions": list(vbench_score.SIX),
             "seconds": self.options.seconds,
-            "compat": self.options.compat,
+            "upstream": self.mode.upstream,
+            "weights": list(self.mode.weights),
         }
 
     def score(self, clip: Clip) -> Mapping[str, float]:
-        """The six dimensions of one clip, each the mean over its pieces; `samples()` has a number for every piece."""
+        """The six dimensions of one clip and their parts; `samples()` has a number for every piece.
+
+        Of the consistency dimensions `_in_clip` is the mean over pieces, `_clip_to_clip` the similarity of the pieces'
+        first frames, and `_long_range` what the table makes of it.
+        """
         found = super().score(clip)
         return {value.name: found.get(value.name, float("nan")) for value in self.values}
 

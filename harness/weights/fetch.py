@@ -24,6 +24,9 @@ from harness.weights.store import missing
 BLOCK = 1 << 20
 TRIES = 4
 TIMEOUT = 60.0
+ARCHIVES = ".archives"
+"""Folder of a set in which archives lie while their members are taken."""
+
 HUB_DIGEST = "X-Linked-Etag"
 """Header in which Hugging Face publishes the SHA-256 of a large file, on the redirect to its storage."""
 
@@ -76,7 +79,7 @@ def fetch(
             done.here.append(file.path)
             continue
         try:
-            checked = True if file.path not in gone else _bring(file, target, weights.name, source, say)
+            checked = True if file.path not in gone else _bring(file, target, weights, source, say)
             if checked is None:
                 absent.append(file)
                 continue
@@ -90,6 +93,7 @@ def fetch(
             done.brought.append(file.path)
         else:
             done.recorded[file.path] = _record(target)
+    shutil.rmtree(weights.folder / ARCHIVES, ignore_errors=True)
     if absent:
         raise NotAvailable(
             f"{source} lacks {len(absent)} of {len(chosen)} files: {', '.join(file.path for file in absent[:6])}",
@@ -98,14 +102,17 @@ def fetch(
     return done
 
 
-def _bring(file: File, target: Path, name: str, source: Path | None, say: Callable[[str], None]) -> bool | None:
-    """Write one file of the set `name`: whether a published digest was checked; None where `source` lacks the file."""
+def _bring(
+    file: File, target: Path, weights: WeightSet, source: Path | None, say: Callable[[str], None]
+) -> bool | None:
+    """Write one file of the set: whether a published digest was checked; None where `source` lacks the file."""
     if file.text:
         return _write_text(file, target)
     if source is None:
-        say(f"{file.path}: {_size(file)} from {file.host} ({file.licence})")
-        return _download(file, target)
-    found = _find(file, source, name)
+        size = _size(file)
+        say(f"{file.path}: {size}{' ' if size else ''}from {file.host} ({file.licence})")
+        return _take_member(file, target, weights) if file.member else _download(file, target)
+    found = _find(file, source, weights.name)
     if found is None:
         return None
     say(f"{file.path}: from {found}")
@@ -181,13 +188,51 @@ def _write_text(file: File, target: Path) -> bool:
 
 def _download(file: File, target: Path) -> bool:
     """Bring `file.url` into `target`; True when something published vouches for it."""
+    part = _part_of(target)
+    published = _receive_with_patience(file, part)
+    try:
+        checked = _verify(file, part, published, recorded(target))
+    except WeightsError:
+        part.unlink(missing_ok=True)
+        raise
+    part.replace(target)
+    return checked
+
+
+def _take_member(file: File, target: Path, weights: WeightSet) -> bool:
+    """Bring one member of the archive `file.url` into `target`; the archive is downloaded once for all of them."""
+    archive = weights.folder / ARCHIVES / hashlib.sha256(file.url.encode()).hexdigest()[:16]
+    if not archive.is_file():
+        _receive_with_patience(file, _part_of(archive))
+        _part_of(archive).replace(archive)
+    part = _part_of(target)
+    try:
+        with zipfile.ZipFile(archive) as opened, opened.open(file.member) as member, part.open("wb") as out:
+            shutil.copyfileobj(member, out, BLOCK)
+        checked = _verify(file, part, "", recorded(target))
+    except (zipfile.BadZipFile, KeyError, WeightsError) as error:
+        archive.unlink()
+        part.unlink(missing_ok=True)
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"what {file.host} sent for {file.path} is no archive with {file.member}", "type it again"
+        ) from error
+    part.replace(target)
+    return checked
+
+
+def _part_of(target: Path) -> Path:
+    """Where a file grows until it is whole; its folder is made."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    published = ""
+    return target.with_name(target.name + ".part")
+
+
+def _receive_with_patience(file: File, part: Path) -> str:
+    """Bring the whole of `file.url` into `part`, going on where it stopped; the SHA-256 that its host publishes."""
     for attempt in range(TRIES):
         try:
-            published = _receive(file.url, part)
-            break
+            return _receive(file.url, part)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:
@@ -200,21 +245,12 @@ def _download(file: File, target: Path) -> bool:
             cause: Exception = error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             cause = error
-        if attempt == TRIES - 1:
-            raise NotAvailable(
-                f"{file.host} cannot be reached for {file.path}: {getattr(cause, 'reason', cause) or cause}",
-                f"type it again to go on where it stopped, or fetch {file.url} by other means and use --from FOLDER",
-            ) from cause
-        time.sleep(min(2.0**attempt, 8.0) * _patience)
-    if file.member:
-        _unpack(file, part)
-    try:
-        checked = _verify(file, part, published if not file.member else "", recorded(target))
-    except WeightsError:
-        part.unlink(missing_ok=True)
-        raise
-    part.replace(target)
-    return checked
+        if attempt < TRIES - 1:
+            time.sleep(min(2.0**attempt, 8.0) * _patience)
+    raise NotAvailable(
+        f"{file.host} cannot be reached for {file.path}: {getattr(cause, 'reason', cause) or cause}",
+        f"type it again to go on where it stopped, or fetch {file.url} by other means and use --from FOLDER",
+    ) from cause
 
 
 _patience = 1.0
@@ -263,21 +299,6 @@ def _receive(url: str, part: Path) -> str:
         if length is not None and received < int(length):
             raise ConnectionError(f"the connection closed after {received} of {length} bytes")
         return _hub_digest(answer.headers) or redirects.published
-
-
-def _unpack(file: File, archive: Path) -> None:
-    """Put the one member that is wanted in the archive's place."""
-    inner = archive.with_name(archive.name + ".member")
-    try:
-        with zipfile.ZipFile(archive) as opened, opened.open(file.member) as member, inner.open("wb") as out:
-            shutil.copyfileobj(member, out, BLOCK)
-    except (zipfile.BadZipFile, KeyError) as error:
-        archive.unlink(missing_ok=True)
-        inner.unlink(missing_ok=True)
-        raise WeightsError(
-            f"what {file.host} sent for {file.path} is no archive with {file.member}", "type it again"
-        ) from error
-    inner.replace(archive)
 
 
 # ------------------------------------------------------------------------------------------------ checking

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ def dino_vitb16(pretrained=True, **options):
     """The published network's parameters, under the same names and in the same shapes."""
     import torch
 
-    network = timm.create_model("vit_base_patch16_224", num_classes=0, dynamic_img_size=True, depth={depth})
+    network = timm.create_model("vit_base_patch16_224", num_classes=0, dynamic_img_size=True, **{shape})
     whole = lambda module, given: (given[0][..., : given[0].shape[-2] // 16 * 16, : given[0].shape[-1] // 16 * 16],)
     network.register_forward_pre_hook(whole)
     if pretrained:
@@ -28,6 +29,27 @@ def dino_vitb16(pretrained=True, **options):
     return network
 '''
 
+
+HUB_2 = '''
+import timm
+
+dependencies = ["torch", "timm"]
+
+
+def dinov2_vitb14(pretrained=True, **options):
+    """The published network's parameters, under the same names and in the same shapes."""
+    import torch
+
+    network = timm.create_model("vit_base_patch14_dinov2", num_classes=0, dynamic_img_size=True, **{shape})
+    network.mask_token = torch.nn.Parameter(torch.zeros(1, network.embed_dim))
+    if pretrained:
+        url = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth"
+        network.load_state_dict(torch.hub.load_state_dict_from_url(url, map_location="cpu"))
+    return network
+'''
+
+SMALL = {"embed_dim": 64, "num_heads": 2}
+"""In place of ViT-B's width. Its twelve blocks stay, as DreamSim reads the last by its number."""
 
 PERIOD = 1_000_003
 """Random numbers drawn for a network, then repeated: large networks cost seconds otherwise."""
@@ -100,13 +122,23 @@ def clip_archive(
     torch.jit.script(holder).save(str(path))
 
 
+def hub_network(folder: Path, code: str, shape: dict[str, int], model: str, seed: int) -> None:
+    """A torch.hub folder with its code, and the checkpoint beside it."""
+    hub = folder / f"facebookresearch_{folder.name.removesuffix('_model')}_main"
+    hub.mkdir(parents=True, exist_ok=True)
+    (hub / "hubconf.py").write_text(code.replace("{shape}", repr(shape)))
+    network = torch.hub.load(str(hub), model, source="local", pretrained=False)
+    save(randomise(network, seed).state_dict(), folder / CHECKPOINTS[model])
+
+
+CHECKPOINTS = {"dino_vitb16": "dino_vitbase16_pretrain.pth", "dinov2_vitb14": "dinov2_vitb14_pretrain.pth"}
+
+
 def small(root: Path, true_shapes: bool = False) -> None:
     """Every checkpoint of the seven quality dimensions and appearance style."""
-    hub = root / "dino_model" / "facebookresearch_dino_main"
-    hub.mkdir(parents=True, exist_ok=True)
-    (hub / "hubconf.py").write_text(HUB.replace("{depth}", "12" if true_shapes else "2"))
-    dino = torch.hub.load(str(hub), "dino_vitb16", source="local", pretrained=False)
-    save(randomise(dino, 1).state_dict(), root / "dino_model" / "dino_vitbase16_pretrain.pth")
+    shape = {} if true_shapes else SMALL
+    hub_network(root / "dino_model", HUB, shape, "dino_vitb16", 1)
+    hub_network(root / "dinov2_model", HUB_2, shape, "dinov2_vitb14", 10)
     b32 = ((768, 12), (512, 12)) if true_shapes else ((64, 2), (64, 2))
     l14 = ((1024, 24), (768, 12)) if true_shapes else ((64, 2), (64, 2))
     clip_archive(root / "clip_model" / "ViT-B-32.pt", 2, 32, *b32, 512)
@@ -120,6 +152,55 @@ def small(root: Path, true_shapes: bool = False) -> None:
     musiq.head.weight.data *= 40
     save(musiq.state_dict(), root / "pyiqa_model" / "musiq_spaq_ckpt-358bb6af.pth")
     motion(root)
+
+
+def dreamsim(root: Path, width: int) -> None:
+    """DreamSim's ensemble as its archive holds it; `width` is that of the DINO that it takes from torch.hub.
+
+    Its two CLIPs are as large as published. Their tensors share one run of random numbers, so their files are small.
+    """
+    from dreamsim.feature_extraction.vision_transformer import vit_base
+    from safetensors.torch import save_file
+
+    folder = root / "dreamsim_model"
+    numbers = torch.randn(3 * 2**20, generator=torch.Generator().manual_seed(11))
+    matrices, vectors = numbers / 768**0.5, numbers[: 2**14] * 0.1
+    network = vit_base(patch_size=16)
+    network.pos_drop = nn.LayerNorm(network.embed_dim)
+    for seed, name in enumerate(("clip", "open_clip")):
+        state = {"proj": torch.empty(768, 512), **network.state_dict()}
+        for index, (key, tensor) in enumerate(state.items()):
+            held = matrices if tensor.ndim > 1 else vectors
+            start = 4096 * index % (held.numel() - tensor.numel()) + seed
+            state[key] = held[start : start + tensor.numel()].view(tensor.shape)
+            if tensor.ndim == 1 and key.endswith("weight"):
+                state[key] = 1.0 + state[key]
+        save({"state_dict": state}, folder / f"{name}_vitb16_pretrain.pth.tar")
+    head = {f"mlp.{layer}.{part}": torch.zeros(1) for layer in (0, 2, 4) for part in ("weight", "bias")}
+    head["last_layer.weight"] = torch.zeros(1)
+    student = {f"module.head.{name}": tensor for name, tensor in head.items()}
+    save({"student": student}, folder / "dino_vitb16_pretrain.pth")
+    lora = {}
+    for extractor, wide in enumerate((width, 768, 768)):
+        for block in range(12):
+            place = f"base_model.model.extractor_list.{extractor}.model.blocks.{block}.attn.qkv"
+            lora[f"{place}.lora_A.weight"] = matrices[: 16 * wide].reshape(16, wide).clone()
+            lora[f"{place}.lora_B.weight"] = matrices[-3 * wide * 16 :].reshape(3 * wide, 16).clone()
+    (folder / "ensemble_lora").mkdir()
+    save_file(lora, folder / "ensemble_lora" / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "r": 16, "lora_alpha": 8, "lora_dropout": 0.3, "bias": "none"}
+    config |= {"target_modules": ["qkv"], "inference_mode": True}
+    (folder / "ensemble_lora" / "adapter_config.json").write_text(json.dumps(config))
+
+
+def tables(root: Path) -> None:
+    """The two quantile tables: 101 points, rising values, nothing at nothing."""
+    for seed, name in enumerate(("subject", "background")):
+        steps = torch.rand(99, generator=torch.Generator().manual_seed(12 + seed), dtype=torch.float64)
+        values = [0.0, *(0.6 + 0.4 * steps.cumsum(0) / (steps.sum() + 1)).tolist(), 1.0]
+        rows = [f"{point / 100}: {value}" for point, value in enumerate(values)]
+        (root / "long_tables").mkdir(exist_ok=True)
+        (root / "long_tables" / f"{name}_mapping_table.yaml").write_text("\n".join(rows) + "\n")
 
 
 def motion(root: Path) -> None:
@@ -164,13 +245,20 @@ def umt(root: Path) -> None:
 
 
 def links(root: Path) -> None:
-    """The word list from openai-clip, and DINO's checkpoint where torch.hub looks for a download."""
+    """The word list from openai-clip, and networks where torch.hub looks for downloads.
+
+    Those are two folders: DreamSim moves torch.hub's to its own, for whatever the process loads after it.
+    """
     word_list = root / "ViCLIP" / "bpe_simple_vocab_16e6.txt.gz"
     word_list.parent.mkdir(parents=True, exist_ok=True)
     word_list.symlink_to(Path(importlib.import_module("clip").__file__).with_name(word_list.name))
-    dino = root / "torch" / "hub" / "checkpoints" / "dino_vitbase16_pretrain.pth"
-    dino.parent.mkdir(parents=True)
-    dino.symlink_to(root / "dino_model" / dino.name)
+    for name, hub in itertools.product(("dino", "dinov2"), ("torch/hub", "dreamsim_model")):
+        folder = root / f"{name}_model"
+        (root / hub / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (checkpoint,) = folder.glob("*.pth")
+        (root / hub / "checkpoints" / checkpoint.name).symlink_to(checkpoint)
+        (code,) = folder.glob("facebookresearch_*")
+        (root / hub / code.name).symlink_to(code)
     for name in ("utils.py", "vision_transformer.py"):
         (root / "dino_model" / "facebookresearch_dino_main" / name).write_text('"""Nothing: hubconf.py has it all."""')
 
@@ -180,6 +268,9 @@ def main() -> None:
     root = Path(request["root"])
     with contextlib.redirect_stdout(sys.stderr), uninitialised():
         small(root, request["true_shapes"])
+        if not request.get("quality_only"):
+            dreamsim(root, 768 if request["true_shapes"] else SMALL["embed_dim"])
+            tables(root)
         links(root)
         if not request.get("quality_only"):
             viclip(root)

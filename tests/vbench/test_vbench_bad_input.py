@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from vbench_helpers import clip_of, inside, texture, write
 
 from harness.errors import ClipError, HarnessError, WeightsError
@@ -226,6 +227,30 @@ def test_a_wrong_checkpoint_is_refused(spoilt, good, tmp_path, file):
     target.unlink()
     target.symlink_to(link)
     assert not harmed.exists()
+
+
+def test_wrong_files_of_the_long_range_half_are_refused_by_name(spoilt, tmp_path):
+    """An adapter whose tensors fit no layer would leave the ensemble as it is: the package takes it without a word."""
+    clip = clip_of(write(tmp_path / "long-0.mp4", texture(5, 64, 96, 0, 2), rate=2))
+    adapter = spoilt / "dreamsim_model" / "ensemble_lora" / "adapter_model.safetensors"
+    alien = {name.replace("qkv", "proj"): tensor for name, tensor in load_file(adapter).items()}
+    cases = [
+        (spoilt / "dinov2_model" / "dinov2_vitb14_pretrain.pth", b"nonsense", "cannot be read"),
+        (spoilt / "dreamsim_model" / "clip_vitb16_pretrain.pth.tar", b"nonsense", "cannot be read"),
+        (adapter, save(alien), "is no adapter of DreamSim's ensemble: 72 of 72 tensors are missing, 72 are unknown"),
+        (spoilt / "long_tables" / "subject_mapping_table.yaml", b"[1, 2]", "is no table of similarities"),
+    ]
+    metric = VBenchLong(VBenchLongOptions())
+    metric.setup("cpu")
+    for target, content, cause in cases:  # a network that has been loaded is not read again
+        link = target.readlink()
+        target.unlink()
+        target.write_bytes(content)
+        with pytest.raises(WeightsError, match=f"{re.escape(target.name)} {cause}"):
+            metric.score(clip)
+        target.unlink()
+        target.symlink_to(link)
+    metric.close()
 
 
 def _linked(source, target):

@@ -36,6 +36,15 @@ FILES: Mapping[str, str] = {
     "umt": "umt_model/l16_ptk710_ftk710_ftk400_f16_res224.pth",
     "grit": "grit_model/grit_b_densecap_objectdet.pth",
     "tag2text": "caption_model/tag2text_swin_14m.pth",
+    "dinov2": "dinov2_model/dinov2_vitb14_pretrain.pth",
+    "dinov2_code": "dinov2_model/facebookresearch_dinov2_main/hubconf.py",
+    "dreamsim_dino": "dreamsim_model/dino_vitb16_pretrain.pth",
+    "dreamsim_clip": "dreamsim_model/clip_vitb16_pretrain.pth.tar",
+    "dreamsim_open_clip": "dreamsim_model/open_clip_vitb16_pretrain.pth.tar",
+    "dreamsim_config": "dreamsim_model/ensemble_lora/adapter_config.json",
+    "dreamsim_lora": "dreamsim_model/ensemble_lora/adapter_model.safetensors",
+    "subject_table": "long_tables/subject_mapping_table.yaml",
+    "background_table": "long_tables/background_mapping_table.yaml",
 }
 """Each checkpoint's place below the weights folder: the layout of the package's own cache."""
 
@@ -193,13 +202,29 @@ class Networks:
         load: Any = torch.hub.load
         return load(str(code), model, source="local", pretrained=False)
 
+    def from_hub(self, name: str, model: str) -> Any:
+        """The network `model` of torch.hub code, with the checkpoint `name` in it; a new one at every call."""
+        state = tensors(self.path(name))
+        network = self.hub(self.path(f"{name}_code").parent, model)
+        fit(network, state, self.path(name))
+        return self.ready(network)
+
     @cached_property
     def dino(self) -> Any:
         """DINO ViT-B/16: frames [n, 3, h, w] to features [n, 768]."""
-        state = tensors(self.path("dino"))
-        network = self.hub(self.path("dino_code").parent, "dino_vitb16")
-        fit(network, state, self.path("dino"))
-        return self.ready(lean_dino(network))
+        return lean_dino(self.from_hub("dino", "dino_vitb16"))
+
+    @cached_property
+    def dinov2(self) -> Any:
+        """DINOv2 ViT-B/14: frames [n, 3, h, w], sides multiples of 14, to features [n, 768]."""
+        return self.from_hub("dinov2", "dinov2_vitb14")
+
+    @cached_property
+    def dreamsim(self) -> Any:
+        """DreamSim's ensemble; its `embed` takes frames [n, 3, 224, 224] in 0 to 1 to features [n, 1792]."""
+        from .long_range import load_dreamsim
+
+        return self.ready(load_dreamsim(self))
 
     def _clip(self, name: str, patch: int, width: int | None) -> Any:
         import clip

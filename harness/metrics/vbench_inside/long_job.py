@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .loading import Networks
-from .pieces import score_pieces, summary
+from .long_range import TABLES, mapped
+from .pieces import IN_CLIP_LINKS, LONG_LINKS, score_pieces, summary
 from .upstream_long import run_upstream
 
 
@@ -17,19 +18,29 @@ class Plan:
     """What to score.
 
     Attributes:
-        networks: loaded as needed; a run of upstream loads its own.
+        networks: loaded as needed.
         dimensions: those wanted.
         seconds: length of a piece.
-        compat: `none` for this project's definition, `upstream` for upstream's own numbers.
+        upstream: run upstream's own code.
+        weights: of the in-clip and of the long-range half of the consistency dimensions. Without a weight on the
+            second, pieces are compared by the in-clip features and their similarity stands beside the score.
     """
 
     networks: Networks
     dimensions: Sequence[str]
     seconds: float
-    compat: str
+    upstream: bool
+    weights: tuple[float, float]
 
     def score(self, clip: Any) -> dict[str, Any]:
         """Each dimension of one clip, and the numbers of its pieces."""
-        if self.compat == "upstream":
-            return run_upstream(self.networks, Path(clip.path), self.dimensions)
-        return summary(score_pieces(self.networks, clip.path, self.dimensions, self.seconds, clip.prompt))
+        if self.upstream:
+            return run_upstream(self.networks, Path(clip.path), self.dimensions, self.weights)
+        in_clip, long_range = self.weights
+        links, least = (LONG_LINKS, 2) if long_range else (IN_CLIP_LINKS, 1)
+        out = summary(score_pieces(self.networks, clip.path, self.dimensions, self.seconds, clip.prompt, links, least))
+        for name in LONG_LINKS if long_range else ():
+            table = self.networks.path(TABLES[name])
+            out[f"{name}_long_range"] = mapped(table, out[f"{name}_clip_to_clip"])
+            out[name] = in_clip * out[f"{name}_in_clip"] + long_range * out[f"{name}_long_range"]
+        return out

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from .frames import Batch, ClipFault, decode, whole
 from .loading import Networks
+from .long_range import dinov2_feature, dreamsim_feature
 from .scorer import Scorer, Task
 from .scorers import SCORERS, Consistency, clip_b32_features, dino_features
 from .scoring import batch_size, counted
 
-CONSISTENCY = {"subject_consistency": dino_features, "background_consistency": clip_b32_features}
-"""The dimensions that are also compared from piece to piece, and the features they compare."""
+Links = Mapping[str, Callable[[Networks, Batch, int], torch.Tensor]]
+"""By dimension that is also compared from piece to piece: the features [1, d] of one frame of a batch."""
+
+IN_CLIP_LINKS: Links = {
+    "subject_consistency": lambda networks, batch, index: dino_features(networks, batch)[index : index + 1],
+    "background_consistency": lambda networks, batch, index: clip_b32_features(networks, batch)[index : index + 1],
+}
+"""The features by which neighbouring frames are compared: DINO and CLIP."""
+
+LONG_LINKS: Links = {"subject_consistency": dinov2_feature, "background_consistency": dreamsim_feature}
+"""Those that VBench-Long compares pieces by: DINOv2 and DreamSim."""
 
 
 def ranges(frames: int, length: int) -> list[tuple[int, int]]:
@@ -56,27 +67,43 @@ class Pieces:
     clip_to_clip: dict[str, float]
 
 
-def score_pieces(networks: Networks, path: str, dimensions: Sequence[str], seconds: float, prompt: str = "") -> Pieces:
+def score_pieces(
+    networks: Networks,
+    path: str,
+    dimensions: Sequence[str],
+    seconds: float,
+    prompt: str = "",
+    links: Links = IN_CLIP_LINKS,
+    least: int = 1,
+) -> Pieces:
     """Each of `dimensions` for every piece of `seconds` of the clip `path`, in one decode.
 
-    A frame's features are computed once, also where two pieces overlap and for the comparison of pieces. Raises as
-    `score_clip`.
+    A frame's features are computed once, also where two pieces overlap. `links` are the features that the pieces' first
+    frames are compared by. Raises as `score_clip`, and `ClipFault` for a clip of fewer than `least` pieces.
     """
     info = counted(path, networks.device)
     if info.frame_rate <= 0:
         raise ClipFault(f"{path} has no frame rate")
     found = ranges(info.frames, max(1, round(info.frame_rate * seconds)))
+    if len(found) < least:
+        raise ClipFault(
+            f"{path} has {info.frames} frames, no more than one piece of {seconds:g} s: there is nothing to compare it "
+            "with; score it with vbench, or with vbench_long's compat in_clip"
+        )
     waiting = list(found)
     running: list[Piece] = []
     scores: dict[str, list[float]] = {name: [] for name in dimensions}
-    across = {name: Consistency() for name in CONSISTENCY if name in dimensions}
+    across = {name: Consistency() for name in links if name in dimensions}
     seen = 0
     for batch in decode(path, batch_size(info, networks.device), networks.device):
         seen += len(batch)
         while waiting and waiting[0][0] < seen:
             running.append(_start(waiting.pop(0), networks, info.path, info.frame_rate, prompt, dimensions))
         for piece in running:
-            _push(piece, batch, networks, across)
+            _push(piece, batch)
+            if batch.start <= piece.first < batch.start + len(batch):
+                for name, link in across.items():
+                    link.push(links[name](networks, batch, piece.first - batch.start))
         for piece in [piece for piece in running if piece.end <= seen]:
             running.remove(piece)
             for name, scorer in piece.scorers.items():
@@ -94,14 +121,11 @@ def _start(
     return Piece(first, end, {name: SCORERS[name](networks, task) for name in dimensions})
 
 
-def _push(piece: Piece, batch: Batch, networks: Networks, across: dict[str, Consistency]) -> None:
+def _push(piece: Piece, batch: Batch) -> None:
     low = max(piece.first, batch.start) - batch.start
     high = min(piece.end, batch.start + len(batch)) - batch.start
     for scorer in piece.scorers.values():
         scorer.push(batch, slice(low, high))
-    if batch.start <= piece.first < batch.start + len(batch):
-        for name, link in across.items():
-            link.push(CONSISTENCY[name](networks, batch)[low : low + 1])
 
 
 def drift(values: Sequence[float]) -> tuple[float, float]:
@@ -112,8 +136,9 @@ def drift(values: Sequence[float]) -> tuple[float, float]:
 def summary(found: Pieces) -> dict[str, Any]:
     """One number a dimension and video: the mean over its pieces; drift; and the numbers behind them."""
     out: dict[str, Any] = {name: float(np.mean(values)) for name, values in found.scores.items()}
-    for name in CONSISTENCY:
+    for name in IN_CLIP_LINKS:
         if name in out:
+            out[f"{name}_in_clip"] = out[name]
             out[f"{name}_clip_to_clip"] = found.clip_to_clip.get(name, float("nan"))
     if "imaging_quality" in found.scores:
         out["imaging_spread"], out["imaging_change"] = drift(found.scores["imaging_quality"])

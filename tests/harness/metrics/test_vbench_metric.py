@@ -7,7 +7,7 @@ from harness import registry
 from harness.errors import HarnessError, OptionError
 from harness.metrics import vbench_score
 from harness.metrics.vbench import VBench, read_short
-from harness.metrics.vbench_long import VBenchLong
+from harness.metrics.vbench_long import MODES, VBenchLong
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_options_are_checked():
         make(mode="standard", dimensions=["colour"])
     with pytest.raises(OptionError, match="twice"):
         make(dimensions=["imaging_quality", "imaging_quality"])
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError, match="upstream_dev"):
         registry.metrics.create("vbench_long", {"compat": "downstream"})
     assert len(make().wanted()) == 10
     assert len(make(mode="standard").wanted()) == 16
@@ -111,6 +111,54 @@ def test_long_gives_the_mean_of_six_and_no_total():
     means = {name: 0.1 * number for number, name in enumerate(vbench_score.SIX)}
     assert metric.derive(means) == {"mean_of_six": pytest.approx(0.25)}
     assert metric.derive({name: value for name, value in means.items() if name != "dynamic_degree"}) == {}
+
+
+def long_of(compat):
+    metric = registry.metrics.create("vbench_long", {"compat": compat})
+    assert isinstance(metric, VBenchLong)
+    return metric
+
+
+def test_long_has_the_long_range_half_unless_it_is_told_otherwise(tmp_path):
+    built(tmp_path)
+    for compat in ("long", "upstream_dev"):
+        parts = long_of(compat).identity()["parts"]
+        assert parts["clip_to_clip"] == {
+            "subject_consistency": "DINOv2 ViT-B/14",
+            "background_consistency": "DreamSim ensemble",
+        }
+        assert parts["weights"] == {"in_clip": 0.5, "long_range": 0.5}
+        assert all("mapping_table.yaml of Vchitect/VBench at 45e79ec" in name for name in parts["tables"].values())
+        needed = long_of(compat).weight_digests()
+        assert {"dinov2_model/dinov2_vitb14_pretrain.pth", "long_tables/background_mapping_table.yaml"} <= set(needed)
+    for compat in ("in_clip", "upstream_in_clip"):
+        parts = long_of(compat).identity()["parts"]
+        assert parts["weights"] == {"in_clip": 1.0, "long_range": 0.0}
+        assert parts["tables"] == {}
+        assert not any("dreamsim" in path for path in long_of(compat).weight_digests())
+    identities = [json.dumps(long_of(compat).identity()) for compat in MODES]
+    assert len(set(identities)) == len(MODES) == 4
+    assert registry.metrics.create("vbench_long", {}).identity() == long_of("long").identity()
+
+
+def test_long_says_what_to_fetch_for_the_half(tmp_path):
+    built(tmp_path)
+    assert "--only long_subject_consistency --only long_background_consistency" in long_of("long").available().fix
+    assert "--only long_" not in long_of("in_clip").available().fix
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "whole"), [("none", "in_clip", "long"), ("upstream", "upstream_in_clip", "upstream_dev")]
+)
+def test_a_mode_of_an_earlier_version_is_refused_with_its_name_now(old, new, whole):
+    with pytest.raises(OptionError, match=f"'{old}' is called '{new}' now; .* '{whole}'") as fault:
+        long_of(old)
+    assert "\n" not in fault.value.message
+
+
+def test_upstreams_pieces_cannot_be_given_another_length():
+    with pytest.raises(OptionError, match="upstream's pieces last 2 s, not 3"):
+        registry.metrics.create("vbench_long", {"compat": "upstream_dev", "seconds": 3})
 
 
 def test_identity_names_what_decides_a_score(tmp_path):

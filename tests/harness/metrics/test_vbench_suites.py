@@ -50,6 +50,7 @@ def test_the_long_suites_take_the_first_128_prompts_of_the_users_file(suites, tm
     assert suite.suite == name
     assert suite.prompts["moviegen"].texts == [f"prompt {number}" for number in range(128)]
     assert [section.frames for section in suite.generate] == [frames]
+    assert [metric.options["compat"] for section in suite.generate for metric in section.metrics] == ["long"]
     assert suite.generate[0].frames / 16 == int(name[-3:-1])
     shown = {column.value for table in suite.tables for column in table.columns}
     assert {"long:mean_of_six", "long:dynamic_degree", "long:imaging_spread", "long:imaging_change"} <= shown
@@ -58,6 +59,6 @@ def test_the_long_suites_take_the_first_128_prompts_of_the_users_file(suites, tm
 def test_compat_is_one_setting_away(suites, tmp_path):
     mine = tmp_path / "p.txt"
     mine.write_text("a dog\n")
-    settings = [f"prompts.moviegen.file={json.dumps(str(mine))}", "generate.0.metrics.0.options.compat=upstream"]
+    settings = [f"prompts.moviegen.file={json.dumps(str(mine))}", "generate.0.metrics.0.options.compat=upstream_dev"]
     suite = load(suites / "vbench_long_30s.yaml", settings)
-    assert suite.generate[0].metrics[0].options["compat"] == "upstream"
+    assert suite.generate[0].metrics[0].options["compat"] == "upstream_dev"
