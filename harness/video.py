@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -163,6 +164,7 @@ def _even(pixels: Frames) -> Frames:
     return np.ascontiguousarray(pixels)
 
 
+@cache
 def _flags() -> Any:
     return (
         Interpolation.BICUBIC
@@ -281,6 +283,8 @@ class _Reader:
         if true and 0 <= self.height - int(true[1]) <= 1 and 0 <= self.width - int(true[2]) <= 1:
             self.height, self.width = int(true[1]), int(true[2])
         self.frame_rate = float(stream.average_rate or 0)
+        # One for all frames: setting up a conversion costs more than converting a small frame.
+        self._converter = VideoReformatter()
 
     def frames(self) -> Iterator[Any]:
         """Decoded frames, in order."""
@@ -288,5 +292,5 @@ class _Reader:
 
     def pixels(self, frame: Any) -> Frames:
         """A decoded frame as uint8 [height, width, 3]."""
-        picture = frame.reformat(format="rgb24", interpolation=_flags(), threads=1)
+        picture = self._converter.reformat(frame, format="rgb24", interpolation=_flags(), threads=1)
         return np.asarray(picture.to_ndarray(), dtype=np.uint8)[: self.height, : self.width]

@@ -153,6 +153,7 @@ def _column(
     value, giver = _declared(column, views)
     cells, comparable = {}, set()
     schemas: set[int] = set()
+    versions: set[tuple[str, str]] = set()
     measured = False
     for number, view in enumerate(views):
         section = view.section(source)
@@ -168,6 +169,7 @@ def _column(
             cell = _cell(view, section, group, value, column.format, short, others)
             cells[number, arm] = cell
             schemas |= view.samples(section, group).schemas
+            versions |= {(plugin, version) for g in (group, *others) if (version := view.version(section, g))}
             random = bool(arm) and view.arms[arm].card.weights == "random"
             shown_here = arm in ("", *_shown_arms(view, models))
             if layout.INCOMPLETE not in cell.marks and (measured or not random) and shown_here:
@@ -175,8 +177,10 @@ def _column(
     if measured and not _one_device(source, views, remarks):
         comparable = set()
     if len(schemas) > 1:
-        versions = " and ".join(map(str, sorted(schemas)))
-        remarks.append(f"{source}: not ranked, as its records are of schema versions {versions}.")
+        both = " and ".join(map(str, sorted(schemas)))
+        remarks.append(f"{source}: not ranked, as its records are of schema versions {both}.")
+        comparable = set()
+    if not _one_version(source, versions, measured, remarks):
         comparable = set()
     if leads:
 
@@ -244,6 +248,18 @@ def _one_device(section: str, views: Sequence[View], remarks: list[str]) -> bool
     elif devices:
         remarks.append(f"{section}: measured on {next(iter(devices))}.")
     return len(devices) < 2
+
+
+def _one_version(section: str, versions: Collection[tuple[str, str]], measured: bool, remarks: list[str]) -> bool:
+    """Whether every arm was scored by one version of the metric or probe; one that is not today's is remarked."""
+    for plugin in sorted({plugin for plugin, _ in versions}):
+        used = sorted(version for name, version in versions if name == plugin)
+        today = (registry.probes if measured else registry.metrics).get(plugin).version
+        if len(used) > 1:
+            remarks.append(f"{section}: not ranked, as its records are of versions {' and '.join(used)} of {plugin}.")
+        elif used != [today]:
+            remarks.append(f"{section}: by version {used[0]} of {plugin}; today's is {today}.")
+    return len(versions) == len({plugin for plugin, _ in versions})
 
 
 # -------------------------------------------------------------------------------------------- one cell

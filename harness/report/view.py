@@ -79,6 +79,13 @@ class View:
         ]
         return uncleared(self.samples(section, group).audits, others)
 
+    def version(self, section: AnySection, group: Group) -> str | None:
+        """The version of the metric or probe that the records of a group are of; None without any."""
+        if (last := self.samples(section, group).last) is None:
+            return None
+        plugin = self.records.at(last.offset).unit["probe" if isinstance(section, MeasureSection) else "metric"]
+        return str(plugin["version"]) if isinstance(plugin, dict) else None
+
     def reason(self, head: Head) -> str:
         """Why a unit was skipped, as its record says."""
         notes = self.records.at(head.offset).notes

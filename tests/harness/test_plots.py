@@ -67,18 +67,27 @@ def test_chunk_time_is_that_of_the_record(quickstart: Run) -> None:
 
 def test_quality_is_that_of_the_tables(quickstart: Run) -> None:
     comparison, details = build([quickstart])
+    accuracy, cached, first, last = (
+        [column.label for column in table.columns].index(label)
+        for table, label in (
+            (comparison, "caption accuracy"),
+            (comparison, "cached scalars"),
+            (details, "first quarter"),
+            (details, "last quarter"),
+        )
+    )
     found = lines(panel(quickstart, kind="quality_by_cache", values=["short:caption_accuracy"]))
     for row in comparison.rows:
-        cell, line = row.cells[0], found[row.label]
+        cell, line = row.cells[accuracy], found[row.label]
         assert (line.x, line.y, line.low, line.high) == (
-            (row.cells[5].value,),
+            (row.cells[cached].value,),
             (cell.value,),
             (cell.low,),
             (cell.high,),
         )
     found = lines(panel(quickstart, kind="quality_over_time", values=QUARTERS, labels=["1", "2", "3", "4"]))
     for row in details.rows:
-        assert (found[row.label].y[0], found[row.label].y[3]) == (row.cells[6].value, row.cells[7].value)
+        assert (found[row.label].y[0], found[row.label].y[3]) == (row.cells[first].value, row.cells[last].value)
 
 
 def test_quality_stands_against_an_option_a_line_a_grid(tmp_path: Path) -> None:

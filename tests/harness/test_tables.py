@@ -10,6 +10,7 @@ import pytest
 from road import base, run
 from run_folders import Arm, Quality, write_run
 
+from harness import registry
 from harness.contracts import Json
 from harness.errors import Incomplete, RecordError, SuiteError
 from harness.records import load_run
@@ -190,6 +191,33 @@ def test_records_of_two_schema_versions_are_not_ranked(tmp_path: Path) -> None:
     found = build([load_run(tmp_path)])[0]
     assert not any(cell.best for cell in cells(found).values())
     assert "short: not ranked, as its records are of schema versions 0 and 1." in found.remarks
+
+
+def test_records_of_an_older_version_of_a_metric_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("version" in remark for remark in table(tmp_path, arms=two_arms([0.4] * 4, [0.5] * 4)).remarks)
+    monkeypatch.setattr(Quality, "version", "7")
+    found = build([load_run(tmp_path)])[0]
+    assert found.remarks == ("short: by version 1 of fake/quality; today's is 7.",)
+    assert any(cell.best for cell in cells(found).values())
+
+
+def test_records_of_two_versions_of_a_metric_are_not_ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "old", arms=[Arm("dense", [0.4] * 4)])
+    monkeypatch.setattr(Quality, "version", "2")
+    write_run(tmp_path / "new", arms=[Arm("latent", [0.5] * 4)])
+    (found,) = build([load_run(tmp_path / "old"), load_run(tmp_path / "new")])
+    assert not any(cell.best for cell in cells(found).values())
+    assert found.remarks == ("short: not ranked, as its records are of versions 1 and 2 of fake/quality.",)
+
+
+def test_a_measurement_of_an_older_version_of_a_probe_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = [{"value": "speed:rate"}]
+    arms = [Arm("a", [0.2] * 4, speed=1.0), Arm("b", [0.3] * 4, speed=2.0)]
+    monkeypatch.setattr(registry.probes.get("fake/speed"), "version", "0")
+    write_run(tmp_path, arms, tables=[{"name": "t", "columns": columns}])
+    monkeypatch.undo()
+    found = build([load_run(tmp_path)])[0]
+    assert "speed: by version 0 of fake/speed; today's is 1." in found.remarks
 
 
 def test_an_empty_table_is_refused(tmp_path: Path) -> None:
