@@ -12,7 +12,7 @@ from road import base, run
 
 from harness import check, registry
 from harness.contracts import Request, Switch
-from harness.errors import ClipError, HarnessError, ModelFault, NotAvailable
+from harness.errors import ClipError, HarnessError, ModelFault, NotAvailable, OptionError
 from harness.records import RecordFile
 
 PROGRAM = """
@@ -69,7 +69,7 @@ def test_a_batch_and_a_switch_reach_the_program(tmp_path: Path) -> None:
     assert pixels.shape == (2, 4, 16, 16, 3)
     assert abs(float(pixels[1, 0].mean()) - 97) <= 2
     assert pixels[:, 2:].min() > 240
-    with pytest.raises(ModelFault, match="takes no switch"):
+    with pytest.raises(OptionError, match="takes no switch"):
         play(model(tmp_path), switches=(Switch(2, ("x",)),))
 
 
