@@ -18,7 +18,7 @@ from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.heads import Head
 from harness.plan import Arm, Group
 from harness.records import RecordFile, Run, device_label
-from harness.report import insets, layout, published
+from harness.report import insets, layout, published, switching
 from harness.report.against import Cells, heading, over_reference, ranked
 from harness.report.aggregates import aggregates, estimate
 from harness.report.cards import CARD, card_cell
@@ -195,6 +195,8 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
     rows += others
     if not rows:
         raise RecordError(f"table {spec.name!r} is empty: its run has none of its models", "see `models:` of the table")
+    sections = {column.value.partition(":")[0] for column in spec.columns}
+    remarks += [sentence for view in views for sentence in switching.remarks(view.run, sections)]
     said = tuple(dict.fromkeys(remarks))
     return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=said, notes=notes)
 

@@ -10,7 +10,8 @@ from road import base, planned, run
 
 from harness.contracts import ModelCard, Request, Switch, VideoModel
 from harness.errors import SuiteError
-from harness.records import RecordFile
+from harness.records import RecordFile, load_run
+from harness.report.tables import build
 from harness.worker.jobs.job_frames import cut, prompt_at
 
 
@@ -58,6 +59,17 @@ def test_the_frame_is_in_the_key_where_it_is_not_the_one_asked_for(tmp_path: Pat
     assert "switched_at" not in spec(4)
     assert spec(4, 9)["switched_at"] == [4, 12]
     assert [frame for frame, _ in spec(4, 9)["switches"]] == [4, 9]
+
+
+def test_tables_say_where_prompts_switched(tmp_path: Path) -> None:
+    data = switching("fake/chunked", 6, 9)
+    data["models"] = [{"name": name, "label": name[5:]} for name in ("fake/chunked", "fake/moving")]
+    assert run(tmp_path, data).exit_code == 0
+    (table,) = build([load_run(tmp_path / "run")])
+    assert (
+        "s: prompt switches asked for at frame 6, 9 happen at: 8, 12 (chunked); unknown, judged from there (moving)."
+        in table.remarks
+    )
 
 
 @pytest.mark.parametrize(
