@@ -221,3 +221,19 @@ def test_a_probe_that_gives_none_and_a_switch_are_refused_too(tmp_path: Path) ->
     switched = continued(tmp_path, switches=[{"frame": 3, "prompts": "p"}])
     with pytest.raises(SuiteError, match="prompt set 'p' has prefixes; a switch takes none"):
         planned(tmp_path, switched)
+
+
+def test_a_measurement_gives_each_prompt_its_prefix(tmp_path: Path) -> None:
+    data = continued(tmp_path, "toy/dense")
+    options = {"min_repeats": 2, "min_seconds": 0, "half_width": 0.9, "warmups": 1, "audit_repeats": 0, "count": False}
+    probe = {"name": "m", "probe": "streaming", "prompts": "p", "frames": 6, "options": options}
+    caption = "a red circle moves slowly to the left on a navy background"
+    texts = [{"text": caption, "prefix": "a.png"}, {"text": caption.replace("red", "blue"), "prefix": "b.png"}]
+    data |= {"prompts": {"p": {"texts": texts}}, "generate": [], "measure": [{**probe, "batch": 2}]}
+    assert run(tmp_path, data).exit_code == 0
+    (record,) = RecordFile(tmp_path / "run" / "records.jsonl").records()
+    digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("a.png", "b.png")]
+    assert record.notes["prefixes"] == [{"sha256": digest, "frames": 1} for digest in digests]
+    assert record.unit["workload"]["prefixes"] == [{"sha256": digest, "rule": 1} for digest in digests]
+    assert min(record.samples["stage:prefix_s"]) > 0
+    assert record.notes["latent_frames_per_clip"] == 6
