@@ -23,6 +23,7 @@ from harness.contracts import (
     ModelCard,
     Request,
     Spans,
+    Switch,
     Value,
     VideoModel,
     no_spans,
@@ -32,6 +33,7 @@ from harness.errors import (
     HarnessError,
     ModelFault,
     NotAvailable,
+    OptionError,
     PluginFault,
     RegistryError,
     WeightsError,
@@ -47,7 +49,11 @@ LIVE_PARAMETERS = 50_000_000
 def chunks(
     model: VideoModel, request: Request, card: ModelCard, spans: Spans = no_spans
 ) -> Generator[Frames, None, None]:
-    """The chunks of `model.stream(request)`, each checked before it is handed on. Raises `ModelFault`."""
+    """The chunks of `model.stream(request)`, each checked before it is handed on.
+
+    Raises `OptionError` for a request that the model refuses, and `ModelFault`.
+    """
+    model.check_request(request)
     total = 0
     shape = (request.batch, card.height, card.width, 3)
     for index, chunk in enumerate(model.stream(request, spans)):
@@ -186,7 +192,7 @@ def _card(model: VideoModel) -> ModelCard:
 
 
 def _live(findings: list[Finding], model: VideoModel, card: ModelCard, device: str) -> None:
-    frames = 2 * card.frames_per_chunk + 1
+    frames = 3 * card.frames_per_chunk + 1
     prompt = "a red circle moves slowly to the left on a navy background"
 
     def clip(seed: int = 0, count: int = frames) -> Frames:
@@ -198,6 +204,7 @@ def _live(findings: list[Finding], model: VideoModel, card: ModelCard, device: s
         return
     _try(findings, "stream of 1 frame", lambda: clip(count=1))
     _try(findings, "equal seeds give equal clips", lambda: _equal(first, clip()))
+    _switches(findings, model, card, prompt, first)
     _try(findings, "a stream left early does no harm", lambda: _left_early(model, card, prompt, frames))
     _try(findings, "clip unchanged after a stream was left", lambda: _equal(first, clip()))
     model.unload()
@@ -207,6 +214,28 @@ def _live(findings: list[Finding], model: VideoModel, card: ModelCard, device: s
     if found is None and findings[-1].ok:
         findings[-1] = replace(findings[-1], ok=None, detail="it has none, so its speed will be marked")
     model.unload()
+
+
+def _switches(findings: list[Finding], model: VideoModel, card: ModelCard, prompt: str, plain: Frames) -> None:
+    """Whether a switch leaves every frame alone before the one that the model states."""
+    name = "a prompt switch changes nothing before the frame that it states"
+    asked = Switch(card.frames_per_chunk + 1, (prompt.replace("red", "blue"),))
+    request = Request((prompt,), (0,), len(plain), (asked,))
+    try:
+        model.check_request(request)
+        stated = next(iter(model.switch_frames(request)))
+    except OptionError as refused:
+        findings.append(Finding(name, None, refused.message))
+        return
+    if stated is None:
+        findings.append(Finding(name, None, "it states none; metrics judge from the frame that was asked for"))
+        return
+
+    def switched() -> None:
+        clip = np.concatenate([chunk[0] for chunk in chunks(model, request, card)])
+        _equal(plain[:stated], clip[:stated])
+
+    _try(findings, name, switched)
 
 
 def _equal(one: Frames, other: Frames) -> None:

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from harness.errors import OptionError
+
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 Frames = NDArray[np.uint8]
 """Pixels, uint8 [batch, frames, height, width, 3], or [frames, height, width, 3] for a single clip."""
@@ -35,12 +37,37 @@ class Options(BaseModel):
 # ---------------------------------------------------------------------------------------------- models
 
 
+PREFIX_RULE = 1
+"""Part of every key of a clip with a prefix; raised when the same file would give a model other pixels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A new prompt for every clip of the batch, from pixel frame `frame` on."""
+    """A new prompt for every clip of the batch, asked for at pixel frame `frame`.
+
+    It happens at the first pixel frame of the first chunk that starts there or later.
+    """
 
     frame: int
     prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """An image or a video that a clip continues. Its frames are no part of the clip.
+
+    Attributes:
+        path: the file. digest: SHA-256 of its bytes.
+        frames: pixel frames that are used. An image is one; of a video they are the last 1 + r m, r being the card's
+            `temporal_ratio` and m as large as can be.
+        read: decodes them at the card's size, uint8 [frames, height, width, 3]; a frame of another shape is cropped
+            to its middle, then scaled. Raises `ClipError`.
+    """
+
+    path: Path
+    digest: str
+    frames: int
+    read: Callable[[], Frames] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +77,16 @@ class Request:
     Attributes:
         prompts: one text for each clip of the batch.
         seeds: one seed for each clip; equal seeds and prompts must give equal clips.
-        frames: pixel frames wanted of each clip.
+        frames: pixel frames wanted of each clip, a prefix not counted. Frame 0 is the first that the model makes.
         switches: later prompts, in order of their frame.
+        prefixes: what each clip continues, one a clip, or none.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     frames: int
     switches: tuple[Switch, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -200,6 +229,23 @@ class VideoModel(ABC):
         """
         return {}
 
+    def check_request(self, request: Request) -> None:
+        """Refuse a request that the model cannot answer, before anything is loaded. Raises `OptionError`.
+
+        Asked when a suite is planned, and before every stream. Lengths, switches, prefixes and seeds may decide, a
+        text never. Imports no torch. A model that takes a prefix says so by overriding this.
+        """
+        if request.prefixes:
+            raise OptionError("it takes no image or video prefix", "leave the model out of the section (`models:`)")
+
+    def switch_frames(self, request: Request) -> Sequence[int | None]:
+        """The pixel frame at which each of `request.switches` happens; `request.frames` or more where it never does.
+
+        None, as for every model that does not override this, where the model cannot say; metrics then judge from the
+        frame that was asked for, and the record says so. Imports no torch.
+        """
+        return [None] * len(request.switches)
+
     def load(self, device: str) -> None:
         """Bring the weights to `device` (`cpu`, `cuda`, `cuda:1`). Raises `WeightsError` when they do not fit."""
         return
@@ -259,9 +305,10 @@ class Clip:
         path: the video file.
         prompt: the text it was made from (the first one, when it switches).
         seed: its seed; `index` counts the samples of one prompt from 0.
-        frames, height, width, frame_rate: as in the file.
+        frames, height, width, frame_rate: as in the file, whose frame 0 is the first that the model made.
         digest: SHA-256 of the decoded frames.
-        switches: later prompts as (pixel frame, text).
+        switches: later prompts as (pixel frame, text): the frame at which the switch happened, or the one that was
+            asked for where the model cannot say.
         read: decodes the whole clip, uint8 [frames, height, width, 3].
     """
 
@@ -357,13 +404,36 @@ class Metric(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a probe has the model do: prompts and seeds to draw from, and the pixel frames of a clip."""
+    """What a probe has the model do: prompts and seeds to draw from, and the pixel frames of a clip.
+
+    `prefixes` are what the clips continue, one a prompt, or none.
+    """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     frames: int
     batch: int = 1
     switches: tuple[Switch, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
+
+    def request(self, number: int) -> Request:
+        """The `number`-th distinct request (rule T13).
+
+        (prompt, seed) pairs are taken in order, prompts fastest, `batch` at a time. When they are used up the seeds go
+        on beyond the largest, so that no request of a run is ever repeated by accident.
+        """
+        stride = max(self.seeds) + 1
+        chosen, numbers = [], []
+        for clip in range(self.batch):
+            turn, prompt = divmod(number * self.batch + clip, len(self.prompts))
+            cycle, seed = divmod(turn, len(self.seeds))
+            chosen.append(prompt)
+            numbers.append(self.seeds[seed] + cycle * stride)
+        switches = tuple(
+            Switch(s.frame, tuple(s.prompts[p if len(s.prompts) > 1 else 0] for p in chosen)) for s in self.switches
+        )
+        prefixes = tuple(self.prefixes[p] for p in chosen) if self.prefixes else ()
+        return Request(tuple(self.prompts[p] for p in chosen), tuple(numbers), self.frames, switches, prefixes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,12 +461,16 @@ class Measurement:
 
 
 class Probe(ABC):
-    """A measurement of a live model, or of the device alone when `needs_model` is false."""
+    """A measurement of a live model, or of the device alone when `needs_model` is false.
+
+    `takes_prefix` says that it gives the model the workload's prefixes; a suite that has some for another is refused.
+    """
 
     version: ClassVar[str] = "1"
     schema: ClassVar[type[Options]] = Options
     values: ClassVar[tuple[Value, ...]]
     needs_model: ClassVar[bool] = True
+    takes_prefix: ClassVar[bool] = False
 
     def __init__(self, options: Options) -> None:
         self.options: Any = options

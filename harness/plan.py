@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness import devices, registry
+from harness import devices, foresight, registry
 from harness.contracts import Json, ModelCard, VideoModel
 from harness.errors import HarnessError, RegistryError
 from harness.identity import IDENTITY_VERSION, Template, canonical
@@ -17,8 +17,8 @@ from harness.schema import (
     MetricUse,
     ModelEntry,
     Suite,
-    SwitchEntry,
     dump,
+    switched,
 )
 
 PLAN_SCHEMA = 1
@@ -126,7 +126,7 @@ def make(suite: Suite, device: str | None = None) -> Plan:
         for arm in _taking_part(section, arms):
             groups += _clips(suite, section, arm, models[arm.label], kind, units)
     for probe_section in suite.measure:
-        groups += _measures(suite, probe_section, arms, kind, units)
+        groups += _measures(suite, probe_section, arms, models, kind, units)
     return Plan(suite, device, tuple(arms.values()), tuple(units.values()), tuple(groups))
 
 
@@ -157,6 +157,7 @@ def _clips(
 ) -> list[Group]:
     """Enter the section's generate and score units of one arm; their groups."""
     scorers = [_Scorer(use, device) for use in section.metrics]
+    asked = foresight.Clips(suite, section, arm.label, model, arm.card)
     keys: list[str] = []
     scored: dict[str, list[str]] = {scorer.name: [] for scorer in scorers}
     shared: dict[str, Json] = {
@@ -175,14 +176,16 @@ def _clips(
     for number, prompt in enumerate(suite.prompts[section.prompts].texts):
         by_prompt: dict[str, Json] = {"prompt": prompt}
         if section.switches:
-            by_prompt["switches"] = [[switch.frame, _switched(suite, switch, number)] for switch in section.switches]
+            by_prompt["switches"] = [[switch.frame, switched(suite, switch, number)] for switch in section.switches]
         for index, seed in enumerate(section.seeds):
             varying = {**by_prompt, "seed": seed}
             if request := model.request_identity(prompt, seed):
                 varying["request"] = dict(request)
+            said, where = asked.of(number, seed)
+            varying |= said
             key = template.key(varying)
             keys.append(key)
-            context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index}
+            context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index, **where}
             if key not in units:
                 units[key] = Unit(key, "generate", {**shared, **varying}, context)
             for scorer in scorers:
@@ -191,11 +194,6 @@ def _clips(
                 units.setdefault(unit.key, unit)
     clips = Group(section.name, arm.label, "generate", "", tuple(keys))
     return [clips, *(Group(section.name, arm.label, "score", name, tuple(found)) for name, found in scored.items())]
-
-
-def _switched(suite: Suite, switch: SwitchEntry, number: int) -> str:
-    texts = suite.prompts[switch.prompts].texts
-    return texts[number] if len(texts) > 1 else texts[0]
 
 
 class _Scorer:
@@ -220,7 +218,12 @@ class _Scorer:
 
 
 def _measures(
-    suite: Suite, section: MeasureSection, arms: Mapping[str, Arm], device: str, units: dict[str, Unit]
+    suite: Suite,
+    section: MeasureSection,
+    arms: Mapping[str, Arm],
+    models: Mapping[str, VideoModel],
+    device: str,
+    units: dict[str, Unit],
 ) -> list[Group]:
     """Enter the section's units: one an arm and round, or a round where the probe needs no model."""
     probe = registry.probes.create(section.probe, section.options)
@@ -231,7 +234,7 @@ def _measures(
         "frames": section.frames,
         "batch": section.batch,
         "switches": [
-            [switch.frame, [_switched(suite, switch, number) for number in range(len(texts))]]
+            [switch.frame, [switched(suite, switch, number) for number in range(len(texts))]]
             for switch in section.switches
         ],
     }
@@ -250,6 +253,10 @@ def _measures(
         }
         label = arm.label if arm else ""
         context = {"suite": suite.suite, "arm": label, "section": section.name, "plugin": section.probe}
+        if arm:
+            said, where = foresight.of_workload(suite, section, arm.label, models[label], arm.card)
+            spec["workload"] = {**workload, **said}
+            context |= where
         keys = []
         for number in range(section.rounds):
             # A single round has no number, so that asking for more of them later keeps what is there.

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import SuiteError, nearest
@@ -15,11 +16,14 @@ MAX_PROMPT = 100_000
 """Characters of one prompt."""
 
 
-def read_prompts(path: Path, column: str, sha256: str, where: str) -> tuple[list[str], str]:
-    """The prompts in `path` and the SHA-256 of its bytes.
+def read_prompts(
+    path: Path, column: str, sha256: str, where: str, prefix_column: str = ""
+) -> tuple[list[str], list[str], str]:
+    """The prompts in `path`, the files that they continue as `prefix_column` names them, and the SHA-256 of its bytes.
 
     `.csv` and `.jsonl` are read by `column`; any other file has one prompt a line, blank lines left out. Every line
-    is a prompt, also one that starts with `#`. Raises `SuiteError` that starts with `where`.
+    is a prompt, also one that starts with `#`. Without `prefix_column` there are no files. Raises `SuiteError` that
+    starts with `where`.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -43,8 +47,12 @@ def read_prompts(path: Path, column: str, sha256: str, where: str) -> tuple[list
         )
     readers = {".csv": _from_csv, ".jsonl": _from_jsonl}
     reader = readers.get(path.suffix.lower())
-    prompts = reader(text, column, f"{where}: {path.name}") if reader else text.split("\n")
-    return [prompt.rstrip("\r") for prompt in prompts if prompt.strip()], digest
+    if prefix_column and reader is None:
+        raise SuiteError(f"{where}: {path.name} has no columns, so no `prefix_column`", "write it as CSV or JSONL")
+    names = [column, *([prefix_column] if prefix_column else [])]
+    rows = reader(text, names, f"{where}: {path.name}") if reader else [[line] for line in text.split("\n")]
+    rows = [row for row in rows if row[0].strip()]
+    return [row[0].rstrip("\r") for row in rows], [row[1] for row in rows if prefix_column], digest
 
 
 def check_prompts(prompts: list[str], where: str) -> None:
@@ -60,19 +68,19 @@ def check_prompts(prompts: list[str], where: str) -> None:
             raise SuiteError(f"{where}: a prompt is no valid text: {prompt[:40]!r}")
 
 
-def _from_csv(text: str, column: str, where: str) -> list[str]:
+def _from_csv(text: str, columns: Sequence[str], where: str) -> list[list[str]]:
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         names = list(rows.fieldnames or [])
-        if column not in names:
-            raise SuiteError(f"{where}: no column {column!r}; {nearest(column, names)}")
-        return [row[column] or "" for row in rows]
+        if missing := [column for column in columns if column not in names]:
+            raise SuiteError(f"{where}: no column {missing[0]!r}; {nearest(missing[0], names)}")
+        return [[row[column] or "" for column in columns] for row in rows]
     except csv.Error as error:
         raise SuiteError(f"{where}: not CSV: {error}") from error
 
 
-def _from_jsonl(text: str, column: str, where: str) -> list[str]:
-    prompts: list[str] = []
+def _from_jsonl(text: str, columns: Sequence[str], where: str) -> list[list[str]]:
+    rows: list[list[str]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -80,9 +88,12 @@ def _from_jsonl(text: str, column: str, where: str) -> list[str]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise SuiteError(f"{where}:{number}: not JSON") from error
-        value = row.get(column) if isinstance(row, dict) else None
-        if not isinstance(value, str):
-            known = [str(name) for name in row] if isinstance(row, dict) else []
-            raise SuiteError(f"{where}:{number}: no text {column!r}; {nearest(column, known)}")
-        prompts.append(value)
-    return prompts
+        texts: list[str] = []
+        for column in columns:
+            value = row.get(column) if isinstance(row, dict) else None
+            if not isinstance(value, str):
+                known = [str(name) for name in row] if isinstance(row, dict) else []
+                raise SuiteError(f"{where}:{number}: no text {column!r}; {nearest(column, known)}")
+            texts.append(value)
+        rows.append(texts)
+    return rows

@@ -37,22 +37,59 @@ class ModelEntry(Part):
     grid: dict[str, list[JsonValue]] = {}
 
 
+class PrefixFile(Part):
+    """An image or a video that the clips of a prompt continue; `sha256`, `frames` and size are filled in on load.
+
+    Attributes:
+        file: relative to the file that names it; in a loaded suite, as the process finds it.
+    """
+
+    file: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    frames: int = 0
+    height: int = 0
+    width: int = 0
+
+
 class PromptSet(Part):
     """A named list of prompts. In a loaded suite `texts` holds them: each once, where it first stood, up to `limit`.
 
     Attributes:
-        texts: the prompts themselves, when they are written in the suite.
+        texts: the prompts themselves, when they are written in the suite. One that continues an image or a video is
+            written `{text: …, prefix: FILE}`; then all of the set do.
+        prefixes: the files of `texts`, one a text, or none. Filled in on load.
         file: a text file with one prompt a line, or `.csv` or `.jsonl` with `column`; relative to the suite.
-        column: the column (CSV) or key (JSONL) that holds the prompt.
+        column: the column (CSV) or key (JSONL) that holds the prompt. prefix_column: the one that holds the file of
+            its prefix, relative to the prompt file; none unless given.
         sha256: digest of the file's bytes; the file is refused when it differs. Filled in on load.
         limit: take the first so many.
     """
 
     texts: list[str] = []
+    prefixes: list[PrefixFile] = []
     file: str = ""
     column: str = "prompt"
+    prefix_column: str = ""
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     limit: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_prefixes(cls, value: Any) -> Any:
+        """Texts that are written with their prefix, as two lists."""
+        texts = value.get("texts") if isinstance(value, dict) else None
+        if not isinstance(texts, list) or not any(isinstance(text, dict) for text in texts):
+            return value
+        if any(not isinstance(text, dict) or set(text) != {"text", "prefix"} for text in texts):
+            raise ValueError("where one prompt is written {text: …, prefix: FILE}, all of the set must be")
+        files = [{"file": text["prefix"]} for text in texts]
+        return {**value, "texts": [text["text"] for text in texts], "prefixes": files}
+
+    @model_validator(mode="after")
+    def _one_each(self) -> PromptSet:
+        if self.prefixes and len(self.prefixes) != len(self.texts):
+            raise ValueError(f"{len(self.prefixes)} prefixes for {len(self.texts)} texts")
+        return self
 
 
 def _listed(value: Any) -> Any:
@@ -78,7 +115,8 @@ class MetricUse(Part):
 class SwitchEntry(Part):
     """From pixel frame `frame` on, prompt i of the section gives way to prompt i of the set `prompts`.
 
-    A set of one prompt serves all.
+    A set of one prompt serves all. A model switches at the first frame of its first chunk that starts there or later;
+    records hold that frame, and metrics judge from it.
     """
 
     frame: Annotated[int, Field(ge=1)]
@@ -131,7 +169,11 @@ class Section(Part):
 
 
 class GenerateSection(Section):
-    """Clips for every arm, prompt and seed, and the metrics that score them."""
+    """Clips for every arm, prompt and seed, and the metrics that score them.
+
+    `frames` are those that a model makes: where its prompt continues an image or a video, that is no part of the clip,
+    and frame 0 is the first after it, for switches and metrics alike.
+    """
 
     prompts: str
     seeds: Seeds = [0]
@@ -315,6 +357,12 @@ class Suite(Part):
         if isinstance(policy, float) and policy >= 1:
             raise ValueError("a fraction lies between 0 and 1; a count is written without a point")
         return policy
+
+
+def switched(suite: Suite, switch: SwitchEntry, number: int) -> str:
+    """The text that prompt `number` of a section gives way to."""
+    texts = suite.prompts[switch.prompts].texts
+    return texts[number] if len(texts) > 1 else texts[0]
 
 
 def dump(suite: Suite) -> dict[str, Json]:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness import located, registry
 from harness.checked import validate
 from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel
-from harness.errors import HarnessError, OptionError, SuiteError, nearest
+from harness.errors import ClipError, HarnessError, OptionError, SuiteError, nearest
 from harness.located import Loc, Located
 from harness.prompts import check_prompts, read_prompts
 from harness.report import published
-from harness.schema import Column, GenerateSection, MeasureSection, MetricUse, ModelEntry, PromptSet, Suite, TableSpec
+from harness.schema import (
+    Column,
+    GenerateSection,
+    MeasureSection,
+    MetricUse,
+    ModelEntry,
+    PrefixFile,
+    PromptSet,
+    Suite,
+    TableSpec,
+)
 
 MAX_ARMS = 1000
 
@@ -147,13 +158,33 @@ def _prompts(doc: Located, name: str, entry: PromptSet) -> PromptSet:
     where = str(doc.where(loc))
     if bool(entry.texts) == bool(entry.file):
         raise SuiteError(f"{where}: prompt set {name!r} needs either texts or a file")
-    texts, sha256 = entry.texts, entry.sha256
+    texts, sha256, mark = entry.texts, entry.sha256, doc.where((*loc, "texts"))
+    files, folder = [prefix.file for prefix in entry.prefixes], mark.file.parent
     if entry.file:
         mark = doc.where((*loc, "file"))
-        texts, sha256 = read_prompts(mark.file.parent / entry.file, entry.column, entry.sha256, str(mark))
+        path = mark.file.parent / entry.file
+        texts, files, sha256 = read_prompts(path, entry.column, entry.sha256, str(mark), entry.prefix_column)
+        folder = path.parent
     check_prompts(texts, where)
-    once = list(dict.fromkeys(texts))
-    return entry.model_copy(update={"texts": once[: entry.limit], "sha256": sha256})
+    prefixes = {text: folder / file for text, file in zip(texts, files, strict=False)}
+    for text, file in zip(texts, files, strict=False):
+        if prefixes[text] != folder / file:
+            raise SuiteError(
+                f"{mark}: prompt {text[:60]!r} stands twice, with two prefixes; a clip is known by its prompt"
+            )
+    once = list(dict.fromkeys(texts))[: entry.limit]
+    found = [_prefix(prefixes[text], str(mark)) for text in once if prefixes]
+    return entry.model_copy(update={"texts": once, "prefixes": found, "sha256": sha256})
+
+
+def _prefix(path: Path, where: str) -> PrefixFile:
+    """What `path` holds. Raises `SuiteError` that starts with `where`."""
+    from harness import prefix
+
+    try:
+        return PrefixFile(file=str(path), **asdict(prefix.inspect(path)))
+    except ClipError as error:
+        raise SuiteError(f"{where}: {error.message}", error.fix) from error
 
 
 def _generate(doc: Located, index: int, section: GenerateSection) -> GenerateSection:
@@ -176,6 +207,13 @@ def _measure(doc: Located, index: int, section: MeasureSection) -> MeasureSectio
     return section.model_copy(update={"options": checked})
 
 
+def _check_prefix(doc: Located, suite: Suite, index: int, section: MeasureSection) -> None:
+    probe = registry.probes.get(section.probe)
+    if section.prompts and suite.prompts[section.prompts].prefixes and not probe.takes_prefix:
+        where = doc.where(("measure", index, "prompts"))
+        raise SuiteError(f"{where}: probe {section.probe!r} gives a model no prefix; name a prompt set without any")
+
+
 def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str]]) -> None:
     arms = [arm.label for arm in suite.models]
     if arms or suite.reference:
@@ -194,11 +232,17 @@ def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str
                 _known(doc, (*loc, "models"), "model label", label, origins)
             if section.prompts:
                 _known(doc, (*loc, "prompts"), "prompt set", section.prompts, suite.prompts)
+            if isinstance(section, MeasureSection):
+                _check_prefix(doc, suite, index, section)
             if len(set(section.seeds)) != len(section.seeds):
                 raise SuiteError(f"{doc.where((*loc, 'seeds'))}: a seed stands twice")
             for number, switch in enumerate(section.switches):
                 place: Loc = (*loc, "switches", number)
                 _known(doc, (*place, "prompts"), "prompt set", switch.prompts, suite.prompts)
+                if suite.prompts[switch.prompts].prefixes:
+                    raise SuiteError(
+                        f"{doc.where(place)}: prompt set {switch.prompts!r} has prefixes; a switch takes none"
+                    )
                 have, want = len(suite.prompts[switch.prompts].texts), _size(suite, section)
                 if have not in (1, want):
                     raise SuiteError(

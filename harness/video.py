@@ -244,19 +244,69 @@ def read(path: Path) -> Frames:
     return np.concatenate(chunks)
 
 
+def pictures(file: IO[bytes], name: str, most: int, pixels: int) -> Iterator[Frames]:
+    """The frames of an image or a video, uint8 [height, width, 3] each, one at a time, all of one size.
+
+    Raises `ClipError` that starts with `name`, also for more than `most` frames, or more than `pixels` pixels in them.
+    """
+    with _open(file, f"{_IMAGES},{_FORMATS}", name) as clip:
+        room = min(most, pixels // (clip.height * clip.width))
+        size = None
+        for number, frame in enumerate(clip.frames()):
+            if number >= room:
+                of = f"{clip.height}x{clip.width}"
+                raise ClipError(
+                    f"{name} has more than {room} frames of {of}, the most that are taken", "cut it shorter"
+                )
+            if size not in (None, (frame.height, frame.width)):
+                raise ClipError(f"{name} changes its size at frame {number}")
+            size = frame.height, frame.width
+            yield clip.pixels(frame)
+        if size is None:
+            raise ClipError(f"{name} has no frames")
+
+
+def write_lossless(path: Path, pixels: Frames, frame_rate: float) -> None:
+    """Write uint8 [frames, height, width, 3] without loss: a PNG of one frame, or an mp4 of H.264 in RGB."""
+    rate = Fraction(frame_rate).limit_denominator(1001)
+    if path.suffix == ".png":
+        encoder = av.CodecContext.create("png", "w")
+        encoder.height, encoder.width, encoder.pix_fmt, encoder.time_base = *pixels.shape[1:3], "rgb24", 1 / rate
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[0]), format="rgb24")
+        path.write_bytes(b"".join(bytes(packet) for packet in (*encoder.encode(picture), *encoder.encode(None))))
+        return
+    with av.open(str(path), "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264rgb", rate=rate, options={"crf": "0", "preset": "veryfast"})
+        stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], "rgb24"
+        for picture in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def scaled(pixels: Frames, height: int, width: int) -> Frames:
+    """One frame, uint8 [height, width, 3], at another size, by FFmpeg's bicubic filter."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    picture = picture.reformat(width=width, height=height, format="rgb24", interpolation=_flags(), threads=1)
+    return np.asarray(picture.to_ndarray(), dtype=np.uint8)
+
+
 _FORMATS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,ogg,flv"
 """Containers that are read: self-contained ones. A playlist could make the reader open other files or addresses."""
+_IMAGES = "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+"""The same for images: each holds one picture, and names no other file."""
 
 
 @contextmanager
-def _open(source: Path | IO[bytes]) -> Iterator[_Reader]:
+def _open(source: Path | IO[bytes], formats: str = _FORMATS, name: str = "the clip") -> Iterator[_Reader]:
     """An open clip; FFmpeg's errors, on opening and while it is read, become `ClipError`."""
-    name = str(source) if isinstance(source, Path) else "the clip"
+    name = str(source) if isinstance(source, Path) else name
     try:
         with ExitStack() as stack:
             file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
             file.seek(0)
-            limits = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+            limits = {"format_whitelist": formats, "protocol_whitelist": "file"}
             container = stack.enter_context(av.open(file, "r", options=limits))
             if not container.streams.video:
                 raise ClipError(f"{name} has no picture")

@@ -17,7 +17,7 @@ from models.attention.context import Kernel, rotate_tail
 from models.cache import StreamCache
 from models.rollout import Noise, Prompt, PromptSwitch, Rollout
 from models.rope import rotate
-from models.window import Ring
+from models.window import Ring, check_rolling
 
 
 class RollingContext:
@@ -117,11 +117,7 @@ class RollingRollout(Rollout):
             raise OptionError(
                 "the rolling schedule takes no prefix, no history and no prompt switch", "use schedule: chunk"
             )
-        if self.policy.sink != self.chunk or self.guidance != 1 or self.network.config.attention == "linear":
-            raise OptionError(
-                "the rolling schedule needs a sink of one chunk, no guidance, and a cache of keys",
-                f"set window.sink to {self.chunk} and sampler.guidance to 1",
-            )
+        check_rolling(self.policy, self.chunk, self.schedule.config, self.network.config.attention)
 
     def _denoise_window(self, x: Tensor, prompt: Prompt, window: int, inside: range) -> Tensor:
         """One pass over all chunks of the window, each at its own step; returns their clean latents."""

@@ -71,7 +71,7 @@ class Rollout:
         network: the transformer, on its device.
         policy: window policy. chunk: latent frames per chunk. sampler: denoising steps and shift.
         grid: tokens of a latent frame.
-        spans: names the stages for whoever measures.
+        spans: names the stages for whoever measures. first: number of the first chunk in their names.
 
     With guidance the batch is doubled: the first half follows the prompt, the second half has none; so is its cache.
     """
@@ -84,8 +84,10 @@ class Rollout:
         sampler: SamplerConfig,
         grid: Grid,
         spans: Spans = no_spans,
+        first: int = 0,
     ) -> None:
         self.network, self.policy, self.chunk, self.spans = network, policy, chunk, spans
+        self.first = first
         self.schedule = Schedule(sampler)
         self.guidance = sampler.guidance
         self.capacity = policy.capacity(chunk)
@@ -132,7 +134,7 @@ class Rollout:
             )
         first = self._prefill(prefix, prompt)
         waiting = list(switches)
-        for index in range(frames // self.chunk):
+        for index in range(self.first, self.first + frames // self.chunk):
             while waiting and first >= waiting[0].frame:
                 prompt = waiting.pop(0).prompt
                 with self.spans("switch"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.errors import OptionError
+from models.sampler_config import SamplerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,9 @@ class WindowPolicy:
         switch: what a new prompt does to the cache: `keep` it, `rebuild` it from the finished frames of the window
             in one pass (LongLive), or `flush` it to the sink and the `flush_keep` latest frames (Infinity-RoPE).
         keep_sink_on_rebuild: LongLive's `global_sink`.
-        schedule: `chunk` by chunk, or `rolling` joint denoising of several noise levels (Rolling Forcing).
+        schedule: `chunk` by chunk; `rolling` joint denoising of several noise levels (Rolling Forcing); or `restart`,
+            chunk by chunk until the window is full, then anew on its last chunk, whose first latent frame becomes an
+            image encoded again (CausVid).
     """
 
     frames: int
@@ -38,7 +41,7 @@ class WindowPolicy:
     switch: Literal["keep", "rebuild", "flush"] = "keep"
     flush_keep: int = 2
     keep_sink_on_rebuild: bool = False
-    schedule: Literal["chunk", "rolling"] = "chunk"
+    schedule: Literal["chunk", "rolling", "restart"] = "chunk"
 
     def capacity(self, chunk: int) -> int:
         """Latent frames that the cache holds for chunks of `chunk` frames; checks the policy against them."""
@@ -64,7 +67,7 @@ class WindowPolicy:
             "rotation": ("write", "read"),
             "positions": ("absolute", "relative"),
             "switch": ("keep", "rebuild", "flush"),
-            "schedule": ("chunk", "rolling"),
+            "schedule": ("chunk", "rolling", "restart"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
@@ -85,8 +88,22 @@ class WindowPolicy:
             )
         if self.sink_kind == "average" and self.rotation == "write":
             raise OptionError("an averaged sink needs unrotated keys", "set window.rotation to read")
+        if self.schedule == "restart" and (self.sink or self.frames % chunk or self.frames < 2 * chunk):
+            raise OptionError(
+                f"a window of {self.frames} frames with a sink of {self.sink} cannot restart on a chunk of {chunk}",
+                f"set window.sink to 0, and window.frames to a multiple of {chunk}, at least {2 * chunk}",
+            )
         if self.switch == "flush" and (self.sink < 1 or self.flush_keep < 1):
             raise OptionError("window.switch flush needs a sink and flush_keep of at least 1", "set window.sink to 1")
+
+
+def check_rolling(policy: WindowPolicy, chunk: int, sampler: SamplerConfig, attention: str) -> None:
+    """Raise `OptionError` where the rolling schedule cannot run so."""
+    if policy.sink != chunk or sampler.guidance != 1 or attention == "linear":
+        raise OptionError(
+            "the rolling schedule needs a sink of one chunk, no guidance, and a cache of keys",
+            f"set window.sink to {chunk} and sampler.guidance to 1",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import check, registry, video
-from harness.contracts import Clip, Frames, Json, ModelCard, Request, Subject, Switch, VideoModel, Workload
+from harness import check, prefix, registry, video
+from harness.contracts import Clip, Frames, Json, ModelCard, Prefix, Request, Subject, Switch, VideoModel, Workload
 from harness.errors import NotAvailable, RecordError, StorageError
 from harness.execute.scoring import Scorer
 from harness.heads import Head
@@ -124,16 +124,36 @@ class Finished:
 def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames | Finished]:
     """Checked chunks of a generate unit's clip, uint8 [frames, height, width, 3]; or the one file that it is."""
     spec: Any = unit.spec
+    files = [unit.context["prefix"]] if "prefix" in spec else []
     request = Request(
         prompts=(spec["prompt"],),
         seeds=(spec["seed"],),
         frames=spec["frames"],
         switches=tuple(Switch(frame, (prompt,)) for frame, prompt in spec["switches"]),
+        prefixes=_prefixes(files, card),
     )
     if path := model.file(request):
         return iter((Finished(path, request.frames, card.height, card.width),))
     # A copy, since a model may fill the same array again while the encoder still reads it.
     return (chunk[0].copy() for chunk in check.chunks(model, request, card))
+
+
+def _prefixes(files: Sequence[Mapping[str, Any]], card: ModelCard) -> tuple[Prefix, ...]:
+    return tuple(prefix.opened(Path(file["file"]), file["sha256"], file["frames"], card) for file in files)
+
+
+def _asked_and_given(unit: Unit) -> dict[str, Json]:
+    """What the record of a clip says of its prompt switches (`frame` null: the model cannot say) and its prefix."""
+    spec: Any = unit.spec
+    said: dict[str, Json] = {}
+    if spec["switches"]:
+        pairs = zip(spec["switches"], unit.context["switched_at"], strict=True)
+        said["switches"] = [{"asked": asked, "frame": frame} for (asked, _), frame in pairs]
+    if "prefix" in spec:
+        file: dict[str, Json] = dict(unit.context["prefix"])
+        del file["file"]
+        said["prefix"] = {**file, "in_clip": False}
+    return said
 
 
 class _Stopped(Exception):
@@ -172,7 +192,7 @@ class Making:
                     found = video.keep(path, first.path, first.frames, first.height, first.width)
                 else:
                     found = video.write(path, self._chunks(first, arrivals), *settings)
-                return Result(clip={"path": name, **found})
+                return Result(clip={"path": name, **found, **_asked_and_given(unit)})
             except _Stopped as stopped:
                 raise stopped.fault from None
 
@@ -248,8 +268,15 @@ def clip_of(unit: Unit, info: Mapping[str, Any], path: Path, index: int) -> Clip
         frame_rate=info["frame_rate"],
         digest=info["digest"],
         read=lambda: video.read(path),
-        switches=tuple((frame, prompt) for frame, prompt in spec["switches"]),
+        switches=tuple(zip(_happened(spec, info), (prompt for _, prompt in spec["switches"]), strict=True)),
     )
+
+
+def _happened(spec: Any, info: Mapping[str, Any]) -> list[int]:
+    """The frame of each switch: as the clip's record has it, or as it was asked for where the model cannot say."""
+    if "switches" not in info:
+        return [frame for frame, _ in spec["switches"]]
+    return [said["asked"] if said["frame"] is None else said["frame"] for said in info["switches"]]
 
 
 def score(unit: Unit, scorer: Scorer, clip: Clip) -> Result:
@@ -279,6 +306,7 @@ def measure(unit: Unit, subject: Subject | None, device: str) -> Result:
         frames=load["frames"],
         batch=load["batch"],
         switches=tuple(Switch(frame, tuple(prompts)) for frame, prompts in load["switches"]),
+        prefixes=_prefixes(unit.context["prefixes"], subject.card) if subject and "prefixes" in load else (),
     )
     found = probe.measure(subject, workload)
     declared = check.values(f"probe {name}", probe.values, found.values)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from harness import check
 from harness.contracts import Agreement, Json, ModelCard, VideoModel, Workload
-from harness.probes.generation import request
 
 NONE = "no reference"
 PASSED = "passed"
@@ -28,7 +27,7 @@ def take(model: VideoModel, workload: Workload, card: ModelCard) -> Agreement | 
 
     Raises `ModelFault` where it does not agree.
     """
-    return check.agreement(model, request(workload_of(workload, card), 0))
+    return check.agreement(model, workload_of(workload, card).request(0))
 
 
 def error_of(found: Agreement | None) -> float:

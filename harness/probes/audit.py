@@ -8,7 +8,6 @@ from statistics import median
 
 from harness.contracts import Json, Request, VideoModel, Workload
 from harness.probes.clock import SECOND, Clock, no_garbage_collection
-from harness.probes.generation import request
 from harness.stats import chance_of_lower
 
 ORDER = "DSSD"
@@ -108,7 +107,7 @@ class _Runs:
 
     @property
     def _same(self) -> Request:
-        return request(self.workload, self.first)
+        return self.workload.request(self.first)
 
     @property
     def ratio(self) -> float:
@@ -134,7 +133,7 @@ class _Runs:
             if kind == "S":
                 self.same_s.append(self._run(self._same)[0])
                 continue
-            seconds, digest = self._run(request(self.workload, self.first + self.used))
+            seconds, digest = self._run(self.workload.request(self.first + self.used))
             self.distinct_s.append(seconds)
             self.digests.add(digest)
             self.used += 1

@@ -24,7 +24,7 @@ from harness.platforms import described, here, on_linux
 from harness.probes import agreement
 from harness.probes.clock import Clock
 from harness.probes.device import MemoryMeter, Telemetry, status_bytes
-from harness.probes.generation import Generation, generate, request, steady_chunks
+from harness.probes.generation import Generation, generate, steady_chunks
 from harness.probes.repeat import FullClock
 
 OUT_OF_MEMORY = (
@@ -230,8 +230,8 @@ def _second_clip(job: Job, model: VideoModel) -> tuple[Generation, int]:
     """
     clock, card, numbers = Clock(job.device), model.describe(), itertools.count(1)
     full = FullClock(Telemetry(job.device).clock_ratio, job.min_clock_ratio)
-    generate(clock, model, request(_workload(job), 0), card, distinct=True)
-    second = full.take(lambda: generate(clock, model, request(_workload(job), next(numbers)), card))
+    generate(clock, model, _workload(job).request(0), card, distinct=True)
+    second = full.take(lambda: generate(clock, model, _workload(job).request(next(numbers)), card))
     return second, full.rejected
 
 

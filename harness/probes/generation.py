@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import check
-from harness.contracts import Frames, ModelCard, Request, Switch, VideoModel, Workload
+from harness.contracts import Frames, ModelCard, Request, VideoModel, Workload
 from harness.errors import ModelFault, OptionError
 from harness.probes.clock import SECOND, Clock, Recorder, Span, no_garbage_collection
 
@@ -29,6 +29,7 @@ class Generation:
         frames: pixel frames of each chunk, for one clip of the batch.
         spans: the model's stages.
         batch: clips made at once.
+        switched: pixel frame at which each switch happened; the one that was asked for where the model cannot say.
     """
 
     seconds: float
@@ -36,6 +37,7 @@ class Generation:
     frames: tuple[int, ...]
     spans: tuple[Span, ...]
     batch: int
+    switched: tuple[int, ...] = ()
 
     @property
     def gaps(self) -> tuple[float, ...]:
@@ -58,35 +60,32 @@ class Generation:
         """Share of the end-to-end time that named stages account for."""
         return sum(s.seconds for s in self.spans if s.depth == 0) / self.seconds if self.seconds > 0 else float("nan")
 
-    def switch_chunks(self, switches: Sequence[Switch]) -> list[int]:
+    @property
+    def switch_chunks(self) -> list[int]:
         """The chunks that first show each new prompt.
 
         Where the model names its `switch` stage, the chunk that it was worked on for; else the one that holds the
-        switch's frame.
+        frame at which the switch happened.
         """
         named = sorted({s.chunk for s in self.spans if s.stage == "switch" and s.chunk < len(self.frames)})
+        return named or self._holding(self.switched)
+
+    def _holding(self, frames: Sequence[int]) -> list[int]:
+        """The chunk that holds each of these pixel frames."""
         ends = np.cumsum(self.frames)
-        return named or [int(np.searchsorted(ends, switch.frame, side="right")) for switch in switches]
+        return [int(np.searchsorted(ends, frame, side="right")) for frame in frames]
 
-
-def request(workload: Workload, number: int) -> Request:
-    """The `number`-th distinct request of a workload (rule T13).
-
-    (prompt, seed) pairs are taken in order, prompts fastest, `batch` at a time. When they are used up the seeds go on
-    beyond the largest, so that no request of a run is ever repeated by accident.
-    """
-    prompts, seeds = workload.prompts, workload.seeds
-    stride = max(seeds) + 1
-    chosen, numbers = [], []
-    for clip in range(workload.batch):
-        turn, prompt = divmod(number * workload.batch + clip, len(prompts))
-        cycle, seed = divmod(turn, len(seeds))
-        chosen.append(prompt)
-        numbers.append(seeds[seed] + cycle * stride)
-    switches = tuple(
-        Switch(s.frame, tuple(s.prompts[p if len(s.prompts) > 1 else 0] for p in chosen)) for s in workload.switches
-    )
-    return Request(tuple(prompts[p] for p in chosen), tuple(numbers), workload.frames, switches)
+    def check_switches(self, stated: Sequence[int | None]) -> None:
+        """Raise `ModelFault` where the model works on a switch for another chunk than holds the frame it stated."""
+        named = {s.chunk for s in self.spans if s.stage == "switch"}
+        frames = [frame for frame in stated if frame is not None and frame < sum(self.frames)]
+        for frame, chunk in zip(frames, self._holding(frames), strict=True):
+            if named and chunk not in named:
+                at = ", ".join(str(number) for number in sorted(named))
+                raise ModelFault(
+                    f"the model states a switch at frame {frame}, in chunk {chunk}, and works on it for chunk {at}",
+                    "mend its switch_frames()",
+                )
 
 
 def check_workload(probe: str, workload: Workload) -> None:
@@ -100,12 +99,21 @@ def check_workload(probe: str, workload: Workload) -> None:
             raise OptionError(f"probe {probe}: a switch at frame {switch.frame} lies outside {workload.frames} frames")
 
 
+def _digest(wanted: Request, clip: int) -> tuple[str, ...]:
+    return (wanted.prefixes[clip].digest,) if wanted.prefixes else ()
+
+
 class _Clips:
     """Digests of the clips of one batch, chunk by chunk."""
 
     def __init__(self, wanted: Request) -> None:
         self._of = [
-            (prompt, seed, *((switch.frame, switch.prompts[clip]) for switch in wanted.switches))
+            (
+                prompt,
+                seed,
+                *((switch.frame, switch.prompts[clip]) for switch in wanted.switches),
+                *_digest(wanted, clip),
+            )
             for clip, (prompt, seed) in enumerate(zip(wanted.prompts, wanted.seeds, strict=True))
         ]
         self._digests = [hashlib.sha256() for _ in self._of]
@@ -150,7 +158,13 @@ def generate(
     if clips is not None:
         clips.check()
     since = tuple((arrival - start) / SECOND for arrival in arrivals)
-    return Generation((end - start) / SECOND, since, tuple(frames), tuple(spans.finish()), wanted.batch)
+    stated = model.switch_frames(wanted)
+    switched = tuple(
+        switch.frame if frame is None else frame for switch, frame in zip(wanted.switches, stated, strict=True)
+    )
+    done = Generation((end - start) / SECOND, since, tuple(frames), tuple(spans.finish()), wanted.batch, switched)
+    done.check_switches(stated)
+    return done
 
 
 def latents_in(frames: int, ratio: int) -> int:

@@ -23,7 +23,6 @@ from harness.probes.generation import (
     check_workload,
     generate,
     latents_in,
-    request,
     steady_chunks,
 )
 from harness.probes.repeat import Repeated, Stop, Warmup, repeat, warm_up
@@ -83,6 +82,7 @@ class Streaming(Probe):
 
     version = "4"
     schema = StreamingOptions
+    takes_prefix = True
     values = (
         Value("denoise_fps", "frames/s", "higher", "denoise"),
         Value("decode_fps", "frames/s", "higher", "+ decode"),
@@ -143,12 +143,12 @@ class Streaming(Probe):
         loaded = (clock.point() - start) / SECOND
         devices.give_back(subject.device)  # what loading needed for a while is no weight
         weights = meter.now() - meter.base
-        counts = census.take(model, request(workload, 0), subject.card) if self.options.count else None
+        counts = census.take(model, workload.request(0), subject.card) if self.options.count else None
         agreed = agreement.take(model, workload, subject.card)
         devices.give_back(subject.device)  # what the reference needed is none of the model's memory
         warm = warm_up(
             clock,
-            lambda i: generate(clock, model, request(workload, i), subject.card, distinct=i == 0),
+            lambda i: generate(clock, model, workload.request(i), subject.card, distinct=i == 0),
             self.options.warmups,
             max(self.options.warmups, self.options.max_warmups),
         )
@@ -170,6 +170,7 @@ class Streaming(Probe):
         }
         notes: dict[str, Json] = {
             **found.notes(),
+            **_given(model, workload),
             "warmup": _warmup(warm),
             "audit": checked.to_json(),
             "agreement": agreement.to_json(agreed),
@@ -194,12 +195,23 @@ class Streaming(Probe):
     ) -> Repeated[Generation]:
         return repeat(
             clock,
-            lambda i: generate(clock, model, request(workload, first + i), card),
+            lambda i: generate(clock, model, workload.request(first + i), card),
             lambda generation: generation.seconds,
             self.options.stop(),
             clock_ratio=telemetry.clock_ratio,
             sleep=self._sleep,
         )
+
+
+def _given(model: VideoModel, workload: Workload) -> dict[str, Json]:
+    """For the notes: where each switch was asked for and happened (null: the model cannot say), and the prefixes."""
+    given: dict[str, Json] = {}
+    if workload.switches:
+        pairs = zip(workload.switches, model.switch_frames(workload.request(0)), strict=True)
+        given["switches"] = [{"asked": switch.frame, "frame": frame} for switch, frame in pairs]
+    if workload.prefixes:
+        given["prefixes"] = [{"sha256": prefix.digest, "frames": prefix.frames} for prefix in workload.prefixes]
+    return given
 
 
 def _since(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, Json]:
@@ -238,9 +250,9 @@ class Found:
         steady = [i for i in self.steady if i > 0]
         return [median(run.gaps[i] for i in steady) for run in self.runs] if steady else []
 
-    def _switched(self, workload: Workload) -> list[float]:
+    def _switched(self) -> list[float]:
         """The median time from the chunk before a switch to the first that shows it, of each generation."""
-        return [median(run.gaps[i] for i in run.switch_chunks(workload.switches)) for run in self.runs]
+        return [median(run.gaps[i] for i in run.switch_chunks) for run in self.runs]
 
     def _steady_gaps(self) -> list[float]:
         return [run.gaps[i] for run in self.runs for i in self.steady if i > 0]
@@ -306,7 +318,7 @@ class Found:
             "clock_ratio": self.timed.clock_ratios,
             "rejected_clock_ratio": self.timed.rejected_ratios,
             "chunk_s": self._usual(),
-            "switch_s": self._switched(workload) if workload.switches else [],
+            "switch_s": self._switched() if workload.switches else [],
             "clip_s": [run.seconds for run in self.runs],
             "first_chunk_s": [run.arrivals[0] for run in self.runs],
             "end_to_end_fps": end_to_end,

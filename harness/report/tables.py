@@ -8,17 +8,18 @@ give the same table, byte for byte.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import registry
 from harness.contracts import Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.plan import Group
 from harness.records import Run
-from harness.report import insets, layout, published
+from harness.report import insets, layout, published, switching
 from harness.report.against import Cells, heading, over_reference, ranked
 from harness.report.aggregates import aggregates, estimate
 from harness.report.cards import CARD, card_cell
@@ -122,6 +123,8 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
     rows += others
     if not rows:
         raise RecordError(f"table {spec.name!r} is empty: its run has none of its models", "see `models:` of the table")
+    sections = {column.value.partition(":")[0] for column in spec.columns}
+    remarks += [sentence for view in views for sentence in switching.remarks(view.run, sections)]
     said = tuple(dict.fromkeys(remarks))
     return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=said, notes=notes)
 

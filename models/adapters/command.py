@@ -21,11 +21,11 @@ from pydantic import Field
 
 from harness import video
 from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
-from harness.errors import ClipError, ModelFault, NotAvailable
+from harness.errors import ClipError, ModelFault, NotAvailable, OptionError
 
 LOG_LINES = 50
 """Last lines of the program's output that its error shows."""
-_FIELD = re.compile(r"\{(python|prompt_file|prompt|seed|frames|out|device|switches_file)\}")
+_FIELD = re.compile(r"\{(python|prompt_file|prompt|seed|frames|out|device|switches_file|prefix_file)\}")
 _NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX")
 
 
@@ -35,7 +35,8 @@ class CommandOptions(Options):
     Attributes:
         argv: program and arguments, given to the system as they are, without a shell. These words are replaced in
             each: {prompt_file} (UTF-8, the prompt alone), {prompt}, {seed}, {frames}, {out} (where to write the clip,
-            ending in .mp4), {device}, {switches_file} (JSON list of [frame, prompt]), {python}.
+            ending in .mp4), {device}, {switches_file} (JSON list of [frame, prompt]), {prefix_file} (what the clip
+            continues, at its size: a PNG for one frame, a lossless mp4 for more; no part of the clip), {python}.
         python: interpreter of the program's own environment, for {python}.
         files: scripts and weights whose content decides the clips; their digests are part of every key.
         revision: change it when the program changes in a way that `files` does not show.
@@ -60,7 +61,10 @@ class CommandOptions(Options):
 
 
 class CommandModel(VideoModel):
-    """A program as a model: each clip is one run of it, so speed includes its start."""
+    """A program as a model: each clip is one run of it, so speed includes its start.
+
+    It is told the frame that a prompt switch is asked for; where it then switches, it cannot say.
+    """
 
     schema = CommandOptions
     unkeyed: ClassVar[tuple[str, ...]] = ("python", "folder", "files", "timeout")
@@ -90,6 +94,14 @@ class CommandModel(VideoModel):
             found[path.name if path.name not in found else name] = digest
         return found
 
+    def check_request(self, request: Request) -> None:
+        """A program takes the switches and the prefix that its arguments name."""
+        wanted = {"{switches_file}": request.switches, "{prefix_file}": request.prefixes}
+        for word, given in wanted.items():
+            if given and not any(word in part for part in self.options.argv):
+                what = "switch of the prompt" if given is request.switches else "image or video prefix"
+                raise OptionError(f"the program takes no {what}", f"put {word} into `argv`")
+
     def load(self, device: str) -> None:
         """Find the program. Raises `NotAvailable`."""
         self._device = device
@@ -102,6 +114,7 @@ class CommandModel(VideoModel):
 
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         """Run the program for every clip of the batch, then play them back."""
+        self.check_request(request)
         with tempfile.TemporaryDirectory(prefix="videomla-bench-") as scratch:
             clips = []
             for number in range(request.batch):
@@ -116,8 +129,6 @@ class CommandModel(VideoModel):
         out = folder / "clip.mp4"
         prompt = request.prompts[number]
         switches: Json = [[switch.frame, switch.prompts[number]] for switch in request.switches]
-        if switches and not any("{switches_file}" in part for part in self.options.argv):
-            raise ModelFault("the program takes no switch of the prompt", "put {switches_file} into `argv`")
         (folder / "prompt.txt").write_text(prompt, encoding="utf-8", newline="")
         (folder / "switches.json").write_text(json.dumps(switches), encoding="utf-8")
         fields = {
@@ -130,6 +141,11 @@ class CommandModel(VideoModel):
             "device": getattr(self, "_device", "cpu"),
             "switches_file": str(folder / "switches.json"),
         }
+        if request.prefixes:
+            pixels = request.prefixes[number].read()
+            prefix = folder / ("prefix.png" if len(pixels) == 1 else "prefix.mp4")
+            video.write_lossless(prefix, pixels, self.options.frame_rate)
+            fields["prefix_file"] = str(prefix)
         log = folder / "log.txt"
         status = self._run([self._fill(part, fields) for part in self.options.argv], log)
         if status is None:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from harness import video
 from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
-from harness.errors import ClipError, NotAvailable
+from harness.errors import ClipError, NotAvailable, OptionError
 
 ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
 
@@ -70,7 +70,7 @@ class FolderModel(VideoModel):
         One that is longer, no mp4 or no H.264 is played by `stream` and encoded anew.
         """
         path = self._path(request.prompts[0], request.seeds[0])
-        if request.switches or path is None or path.suffix.lower() != ".mp4":
+        if request.switches or request.prefixes or path is None or path.suffix.lower() != ".mp4":
             return None
         try:
             found, card = video.head(path), self.describe()
@@ -80,10 +80,15 @@ class FolderModel(VideoModel):
             return None  # `stream` says what is wrong with it
         return path if same else None
 
+    def check_request(self, request: Request) -> None:
+        """Clips that exist have one prompt, and nobody says what they continued."""
+        super().check_request(request)
+        if request.switches:
+            raise OptionError("existing clips cannot switch their prompt", "leave it out of the section (`models:`)")
+
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         """The first `request.frames` frames of each clip, `chunk` at a time."""
-        if request.switches:
-            raise ClipError("existing clips cannot switch their prompt")
+        self.check_request(request)
         clips = [self._frames(*pair, request.frames) for pair in zip(request.prompts, request.seeds, strict=True)]
         for chunks in zip(*clips, strict=True):
             yield np.stack(chunks)

@@ -92,7 +92,7 @@ PRESETS: dict[str, Preset] = {
     "causvid": Preset(
         family="causvid",
         title="CausVid",
-        window=WindowPolicy(frames=FULL_WINDOW),
+        window=WindowPolicy(frames=FULL_WINDOW, schedule="restart"),
         sampler=SamplerConfig(steps=(1000, 757, 522), shift=8.0, warp=False),
         checkpoint="tianweiy/CausVid: autoregressive_checkpoint/model.pt",
         licence="CC BY-NC-SA 4.0",

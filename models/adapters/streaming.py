@@ -6,7 +6,7 @@ A preset says what differs. Importing this module imports no torch.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.contracts import Agreement, Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
@@ -15,7 +15,8 @@ from models import cost
 from models.config import TransformerConfig
 from models.kernels.forms import Form, choose, preferred_backend
 from models.sampler_config import SamplerConfig
-from models.window import WindowPolicy
+from models.timeline import Timeline
+from models.window import WindowPolicy, check_rolling
 
 if TYPE_CHECKING:
     from models.codec import Codec
@@ -159,6 +160,68 @@ class StreamingModel(VideoModel):
             form = {"form": "dense", "backend_asked": preferred_backend(device, self.options.dtype)}
         return {"weights": dict(self.weight_digests()), "form": form}
 
+    def encodes(self) -> bool:
+        """Whether the codec turns pixels into latents, as a prefix needs."""
+        return True
+
+    def timeline(self, request: Request) -> Timeline:
+        """Where the chunks of a request stand."""
+        policy = self.window_policy()
+        latents = [1 + (prefix.frames - 1) // self.temporal_ratio for prefix in request.prefixes]
+        rolling, restart = (policy.schedule == kind for kind in ("rolling", "restart"))
+        return Timeline(
+            self.chunk,
+            self.temporal_ratio,
+            prefix=max(latents, default=0),
+            least=len(self.sampler_config().steps) if rolling else 1,
+            window=policy.capacity(self.chunk) if restart else 0,
+        )
+
+    def switch_frames(self, request: Request) -> Sequence[int | None]:
+        """The first frame of the first chunk at or after each frame asked for."""
+        return self.timeline(request).switched([switch.frame for switch in request.switches], request.frames)
+
+    def check_request(self, request: Request) -> None:
+        """Refuse what schedule, codec or rotary table cannot do."""
+        if request.frames < 1:
+            raise OptionError(f"{request.frames} frames", "ask for at least 1")
+        policy, config = self.window_policy(), self.network_config()
+        if policy.schedule == "rolling":
+            if request.switches or request.prefixes:
+                what = "switch" if request.switches else "prefix"
+                raise OptionError(f"its rolling schedule takes no {what}", "leave it out of the section (`models:`)")
+            check_rolling(policy, self.chunk, self.sampler_config(), config.attention)
+        self._check_prefixes(request, policy)
+        if len(self.timeline(request).legs(request.frames)) > 1 and not self.encodes():
+            raise OptionError(
+                f"{request.frames} frames need more than one window, and its preview codec cannot encode a restart",
+                "choose codec: wan, or ask for fewer frames",
+            )
+        _check_positions(self.timeline(request), policy, config, request.frames, self.latent_size())
+
+    def _check_prefixes(self, request: Request, policy: WindowPolicy) -> None:
+        if not request.prefixes:
+            return
+        lengths = sorted({prefix.frames for prefix in request.prefixes})
+        if not self.encodes():
+            raise OptionError("its preview codec cannot encode a prefix", "choose codec: wan")
+        if len(lengths) > 1:
+            raise OptionError(f"prefixes of {lengths[0]} and {lengths[-1]} frames in one batch", "set batch to 1")
+        latents = self.timeline(request).prefix
+        whole = policy.schedule == "restart" or policy.sink_kind == "average"
+        if whole and latents % self.chunk:
+            why = "restarts on whole chunks" if policy.schedule == "restart" else "averages whole chunks into its sink"
+            first = 1 + self.temporal_ratio * (self.chunk - 1)
+            raise OptionError(
+                f"it {why}, and a prefix of {lengths[0]} frames is {latents} latent ones",
+                f"give a video of {first} frames, of {first + self.chunk * self.temporal_ratio}, and so on",
+            )
+        if policy.schedule == "restart" and latents + self.chunk >= policy.capacity(self.chunk):
+            raise OptionError(
+                f"a prefix of {latents} latent frames leaves no room in its window of {policy.capacity(self.chunk)}",
+                "give a shorter one",
+            )
+
     # ------------------------------------------------------------------------------------------- running
 
     @abstractmethod
@@ -202,7 +265,7 @@ class StreamingModel(VideoModel):
 
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         """Chunks of pixels as they are decoded; the last one is cut to the frames asked for."""
-        return self._loaded().stream(request, self.latent_frames(request.frames), spans)
+        return self._loaded().stream(request, self.timeline(request), spans)
 
     def networks(self) -> list[VideoTransformer]:
         """Every network that is loaded."""
@@ -229,15 +292,24 @@ class StreamingModel(VideoModel):
                 continue
         return held.agreement(details)
 
-    def latent_frames(self, frames: int) -> int:
-        """Latent frames, in whole chunks, that hold `frames` pixel frames; a rolling window must fill once."""
-        if frames < 1:
-            raise OptionError(f"{frames} frames", "ask for at least 1")
-        needed = 1 + -(-(frames - 1) // self.temporal_ratio)
-        chunks = -(-needed // self.chunk)
-        if self.window_policy().schedule == "rolling":
-            chunks = max(chunks, len(self.sampler_config().steps))
-        return chunks * self.chunk
+
+def _check_positions(
+    timeline: Timeline, policy: WindowPolicy, config: TransformerConfig, frames: int, size: tuple[int, int]
+) -> None:
+    """Refuse a clip or a frame with positions beyond the rotary table."""
+    table = config.rope_positions
+    for side, length, patch in zip(("height", "width"), size, config.patch[1:], strict=True):
+        if length // patch > table:
+            raise OptionError(f"{side} takes {length // patch} positions; its rope table has {table}", f"lower {side}")
+    if policy.positions == "relative":
+        return
+    last = max(leg.prefix + leg.chunks * timeline.chunk for leg in timeline.legs(frames))
+    if last > table:
+        most = timeline.pixels(table - (table - timeline.prefix) % timeline.chunk) - timeline.pixels(timeline.prefix)
+        raise OptionError(
+            f"{frames} frames take {last} latent frames, and it counts them absolutely in a rope table of {table}",
+            f"ask for at most {most} frames, or leave it out of the section (`models:`)",
+        )
 
 
 def _window(policy: WindowPolicy) -> dict[str, Json]:

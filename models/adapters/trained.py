@@ -179,13 +179,17 @@ class Trained(StreamingModel):
         super().unload()
         self.pipelines = []
 
-    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
-        """Chunks from the checkpoint that the seeds of the request choose."""
-        places = {seed % len(self.files) for seed in request.seeds}
-        if len(places) > 1:
+    def check_request(self, request: Request) -> None:
+        """As every model's; the seeds of a batch must choose one checkpoint."""
+        super().check_request(request)
+        if len({seed % len(self.files) for seed in request.seeds}) > 1:
             raise OptionError(
                 "one batch asks for clips of several training seeds", "use seeds that agree modulo their number"
             )
+
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        """Chunks from the checkpoint that the seeds of the request choose."""
+        self.check_request(request)
         if self.pipeline is not None:
-            self.pipeline = self.pipelines[places.pop()]
+            self.pipeline = self.pipelines[request.seeds[0] % len(self.files)]
         return super().stream(request, spans)

@@ -94,6 +94,10 @@ class WanModel(StreamingModel):
         card = super().describe()
         return replace(card, details={**card.details, "checkpoint": self.preset.checkpoint})
 
+    def encodes(self) -> bool:
+        """Wan's VAE does, the preview does not."""
+        return bool(self.options.codec == "wan")
+
     def network_config(self) -> TransformerConfig:
         """Wan2.1-T2V-1.3B's sizes, or tiny ones."""
         base = TINY if self.options.network == "tiny" else TransformerConfig()
@@ -267,8 +271,9 @@ class SelfForcingFramewise(WanModel):
 
 
 class CausVid(WanModel):
-    """CausVid: three steps at shift 8."""
+    """CausVid: three steps at shift 8; a clip longer than the window goes on from its last chunk, encoded again."""
 
+    version = "3"
     preset = PRESETS["causvid"]
 
 

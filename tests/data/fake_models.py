@@ -6,6 +6,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from harness.contracts import (
     Workload,
     no_spans,
 )
+from harness.errors import OptionError
 from harness.registry import metrics, models, probes
 
 
@@ -72,6 +74,32 @@ class Moving(VideoModel):
             row, column = (code[3] + index) % self.options.height, (code[4] + 2 * index) % self.options.width
             frames[index - start, row : row + 6, column : column + 6] = np.frombuffer(code[5:8], np.uint8)
         return frames
+
+
+@models.register("fake/chunked")
+class Chunked(Moving):
+    """Switches its prompt at the next chunk, and says so; with a prefix it begins in the colour of the last frame."""
+
+    def check_request(self, request: Request) -> None:
+        if request.frames > 1000:
+            raise OptionError(f"{request.frames} frames are too many", "ask for 1000")
+
+    def switch_frames(self, request: Request) -> list[int]:
+        chunk = self.options.chunk
+        return [min(request.frames, -(-switch.frame // chunk) * chunk) for switch in request.switches]
+
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        at = self.switch_frames(request)
+        moved = [replace(switch, frame=frame) for switch, frame in zip(request.switches, at, strict=True)]
+        chunks = super().stream(replace(request, switches=tuple(moved)), spans)
+        if request.prefixes:
+            with spans("prefix"):
+                given = [prefix.read() for prefix in request.prefixes]
+            first = next(chunks)
+            for clip, pixels in zip(first, given, strict=True):
+                clip[0] = pixels[-1]
+            yield first
+        yield from chunks
 
 
 class BrokenOptions(FakeOptions):
@@ -205,6 +233,18 @@ class Brightness(Metric):
     def score(self, clip: Clip) -> Mapping[str, float]:
         pixels = clip.read()
         return {"brightness": float(pixels.mean()), "spread": float(pixels.std())}
+
+
+@metrics.register("fake/switches")
+class Switches(Metric):
+    """Whether frames change where the clip is said to switch, and nowhere else."""
+
+    values = (Value("first", "frame", "none"), Value("changed", "frame", "none"))
+
+    def score(self, clip: Clip) -> Mapping[str, float]:
+        corner = clip.read()[:, -1, -1].astype(int)
+        changed = np.flatnonzero(np.abs(np.diff(corner, axis=0)).max(axis=1) > 30)
+        return {"first": float(clip.switches[0][0]), "changed": float(changed[0] + 1)}
 
 
 class FaultOptions(Options):

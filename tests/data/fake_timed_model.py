@@ -42,6 +42,7 @@ class FakeOptions(Options):
     to_host_s: float = 0.005
     load_s: float = 0.0
     switch_s: float = 0.0
+    states: str = ""
     untimed_s: float = 0.0
     jitter: float = Field(0.0, ge=0, lt=1)
     growth_s: float = 0.0
@@ -134,6 +135,11 @@ class FakeTimed(VideoModel):
             yield chunk
         self.results[key] = made
 
+    def switch_frames(self, request: Request) -> list[int | None]:
+        """The next chunk's first frame, truly so for `next` alone, which names no stage for it."""
+        chunk = self.options.frames_per_chunk
+        return [-(-s.frame // chunk) * chunk if self.options.states else None for s in request.switches]
+
     def agreement(self, request: Request) -> Agreement | None:
         self.held = [*getattr(self, "held", []), request]
         if self.options.error is None:
@@ -156,7 +162,11 @@ class FakeTimed(VideoModel):
             if o.temporal_ratio > 1 and index == 0:
                 count -= o.temporal_ratio - 1
             count = min(count, request.frames - done)
-            if pending and done + count > pending[0].frame:
+            if o.states == "next":
+                if pending and done >= pending[0].frame:
+                    pending.pop(0)
+                    self.wait(o.switch_s)
+            elif pending and done + count > pending[0].frame:
                 pending.pop(0)
                 with spans("switch"):
                     self.wait(o.switch_s)

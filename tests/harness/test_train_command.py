@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from test_recipe import TINY
 
 from harness import cli, registry
-from harness.errors import WeightsError
+from harness.contracts import Request
+from harness.errors import OptionError, WeightsError
 from harness.records import RecordFile
 
 
@@ -87,6 +88,9 @@ def test_a_model_of_several_training_seeds_by_pattern(trained: Path) -> None:
     model = registry.models.create("toy/trained", options)
     assert [path.parent.name for path in model.files] == ["many-0", "many-5"]  # type: ignore[attr-defined]
     assert list(model.describe().weight_digests) == ["0", "1"]
+    model.check_request(Request(("a", "b"), (1, 3), 9))
+    with pytest.raises(OptionError, match="clips of several training seeds"):
+        model.check_request(Request(("a", "b"), (1, 2), 9))
     with pytest.raises(WeightsError, match=r"many-0/teacher_forcing\.safetensors does not exist"):
         registry.models.create("toy/trained", options | {"step": None}).describe()
 

@@ -234,6 +234,22 @@ def test_no_speed_is_taken_of_a_model_that_does_not_agree(fake, subject, options
         run(fake, subject(**options))
 
 
+def test_a_switch_is_timed_at_the_chunk_that_the_model_states(fake, subject):
+    # Asked for in the chunk of frames 15 to 17, it waits for the one that starts at 18.
+    switch = Switch(16, ("a red square", "a blue star", "a green ring"))
+    found = run(fake, subject(switch_s=0.3, states="next"), switches=[switch])
+    assert close(found.values["switch_s"], CHUNK + 0.3)
+    assert found.notes["switches"] == [{"asked": 16, "frame": 18}]
+    silent = run(fake, subject(switch_s=0.3), switches=[switch])
+    assert silent.notes["switches"] == [{"asked": 16, "frame": None}]
+
+
+def test_a_model_that_works_on_a_switch_elsewhere_than_it_states_is_refused(fake, subject):
+    switch = Switch(16, ("a red square", "a blue star", "a green ring"))
+    with pytest.raises(ModelFault, match="states a switch at frame 18, in chunk 6, and works on it for chunk 5"):
+        run(fake, subject(switch_s=0.3, states="wrong"), switches=[switch])
+
+
 def test_the_reference_is_asked_for_the_switches_that_its_clip_reaches(fake, subject):
     switches = [Switch(frame, ("a", "b", "c")) for frame in (10, 40)]
     run(fake, subject(error=0.0, window_frames=9), frames=60, switches=switches)

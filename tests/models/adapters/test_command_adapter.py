@@ -11,8 +11,8 @@ import pytest
 from road import base, run
 
 from harness import check, registry
-from harness.contracts import Request, Switch
-from harness.errors import ClipError, HarnessError, ModelFault, NotAvailable
+from harness.contracts import Prefix, Request, Switch
+from harness.errors import ClipError, HarnessError, ModelFault, NotAvailable, OptionError
 from harness.records import RecordFile
 
 PROGRAM = """
@@ -69,8 +69,25 @@ def test_a_batch_and_a_switch_reach_the_program(tmp_path: Path) -> None:
     assert pixels.shape == (2, 4, 16, 16, 3)
     assert abs(float(pixels[1, 0].mean()) - 97) <= 2
     assert pixels[:, 2:].min() > 240
-    with pytest.raises(ModelFault, match="takes no switch"):
+    with pytest.raises(OptionError, match="takes no switch"):
         play(model(tmp_path), switches=(Switch(2, ("x",)),))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_prefix_reaches_the_program_without_loss(tmp_path: Path, count: int) -> None:
+    program = PROGRAM.replace(
+        'print("prompt"',
+        'shown = [f.to_ndarray(format="rgb24") for f in av.open(sys.argv[5]).decode(video=0)]\nprint("prompt"',
+    ).replace("(16, 16, 3), value", "(16, 16, 3), len(shown) * 10 + shown[-1][3, 5, 1]")
+    program = program.replace("switches = json.load(open(sys.argv[5])) if len(sys.argv) > 5 else []", "switches = []")
+    pixels = np.zeros((count, 16, 16, 3), np.uint8)
+    pixels[-1, 3, 5] = (9, 101, 40)
+    prefixes = (Prefix(Path("none"), "0" * 64, count, lambda: pixels),)
+    made = play(model(tmp_path, program, argv=[*ARGV, "{prefix_file}"]), prefixes=prefixes)
+    assert made.shape == (5, 16, 16, 3)
+    assert abs(float(made.mean()) - 101 - 10 * count) <= 1
+    with pytest.raises(OptionError, match="takes no image or video prefix"):
+        model(tmp_path).check_request(Request(("a",), (0,), 5, prefixes=prefixes))
 
 
 @pytest.mark.parametrize(

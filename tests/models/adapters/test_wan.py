@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness import registry
-from harness.contracts import Json, Request, Switch, VideoModel
+from harness.contracts import Json, Prefix, Request, Switch, VideoModel
 from harness.errors import HarnessError, OptionError, WeightsError
 from models.adapters.presets import PRESETS
 
@@ -40,12 +42,84 @@ def test_every_preset_streams_what_was_asked_for(name: str) -> None:
     assert np.array_equal(clip(name, frames, (1, 2)), made)
 
 
-@pytest.mark.parametrize("name", ["self-forcing", "longlive", "infinity-rope", "videomla-1.3b"])
-def test_a_switch_takes_effect_at_the_next_chunk(name: str) -> None:
-    # Pixel frame 10 lies in latent frame 3, where the second chunk starts.
-    plain, switched = clip(name, 33), clip(name, 33, switch=10)
-    assert np.array_equal(plain[:, :9], switched[:, :9])
-    assert not np.array_equal(plain[:, 9:], switched[:, 9:])
+@pytest.mark.parametrize("asked", [10, 60])
+@pytest.mark.parametrize("name", ["self-forcing", "longlive", "infinity-rope", "videomla-1.3b", "causvid"])
+def test_a_switch_takes_effect_at_the_first_chunk_at_or_after_it(name: str, asked: int) -> None:
+    # Chunks of three latent frames start at pixel frames 0, 9, 21, 33, 45, 57 and 69.
+    happens = {10: 21, 60: 69}[asked]
+    plain, switched = clip(name, 81), clip(name, 81, switch=asked)
+    differ = (plain != switched).any(axis=(0, 2, 3, 4))
+    assert np.flatnonzero(differ)[0] == happens
+    assert list(create(name).switch_frames(request(81, switch=asked))) == [happens]
+
+
+def request(frames: int, switch: int = 0, prefix: int = 0) -> Request:
+    """A request of one clip, with a prefix of so many frames that nobody reads."""
+    switches = (Switch(switch, ("another",)),) if switch else ()
+    prefixes = (Prefix(Path("none"), "0" * 64, prefix, lambda: np.zeros(0, np.uint8)),) if prefix else ()
+    return Request(("one",), (1,), frames, switches, prefixes)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    # 1,023 latent frames are 341 chunks of 3, and 1 + 4 * 1022 pixel frames; one at a time all 1,024 can be had. A
+    # rolling schedule counts its frames absolutely too.
+    [
+        ("dense-21-1.3b", 4089),
+        ("self-forcing", 4089),
+        ("self-forcing-framewise", 4093),
+        ("longlive", 4089),
+        ("rolling-forcing", 4089),
+        ("causal-forcing", 4089),
+    ],
+)
+def test_a_clip_beyond_the_rope_table_is_refused_before_anything_is_loaded(name: str, most: int) -> None:
+    model = create(name)
+    model.check_request(request(most))
+    with pytest.raises(
+        OptionError, match=f"(?s){most + 1} frames take 102[5-7] latent frames.*at most {most} frames"
+    ) as told:
+        model.check_request(request(most + 1))
+    assert "\n" not in told.value.message
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        set(PRESETS)
+        - {"dense-21-1.3b", "self-forcing", "self-forcing-framewise", "longlive", "rolling-forcing", "causal-forcing"}
+    ),
+)
+def test_a_window_that_counts_for_itself_or_restarts_has_no_longest_clip(name: str) -> None:
+    create(name).check_request(request(1_000_000))
+
+
+def test_a_prefix_counts_in_the_rope_table() -> None:
+    # 21 latent frames of a prefix leave 1,003, of which 1,002 are whole chunks, each frame of four pixel ones.
+    model = create("self-forcing")
+    model.check_request(request(4008, prefix=81))
+    with pytest.raises(OptionError, match=r"(?s)4009 frames.*at most 4008 frames"):
+        model.check_request(request(4009, prefix=81))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "options", "says"),
+    [
+        ("rolling-forcing", request(81, switch=10), {}, "rolling schedule takes no switch"),
+        ("rolling-forcing", request(81, prefix=1), {}, "rolling schedule takes no prefix"),
+        ("rolling-forcing", request(81), {"sink_frames": 1}, "needs a sink of one chunk"),
+        ("self-forcing", request(81, prefix=1), {"codec": "preview"}, "preview codec cannot encode a prefix"),
+        ("causvid", request(81, prefix=1), {}, "1 frames is 1 latent ones.*video of 9 frames, of 21"),
+        ("causvid", request(81, prefix=69), {}, "no room in its window of 21"),
+        ("reward-forcing", request(81, prefix=1), {}, "averages whole chunks.*video of 9 frames"),
+        ("self-forcing", request(9), {"height": 16400}, "height takes 1025 positions; its rope table has 1024"),
+        ("self-forcing", request(0), {}, "ask for at least 1"),
+    ],
+)
+def test_what_a_preset_cannot_do_is_refused(name: str, asked: Request, options: dict[str, Json], says: str) -> None:
+    with pytest.raises(OptionError) as told:
+        create(name, **options).check_request(asked)
+    assert re.search(says, str(told.value), re.DOTALL)
 
 
 @pytest.mark.parametrize(
