@@ -18,7 +18,7 @@ from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.heads import Head
 from harness.plan import Arm, Group
 from harness.records import RecordFile, Run, device_label
-from harness.report import insets, layout, published
+from harness.report import insets, layout, noted, published
 from harness.report.against import Cells, heading, over_reference, ranked
 from harness.report.aggregates import aggregates, estimate
 from harness.report.cards import CARD, card_cell
@@ -84,7 +84,8 @@ def _by_section(view: _View) -> Table:
     for section in suite.measure:
         (values,) = view.given(section).values()
         columns = [Column(value=f"{section.name}:{value.name}", label=_named(value)) for value in values]
-        rows[section.name] = _table(TableSpec(name=suite.suite, title=suite.title, columns=columns), [view])
+        table = _table(TableSpec(name=suite.suite, title=suite.title, columns=columns), [view])
+        rows[section.name] = noted.on(table, view.notes, section.name)
     return layout.stacked(rows)
 
 
@@ -100,6 +101,7 @@ class _View:
     arms: dict[str, Arm] = field(init=False)
     groups: dict[tuple[str, str, str], Group] = field(init=False)
     records: RecordFile = field(init=False)
+    notes: dict[str, tuple[str, ...]] = field(init=False)
     _metrics: dict[tuple[str, str], Metric] = field(default_factory=dict)
     _samples: dict[tuple[str, str, str], Samples] = field(default_factory=dict)
 
@@ -107,6 +109,7 @@ class _View:
         self.arms = {arm.label: arm for arm in self.run.arms}
         self.groups = {(group.section, group.plugin, group.arm): group for group in self.run.groups}
         self.records = RecordFile(self.run.folder / "records.jsonl")
+        self.notes = noted.read(self.run)
 
     def section(self, name: str) -> AnySection | None:
         return next((section for section in _sections(self.run.suite) if section.name == name), None)
@@ -176,6 +179,7 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
             "run the suite again to fill what is missing, or say `incomplete: mark` in it",
         )
     rows, labels = [], [arm.label for view in views for arm in view.run.arms]
+    later = noted.marks(view.notes for view in views)
     for number, view in enumerate(views):
         alone = any(found is not None and (number, "") in found for _, found in drawn)
         for label in _shown_arms(view, spec.models) + ([""] if alone else []):
@@ -187,7 +191,10 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
                     shown or "device alone",
                     cells,
                     reference=bool(label) and label == view.run.suite.reference,
-                    marks=(layout.RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else (),
+                    marks=(
+                        *((layout.RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else ()),
+                        *(later[note] for note in view.notes.get(label, ())),
+                    ),
                 )
             )
     heads = tuple(head for head, _ in drawn)
@@ -196,6 +203,7 @@ def _table(spec: TableSpec, views: Sequence[_View]) -> Table:
     if not rows:
         raise RecordError(f"table {spec.name!r} is empty: its run has none of its models", "see `models:` of the table")
     said = tuple(dict.fromkeys(remarks))
+    notes = (*((mark, note) for note, mark in later.items()), *notes)
     return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=said, notes=notes)
 
 

@@ -7,7 +7,8 @@ by pass, so that what else the machine does falls on both alike. Prints the rati
 of each pass's fastest time, which is what is left where other work comes and goes within seconds.
 
 With `--against TREE` the rollout is timed against that of another checkout instead: a process each, which take turns
-pass by pass. Prints the other's time over this one's, so that 1.02 is two per cent faster.
+pass by pass. Prints the other's time over this one's, so that 1.02 is two per cent faster; of processor time as well,
+which other work on the machine hardly touches.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from models.transformer import VideoTransformer
 from models.window import WindowPolicy
 
 HEIGHT, WIDTH, FRAMES = 30, 52, 15
+WARM_UP = 5
+"""Passes of either checkout before those that count."""
 Call = Callable[[], Tensor]
 
 
@@ -161,18 +164,21 @@ def measure(arm: str, rounds: int) -> None:
 
 
 def serve(arm: str) -> None:
-    """Make rollouts for ever, one pass for each line read; writes where this code lies, then seconds pass by pass."""
+    """Make rollouts for ever, one pass for each line read.
+
+    Writes where this code lies, and then for each pass its seconds by the clock and of the processor.
+    """
     network, policy, prompt = built(arm)
     print(Path(sys.modules["models.cache"].__file__ or "").resolve().parents[1], flush=True)
     sys.stdin.readline()
-    resumed = time.perf_counter()
+    resumed = time.perf_counter(), time.process_time()
 
     def passed(*_: object) -> None:
         nonlocal resumed
-        print(time.perf_counter() - resumed, flush=True)
+        print(time.perf_counter() - resumed[0], time.process_time() - resumed[1], flush=True)
         if not sys.stdin.readline():
             raise SystemExit
-        resumed = time.perf_counter()
+        resumed = time.perf_counter(), time.process_time()
 
     network.register_forward_hook(passed)
     while True:
@@ -195,12 +201,13 @@ class Served:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def seconds(self) -> float:
-        """Of one more pass."""
+    def seconds(self) -> tuple[float, float]:
+        """Of one more pass: by the clock, and of the processor."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        return float(self._line())
+        clock, processor = map(float, self._line().split())
+        return clock, processor
 
 
 def against(tree: Path, arm: str, rounds: int) -> None:
@@ -208,7 +215,7 @@ def against(tree: Path, arm: str, rounds: int) -> None:
     passes = FRAMES // 3 * (len(SamplerConfig().steps) + 1)
     own, other = (Served(place, arm) for place in (Path(__file__).resolve().parents[2], tree.resolve()))
     try:
-        for served in (own, other) * passes:
+        for served in (own, other) * WARM_UP:
             served.seconds()
         pairs = []
         for number in range(rounds * passes):
@@ -218,15 +225,15 @@ def against(tree: Path, arm: str, rounds: int) -> None:
         for served in (own, other):
             served.process.kill()
             served.process.wait()
-    times = torch.tensor(pairs, dtype=torch.float64).view(rounds, passes, 2)
-    (mine, theirs), (least, least_theirs) = times.sum((0, 1)) / rounds, times.amin(0).sum(0)
-    middle = (times[..., 1] / times[..., 0]).median()
-    print(
-        f"{ARMS[arm][0]}: {mine:.2f} s a clip, {theirs:.2f} s before, ratio {theirs / mine:.3f}; "
-        f"median ratio of a pass {middle:.3f}; "
-        f"fastest of {rounds} a pass {least:.2f} s and {least_theirs:.2f} s, ratio {least_theirs / least:.3f}",
-        flush=True,
-    )
+    times = torch.tensor(pairs, dtype=torch.float64).view(rounds, passes, 2, 2)
+    for name, found in (("by the clock", times[..., 0]), ("of the processor", times[..., 1])):
+        (mine, theirs), (least, least_theirs) = found.sum((0, 1)) / rounds, found.amin(0).sum(0)
+        print(
+            f"{ARMS[arm][0]}: {mine:.2f} s a clip {name}, {theirs:.2f} s there, ratio {theirs / mine:.3f}; "
+            f"median ratio of a pass {(found[..., 1] / found[..., 0]).median():.3f}; "
+            f"fastest of {rounds} a pass {least:.2f} s and {least_theirs:.2f} s, ratio {least_theirs / least:.3f}",
+            flush=True,
+        )
 
 
 def main() -> None:
