@@ -6,7 +6,7 @@ Both score each chunk given the clean generated ones before it, as the teacher w
 
 Beside the pipeline that the VideoMLA paper names (Causal Forcing, arXiv 2602.02214, `model/dmd.py`):
 
-- noise levels are uniform, shifted, then clamped to [.02, .98], and all chunks of a rollout stop at the same step: so too
+- noise levels are uniform, shifted, then clamped to [.02, .98], and all chunks of a rollout stop at the same step, as
   here;
 - all frames of a clip are scored at one level there, here each chunk at its own, unless `per_clip`;
 - guidance is cond + 3 (cond - uncond) there, which is `guidance` 4 here, the default;
