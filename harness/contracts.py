@@ -151,6 +151,7 @@ class ModelCard:
         tokens_per_frame: tokens of one latent frame.
         cached_scalars: numbers kept per token and layer.
         cache_bytes: bytes of one request's full window over all layers, guidance's second cache included.
+        transient_bytes: bytes that one layer makes of that cache for its own attention, and that the next one reuses.
         forwards_per_chunk: network calls per chunk, clean pass and guidance included.
         weights: `trained`, `random` (speed and memory only; marked in every table) or `none`.
         weight_digests: SHA-256 by file name.
@@ -171,6 +172,7 @@ class ModelCard:
     tokens_per_frame: int | None = None
     cached_scalars: int | None = None
     cache_bytes: int | None = None
+    transient_bytes: int | None = None
     forwards_per_chunk: int | None = None
     weights: Literal["trained", "random", "none"] = "none"
     weight_digests: Mapping[str, str] = field(default_factory=dict)

@@ -2,12 +2,13 @@
 
 Nothing is moved when frames leave: new ones take their slots. Attention is indifferent to the order of its keys, so the
 filled slots are read in place; only rotary angles depend on the order, and those are host integers. Of a key that all
-heads share and that is rotated at read, height and width are rotated when it is written, time once per chunk.
+heads share and that is rotated at read, height and width are rotated when it is written, time in every pass: into one
+buffer that all layers share, since a rotated copy for each layer would be cache too, and no small part of a latent one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,14 +43,6 @@ class LayerCache:
     def __init__(self) -> None:
         self.key: Tensor | None = None
         self.rest: Tensor | None = None
-        self._turned: Tensor | None = None
-
-    def turned(self) -> Tensor:
-        """Where the keys of a chunk's window stand rotated, in the shape of `key`; the same memory for every chunk."""
-        assert self.key is not None
-        if self._turned is None:
-            self._turned = torch.empty_like(self.key)
-        return self._turned
 
     def buffers(self, key: Tensor, rest: Tensor, slots: int, tokens: int) -> tuple[Tensor, Tensor]:
         """The two buffers, allocated at the first call in shape and dtype of the entries. Unwritten slots stay so."""
@@ -85,13 +78,18 @@ def _empty(entries: Tensor, length: int) -> Tensor:
 
 
 class StreamCache:
-    """All layers' caches of one batch of requests, and the frames that stand in their slots."""
+    """All layers' caches of one batch of requests, and the frames that stand in their slots.
+
+    Attributes:
+        rotated: where one layer's keys stand rotated for its own attention; the next layer writes over them.
+    """
 
     def __init__(self, layers: int, policy: WindowPolicy, capacity: int, grid: Grid, table: RotaryTable) -> None:
         self.policy, self.grid, self.table = policy, grid, table
         self.ring = Ring(capacity, policy.sink)
         self.layers = [LayerCache() for _ in range(layers)]
         self.states: list[State | None] = [None] * layers
+        self.rotated: Tensor | None = None
 
     def chunk(self, first: int, count: int, device: torch.device) -> ChunkContext:
         """Make room for frames `first` to `first + count - 1` and return what their passes attend to."""
@@ -135,11 +133,21 @@ class StreamCache:
                 kept = torch.cat(parts, dim=1)
                 buffer[:, : kept.shape[1]] = kept
 
-    def bytes(self) -> int:
-        """Bytes allocated for entries and states."""
+    def tensors(self) -> list[Tensor]:
+        """What the layers keep from chunk to chunk: entries and states."""
         held = [t for cache in self.layers for t in (cache.key, cache.rest) if t is not None]
-        held += [t for state in self.states if state is not None for t in state]
-        return sum(t.numel() * t.element_size() for t in held)
+        return held + [t for state in self.states if state is not None for t in state]
+
+    def bytes(self) -> int:
+        """Bytes of storage behind `tensors`."""
+        return storage_bytes(self.tensors())
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of all storage behind `tensors`, each storage once and whole, however little of it they show."""
+    # By identity and not by address, which tensors without memory (`meta`) all share.
+    storages = {s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors)}
+    return sum(storages.values())
 
 
 class ChunkContext:
@@ -160,27 +168,28 @@ class ChunkContext:
         self.rotation = rotation(self.own)
         self.key_rotation = rotation(self.positions) if policy.rotation == "read" else None
         self._plane, self._time = self._halves(device)
-        self._rotated: set[int] = set()
         self.clean = False
 
     def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
         """Write this pass's entries over the chunk's own slots, then attend to all filled ones.
 
-        A pass that carries gradients leaves the cache as it was, and attends to a copy with its entries.
+        A pass that carries gradients leaves cache and shared buffer as they were: it attends to a copy with its own
+        entries, through which alone its gradients flow.
         """
         tokens, cache = self.cache.grid.tokens, self.cache.layers[layer]
         shared = key.dim() == 3
         rotation = self.rotation if self.key_rotation is None else self._plane if shared else None
-        if rotation is not None and key.requires_grad:
+        learning = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, rest))
+        if rotation is not None and learning:
             key, rotation = rotate(key, rotation), None
         keys, rests = cache.buffers(key, rest, self.cache.ring.capacity, tokens)
-        if key.requires_grad or rest.requires_grad:
-            # Later passes write over the cache before the backward pass does its work; it gets a copy.
+        if learning:
+            # Later passes write over the cache before the backward pass does its work.
             keys, rests = keys.clone(), rests.clone()
         cache.write((keys, rests), self.placement.runs, key, rest, tokens, rotation)
         keys, rests = keys[:, : self.filled * tokens], rests[:, : self.filled * tokens]
         if self.key_rotation is not None:
-            keys = self._in_time(layer, keys) if shared else rotate(keys, self.key_rotation)
+            keys = self._in_time(keys, learning) if shared else rotate(keys, self.key_rotation)
         return kernel(rotate_tail(query, self.rotation), keys, rests)
 
     def _halves(self, device: torch.device) -> tuple[Rotation | None, Rotation | None]:
@@ -192,16 +201,15 @@ class ChunkContext:
         whole = device.type == "cpu"
         return self.rotation.only(time), self.key_rotation.only(0, time) if whole else self.key_rotation.pairs(0, time)
 
-    def _in_time(self, layer: int, keys: Tensor) -> Tensor:
-        """Rotate in time all filled slots in the chunk's first pass, and only its own entries in the later ones."""
+    def _in_time(self, keys: Tensor, learning: bool) -> Tensor:
+        """Rotate all filled slots in time, [B, slots * tokens, p]: into the shared buffer, or anew where it learns."""
         assert self._time is not None
-        tokens, out = self.cache.grid.tokens, self.cache.layers[layer].turned()[:, : keys.shape[1]]
-        runs = self.placement.runs if layer in self._rotated else (Run(0, 0, self.filled),)
-        for run in runs:
-            first, last = run.slot * tokens, (run.slot + run.length) * tokens
-            rotate_first(keys[:, first:last], self._time.tokens(first, last), out[:, first:last])
-        self._rotated.add(layer)
-        return out
+        if learning:
+            return rotate_first(keys, self._time)
+        cache, (batch, length, width) = self.cache, keys.shape
+        if cache.rotated is None:
+            cache.rotated = keys.new_empty(batch, cache.ring.capacity * cache.grid.tokens, width)
+        return rotate_first(keys, self._time, cache.rotated[:, :length])
 
     def state(self, layer: int) -> State | None:
         """The layer's state over all finished chunks."""

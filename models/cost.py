@@ -68,6 +68,47 @@ def cache_bytes(config: TransformerConfig, work: Workload, element_bytes: int, g
     return scalars * element_bytes * (2 if guided else 1)
 
 
+def kept_bytes(
+    config: TransformerConfig, policy: WindowPolicy, work: Workload, sampler: SamplerConfig, element_bytes: int
+) -> dict[str, int]:
+    """Bytes that one request's stream keeps from chunk to chunk beside the cache, by name; guidance's included.
+
+    `text_keys`: keys and values of the prompt in every layer. `latents`: finished frames that a rebuild runs again, or
+    chunks in flight of the rolling schedule. Rotary angles are left out, one set for all layers and requests of a
+    batch, and so is what the decoder keeps.
+    """
+    text = 2 * config.layers * config.text_tokens * config.dim * (2 if sampler.guidance != 1 else 1)
+    chunks = -(-work.window // work.chunk) if policy.switch == "rebuild" else 0
+    chunks = len(sampler.steps) - 1 if policy.schedule == "rolling" else chunks
+    latents = chunks * work.chunk * work.tokens * math.prod(config.patch) * config.in_channels
+    return {"text_keys": text * element_bytes, "latents": latents * element_bytes}
+
+
+def transient_bytes(
+    config: TransformerConfig, policy: WindowPolicy, work: Workload, form: str, element_bytes: int, guided: bool
+) -> dict[str, int]:
+    """Bytes of what one layer makes of one request's cache for its own attention, by name; the next layer needs none.
+
+    `rotated`: keys rotated at read. `gathered`: entries brought together (the rolling schedule; in the absorbed form
+    latents beside their rope keys, which its kernel on CUDA reads where they lie). `rebuilt`: keys and values of every
+    head, in the expanded form.
+
+    Args:
+        form: of latent attention, `expanded` or `absorbed`.
+    """
+    tokens, sizes = work.window * work.tokens, config.latent
+    scalars = {"rotated": 0, "gathered": 0, "rebuilt": 0}
+    if config.attention != "linear" and policy.schedule == "rolling":
+        scalars["gathered"] = (tokens - policy.sink * work.tokens) * config.cached_scalars
+    elif config.attention != "linear" and policy.rotation == "read":
+        scalars["rotated"] = tokens * (config.dim if config.attention == "dense" else sizes.d_rope)
+    if config.attention == "latent" and form == "absorbed":
+        scalars["gathered"] += tokens * config.cached_scalars
+    elif config.attention == "latent":
+        scalars["rebuilt"] = tokens * (config.heads * (sizes.d_nope + sizes.d_rope) + config.dim)
+    return {name: count * element_bytes * (2 if guided else 1) for name, count in scalars.items()}
+
+
 def flops_per_forward(config: TransformerConfig, queries: int, keys: int, form: str = "expanded") -> dict[str, int]:
     """Floating-point operations of one forward pass of one clip by part; a multiply-add counts two.
 

@@ -56,7 +56,7 @@ def train(
     if dry_run:
         for training in wanted:
             chain = training.options
-            yield f"{training.name}: " + ", then ".join(f"{s.stage} {s.steps:,} steps" for s in chain.stages)
+            yield f"{training.name}: " + ", then ".join(map(_stage, chain.stages))
         return
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -68,6 +68,14 @@ def train(
     if jobs > 1:
         _side_by_side(wanted, recipe, folder, set_ or [], jobs, threads, device)
     yield from _recorded(read, wanted, folder, device)
+
+
+def _stage(stage: Any) -> str:
+    """Name and budget; of a stage that updates the generator more seldom than every step, how often."""
+    updates = getattr(stage, "generator_updates", stage.steps)
+    return f"{stage.stage} {stage.steps:,} steps" + (
+        f" ({updates:,} generator updates)" if updates < stage.steps else ""
+    )
 
 
 def _nothing() -> Any:
@@ -190,7 +198,8 @@ def _link(source: Path, target: Path) -> None:
 
 def _line(training: Training, record: Record) -> str:
     values = record.values
+    stages = ", then ".join(map(_stage, training.options.stages))
     return (
-        f"{training.name}: loss {values['loss']:.4f} after {values['steps']:,.0f} steps, {values['seconds']:,.0f} s, "
+        f"{training.name}: loss {values['loss']:.4f} after {stages}, {values['seconds']:,.0f} s, "
         f"{values['parameters']:,.0f} parameters, {str(record.notes['checkpoint'])[:12]}"
     )

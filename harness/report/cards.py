@@ -9,6 +9,7 @@ from harness.report.layout import Cell, numeral
 CARD = {
     "cached_scalars": Value("cached_scalars", "per token and layer", "lower", "cached scalars"),
     "cache_bytes": Value("cache_bytes", "bytes", "lower", "cache"),
+    "transient_bytes": Value("transient_bytes", "bytes", "lower", "transient keys and values"),
     "forwards_per_chunk": Value("forwards_per_chunk", "", "lower", "forward passes per chunk"),
     "parameters": Value("parameters", "", "none", "parameters"),
     "frames_per_chunk": Value("frames_per_chunk", "pixel frames", "none", "chunk"),

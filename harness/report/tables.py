@@ -19,7 +19,7 @@ from harness.contracts import Value
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.plan import Group
 from harness.records import Run
-from harness.report import insets, layout, published, switching
+from harness.report import insets, layout, noted, published, switching
 from harness.report.against import Cells, heading, over_reference, ranked
 from harness.report.aggregates import aggregates, estimate
 from harness.report.cards import CARD, card_cell
@@ -87,7 +87,8 @@ def _by_section(view: View) -> Table:
     for section in suite.measure:
         (values,) = view.given(section).values()
         columns = [Column(value=f"{section.name}:{value.name}", label=_named(value)) for value in values]
-        rows[section.name] = _table(TableSpec(name=suite.suite, title=suite.title, columns=columns), [view], None)
+        table = _table(TableSpec(name=suite.suite, title=suite.title, columns=columns), [view], None)
+        rows[section.name] = noted.on(table, view.notes, section.name)
     return layout.stacked(rows)
 
 
@@ -104,6 +105,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
             "run the suite again to fill what is missing, or say `incomplete: mark` in it",
         )
     rows, labels = [], [arm.label for view in views for arm in view.run.arms]
+    later = noted.marks(view.notes for view in views)
     for number, view in enumerate(views):
         alone = any(found is not None and (number, "") in found for _, found in drawn)
         for label in _shown_arms(view, spec.models) + ([""] if alone else []):
@@ -115,7 +117,10 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
                     shown or "device alone",
                     cells,
                     reference=bool(label) and label == view.run.suite.reference,
-                    marks=(layout.RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else (),
+                    marks=(
+                        *((layout.RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else ()),
+                        *(later[note] for note in view.notes.get(label, ())),
+                    ),
                 )
             )
     heads = tuple(head for head, _ in drawn)
@@ -126,6 +131,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
     sections = {column.value.partition(":")[0] for column in spec.columns}
     remarks += [sentence for view in views for sentence in switching.remarks(view.run, sections)]
     said = tuple(dict.fromkeys(remarks))
+    notes = (*((mark, note) for note, mark in later.items()), *notes)
     return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=said, notes=notes)
 
 

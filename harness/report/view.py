@@ -9,6 +9,7 @@ from harness.contracts import Metric, Value
 from harness.heads import Head
 from harness.plan import Arm, Group
 from harness.records import RecordFile, Run, device_label
+from harness.report import noted
 from harness.report.samples import Samples, read, uncleared
 from harness.schema import GenerateSection, MeasureSection, Suite
 
@@ -28,6 +29,7 @@ class View:
     arms: dict[str, Arm] = field(init=False)
     groups: dict[tuple[str, str, str], Group] = field(init=False)
     records: RecordFile = field(init=False)
+    notes: dict[str, tuple[str, ...]] = field(init=False)
     _metrics: dict[tuple[str, str], Metric] = field(default_factory=dict)
     _samples: dict[tuple[str, str, str], Samples] = field(default_factory=dict)
 
@@ -35,6 +37,7 @@ class View:
         self.arms = {arm.label: arm for arm in self.run.arms}
         self.groups = {(group.section, group.plugin, group.arm): group for group in self.run.groups}
         self.records = RecordFile(self.run.folder / "records.jsonl")
+        self.notes = noted.read(self.run)
 
     def section(self, name: str) -> AnySection | None:
         """The section `name` of the run's suite."""

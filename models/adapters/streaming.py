@@ -119,7 +119,9 @@ class StreamingModel(VideoModel):
             self.workload(),
         )
         height, width = self.pixels()
-        dtype = self.options.dtype
+        dtype, guided = self.options.dtype, sampler.guidance != 1
+        element = ELEMENT_BYTES[dtype]
+        transient = cost.transient_bytes(config, policy, work, self.form(), element, guided)
         return ModelCard(
             family=self.family,
             height=height,
@@ -133,7 +135,8 @@ class StreamingModel(VideoModel):
             sink_frames=policy.sink,
             tokens_per_frame=work.tokens,
             cached_scalars=config.cached_scalars,
-            cache_bytes=cost.cache_bytes(config, work, ELEMENT_BYTES[dtype], sampler.guidance != 1),
+            cache_bytes=cost.cache_bytes(config, work, element, guided),
+            transient_bytes=sum(transient.values()),
             forwards_per_chunk=work.forwards,
             weights=self.weights_kind(),
             weight_digests=self.weight_digests(),
@@ -146,6 +149,8 @@ class StreamingModel(VideoModel):
                 "guidance": sampler.guidance,
                 "attention_form": self.form(),
                 "window": _window(policy),
+                "kept_beside_cache_bytes": dict(cost.kept_bytes(config, policy, work, sampler, element)),
+                "transient": dict(transient),
                 "flops_per_chunk": dict(cost.flops_per_chunk(config, policy, work, len(sampler.steps), self.form())),
             },
         )

@@ -30,8 +30,9 @@ class ToyOptions(StreamingOptions):
 
     Attributes:
         steps: denoising steps per chunk. guidance: classifier-free guidance scale, 1 is without.
-        weights: `shipped`, distilled to four steps without guidance; `teacher_forcing`, what they were distilled from,
-            which wants 8 steps and guidance 2; `random`; or a safetensors file that a training wrote.
+        weights: `shipped`, distilled to four steps without guidance (consistency, then 30 generator updates of
+            distribution matching, for VideoMLA along a wrong gradient); `teacher_forcing`, what they were distilled
+            from, which wants 8 steps and guidance 2; `random`; or a safetensors file that a training wrote.
     """
 
     dtype: Dtype = "float32"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from harness.contracts import Frames, Json, Request, Spans, no_spans
+from harness.contracts import Frames, Json, ModelCard, Request, Spans, no_spans
 from harness.errors import OptionError, WeightsError
 from models.adapters.streaming import Dtype, StreamingModel, StreamingOptions
 from models.config import TransformerConfig
@@ -127,6 +128,20 @@ class Trained(StreamingModel):
         """Always trained."""
         return "trained"
 
+    def describe(self) -> ModelCard:
+        """As every model's, with the budget of each stage and how often it updated the generator."""
+        card = super().describe()
+        stages: list[Json] = [
+            {
+                "stage": stage.stage,
+                "steps": stage.steps,
+                "rate": stage.rate,
+                "generator_updates": getattr(stage, "generator_updates", stage.steps),
+            }
+            for stage in self.headers[0].chain.stages
+        ]
+        return replace(card, details={**card.details, "stages": stages})
+
     def identity(self, device: str) -> Mapping[str, Json]:
         """Every checkpoint's digest in order, the form of attention, and the denoising steps of the header."""
         sampler = self.sampler_config()
@@ -160,8 +175,6 @@ class Trained(StreamingModel):
 
     def load(self, device: str) -> None:
         """Every checkpoint, each in a pipeline of its own."""
-        from dataclasses import replace
-
         super().load(device)
         assert self.pipeline is not None
         self.pipelines: list[Pipeline] = [self.pipeline]

@@ -89,16 +89,25 @@ class LatentAttention(nn.Module):
     def _map(self, layer: nn.Linear) -> Tensor:
         return layer.weight.view(self.heads, -1, layer.in_features)
 
-    @torch.no_grad()
     def absorb(self) -> tuple[Tensor, Tensor]:
-        """A [H * d_c, d_q] = W_K_up,h^T W_Q_up,h and B [dim, H * d_c] = W_O,h W_V_up,h by head, made once."""
+        """A [H * d_c, d_q] = W_K_up,h^T W_Q_up,h and B [dim, H * d_c] = W_O,h W_V_up,h by head.
+
+        Made once of weights that are frozen. Of weights that may be trained they are made anew at each call, in the
+        caller's gradient mode: gradients reach the four maps, and no pass sees those of an earlier update.
+        """
+        if any(layer.weight.requires_grad for layer in (self.q_up, self.k_up, self.v_up, self.o)):
+            self._absorbed = None
+            return self._absorbed_maps()
         if self._absorbed is None:
-            k_up, q_up, v_up = (self._map(layer) for layer in (self.k_up, self.q_up, self.v_up))
-            o = self.o.weight.view(self.o.out_features, self.heads, -1)
-            into = torch.einsum("hnc,hnq->hcq", k_up, q_up).flatten(0, 1)
-            out_of = torch.einsum("ohv,hvc->ohc", o, v_up).flatten(1)
-            self._absorbed = (into.contiguous(), out_of.contiguous())
+            self._absorbed = self._absorbed_maps()
         return self._absorbed
+
+    def _absorbed_maps(self) -> tuple[Tensor, Tensor]:
+        k_up, q_up, v_up = (self._map(layer) for layer in (self.k_up, self.q_up, self.v_up))
+        o = self.o.weight.view(self.o.out_features, self.heads, -1)
+        into = torch.einsum("hnc,hnq->hcq", k_up, q_up).flatten(0, 1)
+        out_of = torch.einsum("ohv,hvc->ohc", o, v_up).flatten(1)
+        return into.contiguous(), out_of.contiguous()
 
     def use(self, form: Name | dispatch.Attention) -> None:
         """Choose the form, or share a network's runner; the absorbed maps are made anew from the present weights."""

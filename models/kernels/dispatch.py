@@ -54,7 +54,10 @@ class Attention:
             OptionError: shapes, dtypes or devices that do not fit.
         """
         checks.plain(query, c, r, k_up, v_up)
-        k, v = self._kernel(lambda: self._expand(c, r, k_up, v_up), lambda: plain.expand(c, r, k_up, v_up), c, k_up)
+        # The kernel's keys and values lie in buffers that the next layer overwrites, so it serves no backward pass.
+        k, v = self._kernel(
+            lambda: self._expand(c, r, k_up, v_up), lambda: plain.expand(c, r, k_up, v_up), query, c, r, k_up, v_up
+        )
         q, scale, backend = query.transpose(1, 2), query.shape[-1] ** -0.5, self.form.backend or "auto"
         try:
             out = dense.attend(q, k, v, scale, backend)
@@ -78,7 +81,7 @@ class Attention:
         """
         checks.plain(query, c, r)
         return self._kernel(
-            lambda: self._absorb(query, c, r, scale), lambda: plain.absorbed(query, c, r, scale), query, c
+            lambda: self._absorb(query, c, r, scale), lambda: plain.absorbed(query, c, r, scale), query, c, r
         )
 
     def attend(self, q_nope: Tensor, q_rope: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
@@ -142,23 +145,28 @@ class Attention:
         say_once(f"latent attention ({self.form.name}) runs in PyTorch: {reason}")
 
 
-def rotate_first(keys: Tensor, rotation: Rotation, out: Tensor) -> None:
+def rotate_first(keys: Tensor, rotation: Rotation, out: Tensor | None = None) -> Tensor:
     """Rotate the first pairs of keys that all heads share, as many as `rotation` has, and copy the others.
 
     By the kernel where it runs, else in PyTorch; both rotate in float32 and round once.
 
     Args:
-        keys: [B, L, p]. out: [B, L, p], where to write.
+        keys: [B, L, p]. out: [B, L, p], where to write; new unless given, by PyTorch and differentiable.
+
+    Returns:
+        [B, L, p].
     """
+    width = 2 * rotation.cos.shape[-1]
+    if out is None:
+        return torch.cat([rotate(keys[..., :width], rotation), keys[..., width:]], -1)
     if _has_kernel(keys):
         from models.kernels import expand
 
-        expand.rope_prepass(keys, rotation.cos, rotation.sin, out=out)
-        return
-    width = 2 * rotation.cos.shape[-1]
+        return expand.rope_prepass(keys, rotation.cos, rotation.sin, out=out)
     out.copy_(rotate(keys, rotation) if width == keys.shape[2] else keys)
     if 0 < width < keys.shape[2]:
         out[..., :width] = rotate(keys[..., :width], rotation)
+    return out
 
 
 def _has_kernel(keys: Tensor) -> bool:

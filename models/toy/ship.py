@@ -45,7 +45,7 @@ def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
         "chain": chain.model_dump(mode="json"),
         "start": hashlib.sha256(Path(start).read_bytes()).hexdigest() if start else "",
         "first_training_seed": FIRST_TRAINING_SEED,
-        "stages": [{name: stage[name] for name in kept} for stage in done],
+        "stages": [{name: stage[name] for name in kept} | {"updates": stage.get("updates", {})} for stage in done],
         "losses_are_means_of": "equal parts of a stage",
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Done:
 
     Attributes:
         losses: means over `CURVE_POINTS` parts of the stage, by learner. kept: file by step.
+        updates: how often each learner was updated; empty in what older code wrote.
     """
 
     stage: str
@@ -61,6 +62,7 @@ class Done:
     parameters: int
     losses: dict[str, list[float]]
     kept: dict[str, str]
+    updates: dict[str, int] = field(default_factory=dict)
 
 
 def train(
@@ -149,7 +151,9 @@ class _Run:
         if options.keep:
             kept = {str(int(p.stem[5:])): p.name for p in sorted(folder.glob("step-*.safetensors"))}
         curves = {learner: curve(losses) for learner, losses in loop.losses.items()}
-        done = Done(name, folder.name, path, digest(path), loop.step, round(loop.seconds, 1), parameters, curves, kept)
+        updates = {learner: len(losses) for learner, losses in loop.losses.items()}
+        seconds = round(loop.seconds, 1)
+        done = Done(name, folder.name, path, digest(path), loop.step, seconds, parameters, curves, kept, updates)
         body = json.dumps(asdict(done) | {"path": path.name}, indent=1).encode()
         if parallel.world()[0] == 0:
             write_whole(folder / "stage.json", lambda file: file.write(body))
@@ -182,14 +186,25 @@ class _Run:
             teacher, critic = self._teacher(options.teacher), self._teacher(options.teacher)
             follows = Learner(critic.requires_grad_(True), adamw(critic, options.critic_rate, options.betas))
             matching = distribution_matching.Settings(
-                options.denoising, options.shift, options.guidance, options.updates
+                options.denoising,
+                options.shift,
+                options.guidance,
+                options.updates,
+                per_clip=options.levels_per == "clip",
             )
             learner = self._learner(network)
             return distribution_matching.DistributionMatching(
                 learner, follows, teacher, data, self.clips, matching, seed
             )
         target = self._network(self.config, self._weights()).requires_grad_(False)
-        distilling = consistency.Settings(options.denoising, options.shift, options.guidance, options.substeps)
+        distilling = consistency.Settings(
+            options.denoising,
+            options.shift,
+            options.guidance,
+            options.substeps,
+            options.levels,
+            per_clip=options.levels_per == "clip",
+        )
         learner, teacher = self._learner(network), self._teacher(options.teacher)
         return consistency.Consistency(learner, teacher, target, data, self.clips, distilling, seed)
 

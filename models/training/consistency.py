@@ -3,6 +3,12 @@
 From a denoising step, a guided teacher is solved down to the next one; the student at the first must predict what the
 averaged student predicts at the second, and the end of the path below the last (Song et al. 2023, discrete form; the
 guided solver that skips noise levels is Luo et al. 2023's). Shift and guidance of the teacher fold into the student.
+
+The pipeline that the VideoMLA paper names (Causal Forcing, arXiv 2602.02214, `model/naive_consistency.py`) differs, and
+can be followed by options: it distils between 48 levels with one Euler step each, where here the default is between the
+student's own steps with two; all frames of a batch stand at one level, where here each chunk has its own (`per_clip`
+gives all chunks of a clip the same). Below its last level it takes no step, where here the last target is the end of
+the teacher's path. Its guidance, uncond + 3 (cond - uncond), is the one here.
 """
 
 from __future__ import annotations
@@ -29,13 +35,17 @@ class Settings:
 
     Attributes:
         steps: the student's denoising steps out of 1000, noisiest first. shift: warps them towards noise.
-        guidance: of the teacher; 1 is without. substeps: Euler steps of the teacher from one step to the next.
+        guidance: of the teacher; 1 is without. substeps: Euler steps of the teacher from one level to the next.
+        levels: so many, from 1 on and evenly spaced before the shift, instead of the student's steps where above 0.
+        per_clip: all chunks of a clip at one level, instead of one for each chunk.
     """
 
     steps: tuple[float, ...] = (1000, 750, 500, 250)
     shift: float = 5.0
     guidance: float = 3.0
     substeps: int = 2
+    levels: int = 0
+    per_clip: bool = False
 
 
 class Consistency(Stage):
@@ -62,12 +72,16 @@ class Consistency(Stage):
         self.data, self.clips, self.settings, self.seed = data, clips, settings, seed
         self.context, self.teacher_context = clips.context(self.student), clips.context(teacher)
         self.levels = torch.tensor([*settings.steps, 0.0]) / TRAIN_STEPS
+        if settings.levels:
+            self.levels = torch.linspace(1, 0, settings.levels + 1)
 
     def losses(self, step: int) -> Iterator[tuple[str, Tensor]]:
-        """One loss, each chunk at a denoising step of its own."""
+        """One loss, each chunk, or each clip, at a level of its own."""
         batch = self.data.batch(step)
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        index = torch.randint(len(self.settings.steps), (len(batch.latents), self.clips.chunks), generator=draw)
+        clips, chunks = len(batch.latents), self.clips.chunks
+        drawn = torch.randint(len(self.levels) - 1, (clips, 1 if self.settings.per_clip else chunks), generator=draw)
+        index = drawn.expand(clips, chunks)
         noise = torch.randn(batch.latents.shape, generator=draw)
         tensors = (batch.latents, batch.text, batch.weight, noise, self.levels[index], self.levels[index + 1])
         latents, text, weight, noise, here, there = parallel.mine(tensors, self.student)

@@ -3,6 +3,16 @@
 The gradient at a generated clip is the difference of two scores there, that of a frozen guided teacher and that of a
 critic which follows the generator (Yin et al. 2024; on rollouts with the cache: Self-Forcing, Huang et al. 2025).
 Both score each chunk given the clean generated ones before it, as the teacher was trained to.
+
+Beside the pipeline that the VideoMLA paper names (Causal Forcing, arXiv 2602.02214, `model/dmd.py`):
+
+- noise levels are uniform, shifted, then clamped to [.02, .98], and all chunks of a rollout stop at the same step, as
+  here;
+- all frames of a clip are scored at one level there, here each chunk at its own, unless `per_clip`;
+- guidance is cond + 3 (cond - uncond) there, which is `guidance` 4 here, the default;
+- the teacher is Wan2.1-14B there and scores whole clips in both directions, here it is the causal one of stage 1.
+
+A stage of n steps updates the critic n times and the generator n / `updates` times.
 """
 
 from __future__ import annotations
@@ -32,16 +42,22 @@ class Settings:
 
     Attributes:
         steps: the generator's denoising steps out of 1000, noisiest first. shift: of these and of the scores' levels.
-        guidance: of the teacher. updates: of the critic for each of the generator.
-        lowest, highest: noise levels, before the shift, at which the scores are compared (Self-Forcing: 0.02, 0.98).
+        guidance: of the teacher, s in uncond + s (cond - uncond). updates: of the critic for each of the generator.
+        lowest, highest: noise levels, after the shift, between which scores are compared (Self-Forcing: 0.02, 0.98).
+        per_clip: all chunks of a clip at one noise level, instead of one for each chunk.
     """
 
     steps: tuple[float, ...] = (1000, 750, 500, 250)
     shift: float = 5.0
-    guidance: float = 3.0
+    guidance: float = 4.0
     updates: int = 5
     lowest: float = 0.02
     highest: float = 0.98
+    per_clip: bool = False
+
+    def levels(self, uniform: Tensor, chunks: int) -> Tensor:
+        """Noise levels [clips, chunks] from numbers in [0, 1), [clips, chunks] or with 1 for the chunks."""
+        return shifted(uniform, self.shift).clamp(self.lowest, self.highest).expand(-1, chunks)
 
 
 class SelfRollout(Rollout):
@@ -99,12 +115,12 @@ class DistributionMatching(Stage):
         for name in (GENERATOR, CRITIC):
             last = int(torch.randint(len(self.settings.steps), (), generator=draw))
             seeds = torch.randint(2**62, (len(batch.latents),), generator=draw)
-            span = self.settings.highest - self.settings.lowest
-            levels = self.settings.lowest + span * torch.rand(len(seeds), self.clips.chunks, generator=draw)
+            uniform = torch.rand(len(seeds), 1 if self.settings.per_clip else self.clips.chunks, generator=draw)
+            levels = self.settings.levels(uniform, self.clips.chunks)
             noise = torch.randn(batch.latents.shape, generator=draw)
             if name == GENERATOR and step % self.settings.updates:
                 continue
-            tensors = (batch.text, seeds, shifted(levels, self.settings.shift), noise)
+            tensors = (batch.text, seeds, levels, noise)
             text, seeds, sigmas, noise = parallel.mine(tensors, self.generator)
             latents = self.rollout(text, seeds.tolist(), last, batch.latents.shape, learning=name == GENERATOR)
             loss = self._match if name == GENERATOR else self._follow

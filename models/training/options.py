@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from harness.contracts import Options
 from harness.errors import OptionError
@@ -19,9 +19,16 @@ from models.window import WindowPolicy
 TRAINING_VERSION = 2
 """Part of every stage's key; raised with every change that gives the same options other weights."""
 
+STAGE_VERSIONS = {"distribution_matching": 2}
+"""Raised instead where a change touches one kind of stage alone; 1 where none is given.
+
+2: gradients that stay in the chunk, and noise levels that are clamped after the shift.
+"""
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+LevelsPer = Literal["chunk", "clip"]
 Steps = Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Field(min_length=1)]
 FOUR_STEPS = (1000.0, 750.0, 500.0, 250.0)
 
@@ -117,27 +124,63 @@ class TeacherForcingOptions(StageOptions):
     noisy_context: Share = 0.7
 
 
-class ConsistencyOptions(StageOptions):
-    """Stage 2. `denoising` are the student's steps; `teacher` is the chain's teacher forcing unless given."""
+class LevelOptions(StageOptions):
+    """Of stages that draw noise levels as the pipeline may do otherwise (`models.training.consistency`).
+
+    Attributes:
+        levels_per: each chunk gets a noise level of its own, or all of a `clip` the same.
+    """
+
+    levels_per: LevelsPer = "chunk"
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Options that came later are written where they are used alone, so that earlier trainings keep their keys."""
+        body: dict[str, Any] = write(self)
+        return {name: value for name, value in body.items() if value != LATER.get(name)}
+
+
+LATER = {"levels_per": "chunk", "levels": 0}
+
+
+class ConsistencyOptions(LevelOptions):
+    """Stage 2. `denoising` are the student's steps; `teacher` is the chain's teacher forcing unless given.
+
+    Attributes:
+        levels: distil between so many evenly spaced noise levels, before the shift, instead of the student's own
+            steps. With `levels: 48`, `substeps: 1` and `levels_per: clip` as Causal Forcing does.
+    """
 
     stage: Literal["consistency"]
     rate: Positive = 2e-6
     denoising: Steps = FOUR_STEPS
     guidance: Annotated[float, Field(ge=1.0)] = 3.0
     substeps: Count = 2
+    levels: Annotated[int, Field(ge=0)] = 0
     teacher: Origin = Field(default_factory=lambda: Origin())
 
 
-class MatchingOptions(StageOptions):
-    """Stage 3. `teacher` is the chain's own teacher forcing unless given; `updates` of the critic per generator's."""
+class MatchingOptions(LevelOptions):
+    """Stage 3. `teacher` is the chain's own teacher forcing unless given.
+
+    Attributes:
+        steps: updates of the critic. updates: of the critic for each of the generator.
+        guidance: the teacher's scale s in uncond + s (cond - uncond). The pipeline writes cond + 3 (cond - uncond) for
+            the paper's 3.0, which is 4 here.
+    """
 
     stage: Literal["distribution_matching"]
     rate: Positive = 2e-6
     critic_rate: Positive = 4e-7
     denoising: Steps = FOUR_STEPS
-    guidance: Annotated[float, Field(ge=1.0)] = 3.0
+    guidance: Annotated[float, Field(ge=1.0)] = 4.0
     updates: Count = 5
     teacher: Origin = Field(default_factory=lambda: Origin())
+
+    @property
+    def generator_updates(self) -> int:
+        """How often the generator is updated."""
+        return -(-self.steps // self.updates)
 
 
 AnyStage = Annotated[TeacherForcingOptions | ConsistencyOptions | MatchingOptions, Field(discriminator="stage")]
@@ -182,9 +225,21 @@ class Chain(Options):
 
     def key(self, stage: int) -> str:
         """Digest of everything that decides the weights after stage number `stage`."""
-        body = self.model_copy(update={"stages": self.stages[: stage + 1]}).model_dump(mode="json")
-        text = json.dumps({"version": TRAINING_VERSION, **body}, sort_keys=True, separators=(",", ":"))
+        chain = self.model_copy(update={"stages": self.stages[: stage + 1]})
+        body = {"version": TRAINING_VERSION, **chain.model_dump(mode="json"), **chain.versions()}
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def versions(self) -> dict[str, dict[str, int]]:
+        """`stage_versions` of its stages and of those of every chain it starts from or is taught by; empty if all 1."""
+        found = {str(s.stage): STAGE_VERSIONS[s.stage] for s in self.stages if s.stage in STAGE_VERSIONS}
+        for origin in (
+            self.start.origin,
+            *(s.teacher for s in self.stages if not isinstance(s, TeacherForcingOptions)),
+        ):
+            if origin.chain:
+                found |= origin.chain.versions().get("stage_versions", {})
+        return {"stage_versions": found} if found else {}
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What is wrong beyond single values: where, and what to do, one line each."""

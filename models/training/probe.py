@@ -35,13 +35,14 @@ class Train(Probe):
         """Drop progress lines."""
 
     def identity(self) -> Mapping[str, Json]:
-        """SHA-256 of the files that the chain starts from or is taught by."""
+        """SHA-256 of the files that the chain starts from or is taught by, and versions of single stages."""
         from models.sources import resolve
 
         chain: Chain = self.options
         teachers = [stage.teacher for stage in chain.stages if hasattr(stage, "teacher")]
         files = [origin.file for origin in (chain.start.origin, *teachers) if origin.file]
-        return {"weights": {str(place): dict(resolve(file).digests()) for place, file in enumerate(files)}}
+        weights = {str(place): dict(resolve(file).digests()) for place, file in enumerate(files)}
+        return {"weights": weights, **chain.versions()}
 
     def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
         """Train; neither argument is used."""
@@ -58,6 +59,7 @@ class Train(Probe):
                 "key": d.key,
                 "file": f"{d.key}/{d.path.name}",
                 "steps": d.steps,
+                "updates": dict(d.updates),
                 "seconds": d.seconds,
                 "kept": {step: f"{d.key}/{name}" for step, name in d.kept.items()},
             }

@@ -9,6 +9,7 @@ import pytest
 
 from harness import recipe
 from harness.errors import SuiteError
+from models.training.options import Origin
 
 RECIPES = sorted((Path(__file__).parents[2] / "suites" / "training").glob("*.yaml"))
 TINY = """\
@@ -53,6 +54,33 @@ def test_the_key_of_a_stage_forgets_the_stages_after_it(tmp_path: Path) -> None:
     first = loaded(TINY, tmp_path)[0].options
     longer = loaded(TINY, tmp_path, "base.stages.2.steps=9")[0].options
     assert [first.key(n) == longer.key(n) for n in range(3)] == [True, True, False]
+
+
+def test_a_changed_stage_changes_its_own_key_alone() -> None:
+    """Those of teacher forcing and consistency are as before the third stage changed, so that trainings are found."""
+    folder = RECIPES[0].parent
+    (dense, _) = recipe.load(folder / "quickstart.yaml")[1]
+    assert [dense.options.key(stage) for stage in (0, 1)] == ["284f63dc38f65d40192df831", "5dfaa15b4c18a05a86951c3d"]
+    plain = recipe.load(folder / "first_weights.yaml")[1][0]
+    assert plain.options.key(0) == "fccff6df5d5c908cca788eec"
+    old = recipe.load(folder / "quickstart.yaml", ["base.stages.2.steps=150", "base.stages.2.rate=0.00003"])[1][0]
+    assert old.options.key(2) != "285305e9935b18f5912d39bb"
+    assert old.options.versions() == {"stage_versions": {"distribution_matching": 2}}
+    taught = old.options.model_copy(
+        update={
+            "start": plain.options.start.model_copy(update={"origin": Origin(chain=old.options)}),
+            "stages": plain.options.stages,
+        }
+    )
+    assert taught.versions() == old.options.versions()
+
+
+def test_updates_of_the_generator(tmp_path: Path) -> None:
+    chain = loaded(TINY, tmp_path, "base.stages.2.steps=11")[0].options
+    assert chain.stages[2].generator_updates == 3
+    assert {t.options.stages[-1].generator_updates for t in recipe.load(RECIPES[0].parent / "quickstart.yaml")[1]} == {
+        100
+    }
 
 
 @pytest.mark.parametrize(

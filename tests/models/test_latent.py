@@ -59,3 +59,16 @@ def test_absorbed_maps_follow_new_weights() -> None:
     attention.k_up.weight.mul_(2)
     attention.use("absorbed")
     assert torch.allclose(attention.absorb()[0], 2 * before)
+
+
+def test_absorbed_maps_of_weights_in_training_are_never_those_of_an_earlier_update() -> None:
+    attention = layer()
+    attention.use("absorbed")
+    before = attention.absorb()[0].clone()
+    attention.requires_grad_(True)
+    with torch.no_grad():
+        attention.k_up.weight.mul_(2)
+        assert torch.allclose(attention.absorb()[0], 2 * before)
+    assert attention.absorb()[0].requires_grad
+    attention.requires_grad_(False)
+    assert torch.allclose(attention.absorb()[0], 2 * before)

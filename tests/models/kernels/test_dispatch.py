@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -40,6 +41,29 @@ def test_gradients_are_those_of_the_reference(form: Form) -> None:
     got = torch.autograd.grad(Attention(form).attend(*given).square().sum(), given)
     for a, b in zip(got, wanted, strict=True):
         assert torch.allclose(a, b, atol=1e-9)
+
+
+class NoBackward(Attention):
+    """Kernels that say when they are launched; what they make has no gradient, and is overwritten by the next layer."""
+
+    def _expand(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        raise AssertionError("launched")
+
+    def _absorb(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
+        raise AssertionError("launched")
+
+
+@pytest.mark.parametrize("learning", range(6))
+@pytest.mark.parametrize("name", ["expanded", "absorbed"])
+def test_no_kernel_runs_where_any_input_learns(name: Literal["expanded", "absorbed"], learning: int) -> None:
+    given = arguments(2, 7, 9)
+    given[learning].requires_grad_()
+    attention = NoBackward(Form(name, engine="triton"))
+    (wanted,) = torch.autograd.grad(latent_attention(*given).square().sum(), given[learning])
+    (found,) = torch.autograd.grad(attention.attend(*given).square().sum(), given[learning])
+    assert torch.allclose(found, wanted, atol=1e-9)
+    with torch.no_grad(), pytest.raises(AssertionError, match="launched"):
+        attention.attend(*given)
 
 
 @pytest.mark.parametrize("name", ["expanded", "absorbed"])

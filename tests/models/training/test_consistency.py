@@ -41,6 +41,28 @@ def test_the_loss_by_hand(substeps: int) -> None:
     assert loss.item() == pytest.approx(float((batch.weight * wanted.square()).mean()), rel=1e-5)
 
 
+def test_levels_as_the_pipeline_draws_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """48 levels and one for a whole clip: neighbours on the unshifted grid, those of a clip alike, clips apart."""
+    student, teacher, target = (small_world.network(silent=False) for _ in range(3))
+    learner = Learner(student, adamw(student, 1e-3), 0.9)
+    settings = Settings(guidance=1.0, substeps=1, levels=48, per_clip=True)
+    stage = Consistency(learner, teacher, target, small_world.data(), small_world.clips(), settings, 0)
+    seen: list[tuple[Tensor, Tensor]] = []
+    solve = stage._solve
+    monkeypatch.setattr(
+        stage,
+        "_solve",
+        lambda past, x, here, there, *rest: seen.append((here, there)) or solve(past, x, here, there, *rest),
+    )
+    for step in range(3):
+        assert next(stage.losses(step))[1].isfinite()
+    for here, there in seen:
+        assert torch.allclose(here * 48, (here * 48).round(), atol=1e-4)
+        assert torch.allclose(here - there, torch.tensor(1 / 48), atol=1e-6)
+        assert torch.equal(here, here[:, :1].expand(4, 3))
+    assert len(torch.cat([here[:, 0] for here, _ in seen]).unique()) > 3
+
+
 def test_guidance_folds_in() -> None:
     """Without a prompt the teacher is another function: a scale of 1 and of 3 ask for different targets."""
     found: list[Tensor] = []

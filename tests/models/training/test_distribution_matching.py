@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import small_world
 import torch
 
@@ -70,6 +71,32 @@ def test_gradients_reach_the_generator_from_every_chunk_and_no_earlier_step() ->
         total = clip[:, 2 * chunk : 2 * chunk + 2].sum()
         (gradient,) = torch.autograd.grad(total, network.head.head.weight, retain_graph=True)
         assert gradient.abs().max() > 0
+
+
+def test_noise_levels_are_shifted_and_then_clamped() -> None:
+    """At shift 5 a uniform .5 is 5/6; .001 and .999 would be .005 and .9998, and stand at the ends."""
+    uniform = torch.tensor([[0.001, 0.5, 0.999]])
+    assert torch.allclose(Settings(shift=5.0).levels(uniform, 3), torch.tensor([[0.02, 5 / 6, 0.98]]))
+    assert torch.allclose(Settings(shift=5.0).levels(uniform[:, 1:2], 2), torch.tensor([[5 / 6, 5 / 6]]))
+
+
+@pytest.mark.parametrize("per_clip", [False, True])
+def test_a_clip_is_scored_at_one_level_where_asked(per_clip: bool) -> None:
+    network = small_world.network()
+    learners = Learner(network, adamw(network, 1e-3), 0.9), Learner(network, adamw(network, 1e-3))
+    settings = Settings(guidance=1.0, per_clip=per_clip)
+    made = DistributionMatching(*learners, network, small_world.data(2), small_world.clips(), settings, 0)
+    seen: list[torch.Tensor] = []
+
+    def noting(latents: torch.Tensor, text: torch.Tensor, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        seen.append(sigmas)
+        return latents.sum()
+
+    made._match = made._follow = noting  # type: ignore[method-assign]
+    assert len(list(made.losses(0))) == len(seen) == 2
+    for sigmas in seen:
+        assert sigmas.shape == (2, 3)
+        assert torch.equal(sigmas, sigmas[:, :1].expand(2, 3)) is per_clip
 
 
 def test_the_loss_by_hand() -> None:
