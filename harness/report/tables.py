@@ -267,7 +267,7 @@ def _one_version(section: str, versions: Collection[tuple[str, str]], measured: 
         if len(used) > 1:
             remarks.append(f"{section}: not ranked, as its records are of versions {' and '.join(used)} of {plugin}.")
         elif used != [today]:
-            remarks.append(f"{section}: by version {used[0]} of {plugin}; today's is {today}.")
+            remarks.append(f"By version {used[0]} of {plugin}; today's is {today}.")
     return len(versions) == len({plugin for plugin, _ in versions})
 
 

@@ -197,7 +197,7 @@ def test_records_of_an_older_version_of_a_metric_say_so(tmp_path: Path, monkeypa
     assert not any("version" in remark for remark in table(tmp_path, arms=two_arms([0.4] * 4, [0.5] * 4)).remarks)
     monkeypatch.setattr(Quality, "version", "7")
     found = build([load_run(tmp_path)])[0]
-    assert found.remarks == ("short: by version 1 of fake/quality; today's is 7.",)
+    assert found.remarks == ("By version 1 of fake/quality; today's is 7.",)
     assert any(cell.best for cell in cells(found).values())
 
 
@@ -217,7 +217,7 @@ def test_a_measurement_of_an_older_version_of_a_probe_says_so(tmp_path: Path, mo
     write_run(tmp_path, arms, tables=[{"name": "t", "columns": columns}])
     monkeypatch.undo()
     found = build([load_run(tmp_path)])[0]
-    assert "speed: by version 0 of fake/speed; today's is 1." in found.remarks
+    assert "By version 0 of fake/speed; today's is 1." in found.remarks
 
 
 def test_an_empty_table_is_refused(tmp_path: Path) -> None:
