@@ -14,7 +14,16 @@ from harness.report.tables import build
 
 HEADLINE = Path(__file__).parents[2] / "suites" / "headline.yaml"
 SIX = ["AQ", "BC", "DD", "IQ", "MS", "SC"]
-CARDS = ("parameters", "window", "chunk", "temporal ratio", "cached scalars", "cache reduction", "cache, analytic")
+CARDS = (
+    "parameters",
+    "window",
+    "chunk",
+    "temporal ratio",
+    "cached scalars",
+    "cache reduction",
+    "cache, analytic",
+    "transient keys and values",
+)
 """Columns that are known before anything has run."""
 
 
