@@ -163,9 +163,10 @@ def rotate_first(keys: Tensor, rotation: Rotation, out: Tensor | None = None) ->
         from models.kernels import expand
 
         return expand.rope_prepass(keys, rotation.cos, rotation.sin, out=out)
-    out.copy_(rotate(keys, rotation) if width == keys.shape[2] else keys)
-    if 0 < width < keys.shape[2]:
-        out[..., :width] = rotate(keys[..., :width], rotation)
+    if width == keys.shape[2]:
+        return rotate(keys, rotation, out)
+    out.copy_(keys)
+    out[..., :width] = rotate(keys[..., :width], rotation)
     return out
 
 
