@@ -34,7 +34,7 @@ PERCENT = 2.0
 ABSOLUTE = {"s": 1e-3, "B": 2.0**20}
 """Default absolute floor by unit, else 0. Chosen here: a millisecond, far below the time of a frame; a mebibyte,
 up to which torch's CUDA allocator shares a block among requests (c10/core/AllocatorConfig.h, kSmallSize)."""
-COUNTED = frozenset({"B", "scalars", "multiply-adds", "FLOP", "requests"})
+COUNTED = frozenset({"B", "B/request", "scalars", "multiply-adds", "FLOP", "requests"})
 """Units of what a program counts: rounds that agree to the last digit show its value. Of times that agree so, they
 show a coarse clock at best, and how far others would lie apart cannot be told."""
 

@@ -356,7 +356,7 @@ def test_a_best_that_compare_does_not_tell_from_the_next_is_marked(tmp_path: Pat
     assert (best.best, best.marks) == (True, (layout.NOT_TOLD,))
     assert "≈ best, but not told from the next" in markdown(found)
     assert r"$\approx$" in latex(found)
-    shifted = [score + 0.2 + 0.01 * (-1) ** place for place, score in enumerate(SPREAD)]
+    shifted = [score + 0.2 + 0.005 * place for place, score in enumerate(SPREAD)]
     found = table(tmp_path / "b", arms=two_arms(SPREAD, shifted), prompts=8, metric="fake/plain", tables=tables)
     assert (cells(found)["latent"].best, cells(found)["latent"].marks) == (True, ())
 
@@ -376,7 +376,7 @@ def test_a_best_total_of_aggregates_is_marked_as_nothing_weighs_it(tmp_path: Pat
 
 def test_arms_of_two_runs_are_weighed_by_prompt_and_seed(tmp_path: Path) -> None:
     tables = [{"name": "t", "columns": [{"value": "short:sharpness"}]}]
-    shifted = [score + 0.2 + 0.01 * (-1) ** place for place, score in enumerate(SPREAD)]
+    shifted = [score + 0.2 + 0.005 * place for place, score in enumerate(SPREAD)]
     for name, scores in (("one", SPREAD), ("two", shifted)):
         write_run(tmp_path / name, [Arm(name, scores)], prompts=4, seeds=2, metric="fake/plain", tables=tables)
     found = build([load_run(tmp_path / "one"), load_run(tmp_path / "two")])[0]

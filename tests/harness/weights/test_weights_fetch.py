@@ -169,7 +169,7 @@ def test_an_archive_is_downloaded_once_for_all_of_its_members(host):
     files = tuple(File(path=name, url=f"{host}/zip", member=name, licence="MIT") for name in members)
     weights = WeightSet(name="set", title="a set", files=files)
     done = fetch(weights)
-    assert done.unchecked == list(members)
+    assert list(done.recorded) == list(members)
     assert [path for path, _ in Host.requests] == ["/zip"]
     assert (weights.folder / "models/other.pth").read_bytes() == b"no"
     assert sorted(path.name for path in weights.folder.rglob("*") if path.is_file()) == ["other.pth", "wanted.pth"]
