@@ -172,7 +172,8 @@ def test_an_archive_is_downloaded_once_for_all_of_its_members(host):
     assert list(done.recorded) == list(members)
     assert [path for path, _ in Host.requests] == ["/zip"]
     assert (weights.folder / "models/other.pth").read_bytes() == b"no"
-    assert sorted(path.name for path in weights.folder.rglob("*") if path.is_file()) == ["other.pth", "wanted.pth"]
+    names = sorted(path.name for path in weights.folder.rglob("*") if path.is_file())
+    assert names == ["other.pth", "other.pth.sha256", "wanted.pth", "wanted.pth.sha256"]
 
 
 def test_what_must_be_asked_for_is_left_out_until_it_is_named(host):
