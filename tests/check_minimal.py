@@ -12,9 +12,7 @@ HEAVY = ("torch", "triton")
 
 def harness(*arguments: str) -> str:
     """The output of a command that must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=False)
     print(f"harness {' '.join(arguments)}: exit {done.returncode}")
     if done.returncode:
         sys.exit(done.stdout + done.stderr)

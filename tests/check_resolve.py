@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.envs.lock import Lock, lock_names, normalise, read_lock  # noqa: E402 (the project is not installed here)
-from harness.platforms import SUPPORTED, TRITON_OF_TORCH  # noqa: E402
+from harness.environments.lock import Lock, lock_names, normalise, read_lock  # noqa: E402 (the project is not installed here)
+from harness.system.platforms import SUPPORTED, TRITON_OF_TORCH  # noqa: E402
 
 CONSTRAINTS = ROOT / "constraints.txt"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")

@@ -19,14 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from harness import devices, registry
-from harness.contracts import Subject
+from harness.contracts import Subject, registry
 from harness.errors import HarnessError, StorageError
-from harness.execute import unit as units
-from harness.execute.loaded import Models
-from harness.plan import Arm, Unit
-from harness.probes.device import PARENT_HOLDS_CONTEXT
-from harness.records import Record, decode, encode
+from harness.execute import units
+from harness.execute.models import Models
+from harness.probes.timing.telemetry import PARENT_HOLDS_CONTEXT
+from harness.runs.line import Record, decode, encode
+from harness.runs.plan import Arm, Unit
+from harness.system import devices
 
 SAYS, RECORDS, REFUSES = b"s", b"r", b"x"
 """First byte of an answer's line: progress in words, the record, and what concerns the run and not the unit."""

@@ -1,4 +1,4 @@
-"""What a run reports: a tick after every unit, and the outcome at the end."""
+"""How a run went: progress, counts, and when failures end it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.records import Record
+from harness.runs.line import Record
+from harness.suite.schema import ErrorPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +59,19 @@ class Outcome:
         if self.failed:
             return 1
         return 3 if self.pending or self.skipped or self.stopped else 0
+
+
+def stop_reason(policy: ErrorPolicy, failed: int, planned: int) -> str:
+    """Why a run with `failed` failures among `planned` units must stop now; empty when it goes on.
+
+    `continue` never stops, `stop` does at the first failure, a count n at the n-th, a fraction f as soon as the
+    failures reach f of all planned units.
+    """
+    if failed < 1 or policy == "continue":
+        return ""
+    if policy == "stop":
+        return "a unit failed, and the suite says errors: stop"
+    if isinstance(policy, float) and policy < 1:
+        reached = failed >= policy * planned
+        return f"{failed} of {planned} units failed, and the suite says errors: {policy}" if reached else ""
+    return f"{failed} units failed, and the suite says errors: {policy}" if failed >= float(policy) else ""

@@ -13,8 +13,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from harness.contracts import Availability, Json, Options, Value
-from harness.weights.store import digest
-from harness.worker.metric import JOBS, WorkerMetric
+from harness.environments.weights.store import digest
+from harness.environments.worker.metric import JOBS, WorkerMetric
 
 
 class HPSv3Options(Options):

@@ -10,15 +10,15 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from harness.contracts import Availability, Clip, Json, Options, Value
-from harness.envs.build import Environment, find
+from harness.environments.build import Environment, find
+from harness.environments.weights.manifest import read_manifest
+from harness.environments.weights.store import availability, digests
+from harness.environments.worker.client import JobFault
+from harness.environments.worker.metric import WorkerMetric
 from harness.errors import ClipError, HarnessError, NotAvailable, WeightsError, nearest
-from harness.identity import canonical, digest
-from harness.metrics import vbench_score
+from harness.metrics import vbench_totals
 from harness.metrics.vbench_protocol import FLICKER, first_static
-from harness.weights.manifest import read_manifest
-from harness.weights.store import availability, digests
-from harness.worker.client import JobFault
-from harness.worker.metric import WorkerMetric
+from harness.system.digests import canonical, digest
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "object_class": ("detectron2",),
@@ -37,7 +37,7 @@ ONLY_STANDARD = frozenset(
 FILTERED_BY = "dynamic_degree"
 """The dimension whose network the static filter uses."""
 
-LABELS: Mapping[str, str] = {name: name.replace("_", " ") for name in vbench_score.DIMENSIONS}
+LABELS: Mapping[str, str] = {name: name.replace("_", " ") for name in vbench_totals.DIMENSIONS}
 
 
 class VBenchOptions(Options):
@@ -61,8 +61,8 @@ class VBenchOptions(Options):
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name not in vbench_score.DIMENSIONS:
-                raise ValueError(f"{name!r} is no dimension of VBench; {nearest(name, vbench_score.DIMENSIONS)}")
+            if name not in vbench_totals.DIMENSIONS:
+                raise ValueError(f"{name!r} is no dimension of VBench; {nearest(name, vbench_totals.DIMENSIONS)}")
         if len(set(names)) < len(names):
             raise ValueError("a dimension stands twice")
         return names
@@ -81,7 +81,7 @@ def lacking(environment: Environment, dimension: str) -> list[str]:
     return [name for name in NEEDS.get(dimension, ()) if not any((site / name).is_dir() for site in sites)]
 
 
-class Faults(WorkerMetric):
+class VBenchMetric(WorkerMetric):
     """A worker metric whose job raises by name what belongs to the clip and what to the weights."""
 
     environment = "vbench"
@@ -96,7 +96,7 @@ class Faults(WorkerMetric):
         "timm",
         "opencv-python-headless",
     )
-    job = Path(__file__).with_name("vbench_inside") / "job.py"
+    job = Path(__file__).with_name("vbench_job") / "job.py"
 
     def settings(self) -> dict[str, str]:
         """Where the packages look for what they would otherwise download."""
@@ -119,14 +119,14 @@ class Faults(WorkerMetric):
             raise kinds[fault.kind](fault.message.removeprefix(f"{fault.kind}: ")) from fault
 
 
-class VBench(Faults):
+class VBench(VBenchMetric):
     """VBench 0.1.5, each dimension by the package's own networks and arithmetic (Huang et al., CVPR 2024)."""
 
     version = "1"
     schema = VBenchOptions
     values: ClassVar[tuple[Value, ...]] = tuple(Value(name, "", "higher", LABELS[name]) for name in LABELS)
     derived: ClassVar[tuple[Value, ...]] = tuple(
-        Value(name, "", "higher", f"VBench {name.replace('_', ' ')}") for name in vbench_score.FORMULAS
+        Value(name, "", "higher", f"VBench {name.replace('_', ' ')}") for name in vbench_totals.FORMULAS
     )
 
     def __init__(self, options: Options) -> None:
@@ -156,7 +156,7 @@ class VBench(Faults):
         mode = [name for name in LABELS if self.options.mode == "standard" or name not in ONLY_STANDARD]
         missing = {name: lacking(environment, name) for name in mode}
         reasons = {name: f"needs {', '.join(packages)}" for name, packages in missing.items() if packages}
-        for name, (needed, _) in vbench_score.FORMULAS.items():
+        for name, (needed, _) in vbench_totals.FORMULAS.items():
             if lacks := [dimension for dimension in needed if dimension in reasons]:
                 reasons[name] = f"lacks {', '.join(lacks)}"
         return reasons
@@ -237,10 +237,10 @@ class VBench(Faults):
 
     def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """Quality, Semantic, Total and the other means, each only where all its dimensions are measured."""
-        present = {name: mean for name, mean in means.items() if name in vbench_score.RANGES and mean == mean}
+        present = {name: mean for name, mean in means.items() if name in vbench_totals.RANGES and mean == mean}
         return {
             name: formula(present)
-            for name, (needed, formula) in vbench_score.FORMULAS.items()
+            for name, (needed, formula) in vbench_totals.FORMULAS.items()
             if all(dimension in present for dimension in needed)
         }
 

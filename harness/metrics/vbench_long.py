@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harness.contracts import Clip, Json, Options, Value
-from harness.metrics import vbench_score
-from harness.metrics.vbench import Faults
+from harness.metrics import vbench_totals
+from harness.metrics.vbench import VBenchMetric
 
 PIECE_SECONDS = 2.0
 """Length of a piece in upstream's mode for one's own clips (vbench2_beta_long, `long_custom_input`)."""
@@ -102,14 +102,14 @@ class VBenchLongOptions(Options):
         return self
 
 
-class VBenchLong(Faults):
+class VBenchLong(VBenchMetric):
     """The six dimensions of the field's common long-video protocol (Vchitect/VBench, vbench2_beta_long)."""
 
     version = "2"
     schema = VBenchLongOptions
-    packages = (*Faults.packages, "dreamsim", "peft")
+    packages = (*VBenchMetric.packages, "dreamsim", "peft")
     values: ClassVar[tuple[Value, ...]] = (
-        *(Value(name, "", "higher", name.replace("_", " ")) for name in vbench_score.SIX),
+        *(Value(name, "", "higher", name.replace("_", " ")) for name in vbench_totals.SIX),
         *(Value(f"{name}_in_clip", "", "higher", f"{name.replace('_', ' ')}, in clip") for name in CONSISTENCY),
         *(
             Value(f"{name}_clip_to_clip", "", "higher", f"{name.replace('_', ' ')}, piece to piece")
@@ -129,7 +129,7 @@ class VBenchLong(Faults):
 
     def weight_groups(self) -> Sequence[str]:
         """The six dimensions, and what their long-range half needs."""
-        return (*vbench_score.SIX, *(f"long_{name}" for name in CONSISTENCY if self.mode.weights[1] > 0))
+        return (*vbench_totals.SIX, *(f"long_{name}" for name in CONSISTENCY if self.mode.weights[1] > 0))
 
     def identity(self) -> Mapping[str, Json]:
         """As of any worker metric, and the parts of the mode."""
@@ -144,7 +144,7 @@ class VBenchLong(Faults):
         """What the job needs to know."""
         return {
             "job": "long",
-            "dimensions": list(vbench_score.SIX),
+            "dimensions": list(vbench_totals.SIX),
             "seconds": self.options.seconds,
             "upstream": self.mode.upstream,
             "weights": list(self.mode.weights),
@@ -161,5 +161,5 @@ class VBenchLong(Faults):
 
     def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """The mean of the six raw dimensions, where all are measured."""
-        raw = {name: means[name] for name in vbench_score.SIX if name in means and means[name] == means[name]}
-        return {"mean_of_six": vbench_score.mean_of_six(raw)} if len(raw) == len(vbench_score.SIX) else {}
+        raw = {name: means[name] for name in vbench_totals.SIX if name in means and means[name] == means[name]}
+        return {"mean_of_six": vbench_totals.mean_of_six(raw)} if len(raw) == len(vbench_totals.SIX) else {}

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.durable import write_bytes
-from harness.envs.build import Environment, find
+from harness.environments.build import Environment, find
 from harness.errors import HarnessError, Incomplete, nearest
-from harness.video import inspect
+from harness.system.files import write_bytes
+from harness.system.video import inspect
 
 ENTRIES = 946
 """Lines of the package's list, in the order of its prompts/all_dimension.txt; two prompts stand twice."""

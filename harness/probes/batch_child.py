@@ -17,15 +17,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import devices, registry
-from harness.contracts import Json, VideoModel, Workload
+from harness.contracts import Json, VideoModel, Workload, registry
 from harness.errors import NotAvailable
-from harness.platforms import described, here, on_linux
-from harness.probes import agreement
-from harness.probes.clock import Clock
-from harness.probes.device import MemoryMeter, Telemetry, status_bytes
-from harness.probes.generation import Generation, generate, steady_chunks
-from harness.probes.repeat import FullClock
+from harness.probes.timing import agreement
+from harness.probes.timing.clock import Clock
+from harness.probes.timing.generation import Generation, generate, steady_chunks
+from harness.probes.timing.memory import MemoryMeter, status_bytes
+from harness.probes.timing.repeat import FullClock
+from harness.probes.timing.telemetry import Telemetry
+from harness.system import devices
+from harness.system.platforms import described, here, on_linux
 
 OUT_OF_MEMORY = (
     "out of memory",

@@ -15,8 +15,9 @@ from pydantic import Field
 from harness.contracts import Json, Measurement, Options, Probe, Subject, Value, Workload
 from harness.errors import ModelFault, NotAvailable, OptionError
 from harness.probes.batch_child import OUT_OF_MEMORY, Job, Row, require_budget
-from harness.probes.device import Telemetry, watch
-from harness.probes.generation import check_workload, latents_in
+from harness.probes.timing.contention import watch
+from harness.probes.timing.generation import check_workload, latents_in
+from harness.probes.timing.telemetry import Telemetry
 
 NAN = float("nan")
 STEADY_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}

@@ -10,13 +10,12 @@ from statistics import median
 import numpy as np
 from pydantic import Field
 
-from harness import devices, stats
 from harness.contracts import Json, Measurement, ModelCard, Options, Probe, Subject, Value, VideoModel, Workload
 from harness.errors import ModelFault
-from harness.probes import agreement, audit, census
-from harness.probes.clock import SECOND, Clock, stage_seconds
-from harness.probes.device import MemoryMeter, Telemetry, watch
-from harness.probes.generation import (
+from harness.probes.timing import agreement, caching_audit, flops
+from harness.probes.timing.clock import SECOND, Clock, stage_seconds
+from harness.probes.timing.contention import watch
+from harness.probes.timing.generation import (
     DECODE,
     DENOISE,
     Generation,
@@ -25,7 +24,11 @@ from harness.probes.generation import (
     latents_in,
     steady_chunks,
 )
-from harness.probes.repeat import Repeated, Stop, Warmup, repeat, warm_up
+from harness.probes.timing.memory import MemoryMeter
+from harness.probes.timing.repeat import Repeated, Stop, Warmup, repeat, warm_up
+from harness.probes.timing.telemetry import Telemetry
+from harness.stats import estimates
+from harness.system import devices
 
 NAN = float("nan")
 MEDIANS = (
@@ -143,7 +146,7 @@ class Streaming(Probe):
         loaded = (clock.point() - start) / SECOND
         devices.give_back(subject.device)  # what loading needed for a while is no weight
         weights = meter.now() - meter.base
-        counts = census.take(model, workload.request(0), subject.card) if self.options.count else None
+        counts = flops.take(model, workload.request(0), subject.card) if self.options.count else None
         agreed = agreement.take(model, workload, subject.card)
         devices.give_back(subject.device)  # what the reference needed is none of the model's memory
         warm = warm_up(
@@ -157,7 +160,7 @@ class Streaming(Probe):
         with watch(telemetry) as other:
             checked = self._audit(clock, model, workload, first=warm.runs)
             timed = self._timed(clock, telemetry, model, subject.card, workload, warm.runs + checked.used)
-        found = Found(subject, timed, counts or census.Census(NAN, NAN, NAN))
+        found = Found(subject, timed, counts or flops.Census(NAN, NAN, NAN))
         values = {
             **found.values(workload),
             **meter.peak(),
@@ -182,10 +185,10 @@ class Streaming(Probe):
         }
         return Measurement(values, found.samples(workload), notes)
 
-    def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> audit.Audit:
+    def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> caching_audit.Audit:
         given = self.options
         repeats, tolerance = given.audit_repeats, given.audit_tolerance
-        done = audit.take(clock, model, workload, first, repeats, tolerance, given.ceiling_s)
+        done = caching_audit.take(clock, model, workload, first, repeats, tolerance, given.ceiling_s)
         if done.fault:
             raise ModelFault(done.fault, "measure the model with its result cache turned off")
         return done
@@ -230,7 +233,7 @@ def _warmup(warm: Warmup) -> dict[str, Json]:
 class Found:
     """Headline values, samples and notes of the accepted generations of one model."""
 
-    def __init__(self, subject: Subject, timed: Repeated[Generation], counts: census.Census) -> None:
+    def __init__(self, subject: Subject, timed: Repeated[Generation], counts: flops.Census) -> None:
         self.card = subject.card
         self.timed = timed
         self.runs = timed.samples
@@ -266,13 +269,13 @@ class Found:
         return {
             **typical,
             "switch_extra_s": typical["switch_s"] - typical["chunk_s"],
-            "gap_p50_s": stats.percentile(gaps, 50),
-            "gap_p90_s": stats.percentile(gaps, 90),
-            "gap_p99_s": stats.percentile(gaps, 99),
+            "gap_p50_s": estimates.percentile(gaps, 50),
+            "gap_p90_s": estimates.percentile(gaps, 90),
+            "gap_p99_s": estimates.percentile(gaps, 99),
             "gap_worst_s": max(later, default=NAN),
             "clip_iqr_s": float(np.subtract(*np.percentile(clips, [75, 25]))),
-            "clip_p10_s": stats.percentile(clips, 10),
-            "clip_p90_s": stats.percentile(clips, 90),
+            "clip_p10_s": estimates.percentile(clips, 10),
+            "clip_p90_s": estimates.percentile(clips, 90),
             **self._sanity(),
             "stage_share": median(run.covered for run in self.runs),
             "repeats": float(len(self.runs)),
@@ -286,9 +289,9 @@ class Found:
         counts = self.counts
         seconds = median(run.stage(DECODE, self.steady) / len(self.steady) for run in self.runs)
         forwards = counts.forwards if counts.forwards == counts.forwards else self.card.forwards_per_chunk or NAN
-        flop_share = counts.flops / seconds / census.peak(census.PEAK_FLOPS, self.device) if seconds else NAN
+        flop_share = counts.flops / seconds / flops.peak(flops.PEAK_FLOPS, self.device) if seconds else NAN
         byte_share = counts.weight_bytes * forwards / seconds if seconds else NAN
-        byte_share /= census.peak(census.PEAK_BYTES, self.device)
+        byte_share /= flops.peak(flops.PEAK_BYTES, self.device)
         for what, share in (("FLOP/s", flop_share), ("bytes/s", byte_share)):
             if share > 1:
                 raise ModelFault(
@@ -362,7 +365,7 @@ class Found:
         }
         if counted == counted and said is not None and counted != said:
             notes["forwards_disagree"] = f"the card says {said}, {counted:g} were counted"
-        unsupported = [f"p{p}" for p in (50, 90, 99) if not stats.supports_percentile(p, len(self._steady_gaps()))]
+        unsupported = [f"p{p}" for p in (50, 90, 99) if not estimates.supports_percentile(p, len(self._steady_gaps()))]
         if unsupported:
             notes["too_few_gaps_for"] = unsupported
         share = median(run.covered for run in self.runs)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness import durable
 from harness.errors import RecordError
-from harness.records import Run, load_run
-from harness.report.layout import Table
 from harness.report.render import RENDERERS
+from harness.report.table import Table
 from harness.report.tables import build
+from harness.runs.records import Run, load_run
+from harness.system.files import make_folder, storage, write_bytes
 
 FOLDER = "tables"
 
@@ -32,7 +32,7 @@ def drawings(runs: Sequence[Run]) -> dict[str, bytes]:
     """File names and bytes of the pictures of `runs`; of several runs each starts with its folder's name."""
     if not any(run.suite.plots for run in runs):
         return {}
-    from harness.report.plots import pictures
+    from harness.report.plots.kinds import pictures
 
     prefixes = [f"{run.folder.name}-" if len(runs) > 1 else "" for run in runs]
     return {
@@ -44,12 +44,12 @@ def drawings(runs: Sequence[Run]) -> dict[str, bytes]:
 
 def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
     """Write `files` into `folder`, those that would change alone. Returns all their paths."""
-    with durable.storage(folder):
-        durable.make_folder(folder)
+    with storage(folder):
+        make_folder(folder)
     for name, content in files.items():
         path = folder / name
         if not (path.is_file() and path.read_bytes() == content):
-            durable.write_bytes(path, content)
+            write_bytes(path, content)
     return [folder / name for name in files]
 
 

@@ -1,7 +1,7 @@
 """Whether the best of a column is told from the next: what `harness compare` says of the two, from what tables read.
 
-The same pairs, effects, adjustment and floors as `harness.compare`, which reads whole records and so is too slow for
-every column of a large run.
+The same pairs, effects, adjustment and floors as `harness.report.comparison`, which reads whole records and so is too
+slow for every column of a large run.
 """
 
 from __future__ import annotations
@@ -14,19 +14,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import registry
-from harness.contracts import Json, Metric, Value
-from harness.records import Record
-from harness.report.aggregates import effect, kept_clips
-from harness.report.samples import Samples
+from harness.contracts import Json, Metric, Value, registry
+from harness.report.samples import Samples, effect, kept_clips
+from harness.report.verdicts import COUNTED, Floors, weigh
 from harness.report.view import View
-from harness.schema import GenerateSection
-from harness.stats import Effect, holm, ratio_of_medians
-
-ALPHA = 0.05
-PERCENT = 2.0
-ABSOLUTE = {"s": 1e-3, "B": 2.0**20}
-"""Level and floors, as `harness.compare` has them."""
+from harness.runs.line import Record
+from harness.stats.estimates import Effect, holm, ratio_of_medians
+from harness.suite.schema import GenerateSection
 
 Place = tuple[int, str]
 """Number of a run and label of an arm."""
@@ -201,14 +195,9 @@ class Leads:
 
 
 def _standing(weighed: _Weighed) -> Standing:
-    found, value = weighed.effect.estimate, weighed.value
-    if not found.bounded:
-        return "unclear"
-    none, floor = 0.0, max(PERCENT / 100 * abs(weighed.base), ABSOLUTE.get(value.unit, 0.0))
-    if weighed.measured:
-        none, floor = 1.0, floor / abs(weighed.base)
-    low, change, high = found.low - none, found.value - none, found.high - none
-    if -floor <= low and high <= floor:
+    value, exact = weighed.value, weighed.measured and weighed.effect.error == 0 and weighed.value.unit in COUNTED
+    floor = Floors().of("", value, weighed.base)
+    place, change = weigh(weighed.effect, weighed.p, floor, weighed.base, weighed.measured, exact)
+    if place == "within":
         return "equal"
-    shown = weighed.p <= ALPHA and (low > 0 or high < 0) and abs(change) > floor
-    return "ahead" if shown and (change > 0) == (value.direction == "higher") else "unclear"
+    return "ahead" if place == "past" and (change > 0) == (value.direction == "higher") else "unclear"

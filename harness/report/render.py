@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from harness.report.layout import Cell, Column, Row, Table
+from harness.report.table import Cell, Heading, Row, Table
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -245,7 +245,7 @@ RENDERERS: dict[str, tuple[str, Callable[[Table], str]]] = {
 """File suffix and renderer by format."""
 
 
-def _heading(column: Column, arrow: bool = True) -> str:
+def _heading(column: Heading, arrow: bool = True) -> str:
     unit = f"({column.unit})" if column.unit else ""
     return _joined(column.label, unit, ARROWS[column.direction] if arrow else "")
 

@@ -1,21 +1,24 @@
-"""What the records of one arm in one section hold, as arrays: the values, and which of them belong together."""
+"""The samples of a group of records, and their estimates over clips."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.contracts import Metric, Value
 from harness.errors import RecordError
-from harness.heads import Head, Heads
-from harness.plan import Group
-from harness.probes.audit import LEFT_OUT, PASSED
-from harness.records import RecordFile, Run
-from harness.report import layout
-from harness.schema import GenerateSection
+from harness.probes.timing.caching_audit import LEFT_OUT, PASSED
+from harness.report import table
+from harness.runs.index import Index, IndexEntry
+from harness.runs.plan import Group
+from harness.runs.records import RecordFile, Run
+from harness.stats.estimates import Effect, Estimate, clustered_mean, clustered_statistic, paired_effect
+from harness.suite.schema import GenerateSection
 
 BLOCK = 4096
 """Records whose values are decoded together."""
@@ -33,13 +36,13 @@ class Samples:
             the same prompt and seed.
         prompts: [n] number of each one's prompt; equal texts have equal numbers.
         values: [n] by name; NaN where a clip does not define it.
-        audits: verdicts of the caching audit that the records of a measurement give (`harness.probes.audit`).
+        audits: verdicts of the caching audit that the records of a measurement give (`probes.timing.caching_audit`).
         skipped: units that were skipped; the first of them is `skip`.
         failed: units whose newest record is a failure.
     """
 
     planned: int
-    last: Head | None
+    last: IndexEntry | None
     schemas: frozenset[int]
     places: NDArray[np.int64]
     prompts: NDArray[np.int64]
@@ -47,7 +50,7 @@ class Samples:
     audits: tuple[str, ...]
     skipped: int
     failed: int
-    skip: Head | None
+    skip: IndexEntry | None
 
     @property
     def scored(self) -> int:
@@ -77,7 +80,7 @@ def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
     )
 
 
-def _values(heads: Heads, rows: list[int], names: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
+def _values(heads: Index, rows: list[int], names: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
     """The values `names` of the heads in `rows`, a column each; decoded by the block, so that few are held at once."""
     found = {name: np.full(len(rows), math.nan) for name in names}
     for start in range(0, len(rows), BLOCK):
@@ -87,7 +90,7 @@ def _values(heads: Heads, rows: list[int], names: tuple[str, ...]) -> dict[str, 
     return found
 
 
-def _audits(run: Run, heads: Sequence[Head]) -> tuple[str, ...]:
+def _audits(run: Run, heads: Sequence[IndexEntry]) -> tuple[str, ...]:
     file = RecordFile(run.folder / "records.jsonl")
     notes = [file.at(head.offset).notes.get("audit") for head in heads]
     return tuple(str(audit.get("verdict")) for audit in notes if isinstance(audit, dict))
@@ -102,7 +105,7 @@ def uncleared(here: Sequence[str], elsewhere: Sequence[str]) -> tuple[str, ...]:
     """
     taken = [verdict for verdict in here if verdict != LEFT_OUT]
     taken = taken or [verdict for verdict in elsewhere if verdict != LEFT_OUT]
-    return (layout.UNCLEARED,) if here and set(taken) != {PASSED} else ()
+    return (table.UNCLEARED,) if here and set(taken) != {PASSED} else ()
 
 
 def doubts(values: Mapping[str, ArrayLike]) -> tuple[str, ...]:
@@ -113,7 +116,7 @@ def doubts(values: Mapping[str, ArrayLike]) -> tuple[str, ...]:
     contended = np.nan_to_num(values.get("contended", 0.0)).any()
     ended = (np.asarray(values.get("converged", 1.0)) == 0).any()
     unheld = np.isnan(np.asarray(values.get("agreement_error", 0.0), dtype=np.float64)).any()
-    marks = ((layout.CONTENDED, contended), (layout.UNCONVERGED, ended), (layout.UNHELD, unheld))
+    marks = ((table.CONTENDED, contended), (table.UNCONVERGED, ended), (table.UNHELD, unheld))
     return tuple(mark for mark, there in marks if there)
 
 
@@ -132,3 +135,58 @@ def _prompts(run: Run, group: Group) -> NDArray[np.int64]:
     first: dict[str, int] = {}
     numbers = np.array([first.setdefault(text, len(first)) for text in texts], dtype=np.int64)
     return np.repeat(numbers, len(section.seeds))
+
+
+def estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
+    """The metric's aggregate of the value `name` with its interval."""
+    kept = kept_clips(metric, name, samples)
+    values, prompts = samples.values[name][kept], samples.prompts[kept]
+    if type(metric).aggregate is Metric.aggregate:
+        share = any(value.share for value in metric.values if value.name == name)
+        return clustered_mean(values, prompts, share=share)
+    return clustered_statistic(values, prompts, lambda pooled: metric.aggregate(name, pooled))
+
+
+def aggregates(metric: Metric, samples: Samples) -> Mapping[str, float]:
+    """Every value of `metric` that is defined somewhere."""
+    kept = {name: values[kept_clips(metric, name, samples)] for name, values in samples.values.items()}
+    return {name: metric.aggregate(name, values.tolist()) for name, values in kept.items() if values.size}
+
+
+def kept_clips(metric: Metric, name: str, samples: Samples) -> NDArray[np.bool_]:
+    """Which clips count for `name`; never one that does not define it."""
+    values = samples.values[name]
+    defined = ~np.isnan(values)
+    if type(metric).keep is Metric.keep:
+        return defined
+    chosen = np.asarray(metric.keep(name, samples.prompts.tolist(), values.tolist()), np.bool_)
+    return chosen & defined
+
+
+def effect(value: Value, first: ArrayLike, second: ArrayLike, clusters: ArrayLike) -> Effect:
+    """What `second` changes against `first` [n], paired: their means, or where 0 is best, how far those lie from 0.
+
+    The mean b of the second is nearer to 0 than the mean a of the first exactly where b - a and b + a differ in sign.
+    So a change of distance is shown only where both are (an intersection-union test: Berger and Hsu, Bioequivalence
+    Trials, Intersection-Union Tests and Equivalence Confidence Sets, 1996), its p-value is the larger of both, and its
+    interval reaches over all that both intervals allow.
+    """
+    change = paired_effect(first, second, clusters, share=value.share)
+    if value.direction != "zero":
+        return change
+    total = paired_effect(np.negative(first), second, clusters)
+    found, other = change.estimate, total.estimate
+    # Rising or falling in either sum while the other stands still, so that the extremes lie at the corners.
+    ends = [_farther(d, s) for d, s in product((found.low, found.high), (other.low, other.high))]
+    distance = replace(
+        found,
+        value=_farther(found.value, other.value),
+        low=float(np.min(ends)),
+        high=float(np.max(ends)),
+    )
+    return replace(change, estimate=distance, p=float(np.maximum(change.p, total.p)))
+
+
+def _farther(difference: float, total: float) -> float:
+    """How much farther from 0 the second of two numbers lies, from its difference to the first and their sum."""
+    return (abs(total + difference) - abs(total - difference)) / 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from harness.records import Run
-from harness.schema import GenerateSection
+from harness.runs.records import Run
+from harness.suite.schema import GenerateSection
 
 
 def remarks(run: Run, sections: Collection[str]) -> Iterator[str]:

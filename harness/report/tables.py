@@ -1,36 +1,19 @@
-"""Builds tables from run folders: the only road from records to a printed figure. Imports no torch.
-
-A mean rests on every planned clip, or the table is refused (`Incomplete`), or, where the suite says
-`incomplete: mark`, it is marked and never ranked. A measured value says on how many rounds it rests. The same records
-give the same table, byte for byte.
-"""
+"""Tables of a run, made from its plan and records alone."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from harness import registry
-from harness.contracts import Value
+from harness.contracts import Value, registry
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
-from harness.plan import Group
-from harness.records import Run
-from harness.report import insets, layout, noted, published, switching
-from harness.report.against import Cells, heading, over_reference, ranked
-from harness.report.aggregates import aggregates, estimate
-from harness.report.cards import CARD, card_cell
-from harness.report.layout import Cell, Row, Table, numeral
+from harness.report import probe_tables, published_rows, switching
+from harness.report.cells import CARD, NOT_MEASURED, Cells, card_cell, cell_of, heading, over_reference, ranked
 from harness.report.leads import Leads, Place, Standing
-from harness.report.samples import Samples, doubts
+from harness.report.notes import annotate, note_marks
+from harness.report.table import INCOMPLETE, RANDOM_WEIGHTS, Heading, Row, Table, stacked
 from harness.report.view import AnySection, View, sections
-from harness.schema import Column, GenerateSection, MeasureSection, TableSpec
-from harness.stats import Estimate
-
-NOT_MEASURED = Cell("not measured")
+from harness.runs.records import Run
+from harness.suite.schema import Column, MeasureSection, TableSpec
 
 
 def build(runs: Sequence[Run]) -> list[Table]:
@@ -49,7 +32,11 @@ def build(runs: Sequence[Run]) -> list[Table]:
         for spec in view.run.suite.tables or ([] if view in turned else [_everything(view)]):
             specs.setdefault(spec.name, spec)
     leads = Leads(views)
-    return [*(_table(spec, views, leads) for spec in specs.values()), *map(_by_section, turned), *insets.tables(runs)]
+    return [
+        *(_table(spec, views, leads) for spec in specs.values()),
+        *map(_by_section, turned),
+        *probe_tables.tables(runs),
+    ]
 
 
 def made(spec: TableSpec, run: Run) -> Table:
@@ -88,8 +75,8 @@ def _by_section(view: View) -> Table:
         (values,) = view.given(section).values()
         columns = [Column(value=f"{section.name}:{value.name}", label=_named(value)) for value in values]
         table = _table(TableSpec(name=suite.suite, title=suite.title, columns=columns), [view], None)
-        rows[section.name] = noted.on(table, view.notes, section.name)
-    return layout.stacked(rows)
+        rows[section.name] = annotate(table, view.notes, section.name)
+    return stacked(rows)
 
 
 # ------------------------------------------------------------------------------------------- one table
@@ -105,7 +92,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
             "run the suite again to fill what is missing, or say `incomplete: mark` in it",
         )
     rows, labels = [], [arm.label for view in views for arm in view.run.arms]
-    later = noted.marks(view.notes for view in views)
+    later = note_marks(view.notes for view in views)
     for number, view in enumerate(views):
         alone = any(found is not None and (number, "") in found for _, found in drawn)
         for label in _shown_arms(view, spec.models) + ([""] if alone else []):
@@ -118,13 +105,13 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
                     cells,
                     reference=bool(label) and label == view.run.suite.reference,
                     marks=(
-                        *((layout.RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else ()),
+                        *((RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else ()),
                         *(later[note] for note in view.notes.get(label, ())),
                     ),
                 )
             )
     heads = tuple(head for head, _ in drawn)
-    others, notes = published.rows(spec)
+    others, notes = published_rows.rows(spec)
     rows += others
     if not rows:
         raise RecordError(f"table {spec.name!r} is empty: its run has none of its models", "see `models:` of the table")
@@ -146,7 +133,7 @@ def _column(
     remarks: list[str],
     leads: Leads | None,
     models: Sequence[str] | None = None,
-) -> tuple[layout.Column, Cells]:
+) -> tuple[Heading, Cells]:
     """The column over the arms `models`, the reference among them where others are set against it."""
     source, _, name = column.value.partition(":")
     if source == "card":
@@ -175,13 +162,13 @@ def _column(
             if group is None:
                 continue
             others = [view.groups[key] for other in column.joined if (key := (other, plugin, arm)) in view.groups]
-            cell = _cell(view, section, group, value, column.format, short, others)
+            cell = cell_of(view, section, group, value, column.format, short, others)
             cells[number, arm] = cell
             schemas |= view.samples(section, group).schemas
             versions |= {(plugin, version) for g in (group, *others) if (version := view.version(section, g))}
             random = bool(arm) and view.arms[arm].card.weights == "random"
             shown_here = arm in ("", *_shown_arms(view, models))
-            if layout.INCOMPLETE not in cell.marks and (measured or not random) and shown_here:
+            if INCOMPLETE not in cell.marks and (measured or not random) and shown_here:
                 comparable.add((number, arm))
     if measured and not _one_device(source, views, remarks):
         comparable = set()
@@ -207,11 +194,11 @@ def _arms_of(view: View, column: Column, models: Sequence[str] | None) -> list[s
     return [*shown, reference] if column.relative and reference and reference not in shown else shown
 
 
-def _drawn(column: Column, value: Value, cells: Cells, views: Sequence[View]) -> tuple[layout.Column, Cells]:
+def _drawn(column: Column, value: Value, cells: Cells, views: Sequence[View]) -> tuple[Heading, Cells]:
     """Heading and cells, as ratios where the column asks for them."""
     label = column.label or _named(value)
     if not column.relative:
-        return layout.Column(label, value.unit, value.direction), cells
+        return Heading(label, value.unit, value.direction), cells
     references = [view.run.suite.reference for view in views]
     ratios = over_reference(cells, references, column.format, column.relative)
     return heading(label, value, column.relative), ratios
@@ -269,81 +256,3 @@ def _one_version(section: str, versions: Collection[tuple[str, str]], measured: 
         elif used != [today]:
             remarks.append(f"By version {used[0]} of {plugin}; today's is {today}.")
     return len(versions) == len({plugin for plugin, _ in versions})
-
-
-# -------------------------------------------------------------------------------------------- one cell
-
-
-def _cell(
-    view: View,
-    section: AnySection,
-    group: Group,
-    value: Value,
-    spec: str,
-    short: list[str],
-    joined: Sequence[Group] = (),
-) -> Cell:
-    """The cell of one arm. What keeps it from being complete is added to `short`, unless the suite marks it."""
-    samples, name = view.samples(section, group), value.name
-    scored, planned = samples.scored, samples.planned
-    if samples.skip is not None and samples.skipped == planned:
-        return Cell(f"not available: {view.reason(samples.skip)}")
-    marks = _gap(view, group, samples, short)
-    if not scored:
-        return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
-    if isinstance(section, MeasureSection):
-        marks = (*marks, *doubts(samples.values), *view.uncleared(section, group))
-        return _measured_cell(samples.values[name], value, spec, marks)
-    metric = view.metric(section, group.plugin)
-    if name not in samples.values:
-        means = dict(aggregates(metric, samples))
-        for other in joined:
-            more = view.section(other.section)
-            assert isinstance(more, GenerateSection)
-            found = view.samples(more, other)
-            marks = marks or _gap(view, other, found, short)
-            means |= aggregates(view.metric(more, other.plugin), found)
-        derived = metric.derive(means).get(name, math.nan)
-        cell = _estimate_cell(Estimate(derived, math.nan, math.nan, scored, 0), spec)
-        return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
-    if any(np.isnan(samples.values[each.name]).any() for each in metric.values if each.name == name):
-        marks = (*marks, layout.UNDEFINED)
-    cell = _estimate_cell(estimate(metric, name, samples), spec)
-    return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
-
-
-def _measured_cell(rounds: NDArray[np.float64], value: Value, spec: str, marks: tuple[str, ...]) -> Cell:
-    """The median of those rounds that define the value; what could lead its column says of how many."""
-    defined = rounds[np.isfinite(rounds)]
-    if not defined.size:
-        return Cell("undefined", marks=marks)
-    middle = float(np.median(defined))
-    exact = int(middle) if middle.is_integer() and not spec else middle
-    ranked_by = defined.size if value.direction != "none" else None
-    return Cell(numeral(exact, middle, spec), middle, rounds=ranked_by, marks=marks)
-
-
-def _explained(cell: Cell, view: View, samples: Samples, name: str) -> Cell:
-    """The cell, or where it has no number because of what the machine lacks, that reason."""
-    reason = view.lack(samples, name) if cell.value is None else ""
-    return Cell(f"not available: {reason}") if reason else cell
-
-
-def _gap(view: View, group: Group, samples: Samples, short: list[str]) -> tuple[str, ...]:
-    """The mark of a group that lacks results; where the suite refuses such means, `short` is told why."""
-    if samples.scored == samples.planned:
-        return ()
-    if view.run.suite.incomplete == "refuse":
-        arm = f" of {group.arm}" if group.arm else ""
-        short.append(f"{group.section}: {group.plugin} has {samples.scored} of {samples.planned} results{arm}")
-    return (layout.INCOMPLETE,)
-
-
-def _estimate_cell(estimate: Estimate, spec: str) -> Cell:
-    if not math.isfinite(estimate.value):
-        return Cell("undefined")
-    text = numeral(estimate.value, estimate.value, spec)
-    if not estimate.bounded:
-        return Cell(text, estimate.value)
-    ends = [numeral(end, estimate.value, spec) for end in (estimate.low, estimate.high)]
-    return Cell(text, estimate.value, estimate.low, estimate.high, f"[{', '.join(ends)}]")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness import registry
-from harness.contracts import Metric, Value
-from harness.heads import Head
-from harness.plan import Arm, Group
-from harness.records import RecordFile, Run, device_label
-from harness.report import noted
+from harness.contracts import Metric, Value, registry
+from harness.report.notes import read_notes
 from harness.report.samples import Samples, read, uncleared
-from harness.schema import GenerateSection, MeasureSection, Suite
+from harness.runs.index import IndexEntry
+from harness.runs.line import device_label
+from harness.runs.plan import Arm, Group
+from harness.runs.records import RecordFile, Run
+from harness.suite.schema import GenerateSection, MeasureSection, Suite
 
 AnySection = GenerateSection | MeasureSection
 
@@ -37,7 +37,7 @@ class View:
         self.arms = {arm.label: arm for arm in self.run.arms}
         self.groups = {(group.section, group.plugin, group.arm): group for group in self.run.groups}
         self.records = RecordFile(self.run.folder / "records.jsonl")
-        self.notes = noted.read(self.run)
+        self.notes = read_notes(self.run)
 
     def section(self, name: str) -> AnySection | None:
         """The section `name` of the run's suite."""
@@ -89,7 +89,7 @@ class View:
         plugin = self.records.at(last.offset).unit["probe" if isinstance(section, MeasureSection) else "metric"]
         return str(plugin["version"]) if isinstance(plugin, dict) else None
 
-    def reason(self, head: Head) -> str:
+    def reason(self, head: IndexEntry) -> str:
         """Why a unit was skipped, as its record says."""
         notes = self.records.at(head.offset).notes
         fix = notes.get("fix")
@@ -100,6 +100,6 @@ class View:
         reasons = self.records.at(samples.last.offset).notes.get("not_available") if samples.last else None
         return str(reasons.get(name, "")) if isinstance(reasons, dict) else ""
 
-    def device(self, head: Head) -> str:
+    def device(self, head: IndexEntry) -> str:
         """What the unit was run on."""
         return device_label(self.records.at(head.offset).device)

@@ -19,9 +19,9 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness import video
 from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.errors import ClipError, ModelFault, NotAvailable, OptionError
+from harness.system import video
 
 LOG_LINES = 50
 """Last lines of the program's output that its error shows."""

@@ -12,9 +12,9 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness import video
 from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.errors import ClipError, NotAvailable, OptionError
+from harness.system import video
 
 ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
 

@@ -12,19 +12,18 @@ from pydantic import Field
 
 from harness.contracts import Frames, Json, ModelCard, Request, Spans, no_spans
 from harness.errors import OptionError, WeightsError
-from models.adapters.streaming import Dtype, StreamingModel, StreamingOptions
-from models.config import TransformerConfig
-from models.sampler_config import SamplerConfig, evenly_spaced
-from models.sources import resolve
-from models.toy import presets
-from models.toy.world import FRAME_RATE, SIZE
-from models.window import WindowPolicy
+from videomla_models.adapters.transformer_model import Dtype, StreamingModel, StreamingOptions
+from videomla_models.checkpoints.locate import resolve
+from videomla_models.small_world import presets
+from videomla_models.small_world.world import FRAME_RATE, SIZE
+from videomla_models.spec.config import SamplerConfig, TransformerConfig, evenly_spaced
+from videomla_models.spec.window import WindowPolicy
 
 if TYPE_CHECKING:
-    from models.codec import Codec
-    from models.pipeline import Embed, Pipeline
-    from models.training.stored import Header
-    from models.transformer import VideoTransformer
+    from videomla_models.network.transformer import VideoTransformer
+    from videomla_models.rollout.codecs import Codec
+    from videomla_models.rollout.pipeline import Embed, Pipeline
+    from videomla_models.training.header import Header
 
 
 SEED = "{seed}"
@@ -74,7 +73,7 @@ class Trained(StreamingModel):
     @cached_property
     def headers(self) -> list[Header]:
         """What each checkpoint says of itself. Raises `WeightsError` where they do not belong together."""
-        from models.training.stored import read_header
+        from videomla_models.training.header import read_header
 
         found = [read_header(path) for path in self.files]
         first = found[0]
@@ -157,19 +156,19 @@ class Trained(StreamingModel):
         return self._network(0, device)
 
     def _network(self, place: int, device: str) -> VideoTransformer:
-        from models.build import build
+        from videomla_models.network.build import build
 
         return build(self.network_config(), self.files[place], self.options.dtype, device)
 
     def load_codec(self, device: str) -> Codec:
         """Space to depth, lossless."""
-        from models.codec import PixelCodec
+        from videomla_models.rollout.codecs import PixelCodec
 
         return PixelCodec(presets.PATCH)
 
     def load_text(self, device: str) -> Embed:
         """Which word stands where."""
-        from models.toy.text import embed
+        from videomla_models.small_world.text import embed
 
         return embed
 

@@ -10,17 +10,16 @@ from pydantic import Field
 
 from harness.contracts import Json, ModelCard
 from harness.errors import OptionError, WeightsError, nearest
-from models.adapters.presets import PRESETS, Preset
-from models.adapters.streaming import RANDOM, StreamingModel, StreamingOptions
-from models.config import LatentSizes, TransformerConfig
-from models.sampler_config import SamplerConfig
-from models.sources import resolve
-from models.window import WindowPolicy
+from videomla_models.adapters.transformer_model import RANDOM, StreamingModel, StreamingOptions
+from videomla_models.checkpoints.locate import resolve
+from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
+from videomla_models.spec.published_models import PRESETS, Preset
+from videomla_models.spec.window import WindowPolicy
 
 if TYPE_CHECKING:
-    from models.codec import Codec
-    from models.pipeline import Embed
-    from models.transformer import VideoTransformer
+    from videomla_models.network.transformer import VideoTransformer
+    from videomla_models.rollout.codecs import Codec
+    from videomla_models.rollout.pipeline import Embed
 
 SPATIAL_RATIO = 8
 """Pixels per latent position along height and width (Wan2.1's VAE)."""
@@ -167,8 +166,8 @@ class WanModel(StreamingModel):
 
     def load_network(self, device: str) -> VideoTransformer:
         """From the checkpoint in any published layout, or at random."""
-        from models.build import build
-        from models.weights import open_checkpoint
+        from videomla_models.checkpoints.load import open_checkpoint
+        from videomla_models.network.build import build
 
         self._check_chosen()
         options, config = self.options, self.network_config()
@@ -183,11 +182,11 @@ class WanModel(StreamingModel):
         """Wan's VAE, with random weights beside a random network, or the preview."""
         import torch
 
-        from models.codec import PreviewCodec
+        from videomla_models.rollout.codecs import PreviewCodec
 
         if self.options.codec == "preview":
             return PreviewCodec(self.network_config().in_channels, SPATIAL_RATIO, self.temporal_ratio)
-        from models.wan_codec import load_wan_codec, random_wan_codec
+        from videomla_models.rollout.wan_vae import load_wan_codec, random_wan_codec
 
         dtype: torch.dtype = getattr(torch, self.options.dtype)
         if not self._trained():
@@ -200,10 +199,10 @@ class WanModel(StreamingModel):
 
         config = self.network_config()
         if not self._trained():
-            from models.build import random_embeddings
+            from videomla_models.network.build import random_embeddings
 
             return random_embeddings(config.text_tokens, config.text_width)
-        from models.text import TextEncoder
+        from videomla_models.rollout.text_encoder import TextEncoder
 
         dtype: torch.dtype = getattr(torch, self.options.dtype)
         return TextEncoder(self.options.text, tokens=config.text_tokens, dtype=dtype, device=device)

@@ -20,21 +20,21 @@ from torch import Tensor
 
 from harness.contracts import Json
 from harness.errors import OptionError, StorageError, WeightsError
-from models import convert
-from models.cache import Grid
-from models.config import TransformerConfig
-from models.spectrum import operator_of
-from models.tensorfiles import save_tensors, write_whole
-from models.toy.data import ToyData
-from models.toy.presets import PATCH
-from models.toy.world import SIZE
-from models.training import consistency, distribution_matching, parallel, teacher_forcing
-from models.training.context import Clips
-from models.training.loop import GENERATOR, Learner, Loop, Rate, Stage
-from models.training.optimisers import adamw, initialise, muon
-from models.training.options import Chain, MatchingOptions, Origin, StageOptions, TeacherForcingOptions
-from models.transformer import VideoTransformer
-from models.weights import load_into, open_checkpoint
+from videomla_models.checkpoints import convert
+from videomla_models.checkpoints.load import load_into, open_checkpoint
+from videomla_models.checkpoints.spectrum import operator_of
+from videomla_models.checkpoints.tensors import save_tensors, write_whole
+from videomla_models.network.cache import Grid
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.small_world.presets import PATCH
+from videomla_models.small_world.world import SIZE
+from videomla_models.spec.config import TransformerConfig
+from videomla_models.training import consistency, distribution_matching, sharding, teacher_forcing
+from videomla_models.training.data import ToyData
+from videomla_models.training.loop import GENERATOR, Learner, Loop, Rate, Stage
+from videomla_models.training.optimisers import adamw, initialise, muon
+from videomla_models.training.options import Chain, MatchingOptions, Origin, StageOptions, TeacherForcingOptions
+from videomla_models.training.parallel_pass import Clips
 
 TRAINING_KEY = "training"
 SAVE_EVERY = 100
@@ -77,7 +77,7 @@ def train(
     for loc, problem in chain.problems():
         raise OptionError(f"{'.'.join(map(str, loc))}: {problem}")
     done: list[Done] = []
-    with parallel.processes(torch.device(device)):
+    with sharding.processes(torch.device(device)):
         for number in range(len(chain.stages)):
             folder = root / chain.key(number)
             with _alone(folder):
@@ -89,15 +89,15 @@ def train(
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One training at a time in `folder`: another one waits, and then finds it finished. `torchrun`'s share it."""
-    if parallel.world()[0] > 0:
-        parallel.barrier()
+    if sharding.world()[0] > 0:
+        sharding.barrier()
         yield
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            parallel.barrier()
+            sharding.barrier()
             yield
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}", "make room, then run again") from error
@@ -155,10 +155,10 @@ class _Run:
         seconds = round(loop.seconds, 1)
         done = Done(name, folder.name, path, digest(path), loop.step, seconds, parameters, curves, kept, updates)
         body = json.dumps(asdict(done) | {"path": path.name}, indent=1).encode()
-        if parallel.world()[0] == 0:
+        if sharding.world()[0] == 0:
             write_whole(folder / "stage.json", lambda file: file.write(body))
-        parallel.own(folder / "state").unlink(missing_ok=True)
-        parallel.barrier()
+        sharding.own(folder / "state").unlink(missing_ok=True)
+        sharding.barrier()
         return done
 
     def _write(self, loop: Loop, path: Path) -> int:
@@ -167,9 +167,9 @@ class _Run:
         body = self.chain.model_copy(update={"stages": self.chain.stages[: self.number + 1]}).model_dump(mode="json")
         # One entry, since safetensors writes several in any order and equal trainings must give equal files.
         about: dict[str, Json] = {**asdict(self.config), TRAINING_KEY: {"chain": body, "step": loop.step}}
-        if parallel.world()[0] == 0:
+        if sharding.world()[0] == 0:
             save_tensors(weights, path, {convert.CONFIG_KEY: json.dumps(about)})
-        parallel.barrier()
+        sharding.barrier()
         return sum(tensor.numel() for tensor in weights.values())
 
     # ---------------------------------------------------------------------------------- what is trained
@@ -215,7 +215,7 @@ class _Run:
     def _learner(self, network: VideoTransformer) -> Learner:
         options = self.options
         if getattr(options, "optimiser", "adamw") == "muon":
-            if parallel.world()[1] > 1:
+            if sharding.world()[1] > 1:
                 raise OptionError("optimiser muon needs whole matrices", "choose adamw for several processes")
             return Learner(network, muon(network, options.rate, options.rate / 2), options.average)
         return Learner(network, adamw(network, options.rate, options.betas), options.average)
@@ -226,7 +226,7 @@ class _Run:
         initialise(network)
         if weights is not None:
             network.load_state_dict(weights)
-        return parallel.shard(network.to(self.device))
+        return sharding.shard(network.to(self.device))
 
     def _weights(self) -> Weights | None:
         """Where this stage starts: the stage before, or the chain's own start."""
@@ -273,7 +273,7 @@ def stored_config(path: Path, otherwise: TransformerConfig) -> TransformerConfig
     Raises:
         WeightsError: the file is missing or damaged, or its header is.
     """
-    from models.training.stored import read_header
+    from videomla_models.training.header import read_header
 
     try:
         return read_header(path).config

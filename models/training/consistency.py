@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.attention.dense import TextKeys
-from models.sampler import guided
-from models.sampler_config import TRAIN_STEPS
-from models.training import parallel
-from models.training.context import Clips, Data, denoised
-from models.training.loop import GENERATOR, Learner, Stage
-from models.training.teacher_forcing import shifted
-from models.transformer import VideoTransformer
+from videomla_models.network.attention.dense import TextKeys
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.rollout.sampler import guided
+from videomla_models.spec.config import TRAIN_STEPS
+from videomla_models.training import sharding
+from videomla_models.training.loop import GENERATOR, Learner, Stage
+from videomla_models.training.parallel_pass import Clips, Data, denoised
+from videomla_models.training.teacher_forcing import shifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Consistency(Stage):
         index = drawn.expand(clips, chunks)
         noise = torch.randn(batch.latents.shape, generator=draw)
         tensors = (batch.latents, batch.text, batch.weight, noise, self.levels[index], self.levels[index + 1])
-        latents, text, weight, noise, here, there = parallel.mine(tensors, self.student)
+        latents, text, weight, noise, here, there = sharding.mine(tensors, self.student)
         nothing = self.data.no_prompt(len(text)).to(text)
         past, kind = latents[:, : -self.clips.chunk], self.clips.prediction
         sigmas, lower = shifted(here, self.settings.shift), shifted(there, self.settings.shift)

@@ -23,15 +23,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.cache import ChunkContext
-from models.rollout import Noise, Prompt, Rollout, SeededNoise
-from models.sampler import guided
-from models.sampler_config import SamplerConfig
-from models.training import parallel
-from models.training.context import Clips, Data, denoised
-from models.training.loop import GENERATOR, Learner, Stage
-from models.training.teacher_forcing import flow_matching_loss, shifted
-from models.transformer import VideoTransformer
+from videomla_models.network.cache import ChunkContext
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.rollout.rollout import Noise, Prompt, Rollout, SeededNoise
+from videomla_models.rollout.sampler import guided
+from videomla_models.spec.config import SamplerConfig
+from videomla_models.training import sharding
+from videomla_models.training.loop import GENERATOR, Learner, Stage
+from videomla_models.training.parallel_pass import Clips, Data, denoised
+from videomla_models.training.teacher_forcing import flow_matching_loss, shifted
 
 CRITIC = "critic"
 
@@ -121,7 +121,7 @@ class DistributionMatching(Stage):
             if name == GENERATOR and step % self.settings.updates:
                 continue
             tensors = (batch.text, seeds, levels, noise)
-            text, seeds, sigmas, noise = parallel.mine(tensors, self.generator)
+            text, seeds, sigmas, noise = sharding.mine(tensors, self.generator)
             latents = self.rollout(text, seeds.tolist(), last, batch.latents.shape, learning=name == GENERATOR)
             loss = self._match if name == GENERATOR else self._follow
             yield name, loss(latents, text, sigmas, noise)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from harness.contracts import Json
 from harness.errors import HarnessError, WeightsError
-from models.tensorfiles import write_whole
-from models.training import parallel
-from models.transformer import VideoTransformer
+from videomla_models.checkpoints.tensors import write_whole
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.training import sharding
 
 GENERATOR = "generator"
 """The learner whose averaged weights are the result of a stage."""
@@ -74,7 +74,7 @@ class Learner:
     def update(self, share: float, step: int) -> None:
         """Follow the gradients that have been made, at `share` of the full learning rates."""
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
-        if not math.isfinite(parallel.value(norm)):
+        if not math.isfinite(sharding.value(norm)):
             raise Diverged(f"the gradient is not finite at step {step}", RESTART)
         for optimiser, full in self.optimisers:
             for group in optimiser.param_groups:
@@ -89,7 +89,7 @@ class Learner:
     def result(self) -> dict[str, Tensor]:
         """The averaged weights, or the last ones where no average is kept: whole tensors on the CPU."""
         found = self.average or dict(self.network.named_parameters())
-        return {name: parallel.whole(tensor) for name, tensor in found.items()}
+        return {name: sharding.whole(tensor) for name, tensor in found.items()}
 
     def state(self) -> dict[str, object]:
         """What `restore` takes."""
@@ -150,7 +150,7 @@ class Loop:
         waiting = self.stage.losses(self.step)
         while (turn := self._next(waiting)) is not None:
             name, loss = turn
-            value = parallel.mean(loss.detach())
+            value = sharding.mean(loss.detach())
             if not math.isfinite(value):
                 raise Diverged(f"the loss of the {name} is {value} at step {self.step}", RESTART)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -185,7 +185,7 @@ class Loop:
             StorageError: the disk refuses the state; the one before it is kept.
             WeightsError: the state belongs to another recipe, or is damaged.
         """
-        if parallel.own(state).exists():
+        if sharding.own(state).exists():
             self.resume(state)
         while self.step < self.rate.steps:
             self.advance()
@@ -212,11 +212,11 @@ class Loop:
             "losses": self.losses,
             "learners": {name: learner.state() for name, learner in self.stage.learners.items()},
         }
-        write_whole(parallel.own(path), lambda file: torch.save(state, file))
+        write_whole(sharding.own(path), lambda file: torch.save(state, file))
 
     def resume(self, path: Path) -> None:
         """Go on from a saved state. Raises `WeightsError` when it belongs to another recipe or is damaged."""
-        mine = parallel.own(path)
+        mine = sharding.own(path)
         try:
             state = torch.load(mine, weights_only=True)
             recipe = state["recipe"]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from harness.contracts import Options
 from harness.errors import OptionError
-from models.config import LatentSizes, TransformerConfig
-from models.toy.presets import PATCH
-from models.toy.world import TEXT_LENGTH, vocabulary
-from models.window import WindowPolicy
+from harness.system.digests import file_sha256
+from videomla_models.small_world.presets import PATCH
+from videomla_models.small_world.world import TEXT_LENGTH, vocabulary
+from videomla_models.spec.config import LatentSizes, TransformerConfig
+from videomla_models.spec.window import WindowPolicy
 
 TRAINING_VERSION = 2
 """Part of every stage's key; raised with every change that gives the same options other weights."""
@@ -34,7 +36,7 @@ FOUR_STEPS = (1000.0, 750.0, 500.0, 250.0)
 
 
 class LatentOptions(Options):
-    """Widths as in `models.config.LatentSizes`."""
+    """Widths as in `videomla_models.spec.config.LatentSizes`."""
 
     d_c: Count = 24
     d_q: Count = 108
@@ -44,7 +46,7 @@ class LatentOptions(Options):
 
 
 class NetworkOptions(Options):
-    """Sizes as in `models.config.TransformerConfig`; what the data fix (channels, text) is not asked for."""
+    """Sizes as in `TransformerConfig`; what the data fix (channels, text) is not asked for."""
 
     dim: Count = 144
     heads: Count = 3
@@ -56,7 +58,7 @@ class NetworkOptions(Options):
 
 
 class WindowOptions(Options):
-    """The window of training and deployment, as in `models.window.WindowPolicy`."""
+    """The window of training and deployment, as in `videomla_models.spec.window.WindowPolicy`."""
 
     frames: int = 6
     sink: int = 1
@@ -65,7 +67,7 @@ class WindowOptions(Options):
 
 
 class DataOptions(Options):
-    """Clips of the small world, as in `models.toy.data.ToyData`."""
+    """Clips of the small world, as in `videomla_models.training.data.ToyData`."""
 
     world: Literal["toy"] = "toy"
     clips: Count = 8
@@ -98,7 +100,7 @@ class StageOptions(Options):
     """What all stages share.
 
     Attributes:
-        steps: the budget. rate: learning rate. warmup, decay: as in `models.training.loop.Rate`.
+        steps: the budget. rate: learning rate. warmup, decay: as in `videomla_models.training.loop.Rate`.
         betas: of AdamW. average: decay of the running average that is the stage's result.
         shift: of the noise levels. keep: also keep the averaged weights every so many steps; 0 does not.
     """
@@ -125,7 +127,7 @@ class TeacherForcingOptions(StageOptions):
 
 
 class LevelOptions(StageOptions):
-    """Of stages that draw noise levels as the pipeline may do otherwise (`models.training.consistency`).
+    """Of stages that draw noise levels as the pipeline may do otherwise (`videomla_models.training.consistency`).
 
     Attributes:
         levels_per: each chunk gets a noise level of its own, or all of a `clip` the same.
@@ -188,6 +190,21 @@ BEFORE = {"consistency": "teacher_forcing", "distribution_matching": "consistenc
 """The stage that each stage goes on from; it may also go on from one of its own kind, with other settings."""
 
 
+def _by_bytes(dumped: Any) -> Any:
+    """`dumped` with the path of every file that a training starts from replaced by the file's SHA-256."""
+    if isinstance(dumped, list):
+        return [_by_bytes(entry) for entry in dumped]
+    if not isinstance(dumped, dict):
+        return dumped
+    named = {name: _by_bytes(value) for name, value in dumped.items()}
+    if path := named.get("file"):
+        try:
+            named["file"] = file_sha256(Path(path))
+        except OSError as error:
+            raise OptionError(f"{path} cannot be read: {error.strerror}", "name the weights to start from") from error
+    return named
+
+
 class Chain(Options):
     """One training from its first weights to its last stage.
 
@@ -224,9 +241,9 @@ class Chain(Options):
         return self.model_copy(update={"stages": self.stages[: last + 1]})
 
     def key(self, stage: int) -> str:
-        """Digest of everything that decides the weights after stage number `stage`."""
+        """Digest of everything that decides the weights after stage number `stage`; files count by their bytes."""
         chain = self.model_copy(update={"stages": self.stages[: stage + 1]})
-        body = {"version": TRAINING_VERSION, **chain.model_dump(mode="json"), **chain.versions()}
+        body = {"version": TRAINING_VERSION, **_by_bytes(chain.model_dump(mode="json")), **chain.versions()}
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.attention.dense import TextKeys
-from models.training import parallel
-from models.training.context import Clips, Data, TeacherForcingContext, denoised
-from models.training.loop import GENERATOR, Learner, Stage
-from models.transformer import VideoTransformer
+from videomla_models.network.attention.dense import TextKeys
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.training import sharding
+from videomla_models.training.loop import GENERATOR, Learner, Stage
+from videomla_models.training.parallel_pass import Clips, Data, TeacherForcingContext, denoised
 
 SMALLEST_SIGMA = 0.1
 """Floor of the noise level that divides the flow of a network that predicts the clean latent."""
@@ -95,7 +95,7 @@ class TeacherForcing(Stage):
         context_noise = size.view(-1, 1, 1, 1, 1) * torch.randn(clean.shape, generator=draw)
         sigmas = shifted(uniform, settings.shift)
         tensors = (latents, batch.text, sigmas, noise, batch.weight, context_noise)
-        latents, text, sigmas, noise, weight, context_noise = parallel.mine(tensors, self.network)
+        latents, text, sigmas, noise, weight, context_noise = sharding.mine(tensors, self.network)
         prompt, kind = self.network.prompt(text), self.clips.prediction
         loss = flow_matching_loss(
             self.network, self.context, latents, prompt, sigmas, noise, weight, context_noise, prediction=kind

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from harness.proportions import Floats
-from harness.stats import Effect, Estimate, clustered_mean, paired_effect, ratio_of_medians
+from harness.stats.estimates import Effect, Estimate, clustered_mean, paired_effect, ratio_of_medians
+from harness.stats.proportions import Floats
 
 STUDIES = 1000
 STUDIES_OF_SHARES = 4000

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import video
-from models.toy import world
-from models.toy.judge import hold, read
-from models.toy.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZE, SPEEDS, Caption
+from harness.system import video
+from videomla_models.small_world import world
+from videomla_models.small_world.judge import hold, read
+from videomla_models.small_world.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZE, SPEEDS, Caption
 
 CLIPS = 256
 FRAMES = 21

@@ -29,10 +29,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness import plan, registry, suite
-from harness.contracts import Frames, ModelCard, Options, Request, Spans, VideoModel, no_spans
-from harness.execute import local
-from harness.plan import Plan
+from harness.contracts import Frames, ModelCard, Options, Request, Spans, VideoModel, no_spans, registry
+from harness.execute.run import run_plan
+from harness.runs import plan
+from harness.runs.plan import Plan
+from harness.suite.load import load_suite
 
 CASES: Mapping[str, tuple[str, str, dict[str, Any], int]] = {
     "small": ("32x32, 21 frames in 2 s", "bench/waits", {"height": 32, "width": 32, "chunk": 3, "seconds": 2.0}, 21),
@@ -123,7 +124,7 @@ def make(folder: Path, case: str, clips: int) -> Plan:
         "generate": [{"name": "short", "prompts": "p", "seeds": list(range(clips)), "frames": frames}],
     }
     (folder / "s.yaml").write_text(yaml.safe_dump(data))
-    return plan.make(suite.load(folder / "s.yaml"), "cpu")
+    return plan.make(load_suite(folder / "s.yaml"), "cpu")
 
 
 def watched(cls: type[VideoModel]) -> None:
@@ -170,7 +171,7 @@ def measure(case: str, clips: int, rounds: int) -> None:
         watched(registry.models.get(made.arms[0].name))
         bare(make(Path(scratch), case, 1))
         for number in range(rounds):
-            run = partial(local.run, made, Path(scratch) / f"run {number}")
+            run = partial(run_plan, made, Path(scratch) / f"run {number}")
             pair = ((loops, partial(bare, made)), (runs, run))
             for kept, work in reversed(pair) if number % 2 else pair:
                 kept.append(timed(work))

@@ -11,7 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import plan, registry, suite
+from harness.contracts import registry
+from harness.runs import plan
+from harness.suite.load import load_suite
 
 FAKES = Path(__file__).parents[1] / "data" / "fake_models.py"
 SIZES = (25_000, 50_000, 100_000)
@@ -41,7 +43,7 @@ def main() -> None:
             loads, plans, busy, dumps = [], [], [], []
             for _ in range(REPEATS):
                 times = [time.perf_counter()]
-                loaded = suite.load(folder / "s.yaml")
+                loaded = load_suite(folder / "s.yaml")
                 times.append(time.perf_counter())
                 cpu = time.process_time()
                 made = plan.make(loaded, "cpu")

@@ -13,12 +13,16 @@ from pathlib import Path
 
 from bench_plan import FAKES, SIZES, SUITE
 
-from harness import devices, plan, registry, suite
-from harness.execute import local
-from harness.execute.unit import Result, Setting, record
-from harness.plan import Plan
-from harness.records import RecordFile, encode
-from harness.store import clip_name
+from harness.contracts import registry
+from harness.execute.run import run_plan
+from harness.execute.units import Result, Setting, record
+from harness.runs import plan
+from harness.runs.folder import clip_name
+from harness.runs.line import encode
+from harness.runs.plan import Plan
+from harness.runs.records import RecordFile
+from harness.suite.load import load_suite
+from harness.system import devices
 
 REPEATS = 3
 
@@ -52,7 +56,7 @@ def main() -> None:
             (folder / "s.yaml").write_text(SUITE)
             lines = (f"prompt {n}: a red panda crosses a wooden bridge in the rain" for n in range(size // 20))
             (folder / "prompts.txt").write_text("\n".join(lines))
-            made = plan.make(suite.load(folder / "s.yaml"), "cpu")
+            made = plan.make(load_suite(folder / "s.yaml"), "cpu")
             written = fill(made, folder / "run")
             scans: list[tuple[float, float]] = []
             runs: list[tuple[float, float]] = []
@@ -61,7 +65,7 @@ def main() -> None:
                 heads = RecordFile(folder / "run" / "records.jsonl").newest()
                 scans.append((time.perf_counter() - start, time.process_time() - cpu))
                 start, cpu = time.perf_counter(), time.process_time()
-                outcome = local.run(made, folder / "run")
+                outcome = run_plan(made, folder / "run")
                 runs.append((time.perf_counter() - start, time.process_time() - cpu))
                 assert outcome.found == len(heads) == len(made.units)
             (scan, scan_cpu), (run, run_cpu) = (tuple(map(min, zip(*pair, strict=True))) for pair in (scans, runs))

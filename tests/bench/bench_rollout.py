@@ -27,13 +27,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from models.build import random_embeddings, randomise
-from models.cache import Grid, StreamCache
-from models.config import LatentSizes, TransformerConfig
-from models.rollout import Prompt, Rollout, SeededNoise
-from models.sampler_config import SamplerConfig
-from models.transformer import VideoTransformer
-from models.window import WindowPolicy
+from videomla_models.network.build import random_embeddings, randomise
+from videomla_models.network.cache import Grid, StreamCache
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.rollout.rollout import Prompt, Rollout, SeededNoise
+from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
+from videomla_models.spec.window import WindowPolicy
 
 HEIGHT, WIDTH, FRAMES = 30, 52, 15
 WARM_UP = 5
@@ -169,7 +168,7 @@ def serve(arm: str) -> None:
     Writes where this code lies, and then for each pass its seconds by the clock and of the processor.
     """
     network, policy, prompt = built(arm)
-    print(Path(sys.modules["models.cache"].__file__ or "").resolve().parents[1], flush=True)
+    print(Path(sys.modules["videomla_models.network.cache"].__file__ or "").resolve().parents[1], flush=True)
     sys.stdin.readline()
     resumed = time.perf_counter(), time.process_time()
 

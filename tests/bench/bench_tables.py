@@ -6,15 +6,16 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "harness"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 
 import run_folders  # noqa: F401  registers the fake model and metric
 
-from harness.plan import make, to_json
-from harness.records import Record, encode, load_run
 from harness.report.render import markdown
 from harness.report.tables import build
-from harness.schema import Suite
+from harness.runs.line import Record, encode
+from harness.runs.plan import make, to_json
+from harness.runs.records import load_run
+from harness.suite.schema import Suite
 
 ARMS, SEEDS = 5, 5
 

@@ -100,8 +100,8 @@ class Ours:
         sys.path.append(str(PROJECT))
         import vbench  # noqa: F401  (the same start as the package's)
 
-        from harness.metrics.vbench_inside import scoring
-        from harness.metrics.vbench_inside.loading import Networks
+        from harness.metrics.vbench_job import scoring
+        from harness.metrics.vbench_job.loading import Networks
 
         self.networks = Networks(Path(os.environ["VBENCH_CACHE_DIR"]), "cpu")
         self.scoring = scoring
@@ -146,7 +146,7 @@ def child(side: str) -> None:
 
 def make_clips(folder: Path, count: int, frames: int, width: int, height: int) -> list[str]:
     """Textures that drift, each at a speed of its own, written as the harness writes clips."""
-    from harness.video import write
+    from harness.system.video import write
 
     paths = []
     for number in range(count):
@@ -306,7 +306,7 @@ def make_weights(python: Path, root: Path, true_shapes: bool) -> Path:
 
 def main() -> None:
     chosen = arguments()
-    from harness.envs.build import find
+    from harness.environments.build import find
 
     python = find("vbench").python
     width, height = (int(part) for part in chosen.size.split("x"))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from models.codec import to_pixels
+from videomla_models.rollout.codecs import to_pixels
 
 
 class BlendCodec:
@@ -45,7 +45,7 @@ def small_wan_codec():  # type: ignore[no-untyped-def]
     """Wan's VAE with four channels at its widest, random weights; needs diffusers."""
     import diffusers
 
-    from models.wan_codec import WanCodec
+    from videomla_models.rollout.wan_vae import WanCodec
 
     torch.manual_seed(0)
     sizes = {"base_dim": 4, "num_res_blocks": 1, "dim_mult": [1, 2, 2, 2], "z_dim": 16}

@@ -28,8 +28,8 @@ from harness.contracts import (
     Workload,
     no_spans,
 )
+from harness.contracts.registry import metrics, models, probes
 from harness.errors import OptionError
-from harness.registry import metrics, models, probes
 
 
 class FakeOptions(Options):

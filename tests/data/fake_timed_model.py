@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.contracts import Agreement, Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
-from harness.registry import models
+from harness.contracts.registry import models
 
 
 class VirtualTime:

@@ -27,8 +27,8 @@ from harness.contracts import (
     Workload,
     no_spans,
 )
+from harness.contracts.registry import metrics, models, probes
 from harness.errors import NotAvailable, StorageError
-from harness.registry import metrics, models, probes
 
 
 def log(event: str) -> None:

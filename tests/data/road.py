@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 
-from harness import registry, suite
-from harness.execute import local
+from harness.contracts import registry
 from harness.execute.outcome import Outcome
-from harness.plan import Plan, make
-from harness.records import RecordFile
+from harness.execute.run import run_plan
+from harness.runs.plan import Plan, make
+from harness.runs.records import RecordFile
+from harness.suite.load import load_suite
 
 FAKES = Path(__file__).with_name("fake_models.py")
 
@@ -37,12 +38,12 @@ def write(folder: Path, data: dict[str, Any] | str, name: str = "s.yaml") -> Pat
 def planned(folder: Path, data: dict[str, Any] | str, *overrides: str) -> Plan:
     """The plan of a suite given as data, on the CPU."""
     registry.load_plugin(FAKES)
-    return make(suite.load(write(folder, data), overrides), "cpu")
+    return make(load_suite(write(folder, data), overrides), "cpu")
 
 
 def run(folder: Path, data: dict[str, Any], **arguments: Any) -> Outcome:
     """Plan and run a suite given as data, in `folder/run`."""
-    return local.run(planned(folder, data), folder / "run", **arguments)
+    return run_plan(planned(folder, data), folder / "run", **arguments)
 
 
 def outcome_of(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.sampler import Schedule
+from videomla_models.rollout.sampler import Schedule
 
 
 class EveryKey:

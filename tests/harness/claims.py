@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from harness.compare import Finding, Side, compare
-from harness.records import load_run
+from harness.report.comparison import compare
+from harness.report.verdicts import Finding, Side
+from harness.runs.records import load_run
 
 ROOT = Path(__file__).parents[2]
 FILES: dict[str, tuple[str, ...]] = {

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import registry, suite
-from harness.plan import Plan, make, to_json
-from harness.records import RecordFile, load_run
+from harness.contracts import registry
+from harness.runs.plan import Plan, make, to_json
+from harness.runs.records import RecordFile, load_run
+from harness.suite.load import load_suite
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -55,7 +56,7 @@ def today(name: str) -> Plan:
         yaml.safe_load(path.read_text(encoding="utf-8")).get("suite"): path for path in ROOT.glob("suites/**/*.yaml")
     }
     assert run.suite.suite in files, f"results/{name}: no suite is called {run.suite.suite!r}"
-    return make(suite.load(files[run.suite.suite], [f"device={run.suite.device}"]), run.device)
+    return make(load_suite(files[run.suite.suite], [f"device={run.suite.device}"]), run.device)
 
 
 def outdated(name: str) -> dict[str, tuple[str, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.records import RecordFile
+from harness.runs.records import RecordFile
 
 PACKAGE = Path(__file__).parents[1] / "data" / "outside_package"
 SUITE = {
@@ -20,7 +20,7 @@ SUITE = {
     "prompts": {"p": ["wide", "narrow"]},
     "generate": [{"name": "short", "prompts": "p", "seeds": [0], "frames": 7, "metrics": ["outside/redness"]}],
 }
-HARNESS = ("-c", "from harness.cli import main; main()")
+HARNESS = ("-c", "from harness.cli.main import main; main()")
 
 
 @pytest.fixture(scope="module")

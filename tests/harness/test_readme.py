@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness import cli, registry
-from harness.contracts import Clip
+from harness.cli import main
+from harness.contracts import Clip, registry
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,4 +40,4 @@ def test_linked_files_exist() -> None:
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^    harness ([a-z-]+)", README, re.MULTILINE))))
 def test_commands_exist(command: str) -> None:
-    assert CliRunner().invoke(cli.app, [command, "--help"]).exit_code == 0
+    assert CliRunner().invoke(main.app, [command, "--help"]).exit_code == 0

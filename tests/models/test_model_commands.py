@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from harness.errors import OptionError
-from models.commands import convert
+from videomla_models.cli import convert
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from vbench_helpers import inside
 
-from harness.envs.build import Environment, find
+from harness.environments.build import Environment, find
 from harness.metrics.vbench import VBench, VBenchOptions
-from harness.weights.manifest import ROOT_VARIABLE
+from harness.system.files import WEIGHTS_VARIABLE
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def weights(environment: Environment, tmp_path_factory: pytest.TempPathFactory) 
         inside(environment, "random_weights.py", {"root": str(root / "vbench"), "true_shapes": False}, root / "vbench")
         (root / "complete").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(ROOT_VARIABLE, str(root))
+        patch.setenv(WEIGHTS_VARIABLE, str(root))
         patch.setenv("VIDEOMLA_WORKER_THREADS", "1")
         anchor = VBench(VBenchOptions(dimensions=("temporal_flickering",)))
         anchor.setup("cpu")  # open to the end, so that the metrics of all tests share its worker

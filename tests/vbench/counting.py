@@ -72,7 +72,7 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
         import cv2
 
-        from harness.metrics.vbench_inside import frames, loading, pieces, scoring
+        from harness.metrics.vbench_job import frames, loading, pieces, scoring
 
         scoring.BATCH_BYTES = request["batch_bytes"]
         count_decoding(cv2, frames)

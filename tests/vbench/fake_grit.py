@@ -47,8 +47,8 @@ def main() -> None:
         detectron2 = types.ModuleType("detectron2")
         detectron2.__spec__ = importlib.machinery.ModuleSpec("detectron2", None)
         sys.modules["detectron2"] = detectron2
-        from harness.metrics.vbench_inside.loading import Networks
-        from harness.metrics.vbench_inside.scoring import score_clip
+        from harness.metrics.vbench_job.loading import Networks
+        from harness.metrics.vbench_job.scoring import score_clip
 
         answers = {}
         for name, (prompt, facts) in request["dimensions"].items():

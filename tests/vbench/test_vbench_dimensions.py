@@ -6,7 +6,7 @@ import pytest
 from vbench_helpers import Inside, camera, clip_of, inside, texture, write
 
 from harness.metrics.vbench import VBench, VBenchOptions
-from harness.metrics.vbench_score import SIX
+from harness.metrics.vbench_totals import SIX
 
 pytestmark = pytest.mark.vbench
 

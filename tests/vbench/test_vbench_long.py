@@ -7,7 +7,7 @@ import pytest
 from vbench_helpers import Inside, clip_of, texture, write
 
 from harness.errors import ClipError
-from harness.metrics import vbench_score
+from harness.metrics import vbench_totals
 from harness.metrics.vbench import VBench, VBenchOptions
 from harness.metrics.vbench_long import CONSISTENCY, VBenchLong, VBenchLongOptions
 
@@ -71,7 +71,7 @@ def direct(environment, weights, folder, lossless, tmp_path_factory):
     _, values, _ = lossless
     firsts = write(tmp_path_factory.mktemp("firsts") / "firsts-0.mp4", varied(11, 1)[FIRSTS], rate=RATE, crf=0)
     runs = [
-        {"videos": str(copies[0]), "dimensions": vbench_score.SIX, "dev": True},
+        {"videos": str(copies[0]), "dimensions": vbench_totals.SIX, "dev": True},
         {"videos": str(copies[1]), "dimensions": CONSISTENCY, "dev": False},
         {"firsts": str(firsts), "in_clip": {name: values[f"{name}_in_clip"] for name in CONSISTENCY}},
     ]
@@ -102,7 +102,7 @@ def rows_of(results, dimension, name):
 def test_upstream_dev_gives_the_packages_own_numbers(dev, direct, name):
     values, samples = dev[name]
     assert values["pieces"] == PIECES[name]
-    for dimension in vbench_score.SIX:
+    for dimension in vbench_totals.SIX:
         scale = 100 if dimension == "imaging_quality" else 1
         rows = rows_of(direct[0], dimension, name)
         scores = [row["video_results"] / scale for row in rows]
@@ -144,7 +144,7 @@ def test_the_half_is_in_the_mean_of_six(lossless):
     six = VBenchLong(VBenchLongOptions()).derive(values)["mean_of_six"]
     halves = sum((values[f"{name}_long_range"] - values[f"{name}_in_clip"]) / 2 for name in CONSISTENCY)
     without = {**values, **{name: values[f"{name}_in_clip"] for name in CONSISTENCY}}
-    assert six == pytest.approx(vbench_score.mean_of_six({n: without[n] for n in vbench_score.SIX}) + halves / 6)
+    assert six == pytest.approx(vbench_totals.mean_of_six({n: without[n] for n in vbench_totals.SIX}) + halves / 6)
 
 
 def test_an_underscore_loses_upstreams_long_range_half_and_not_ours(lossless, long, dev, tmp_path):
@@ -160,15 +160,15 @@ def test_pieces_equal_vbench_on_the_same_frames(lossless, tmp_path):
     """A piece scores as a clip of its own does: here cut without loss, since the source is what is encoded anew."""
     pixels = varied(11, 1)
     _, values, samples = lossless
-    short = VBench(VBenchOptions(dimensions=vbench_score.SIX))
+    short = VBench(VBenchOptions(dimensions=vbench_totals.SIX))
     short.setup("cpu")
     for index, first in enumerate(FIRSTS):
         piece = clip_of(write(tmp_path / f"piece-{index}.mp4", pixels[first : first + 4], rate=RATE, crf=0))
         for name, score in short.score(piece).items():
-            if name in vbench_score.SIX:
+            if name in vbench_totals.SIX:
                 assert samples[f"{name}_by_piece"][index] == pytest.approx(score, abs=1e-6), (name, index)
     short.close()
-    for name in vbench_score.SIX:
+    for name in vbench_totals.SIX:
         mean = values[f"{name}_in_clip"] if name in CONSISTENCY else values[name]
         assert mean == pytest.approx(np.mean(samples[f"{name}_by_piece"]), abs=1e-12)
 
@@ -180,7 +180,7 @@ def test_in_clip_leaves_the_half_out_and_the_rest_as_it_is(in_clip, lossless):
         assert values[name] == values[f"{name}_in_clip"] == whole[f"{name}_in_clip"]
         assert math.isnan(values[f"{name}_long_range"])
         assert abs(values[f"{name}_clip_to_clip"] - whole[f"{name}_clip_to_clip"]) > 1e-3
-    for name in set(vbench_score.SIX) - set(CONSISTENCY):
+    for name in set(vbench_totals.SIX) - set(CONSISTENCY):
         assert values[name] == whole[name]
 
 

@@ -11,8 +11,8 @@ from vbench_helpers import clip_of, texture, write
 from harness.errors import Incomplete
 from harness.execute.outcome import Outcome
 from harness.metrics.vbench import VBench, VBenchOptions
-from harness.records import RecordFile, load_run
 from harness.report import tables
+from harness.runs.records import RecordFile, load_run
 
 pytestmark = pytest.mark.vbench
 

@@ -82,7 +82,7 @@ def fused(long, root, run, folder):
 def main() -> None:
     request = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr), home(request["root"]):
-        from harness.metrics.vbench_inside.upstream_package import long_package
+        from harness.metrics.vbench_job.upstream_package import long_package
 
         long = long_package()
         background = importlib.import_module("vbench2_beta_long.background_consistency")

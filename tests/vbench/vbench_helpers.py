@@ -13,8 +13,8 @@ import av
 import numpy as np
 
 from harness.contracts import Clip
-from harness.envs.build import Environment
-from harness.video import inspect, read
+from harness.environments.build import Environment
+from harness.system.video import inspect, read
 
 HERE = Path(__file__).parent
 

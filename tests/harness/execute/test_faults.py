@@ -16,21 +16,23 @@ from typing import Any
 import pytest
 from road import FAKES, base, outcome_of, run, write
 
-from harness.records import RecordFile
+from harness.runs.records import RecordFile
 
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from harness import plan, registry, suite
+from harness.contracts import registry
+from harness.runs import plan
+from harness.suite.load import load_suite
 from harness.errors import HarnessError
-from harness.execute import local
+from harness.execute.run import run_plan
 fakes, path, out, limit = sys.argv[1:]
 registry.load_plugin(Path(fakes))
-units = plan.make(suite.load(Path(path)), "cpu")
+units = plan.make(load_suite(Path(path)), "cpu")
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:
-    outcome = local.run(units, Path(out), progress=lambda tick: tick.record and print(tick.finished, flush=True))
+    outcome = run_plan(units, Path(out), progress=lambda tick: tick.record and print(tick.finished, flush=True))
 except HarnessError as error:
     sys.exit(f"{error.exit_code} {error}")
 sys.exit(outcome.exit_code)

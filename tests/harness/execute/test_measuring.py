@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 from road import write
 
-from harness import registry, suite
+from harness.contracts import registry
 from harness.errors import StorageError
-from harness.execute import local
 from harness.execute.outcome import Tick
-from harness.plan import Plan, make
-from harness.records import Record, RecordFile
+from harness.execute.run import run_plan
+from harness.runs.line import Record
+from harness.runs.plan import Plan, make
+from harness.runs.records import RecordFile
+from harness.suite.load import load_suite
 
 LOGGED = Path(__file__).parents[2] / "data" / "logged_models.py"
 MODELS = [{"name": "logged/model", "label": name, "options": {"name": name}} for name in "ab"]
@@ -48,7 +50,7 @@ def data(**changes: Any) -> dict[str, Any]:
 
 
 def planned(folder: Path, **changes: Any) -> Plan:
-    return make(suite.load(write(folder, data(**changes))), "cpu")
+    return make(load_suite(write(folder, data(**changes))), "cpu")
 
 
 def records(folder: Path) -> list[Record]:
@@ -63,7 +65,7 @@ def test_clips_come_first_and_another_process_measures_with_models_of_its_own(
     def note(tick: Tick) -> None:
         said.append(tick.message or str(tick.record and tick.record.kind))
 
-    outcome = local.run(planned(tmp_path, generate=CLIPS), tmp_path / "run", progress=note)
+    outcome = run_plan(planned(tmp_path, generate=CLIPS), tmp_path / "run", progress=note)
     assert (outcome.made, outcome.failed) == (2 * (2 + 2 + 1), 0)
     here = [event for pid, event in events() if pid == os.getpid()]
     assert here == ["load a", "setup", "unload a", "load b", "unload b", "close"]
@@ -80,7 +82,7 @@ def test_clips_come_first_and_another_process_measures_with_models_of_its_own(
 
 
 def test_a_record_crosses_whole(tmp_path: Path, events: Callable[[], list[tuple[int, str]]]) -> None:
-    local.run(planned(tmp_path), tmp_path / "run")
+    run_plan(planned(tmp_path), tmp_path / "run")
     made = records(tmp_path)[0]
     assert made.values["frames"] == 10
     assert math.isnan(made.values["nothing"])
@@ -105,7 +107,7 @@ def test_a_fault_fails_its_unit_alone(
     tmp_path: Path, events: Callable[[], list[tuple[int, str]]], fault: str, kind: str, says: str
 ) -> None:
     bad = {**SPEED, "name": "bad", "options": {"fault": fault}}
-    outcome = local.run(planned(tmp_path, measure=[bad, SPEED], models=MODELS[:1]), tmp_path / "run")
+    outcome = run_plan(planned(tmp_path, measure=[bad, SPEED], models=MODELS[:1]), tmp_path / "run")
     assert (outcome.made, outcome.failed) == (1, 1)
     failed, sound = records(tmp_path)
     assert failed.error["type"] == kind
@@ -119,14 +121,14 @@ def test_what_is_not_available_is_skipped_with_its_reason(
     tmp_path: Path, events: Callable[[], list[tuple[int, str]]]
 ) -> None:
     bad = {**SPEED, "options": {"fault": "absent"}}
-    assert local.run(planned(tmp_path, measure=[bad]), tmp_path / "run").skipped == 2
+    assert run_plan(planned(tmp_path, measure=[bad]), tmp_path / "run").skipped == 2
     assert records(tmp_path)[0].notes == {"reason": "no such device", "fix": "buy one"}
 
 
 def test_a_disk_that_refuses_ends_the_run(tmp_path: Path, events: Callable[[], list[tuple[int, str]]]) -> None:
     bad = {**SPEED, "options": {"fault": "refused"}}
     with pytest.raises(StorageError, match=r"no room for the tuning file\n  free some"):
-        local.run(planned(tmp_path, measure=[bad]), tmp_path / "run")
+        run_plan(planned(tmp_path, measure=[bad]), tmp_path / "run")
     assert [event for _, event in events()].count("measure a") == 1
     assert gone({pid for pid, _ in events()})
 
@@ -143,10 +145,12 @@ def gone(pids: set[int]) -> bool:
 PROGRAM = """
 import sys
 from pathlib import Path
-from harness import plan, registry, suite
-from harness.execute import local
+from harness.contracts import registry
+from harness.runs import plan
+from harness.suite.load import load_suite
+from harness.execute.run import run_plan
 registry.load_plugin(Path(sys.argv[1]))
-sys.exit(local.run(plan.make(suite.load(Path(sys.argv[2])), "cpu"), Path(sys.argv[3])).exit_code)
+sys.exit(run_plan(plan.make(load_suite(Path(sys.argv[2])), "cpu"), Path(sys.argv[3])).exit_code)
 """
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.execute.policy import stop_reason
-from harness.schema import ErrorPolicy
+from harness.execute.outcome import stop_reason
+from harness.suite.schema import ErrorPolicy
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import video
 from harness.contracts import Clip
-from harness.envs.build import build
+from harness.environments.build import build
+from harness.system import video
 
 
 def in_environment(name: str, script: Path, *arguments: object) -> dict:

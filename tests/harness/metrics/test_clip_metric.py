@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from harness import registry, video
-from harness.contracts import Clip
+from harness.contracts import Clip, registry
+from harness.environments.worker.client import clip_fields
+from harness.environments.worker.program import Clip as JobClip
 from harness.errors import OptionError
-from harness.worker.client import clip_fields
-from harness.worker.jobs import job_frames
-from harness.worker.program import Clip as JobClip
+from harness.metrics.jobs import job_frames
+from harness.system import video
 
 
 def job_clip(path="a.mp4", frames=960, size=(8, 8), rate=16.0, switches=(), prompt="first"):

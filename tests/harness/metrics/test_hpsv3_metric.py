@@ -2,10 +2,9 @@
 
 import pytest
 
-from harness import registry
-from harness.contracts import Availability
+from harness.contracts import Availability, registry
 from harness.errors import OptionError, RegistryError
-from harness.worker.jobs import job_frames
+from harness.metrics.jobs import job_frames
 
 
 def test_there_is_no_protocol_without_a_name():

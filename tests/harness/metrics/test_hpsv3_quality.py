@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from quality_clips import camera, in_environment, moving, write
 
-from harness.execute.scoring import scorer_for
-from harness.worker.client import JobFault
+from harness.environments.worker.client import JobFault
+from harness.execute.scorers import scorer_for
 
 pytestmark = pytest.mark.quality
 DIRECT = Path(__file__).with_name("hpsv3_direct.py")

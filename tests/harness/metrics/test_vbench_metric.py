@@ -3,9 +3,9 @@ import math
 
 import pytest
 
-from harness import registry
+from harness.contracts import registry
 from harness.errors import HarnessError, OptionError
-from harness.metrics import vbench_score
+from harness.metrics import vbench_totals
 from harness.metrics.vbench import VBench, read_short
 from harness.metrics.vbench_long import MODES, VBenchLong
 
@@ -24,7 +24,7 @@ def make(**options) -> VBench:
 
 def built(tmp_path, *packages):
     """An environment folder as `harness env build` leaves it, with nothing inside but package folders."""
-    from harness.envs.lock import read_lock
+    from harness.environments.lock import read_lock
 
     lock = read_lock("vbench")
     root = tmp_path / "cache" / "envs" / f"vbench-{lock.digest[:12]}"
@@ -71,7 +71,7 @@ def test_a_dimension_whose_package_is_not_installed_is_not_available(tmp_path):
 
 def test_a_dimension_whose_package_is_installed_is_wanted(tmp_path):
     built(tmp_path, "detectron2", "fairscale", "transformers")
-    assert set(make(mode="standard").wanted()) == set(vbench_score.DIMENSIONS)
+    assert set(make(mode="standard").wanted()) == set(vbench_totals.DIMENSIONS)
     assert make(mode="standard").not_available() == {}
 
 
@@ -97,9 +97,9 @@ def test_options_are_checked():
 
 def test_a_total_is_left_out_unless_every_dimension_is_there():
     metric = make(mode="standard")
-    means = dict.fromkeys(vbench_score.DIMENSIONS, 0.5)
+    means = dict.fromkeys(vbench_totals.DIMENSIONS, 0.5)
     full = metric.derive(means)
-    assert set(full) == set(vbench_score.FORMULAS)
+    assert set(full) == set(vbench_totals.FORMULAS)
     assert full["total"] == pytest.approx((4 * full["quality"] + full["semantic"]) / 5)
     part = metric.derive({**means, "scene": math.nan})
     assert set(part) == {"quality", "mean_of_six"}
@@ -108,7 +108,7 @@ def test_a_total_is_left_out_unless_every_dimension_is_there():
 
 def test_long_gives_the_mean_of_six_and_no_total():
     metric = VBenchLong(VBenchLong.schema())
-    means = {name: 0.1 * number for number, name in enumerate(vbench_score.SIX)}
+    means = {name: 0.1 * number for number, name in enumerate(vbench_totals.SIX)}
     assert metric.derive(means) == {"mean_of_six": pytest.approx(0.25)}
     assert metric.derive({name: value for name, value in means.items() if name != "dynamic_degree"}) == {}
 

@@ -8,7 +8,7 @@ from harness.errors import HarnessError, NotAvailable
 from harness.metrics import vbench_protocol as protocol
 from harness.metrics.vbench import read_short
 from harness.metrics.vbench_protocol import Made, SuitePrompt
-from harness.video import write
+from harness.system.video import write
 
 LISTED = [
     SuitePrompt("a dog", ("object_class",)),

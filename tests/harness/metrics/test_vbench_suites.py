@@ -6,7 +6,7 @@ import pytest
 
 from harness.errors import SuiteError
 from harness.metrics.vbench_protocol import SuitePrompt, write_prompts
-from harness.suite import load
+from harness.suite.load import load_suite
 
 SUITES = Path(__file__).parents[3] / "suites"
 
@@ -29,7 +29,7 @@ def test_the_short_suite_generates_and_scores_by_the_protocol(suites):
         SuitePrompt("In a still frame, a sign", ("temporal_flickering",)),
     ]
     write_prompts(suites / "prompts", listed, ["a dog, rewritten", "a sign, rewritten"])
-    suite = load(suites / "vbench_short.yaml")
+    suite = load_suite(suites / "vbench_short.yaml")
     standard, static = suite.generate
     assert standard.seeds == [0, 1, 2, 3, 4]
     assert static.seeds == list(range(25))
@@ -43,10 +43,10 @@ def test_the_short_suite_generates_and_scores_by_the_protocol(suites):
 @pytest.mark.parametrize(("name", "frames"), [("vbench_long_30s", 480), ("vbench_long_60s", 960)])
 def test_the_long_suites_take_the_first_128_prompts_of_the_users_file(suites, tmp_path, name, frames):
     with pytest.raises(SuiteError, match=r"moviegen\.txt does not exist"):
-        load(suites / f"{name}.yaml")
+        load_suite(suites / f"{name}.yaml")
     mine = tmp_path / "MovieGenVideoBench.txt"
     mine.write_text("\n".join(f"prompt {number}" for number in range(1003)))
-    suite = load(suites / f"{name}.yaml", [f"prompts.moviegen.file={json.dumps(str(mine))}"])
+    suite = load_suite(suites / f"{name}.yaml", [f"prompts.moviegen.file={json.dumps(str(mine))}"])
     assert suite.suite == name
     assert suite.prompts["moviegen"].texts == [f"prompt {number}" for number in range(128)]
     assert [section.frames for section in suite.generate] == [frames]
@@ -60,5 +60,5 @@ def test_compat_is_one_setting_away(suites, tmp_path):
     mine = tmp_path / "p.txt"
     mine.write_text("a dog\n")
     settings = [f"prompts.moviegen.file={json.dumps(str(mine))}", "generate.0.metrics.0.options.compat=upstream_dev"]
-    suite = load(suites / "vbench_long_30s.yaml", settings)
+    suite = load_suite(suites / "vbench_long_30s.yaml", settings)
     assert suite.generate[0].metrics[0].options["compat"] == "upstream_dev"

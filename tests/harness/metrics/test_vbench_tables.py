@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.metrics.vbench_inside.loading import WeightsFault
-from harness.metrics.vbench_inside.long_range import mapped
+from harness.metrics.vbench_job.loading import WeightsFault
+from harness.metrics.vbench_job.long_range import mapped
 
 
 @pytest.fixture

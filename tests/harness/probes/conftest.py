@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 
-from harness import registry
+from harness.contracts import registry
 
 FAKE = Path(__file__).parents[2] / "data" / "fake_timed_model.py"
 

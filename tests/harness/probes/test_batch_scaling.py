@@ -7,10 +7,11 @@ import pytest
 
 from harness.contracts import Workload
 from harness.errors import ModelFault, NotAvailable, OptionError
-from harness.probes import batch_child, batch_scaling, repeat
+from harness.probes import batch_child, batch_scaling
 from harness.probes.batch_child import Job, Row, out_of_memory
 from harness.probes.batch_scaling import BatchScaling, BatchScalingOptions, line, run_child, search
-from harness.probes.device import Telemetry
+from harness.probes.timing import repeat
+from harness.probes.timing.telemetry import Telemetry
 
 MIB = 1 << 20
 PROMPTS = ("a red circle", "a blue square")

@@ -6,7 +6,15 @@ import types
 import pytest
 
 from harness.errors import ModelFault
-from harness.probes.clock import Clock, ClockFault, Recorder, Span, no_garbage_collection, stage_seconds, time_calls
+from harness.probes.timing.clock import (
+    Clock,
+    ClockFault,
+    Recorder,
+    Span,
+    no_garbage_collection,
+    stage_seconds,
+    time_calls,
+)
 
 
 def test_spans_are_timed_exactly_by_a_known_clock(fake):

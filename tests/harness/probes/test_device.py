@@ -9,8 +9,10 @@ import numpy as np
 import psutil
 import pytest
 
-from harness.probes import device
-from harness.probes.device import MemoryMeter, Telemetry, watch
+from harness.probes.timing import contention, telemetry
+from harness.probes.timing.contention import watch
+from harness.probes.timing.memory import MemoryMeter
+from harness.probes.timing.telemetry import Telemetry
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -54,7 +56,7 @@ class FakeNvml(types.ModuleType):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(device, "_open_nvml", lambda name: (FakeNvml("pynvml"), object()))
+    monkeypatch.setattr(telemetry, "_open_nvml", lambda name: (FakeNvml("pynvml"), object()))
     return Telemetry("cuda")
 
 
@@ -108,7 +110,7 @@ def test_the_package_that_is_installed_has_every_query():
     assert len(asked) > 5
     assert all(callable(getattr(pynvml, name)) for name in [*asked, "nvmlInit", "nvmlDeviceGetHandleByUUID"])
     assert pynvml.NVML_CLOCK_SM == FakeNvml.NVML_CLOCK_SM
-    assert device._THROTTLE.keys() == {
+    assert telemetry._THROTTLE.keys() == {
         pynvml.nvmlClocksEventReasonSwPowerCap,
         pynvml.nvmlClocksEventReasonHwSlowdown,
         pynvml.nvmlClocksEventReasonSwThermalSlowdown,
@@ -130,13 +132,13 @@ def test_another_busy_process_is_seen(tmp_path):
             for _ in range(100):
                 with watch(Telemetry("cpu")) as other:
                     time.sleep(0.6)
-                if other.contended and max(other.heavy, default=0.0) > device.HEAVY_SHARE:
+                if other.contended and max(other.heavy, default=0.0) > contention.HEAVY_SHARE:
                     break
         finally:
             subprocess.run(["kill", pid], check=True)
-    assert other.cores > device.CONTENDED_CORES
+    assert other.cores > contention.CONTENDED_CORES
     assert other.contended
-    assert max(other.heavy) > device.HEAVY_SHARE
+    assert max(other.heavy) > contention.HEAVY_SHARE
 
 
 def test_a_machine_that_tells_nothing_gives_no_number(monkeypatch):

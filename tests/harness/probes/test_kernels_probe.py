@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 from road import write
 
-from harness import suite
 from harness.contracts import Availability, Workload
+from harness.contracts.kernels import Bench, Case, Crossing, Error, Shape
+from harness.contracts.registry import kernel_family
 from harness.errors import NotAvailable, OptionError, RegistryError
-from harness.execute import local
-from harness.plan import make
-from harness.probes import repeat
-from harness.probes.clock import Clock, ClockFault
-from harness.probes.device import Telemetry
-from harness.probes.kernel_bench import Bench, Case, Crossing, Error, Shape, find
-from harness.probes.kernels import Ceilings, Kernels, Row, crossings_of, summary
-from harness.records import RecordFile, load_run
+from harness.execute.run import run_plan
+from harness.probes.kernels.probe import Ceilings, Kernels, Row
+from harness.probes.kernels.summary import crossings_of, summary
+from harness.probes.timing import repeat
+from harness.probes.timing.clock import Clock, ClockFault
+from harness.probes.timing.telemetry import Telemetry
 from harness.report.tables import build
+from harness.runs.plan import make
+from harness.runs.records import RecordFile, load_run
+from harness.suite.load import load_suite
 
 SUITE = Path(__file__).parents[3] / "suites" / "kernels.yaml"
 NOTHING = Workload((), (), 1)
@@ -238,7 +240,7 @@ def test_only_chunks_are_compiled():
 def test_graphs_without_a_device_are_missing_by_name(monkeypatch):
     """The family's own refusal, as the probe shows it."""
     options = Kernels.schema(queries=(50,), chunk=True, compile="graph", **{**SMALL, "timed": False})
-    real = find("latent-attention")("float32", {"heads": 2}, "cpu")
+    real = kernel_family("latent-attention")("float32", {"heads": 2}, "cpu")
 
     class Small(Sound):
         def chunks(self, seed, compile="none"):
@@ -345,7 +347,7 @@ def test_what_failed_keeps_dispatch_as_it_was(found):
 
 
 def test_what_passed_is_handed_to_dispatch_when_nothing_else_ran(monkeypatch):
-    monkeypatch.setattr("harness.probes.device.CONTENDED_CORES", 1e9)
+    monkeypatch.setattr("harness.probes.timing.contention.CONTENDED_CORES", 1e9)
     options = {"queries": (50, 200), **SMALL}
     found = measure(Kernels.schema(keep=True, **options), Sound)
     ((crossings, flops, moved),) = Sound.kept
@@ -395,9 +397,9 @@ def test_a_target_without_all_its_rows_is_not_met():
 
 
 def test_without_a_device_nothing_is_measured(tmp_path):
-    plan = make(suite.load(SUITE), "cpu")
+    plan = make(load_suite(SUITE), "cpu")
     assert len(plan.units) == 4
-    local.run(plan, tmp_path / "run")
+    run_plan(plan, tmp_path / "run")
     record = next(iter(RecordFile(tmp_path / "run" / "records.jsonl").records()))
     assert (record.status, dict(record.values)) == ("skipped", {})
     for table in build([load_run(tmp_path / "run")]):
@@ -415,7 +417,7 @@ def test_checks_need_the_interpreter_where_there_is_no_device(tmp_path, monkeypa
 
 def test_bad_options(tmp_path):
     with pytest.raises(RegistryError, match="unknown family of kernels 'latent'"):
-        find("latent")
+        kernel_family("latent")
     section = {"name": "k", "probe": "kernels", "options": {"sizes": {"d_x": 3}}}
     with pytest.raises(OptionError, match="no size 'd_x'"):
-        make(suite.load(write(tmp_path, {"suite": "s", "measure": [section]})), "cpu")
+        make(load_suite(write(tmp_path, {"suite": "s", "measure": [section]})), "cpu")

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from road import write
 
-from harness import registry, suite
-from harness.execute import local
-from harness.plan import make
-from harness.records import RecordFile, load_run
-from harness.report import layout
+from harness.contracts import registry
+from harness.execute.run import run_plan
+from harness.report import table
 from harness.report.render import markdown
 from harness.report.tables import build
+from harness.runs.plan import make
+from harness.runs.records import RecordFile, load_run
+from harness.suite.load import load_suite
 
 LOGGED = Path(__file__).parents[2] / "data" / "logged_models.py"
 FAST = {"time": "real", "denoise_s": 0.002, "clean_pass_s": 0.0, "decode_s": 0.0, "to_host_s": 0.0, "window_frames": 3}
@@ -42,13 +43,13 @@ def body(**changes):
 
 
 def planned(folder, **changes):
-    return make(suite.load(write(folder, body(**changes))), "cpu")
+    return make(load_suite(write(folder, body(**changes))), "cpu")
 
 
 def test_arms_alternate_and_the_table_takes_the_median_of_the_rounds(fake, tmp_path):
     plan = planned(tmp_path)
     assert [len(group.keys) for group in plan.groups] == [4, 4]
-    outcome = local.run(plan, tmp_path / "run")
+    outcome = run_plan(plan, tmp_path / "run")
     assert (outcome.made, outcome.failed) == (8, 0)
     records = list(RecordFile(tmp_path / "run" / "records.jsonl").records())
     order = [(record.context["arm"], record.context["round"]) for record in records]
@@ -64,9 +65,9 @@ def test_arms_alternate_and_the_table_takes_the_median_of_the_rounds(fake, tmp_p
     assert by_arm["slow"][1].value == pytest.approx(by_arm["slow"][0].value / by_arm["quick"][0].value)
     assert found.columns[1].unit == "over reference"
     # The slow arm's one generation in a twentieth of a second cannot converge, and the table says so.
-    assert layout.UNCONVERGED in by_arm["slow"][0].marks
+    assert table.UNCONVERGED in by_arm["slow"][0].marks
     # Nor has it a reference that its results were held against.
-    assert layout.UNHELD in by_arm["slow"][0].marks
+    assert table.UNHELD in by_arm["slow"][0].marks
     assert "no slow reference stands behind" in markdown(found)
 
 
@@ -80,7 +81,7 @@ def test_a_faulty_model_is_a_failed_record(fake, tmp_path):
     models = [{"name": "fake/timed", "label": "bad", "options": {**FAST, "ignore_batch": True}}]
     section = {**body()["measure"][0], "rounds": 1, "batch": 2}
     plan = planned(tmp_path, models=models, reference="bad", measure=[section], incomplete="mark")
-    assert local.run(plan, tmp_path / "run").failed == 1
+    assert run_plan(plan, tmp_path / "run").failed == 1
     record = next(iter(RecordFile(tmp_path / "run" / "records.jsonl").records()))
     assert "ignores the batch" in record.error["message"]
 
@@ -100,7 +101,7 @@ def test_every_measurement_of_an_arm_counts_its_weights(fake, tmp_path):
     measure = [{**section, "name": f"f{n}", "frames": n, "rounds": rounds} for n, rounds in lengths.items()]
     clips = [{"name": "clips", "prompts": "p", "seeds": [0], "frames": 3}]
     plan = planned(tmp_path, models=models, generate=clips, measure=measure, tables=[])
-    assert local.run(plan, tmp_path / "run").failed == 0
+    assert run_plan(plan, tmp_path / "run").failed == 0
     records = [r for r in RecordFile(tmp_path / "run" / "records.jsonl").records() if r.kind == "measure"]
     assert len(records) == 12
     for record in records:
@@ -121,7 +122,7 @@ def test_a_batch_size_has_the_device_to_itself(fake, tmp_path, monkeypatch):
     ]
     models = [{"name": "logged/model", "label": "quick"}]
     plan = planned(tmp_path, models=models, measure=sections, tables=[])
-    assert local.run(plan, tmp_path / "run").failed == 0
+    assert run_plan(plan, tmp_path / "run").failed == 0
     lines = [line.split(" ", 1) for line in events.read_text(encoding="utf-8").splitlines()]
     # The process of a batch size ends without unloading.
     measuring = {pid for pid, event in lines if event == "unload a"}

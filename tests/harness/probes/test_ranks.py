@@ -11,9 +11,9 @@ import torch
 from two_ranks import LONG_S, SHORT_S
 
 from harness.errors import ModelFault
-from harness.probes.clock import Clock, ClockFault
-from harness.probes.device import MemoryMeter
-from harness.probes.ranks import joined, together
+from harness.probes.timing.clock import Clock, ClockFault
+from harness.probes.timing.memory import MemoryMeter
+from harness.probes.timing.one_device import joined, together
 
 PROGRAM = Path(__file__).with_name("two_ranks.py")
 SECOND = 1_000_000_000

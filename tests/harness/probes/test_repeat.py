@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from harness.errors import NotAvailable
-from harness.probes.clock import Clock
-from harness.probes.repeat import CompileCounter, FullClock, Stop, repeat, warm_up
+from harness.probes.timing.clock import Clock
+from harness.probes.timing.repeat import CompileCounter, FullClock, Stop, repeat, warm_up
 
 
 def timed(fake, durations, stop, **more):

@@ -6,14 +6,15 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from harness import devices
 from harness.contracts import Subject, Switch, Workload
 from harness.errors import ModelFault, OptionError
-from harness.probes import audit, census
-from harness.probes.clock import Clock, ClockFault
 from harness.probes.streaming import MEDIANS, Streaming, StreamingOptions
-from harness.report import layout
+from harness.probes.timing import caching_audit
+from harness.probes.timing.clock import Clock, ClockFault
+from harness.probes.timing.flops import PEAK_BYTES, PEAK_FLOPS
+from harness.report import table
 from harness.report.samples import doubts
+from harness.system import devices
 
 PROMPTS = ("a red circle", "a blue square", "a green star")
 # What the fake model puts into a chunk, in seconds, unless a test says otherwise.
@@ -217,8 +218,8 @@ def test_speed_without_a_reference_says_so(fake, subject):
     found = run(fake, subject())
     assert math.isnan(found.values["agreement_error"])
     assert found.notes["agreement"] == {"verdict": "no reference"}
-    assert layout.UNHELD in doubts(found.values)
-    assert layout.UNHELD not in doubts(run(fake, subject(error=0.0)).values)
+    assert table.UNHELD in doubts(found.values)
+    assert table.UNHELD not in doubts(run(fake, subject(error=0.0)).values)
 
 
 @pytest.mark.parametrize(
@@ -278,10 +279,10 @@ class Bouncing:
 @pytest.fixture
 def audited(fake, monkeypatch):
     """Audits a model with one block; thousands of them, so nothing collects garbage in between."""
-    monkeypatch.setattr(audit, "no_garbage_collection", nullcontext)
+    monkeypatch.setattr(caching_audit, "no_garbage_collection", nullcontext)
     workload = Workload(PROMPTS[:1], (0,), 1)
     clock = Clock("cpu", now=fake.TIME.now)
-    return lambda *model, **cap: audit.take(clock, Bouncing(fake.TIME, *model), workload, 0, 1, 0.10, **cap)
+    return lambda *model, **cap: caching_audit.take(clock, Bouncing(fake.TIME, *model), workload, 0, 1, 0.10, **cap)
 
 
 def test_a_noisy_machine_gets_no_sound_model_accused(audited):
@@ -328,16 +329,16 @@ def test_a_rate_above_the_peak_of_the_device_is_refused(fake, subject, monkeypat
     made = {"forwards": 4, "frames_per_chunk": 3}
     flops, seconds = 4 * 2 * (2 * 8 * 16), DENOISE + CLEAN + DECODE
     weight_bytes = 4 * (2 * 8 * 16 + 8 + 16)
-    monkeypatch.setitem(census.PEAK_FLOPS, name, 2 * flops / seconds)
-    monkeypatch.setitem(census.PEAK_BYTES, name, 4 * weight_bytes * 4 / seconds)
+    monkeypatch.setitem(PEAK_FLOPS, name, 2 * flops / seconds)
+    monkeypatch.setitem(PEAK_BYTES, name, 4 * weight_bytes * 4 / seconds)
     found = run(fake, subject(**made), count=True).values
     assert close(found["flop_share"], 0.5)
     assert close(found["byte_share"], 0.25)
-    monkeypatch.setitem(census.PEAK_FLOPS, name, 0.5 * flops / seconds)
+    monkeypatch.setitem(PEAK_FLOPS, name, 0.5 * flops / seconds)
     with pytest.raises(ModelFault, match=r"200% of the peak FLOP/s of .*: the time or the count is wrong"):
         run(fake, subject(**made), count=True)
-    monkeypatch.delitem(census.PEAK_FLOPS, name)
-    monkeypatch.setitem(census.PEAK_BYTES, name, 0.25 * weight_bytes * 4 / seconds)
+    monkeypatch.delitem(PEAK_FLOPS, name)
+    monkeypatch.setitem(PEAK_BYTES, name, 0.25 * weight_bytes * 4 / seconds)
     with pytest.raises(ModelFault, match=r"400% of the peak bytes/s"):
         run(fake, subject(**made), count=True)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from harness.errors import ModelFault
-from harness.probes.clock import Clock
-from harness.probes.device import MemoryMeter
-from harness.probes.ranks import together
+from harness.probes.timing.clock import Clock
+from harness.probes.timing.memory import MemoryMeter
+from harness.probes.timing.one_device import together
 
 LATE_S, SHORT_S, LONG_S = 3.0, 0.2, 0.6
 

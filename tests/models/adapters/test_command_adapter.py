@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from road import base, run
 
-from harness import check, registry
-from harness.contracts import Prefix, Request, Switch
+from harness.contracts import Prefix, Request, Switch, enforce, registry
 from harness.errors import ClipError, HarnessError, ModelFault, NotAvailable, OptionError
-from harness.records import RecordFile
+from harness.runs.records import RecordFile
 
 PROGRAM = """
 import json, sys
@@ -50,7 +49,7 @@ def arguments(folder: Path, **options: Any) -> dict[str, Any]:
 
 def play(subject: Any, prompt: str = "abc", seed: int = 1, frames: int = 5, **more: Any) -> Any:
     request = Request((prompt,), (seed,), frames, **more)
-    return np.concatenate([chunk[0] for chunk in check.chunks(subject, request, subject.describe())])
+    return np.concatenate([chunk[0] for chunk in enforce.chunks(subject, request, subject.describe())])
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_a_program_makes_clips_and_gets_the_prompt_as_it_is(tmp_path: Path, prom
 def test_a_batch_and_a_switch_reach_the_program(tmp_path: Path) -> None:
     subject = model(tmp_path, argv=[*ARGV, "{switches_file}"])
     request = Request(("a", "b"), (0, 3), 4, (Switch(2, ("x", "y")),))
-    pixels = np.concatenate(list(check.chunks(subject, request, subject.describe())), axis=1)
+    pixels = np.concatenate(list(enforce.chunks(subject, request, subject.describe())), axis=1)
     assert pixels.shape == (2, 4, 16, 16, 3)
     assert abs(float(pixels[1, 0].mean()) - 97) <= 2
     assert pixels[:, 2:].min() > 240

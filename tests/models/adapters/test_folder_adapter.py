@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from road import base, outcome_of, planned, run
 
-from harness import check, registry, store, video
-from harness.contracts import Frames, Request
+from harness.contracts import Frames, Request, enforce, registry
 from harness.errors import ClipError, HarnessError, NotAvailable
-from harness.execute import local
-from harness.records import RecordFile, load_run
+from harness.execute.run import run_plan
+from harness.runs import by_prompt
+from harness.runs.records import RecordFile, load_run
+from harness.system import video
 
 
 def flat(value: int, frames: int = 6) -> Frames:
@@ -32,7 +33,7 @@ def model(**options: Any) -> Any:
 
 def play(subject: Any, prompt: str, seed: int, frames: int = 6) -> Frames:
     return np.concatenate(
-        [c[0] for c in check.chunks(subject, Request((prompt,), (seed,), frames), subject.describe())]
+        [c[0] for c in enforce.chunks(subject, Request((prompt,), (seed,), frames), subject.describe())]
     )
 
 
@@ -94,16 +95,16 @@ def test_a_prompt_reaches_no_other_folder(tmp_path: Path, prompt: str) -> None:
 
 def test_a_run_over_existing_clips_scores_them_and_moving_the_folder_changes_no_key(tmp_path: Path) -> None:
     run(tmp_path, base())
-    view, _ = store.by_prompt(load_run(tmp_path / "run"), labels=["a"])
+    view, _ = by_prompt.by_prompt(load_run(tmp_path / "run"), labels=["a"])
 
     def suite(path: Path) -> dict[str, Any]:
         options = {"path": str(path), "index": "index.csv"}
         return base(suite="existing", models=[{"name": "folder", "label": "f", "options": options}])
 
-    outcome = local.run(planned(tmp_path, suite(view)), tmp_path / "again")
+    outcome = run_plan(planned(tmp_path, suite(view)), tmp_path / "again")
     assert outcome.exit_code == 0
     shutil.copytree(view, tmp_path / "copy")
-    assert local.run(planned(tmp_path, suite(tmp_path / "copy")), tmp_path / "again").found == 8
+    assert run_plan(planned(tmp_path, suite(tmp_path / "copy")), tmp_path / "again").found == 8
     one, two = (RecordFile(tmp_path / name / "records.jsonl") for name in ("run", "again"))
     first, again = (
         {(r.context["prompt"], r.context["seed"]): r.values["brightness"] for r in file.records() if r.kind == "score"}

@@ -11,10 +11,9 @@ from causal_codecs import BlendCodec, small_wan_codec
 from slow_rollout import SlowRollout
 from torch import Tensor
 
-from harness import registry
-from harness.contracts import Json, Request, Switch
+from harness.contracts import Json, Request, Switch, registry
 from harness.errors import OptionError
-from models.adapters.wan import CausVid
+from videomla_models.adapters.wan import CausVid
 
 OPTIONS: dict[str, Json] = {"network": "tiny", "height": 32, "width": 48, "dtype": "float32"}
 WINDOW, OVERLAP = 21, 3

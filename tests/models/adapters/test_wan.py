@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import registry
-from harness.contracts import Json, Prefix, Request, Switch, VideoModel
+from harness.contracts import Json, Prefix, Request, Switch, VideoModel, registry
 from harness.errors import HarnessError, OptionError, WeightsError
-from models.adapters.presets import PRESETS
+from videomla_models.spec.published_models import PRESETS
 
 TINY: dict[str, Json] = {"network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}
 
@@ -200,7 +199,7 @@ def test_an_ablated_width_streams() -> None:
 
 def test_describing_imports_no_torch() -> None:
     code = (
-        "import sys; from harness import registry; registry.models.create('videomla-1.3b', {}).describe();"
+        "import sys; from harness.contracts import registry; registry.models.create('videomla-1.3b', {}).describe();"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import torch
 
-from models.build import randomise
-from models.cache import Grid
-from models.config import LatentSizes, TransformerConfig
-from models.toy.data import ToyData
-from models.toy.presets import network_config
-from models.training.context import Clips
-from models.training.optimisers import initialise
-from models.transformer import VideoTransformer
-from models.window import WindowPolicy
+from videomla_models.network.build import randomise
+from videomla_models.network.cache import Grid
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.small_world.presets import network_config
+from videomla_models.spec.config import LatentSizes, TransformerConfig
+from videomla_models.spec.window import WindowPolicy
+from videomla_models.training.data import ToyData
+from videomla_models.training.optimisers import initialise
+from videomla_models.training.parallel_pass import Clips
 
 LATENT = replace(
     network_config("latent"),

@@ -7,10 +7,10 @@ import small_world
 import torch
 from torch import Tensor
 
-from models.training.consistency import Consistency, Settings
-from models.training.loop import GENERATOR, Learner, Loop, Rate
-from models.training.optimisers import adamw
-from models.transformer import VideoTransformer
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.training.consistency import Consistency, Settings
+from videomla_models.training.loop import GENERATOR, Learner, Loop, Rate
+from videomla_models.training.optimisers import adamw
 
 
 def constant(value: float) -> VideoTransformer:

@@ -6,11 +6,11 @@ import pytest
 import small_world
 import torch
 
-from models.rollout import Rollout, SeededNoise
-from models.training.distribution_matching import CRITIC, DistributionMatching, Settings
-from models.training.loop import Learner, Loop, Rate
-from models.training.optimisers import adamw
-from models.transformer import VideoTransformer
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.rollout.rollout import Rollout, SeededNoise
+from videomla_models.training.distribution_matching import CRITIC, DistributionMatching, Settings
+from videomla_models.training.loop import Learner, Loop, Rate
+from videomla_models.training.optimisers import adamw
 
 SHAPE = torch.Size((2, 6, 48, 8, 8))
 

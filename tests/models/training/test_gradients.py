@@ -15,18 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.attention import reference
-from models.attention.context import Context, Kernel
-from models.build import randomise
-from models.cache import Grid
-from models.config import LatentSizes, TransformerConfig
-from models.kernels.forms import Name
-from models.rollout import Prompt, SeededNoise
-from models.rope import RotaryTable
-from models.sampler_config import SamplerConfig
-from models.training.distribution_matching import SelfRollout
-from models.transformer import VideoTransformer
-from models.window import WindowPolicy
+from videomla_models.network.attention.context import Context, Kernel
+from videomla_models.network.build import randomise
+from videomla_models.network.cache import Grid
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.ops import reference
+from videomla_models.ops.choice import Name
+from videomla_models.ops.rope import RotaryTable
+from videomla_models.rollout.rollout import Prompt, SeededNoise
+from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
+from videomla_models.spec.window import WindowPolicy
+from videomla_models.training.distribution_matching import SelfRollout
 
 GRID, CHUNK, CHUNKS, WINDOW, SINK = Grid(1, 3), 2, 4, 5, 1
 CONFIG = TransformerConfig(

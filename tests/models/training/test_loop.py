@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from harness.errors import StorageError, WeightsError
-from models.training import consistency, distribution_matching, teacher_forcing
-from models.training.consistency import Consistency
-from models.training.distribution_matching import CRITIC, DistributionMatching
-from models.training.loop import GENERATOR, Diverged, Learner, Loop, Rate, Stage
-from models.training.optimisers import adamw, muon
-from models.training.teacher_forcing import TeacherForcing
+from videomla_models.training import consistency, distribution_matching, teacher_forcing
+from videomla_models.training.consistency import Consistency
+from videomla_models.training.distribution_matching import CRITIC, DistributionMatching
+from videomla_models.training.loop import GENERATOR, Diverged, Learner, Loop, Rate, Stage
+from videomla_models.training.optimisers import adamw, muon
+from videomla_models.training.teacher_forcing import TeacherForcing
 
 
 def forcing() -> Stage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.training.muon import Muon, orthogonalise
+from videomla_models.training.optimisers import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9)])

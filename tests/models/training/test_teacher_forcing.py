@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.build import random_embeddings, randomise
-from models.cache import Grid, StreamCache
-from models.config import LatentSizes, TransformerConfig
-from models.training.context import TeacherForcingContext
-from models.training.teacher_forcing import flow_matching_loss, shifted
-from models.transformer import VideoTransformer
-from models.window import WindowPolicy
+from videomla_models.network.build import random_embeddings, randomise
+from videomla_models.network.cache import Grid, StreamCache
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.spec.config import LatentSizes, TransformerConfig
+from videomla_models.spec.window import WindowPolicy
+from videomla_models.training.parallel_pass import TeacherForcingContext
+from videomla_models.training.teacher_forcing import flow_matching_loss, shifted
 
 CPU = torch.device("cpu")
 DENSE = TransformerConfig(dim=36, heads=3, layers=2, ffn=40, in_channels=4, text_width=6, text_tokens=5)

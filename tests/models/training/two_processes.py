@@ -9,28 +9,28 @@ import small_world
 import torch
 from safetensors.torch import save_file
 
-from models.training import distribution_matching, parallel, teacher_forcing
-from models.training.distribution_matching import CRITIC, DistributionMatching
-from models.training.loop import GENERATOR, Learner, Loop, Rate, Stage
-from models.training.optimisers import adamw
-from models.training.teacher_forcing import TeacherForcing
+from videomla_models.training import distribution_matching, sharding, teacher_forcing
+from videomla_models.training.distribution_matching import CRITIC, DistributionMatching
+from videomla_models.training.loop import GENERATOR, Learner, Loop, Rate, Stage
+from videomla_models.training.optimisers import adamw
+from videomla_models.training.teacher_forcing import TeacherForcing
 
 
 def stage(name: str) -> Stage:
-    network = parallel.shard(small_world.network(silent=False))
+    network = sharding.shard(small_world.network(silent=False))
     learner = Learner(network, adamw(network, 1e-3, (0.9, 0.99)), 0.9)
     data, clips = small_world.data(4), small_world.clips()
     if name == "teacher_forcing":
         return TeacherForcing(learner, data, clips, teacher_forcing.Settings(4.0, 0.2, 0.1, 0.5), 1)
-    critic = parallel.shard(small_world.network(small_world.DENSE, silent=False))
+    critic = sharding.shard(small_world.network(small_world.DENSE, silent=False))
     follows = Learner(critic, adamw(critic, 1e-3, (0.9, 0.99)))
-    teacher = parallel.shard(small_world.network(small_world.DENSE, seed=1, silent=False)).requires_grad_(False)
+    teacher = sharding.shard(small_world.network(small_world.DENSE, seed=1, silent=False)).requires_grad_(False)
     settings = distribution_matching.Settings(updates=2)
     return DistributionMatching(learner, follows, teacher, data, clips, settings, 1)
 
 
 def main(name: str, folder: Path) -> None:
-    with parallel.processes(torch.device("cpu")):
+    with sharding.processes(torch.device("cpu")):
         broken = Loop(stage(name), Rate(4), {"of": name})
         for _ in range(2):
             broken.advance()
@@ -38,7 +38,7 @@ def main(name: str, folder: Path) -> None:
         loop = Loop(stage(name), Rate(4), {"of": name})
         loop.run(folder / "state", report_every=99)
         weights = loop.stage.learners[GENERATOR].result()
-        rank, size = parallel.world()
+        rank, size = sharding.world()
         if rank == 0:
             losses = {f"loss {n}": torch.tensor(v) for n, v in loop.losses.items() if n in (GENERATOR, CRITIC)}
             save_file({**weights, **losses}, folder / f"{name}-{size}.safetensors")

@@ -1,0 +1,195 @@
+"""`harness compare` and `harness gate`: verdicts from records, as a table and as an exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from harness.errors import HarnessError, Incomplete, RecordError, nearest
+
+if TYPE_CHECKING:
+    from harness.report.comparison import Pair
+    from harness.report.verdicts import Finding, Side
+    from harness.runs.records import Run
+
+MOST_BASELINES = 5
+"""Earlier runs that a gate takes the median of (rule T19)."""
+
+Arm = Annotated[str | None, typer.Option(metavar="LABEL", help="Of two runs, only this model.")]
+Values = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--value",
+        metavar="SECTION:VALUE",
+        help="Only this, as in card:cached_scalars; those of the suites' tables unless given.",
+    ),
+]
+Percent = Annotated[float, typer.Option(min=0, help="Changes within so many percent do not matter.")]
+Absolute = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SECTION:VALUE=NUMBER", help="Nor do those within this, in the value's unit."),
+]
+Across = Annotated[
+    bool, typer.Option("--across-devices", help="Compare records of different devices or schema versions.")
+]
+Format = Annotated[Literal["md", "csv", "latex", "html"], typer.Option("--format", help="Of what is printed.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers plug-ins.")
+]
+
+
+def compare(
+    what: Annotated[
+        list[str], typer.Argument(metavar="RUN A B | RUN_A RUN_B", help="Two models of a run, or two runs.")
+    ],
+    arm: Arm = None,
+    value: Values = None,
+    percent: Percent = 2.0,
+    absolute: Absolute = None,
+    across_devices: Across = False,
+    format_: Format = "md",
+    plugin: Plugins = None,
+) -> Iterator[str]:
+    """Compare model B with model A of one run, or run B with run A, value by value."""
+    from harness.runs.records import load_run
+
+    _plugins(plugin)
+    if len(what) == 3 and arm is None:
+        run = load_run(Path(what[0]))
+        pairs = [(_side(run, what[1]), _side(run, what[2]))]
+    elif len(what) == 2:
+        pairs = _pairs(load_run(Path(what[0])), load_run(Path(what[1])), arm)
+    else:
+        raise HarnessError(
+            "name a run and two of its models, or two runs (with --arm LABEL)", "harness compare RUN A B"
+        )
+    yield _drawn(_findings(pairs, value, percent, absolute, across_devices), pairs, across_devices, format_)
+
+
+def gate(
+    run: Annotated[Path, typer.Argument(metavar="RUN")],
+    baseline: Annotated[
+        list[Path], typer.Option(metavar="RUN", help="The run to measure against; of up to five, the median by value.")
+    ],
+    arm: Arm = None,
+    value: Values = None,
+    percent: Percent = 2.0,
+    absolute: Absolute = None,
+    across_devices: Across = False,
+    format_: Format = "md",
+    plugin: Plugins = None,
+) -> Iterator[str]:
+    """Exit 0 if RUN is the same as the baseline or better, 1 if worse, 2 if unclear, 3 without a baseline.
+
+    With several baselines, earlier runs of the same suite, each value is held to the run that has the median of it.
+    """
+    from harness.report.verdicts import exit_code
+    from harness.runs.records import load_run
+
+    _plugins(plugin)
+    if len(baseline) > MOST_BASELINES:
+        raise HarnessError(f"{len(baseline)} baselines", f"give the newest {MOST_BASELINES}")
+    now = load_run(run)
+    earlier: list[Run] = []
+    for folder in baseline:
+        if not (folder / "plan.json").is_file():
+            yield f"no baseline: {folder} holds no run"
+            raise typer.Exit(3)
+        earlier.append(load_run(folder))
+        if not any(head.status == "ok" for head in earlier[-1].heads.values()):
+            yield f"no baseline: {folder} holds no result"
+            raise typer.Exit(3)
+    try:
+        pairs = [_pairs(before, now, arm) for before in earlier]
+        found = [_findings(each, value, percent, absolute, across_devices) for each in pairs]
+    except Incomplete as error:
+        # Its own exit code would say that there is no baseline.
+        raise RecordError(error.message, error.fix) from error
+    findings = _against_median(found)
+    yield _drawn(findings, pairs[0], across_devices, format_)
+    code = exit_code(findings)
+    among = f", by the median of {len(earlier)} runs" if len(earlier) > 1 else ""
+    yield f"gate: {('same or better', 'worse', 'unclear')[code]}{among}"
+    if code:
+        raise typer.Exit(code)
+
+
+def _against_median(found: list[list[Finding]]) -> list[Finding]:
+    """Of several baselines, the finding of each value against the run with its median, the lower one of two (T19)."""
+    if len(found) == 1:
+        return found[0]
+    same: dict[tuple[str, str, int], list[Finding]] = {}
+    for findings in found:
+        seen: Counter[tuple[str, str]] = Counter()
+        for finding in findings:
+            name = (finding.arm, finding.name)
+            same.setdefault((*name, seen[name]), []).append(finding)
+            seen[name] += 1
+    chosen = []
+    for candidates in same.values():
+        known = sorted((f for f in candidates if f.first is not None), key=lambda f: f.first or 0.0)
+        middle = known[(len(known) - 1) // 2] if known else candidates[0]
+        chosen.append(replace(middle, evidence=f"{middle.evidence}; median of {len(known)} runs"))
+    return chosen
+
+
+def _plugins(files: list[Path] | None) -> None:
+    from harness.contracts import registry
+
+    for file in files or []:
+        registry.load_plugin(file)
+
+
+def _side(run: Run, label: str) -> Side:
+    from harness.report.verdicts import Side
+
+    for arm in run.arms:
+        if arm.label == label:
+            return Side(run, arm)
+    raise RecordError(f"{run.folder} has no model {label!r}", nearest(label, [arm.label for arm in run.arms]))
+
+
+def _pairs(first: Run, second: Run, label: str | None) -> list[Pair]:
+    """The arms of two runs that share a label; of two runs with one arm each, those."""
+    if label is not None:
+        return [(_side(first, label), _side(second, label))]
+    if len(first.arms) == len(second.arms) == 1:
+        return [(_side(first, first.arms[0].label), _side(second, second.arms[0].label))]
+    labels = {arm.label for arm in second.arms}
+    shared = [arm.label for arm in first.arms if arm.label in labels]
+    if not shared:
+        raise RecordError(f"{first.folder} and {second.folder} share no model", "compare two models of one run instead")
+    return [(_side(first, each), _side(second, each)) for each in shared]
+
+
+def _findings(
+    pairs: list[Pair], values: list[str] | None, percent: float, absolute: list[str] | None, across: bool
+) -> list[Finding]:
+    from harness.report.comparison import compare as judge
+    from harness.report.verdicts import Floors
+
+    floors = {}
+    for text in absolute or []:
+        name, _, number = text.rpartition("=")
+        try:
+            floors[name] = float(number)
+        except ValueError:
+            raise HarnessError(f"--absolute {text}: expected SECTION:VALUE=NUMBER") from None
+        if not name or not 0 <= floors[name] < float("inf"):
+            raise HarnessError(f"--absolute {text}: expected SECTION:VALUE=NUMBER, the number not negative")
+    found = judge(pairs, values or (), Floors(percent, floors), across)
+    if not found:
+        raise RecordError("there is no value to compare", "name values with --value SECTION:VALUE")
+    return found
+
+
+def _drawn(findings: list[Finding], pairs: list[Pair], across: bool, format_: str) -> str:
+    from harness.report.comparison_table import table
+    from harness.report.render import RENDERERS
+
+    return RENDERERS[format_][1](table(findings, pairs[0], across))

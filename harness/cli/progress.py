@@ -1,0 +1,131 @@
+"""Shows how a run goes: a bar with rate and time left on a terminal, plain lines when piped. Writes to stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from harness.execute.outcome import Tick
+from harness.runs.line import Record
+
+LINE_SECONDS = 10.0
+"""Plain lines come no closer than this, except for failures and for what is being loaded."""
+
+
+def shown(text: str, width: int = 400) -> str:
+    """`text` on one line, without the control characters that a terminal would obey, at most `width` letters."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= width else plain[: width - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as in `42 s`, `3 min 10 s` or `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+FEW = 3
+"""Units from which on a rate is told: the first ones wait for models to be loaded."""
+
+
+def pace(tick: Tick) -> str:
+    """Rate and time left, as far as they can be told."""
+    if tick.finished < min(FEW, tick.total) or not tick.finished or tick.seconds <= 0:
+        return ""
+    rate = tick.finished / tick.seconds
+    rated = f"{rate:.1f} units/s" if rate >= 1 else f"{1 / rate:.1f} s/unit"
+    left = (tick.total - tick.finished) / rate
+    return f"{rated}, {duration(left)} left" if tick.finished < tick.total else rated
+
+
+def failure(record: Record) -> str:
+    """One line about a record that is not ok."""
+    context = record.context
+    where = " ".join(str(context[name]) for name in ("section", "arm", "plugin") if context.get(name))
+    prompt = f", prompt {str(context['prompt'])!r}" if context.get("prompt") else ""
+    error = record.error
+    why = f"{error.get('type', '')}: {error.get('message', '')}" if error else str(record.notes.get("reason", ""))
+    why = why.replace("\n  ", "; ")
+    return shown(f"{record.status}: {record.key[:12]} ({record.kind} {where}{prompt}): {why}")
+
+
+class Meter(AbstractContextManager["Meter"]):
+    """Call it with every `Tick` of a run.
+
+    Args:
+        console: of stderr; whether it is a terminal decides how progress is shown.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console = console
+        self.clock = clock
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._last = clock() - LINE_SECONDS
+        self._skips: set[tuple[str, str]] = set()
+
+    def __enter__(self) -> Meter:
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[pace]}"),
+            )
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._task = self._bar.add_task("starting", total=None, pace="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, tick: Tick) -> None:
+        """Show `tick`."""
+        if tick.record is not None and tick.record.status != "ok" and self._worth_saying(tick.record):
+            self._say(failure(tick.record))
+        if self._bar is not None:
+            if tick.record is not None:
+                doing = f"{tick.record.context.get('arm', '')} {tick.record.context.get('section', '')}".strip()
+            else:
+                doing = tick.message
+            self._bar.update(
+                self._task,
+                description=escape(shown(doing, 48)),
+                completed=tick.finished,
+                total=tick.total,
+                pace=pace(tick),
+            )
+        elif tick.message:
+            self._say(shown(tick.message))
+        elif self.clock() - self._last >= LINE_SECONDS or tick.finished == tick.total:
+            self._last = self.clock()
+            failed = f", {tick.failed} failed" if tick.failed else ""
+            self._say(", ".join(filter(None, (f"{tick.finished} of {tick.total} units{failed}", pace(tick)))))
+
+    def _worth_saying(self, record: Record) -> bool:
+        """A reason for skipping is said once for each metric, not for every clip."""
+        if record.status == "failed":
+            return True
+        place = (str(record.context.get("plugin", "")), str(record.notes.get("reason", "")))
+        new = place not in self._skips
+        self._skips.add(place)
+        return new
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

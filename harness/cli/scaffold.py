@@ -1,0 +1,111 @@
+"""`harness new model NAME`: an adapter that runs as it is, to be filled in, and its contract test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from harness.contracts import registry
+from harness.errors import RegistryError
+from harness.system import files
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)?")
+
+_ADAPTER = '''"""The video model `{name}` behind the harness's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.contracts import Frames, ModelCard, Options, Request, Spans, VideoModel, no_spans
+from harness.contracts.registry import models
+
+
+class {cls}Options(Options):
+    """What a suite may set under `options:`. Every option is part of a clip's identity."""
+
+    height: int = 32
+    width: int = 32
+    frames_per_chunk: int = 4
+
+
+@models.register("{name}")
+class {cls}(VideoModel):
+    """Grey noise, until `load` and `stream` run the real model.
+
+    Import torch inside `load` and `stream`, never at the top: planning must not need it.
+    """
+
+    version = "1"  # raise it whenever a change could alter a pixel
+    schema = {cls}Options
+
+    def describe(self) -> ModelCard:
+        """The card; it allocates no weights. Name every weight file with its SHA-256 in `weight_digests`."""
+        options: {cls}Options = self.options
+        return ModelCard(
+            family="{name}",
+            height=options.height,
+            width=options.width,
+            frame_rate=16.0,
+            frames_per_chunk=options.frames_per_chunk,
+            weights="none",
+        )
+
+    def load(self, device: str) -> None:
+        """Bring the weights to `device`."""
+
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        """Yield chunks, uint8 [batch, frames, height, width, 3], each as soon as its pixels are on the host."""
+        options: {cls}Options = self.options
+        draws = [np.random.default_rng(seed) for seed in request.seeds]
+        for index, start in enumerate(range(0, request.frames, options.frames_per_chunk)):
+            frames = min(options.frames_per_chunk, request.frames - start)
+            with spans(f"chunk[{{index}}].denoise"):
+                shape = (frames, options.height, options.width, 1)
+                grey = np.stack([draw.integers(0, 256, shape, dtype=np.uint8) for draw in draws])
+            yield np.repeat(grey, 3, axis=-1)
+
+    def unload(self) -> None:
+        """Free the weights."""
+'''
+
+_TEST = '''"""The contract test of `{name}`: what `harness check {name}` tries, as a test."""
+
+from pathlib import Path
+
+from harness.testing import check_model
+from harness.contracts.registry import load_plugin
+
+load_plugin(Path(__file__).with_name("{module}.py"))
+
+
+def test_{module}_keeps_the_contract() -> None:
+    """Every check passes, the live ones among them."""
+    findings = check_model("{name}", live=True)
+    assert [finding for finding in findings if finding.ok is False] == []
+    assert any(finding.name.startswith("stream") and finding.ok for finding in findings)
+'''
+
+
+def new_model(name: str, folder: Path) -> tuple[Path, Path]:
+    """Write the adapter and its contract test for the model `name` into `folder`; their paths.
+
+    Raises `RegistryError` for a name that cannot be one or is taken, or where a file is in the way.
+    """
+    if not _NAME.fullmatch(name):
+        raise RegistryError(f"{name!r} cannot name a model", "use letters, digits, _ . - and at most one /")
+    if name in registry.models.names():
+        raise RegistryError(f"model {name!r} is already registered", "choose another name")
+    module = re.sub(r"\W+", "_", name.replace("/", "_")).strip("_").lower()
+    if module[0].isdigit():
+        module = f"model_{module}"
+    cls = "".join(part.capitalize() for part in module.split("_"))
+    adapter, test = folder / f"{module}.py", folder / f"test_{module}.py"
+    for path in (adapter, test):
+        if path.exists():
+            raise RegistryError(f"{path} is already there", "move it away, or choose another name or --out DIR")
+    files.write_bytes(adapter, _ADAPTER.format(name=name, cls=cls).encode())
+    files.write_bytes(test, _TEST.format(name=name, module=module).encode())
+    return adapter, test

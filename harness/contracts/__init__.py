@@ -1,0 +1,59 @@
+"""The contracts: what a model, a metric and a probe must give. Read this package first.
+
+A model streams chunks of pixels; a metric turns one clip into numbers; a probe drives a live model. The harness
+owns seeds, files, clocks and retries. Constructing any of the three is cheap, imports no heavy package and touches no
+device, so that a plan can be made on a machine without torch.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from harness.contracts import registry
+from harness.contracts.base import Availability, Direction, Frames, Json, Options
+from harness.contracts.metric import Clip, Metric, Value
+from harness.contracts.model import (
+    COUNTING,
+    PREFIX_RULE,
+    Agreement,
+    FlopCounter,
+    ModelCard,
+    Prefix,
+    Request,
+    Spans,
+    Switch,
+    VideoModel,
+    counted_as,
+    no_spans,
+)
+from harness.contracts.probe import Measurement, Probe, Subject, Workload
+
+__all__ = [
+    "COUNTING",
+    "PREFIX_RULE",
+    "Agreement",
+    "Availability",
+    "Clip",
+    "Direction",
+    "FlopCounter",
+    "Frames",
+    "Json",
+    "Measurement",
+    "Metric",
+    "ModelCard",
+    "Options",
+    "Prefix",
+    "Probe",
+    "Request",
+    "Spans",
+    "Subject",
+    "Switch",
+    "Value",
+    "VideoModel",
+    "Workload",
+    "counted_as",
+    "no_spans",
+]
+
+# Plug-ins that exist import the decorators from `harness.registry`.
+sys.modules.setdefault("harness.registry", registry)

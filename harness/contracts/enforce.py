@@ -1,0 +1,94 @@
+"""Checks of what a plug-in hands over: chunks, values and agreements that break a contract fail their unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+
+import numpy as np
+
+from harness.contracts.base import Frames
+from harness.contracts.metric import Value
+from harness.contracts.model import Agreement, ModelCard, Request, Spans, VideoModel, no_spans
+from harness.errors import (
+    ModelFault,
+    PluginFault,
+)
+
+
+def chunks(
+    model: VideoModel, request: Request, card: ModelCard, spans: Spans = no_spans
+) -> Generator[Frames, None, None]:
+    """The chunks of `model.stream(request)`, each checked before it is handed on.
+
+    Raises `OptionError` for a request that the model refuses, and `ModelFault`.
+    """
+    model.check_request(request)
+    total = 0
+    shape = (request.batch, card.height, card.width, 3)
+    for index, chunk in enumerate(model.stream(request, spans)):
+        _check_chunk(chunk, index, shape)
+        total += chunk.shape[1]
+        if total > request.frames:
+            raise ModelFault(f"chunk {index} brings the clip to {total} frames; {request.frames} were asked for")
+        yield chunk
+    if total != request.frames:
+        raise ModelFault(f"the model gave {total} frames; {request.frames} were asked for")
+
+
+def _check_chunk(chunk: object, index: int, shape: tuple[int, ...]) -> None:
+    if not isinstance(chunk, np.ndarray):
+        raise ModelFault(
+            f"chunk {index} is a {type(chunk).__module__}.{type(chunk).__qualname__}, not a numpy array",
+            "bring the pixels to the host as uint8 first",
+        )
+    if chunk.dtype != np.uint8:
+        bad = " with NaN" if chunk.dtype.kind == "f" and bool(np.isnan(chunk).any()) else ""
+        raise ModelFault(f"chunk {index} is {chunk.dtype}{bad}, not uint8", "scale to 0..255, round and clip")
+    batch, height, width, channels = shape
+    if chunk.ndim == 5 and chunk.shape[0] != batch:
+        raise ModelFault(
+            f"the model ignores the batch: chunk {index} holds {chunk.shape[0]} clips, {batch} were asked for",
+            "yield one clip for each prompt of the request",
+        )
+    want = f"[{batch}, frames, {height}, {width}, {channels}]"
+    if chunk.ndim != 5 or (chunk.shape[0], *chunk.shape[2:]) != shape or chunk.shape[1] < 1:
+        raise ModelFault(f"chunk {index} has shape {list(chunk.shape)}, not {want}")
+
+
+def agreement(model: VideoModel, request: Request) -> Agreement | None:
+    """What the loaded `model` says of its agreement with its reference on `request`.
+
+    Raises `ModelFault` where it says something else, compared nothing or does not agree; an error that is no number
+    does not.
+    """
+    found = model.agreement(request)
+    if found is None:
+        return None
+    if not isinstance(found, Agreement):
+        raise ModelFault(f"agreement() gave a {type(found).__qualname__}, not an Agreement, or None")
+    if found.compared < 1:
+        raise ModelFault(f"nothing was held against {found.reference}", "compare some results, or return None")
+    if not found.error <= found.limit:
+        raise ModelFault(
+            f"relative error {found.error:.2e} against {found.reference}, above {found.limit:.0e}: no speed is taken",
+            "mend the fast path; `attention: reference` runs the slow one where the model has it",
+        )
+    return found
+
+
+def values(owner: str, declared: Sequence[Value], given: Mapping[str, float]) -> dict[str, float]:
+    """`given` as floats, in the declared order: every declared name and no other, none infinite.
+
+    Raises `PluginFault` that starts with `owner`.
+    """
+    names = [value.name for value in declared]
+    if unknown := sorted(set(given) - set(names)):
+        raise PluginFault(f"{owner} gave a value it does not declare: {', '.join(unknown)}")
+    if missing := [name for name in names if name not in given]:
+        raise PluginFault(f"{owner} gave no value {', '.join(missing)}", "give NaN where a value is undefined")
+    found = {name: float(given[name]) for name in names}
+    for name, value in found.items():
+        if math.isinf(value):
+            raise PluginFault(f"{owner} gave an infinite {name}")
+    return found

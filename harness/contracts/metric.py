@@ -1,0 +1,123 @@
+"""The contract of a metric: numbers of one clip, and their aggregate over clips."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from harness.contracts.base import Availability, Direction, Frames, Json, Options
+
+# --------------------------------------------------------------------------------------------- metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One number that a metric or a probe gives, and how to read it.
+
+    `share`: a clip passes (1) or not (0), or a part of it does, so that a mean is a share; its interval then stays
+    between 0 and 1, and neither it nor that of a difference shrinks to a point where every clip passed.
+    """
+
+    name: str
+    unit: str = ""
+    direction: Direction = "higher"
+    label: str = ""
+    share: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A finished clip as a metric sees it.
+
+    Attributes:
+        path: the video file.
+        prompt: the text it was made from (the first one, when it switches).
+        seed: its seed; `index` counts the samples of one prompt from 0.
+        frames, height, width, frame_rate: as in the file, whose frame 0 is the first that the model made.
+        digest: SHA-256 of the decoded frames.
+        switches: later prompts as (pixel frame, text): the frame at which the switch happened, or the one that was
+            asked for where the model cannot say.
+        read: decodes the whole clip, uint8 [frames, height, width, 3].
+    """
+
+    path: Path
+    prompt: str
+    seed: int
+    index: int
+    frames: int
+    height: int
+    width: int
+    frame_rate: float
+    digest: str
+    read: Callable[[], Frames]
+    switches: tuple[tuple[int, str], ...] = ()
+
+
+class Metric(ABC):
+    """Numbers of one clip, and their aggregate over clips.
+
+    `score` may need the metric's own packages; `aggregate` is pure, so totals can be recomputed without them.
+
+    Attributes:
+        version: changes whenever a score could change.
+        values: every number that `score` gives.
+        derived: every number that `derive` makes from the aggregates of `values`.
+        environment: name of the environment that `score` runs in; `core` is this process.
+    """
+
+    version: ClassVar[str] = "1"
+    schema: ClassVar[type[Options]] = Options
+    values: ClassVar[tuple[Value, ...]]
+    derived: ClassVar[tuple[Value, ...]] = ()
+    environment: ClassVar[str] = "core"
+
+    def __init__(self, options: Options) -> None:
+        self.options: Any = options
+
+    def available(self) -> Availability:
+        """Whether environment and weights are here. Cheap; imports nothing heavy."""
+        return Availability(True)
+
+    def identity(self) -> Mapping[str, Json]:
+        """What decides a score beyond name, version, options and clip: weight digests, the environment's lock."""
+        return {}
+
+    def setup(self, device: str) -> None:
+        """Import packages and load weights, once, before the first `score`."""
+        return
+
+    @abstractmethod
+    def score(self, clip: Clip) -> Mapping[str, float]:
+        """One float for each of `values`; NaN where the clip does not define it. Raises `ClipError`."""
+
+    def samples(self) -> Mapping[str, Sequence[float]]:
+        """The numbers behind the last score, by name, for its record; empty unless the metric keeps some."""
+        return {}
+
+    def notes(self) -> Mapping[str, Json]:
+        """What else the record of the last score should say, as in the versions of the packages that made it."""
+        return {}
+
+    def close(self) -> None:
+        """Free what `setup` took, when no more clips need the metric."""
+        return
+
+    def aggregate(self, name: str, scores: Sequence[float]) -> float:
+        """The value `name` over clips. Pure: floats in, a float out. The mean unless overridden."""
+        return float(np.mean(scores)) if len(scores) else float("nan")
+
+    def keep(self, name: str, prompts: Sequence[int], scores: Sequence[float]) -> Sequence[bool]:
+        """Which clips count for the value `name`: those that define it, unless overridden. Pure.
+
+        `prompts` numbers each clip's prompt; clips of one prompt come in the order of their seeds.
+        """
+        return [score == score for score in scores]
+
+    def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
+        """Each of `derived` from the aggregates of `values`; one that cannot be made is left out. Pure."""
+        return {}

@@ -1,0 +1,104 @@
+"""The contract of a probe: a measurement of a live model, or of the device alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.contracts.base import Availability, Json, Options
+from harness.contracts.metric import Value
+from harness.contracts.model import ModelCard, Prefix, Request, Switch, VideoModel
+
+# ---------------------------------------------------------------------------------------------- probes
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a probe has the model do: prompts and seeds to draw from, and the pixel frames of a clip.
+
+    `prefixes` are what the clips continue, one a prompt, or none.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    frames: int
+    batch: int = 1
+    switches: tuple[Switch, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
+
+    def request(self, number: int) -> Request:
+        """The `number`-th distinct request (rule T13).
+
+        (prompt, seed) pairs are taken in order, prompts fastest, `batch` at a time. When they are used up the seeds go
+        on beyond the largest, so that no request of a run is ever repeated by accident.
+        """
+        stride = max(self.seeds) + 1
+        chosen, numbers = [], []
+        for clip in range(self.batch):
+            turn, prompt = divmod(number * self.batch + clip, len(self.prompts))
+            cycle, seed = divmod(turn, len(self.seeds))
+            chosen.append(prompt)
+            numbers.append(self.seeds[seed] + cycle * stride)
+        switches = tuple(
+            Switch(s.frame, tuple(s.prompts[p if len(s.prompts) > 1 else 0] for p in chosen)) for s in self.switches
+        )
+        prefixes = tuple(self.prefixes[p] for p in chosen) if self.prefixes else ()
+        return Request(tuple(self.prompts[p] for p in chosen), tuple(numbers), self.frames, switches, prefixes)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The model under measurement: how to name it, what it says of itself, and how to make it live.
+
+    `load` returns the model ready on `device`; `name` and `options` suffice to make it anew in a fresh process.
+    """
+
+    name: str
+    options: Mapping[str, Json]
+    card: ModelCard
+    device: str
+    load: Callable[[], VideoModel]
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a probe found: headline values, every raw sample by name, and notes for the record."""
+
+    values: Mapping[str, float]
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    notes: Mapping[str, Json] = field(default_factory=dict)
+
+
+class Probe(ABC):
+    """A measurement of a live model, or of the device alone when `needs_model` is false.
+
+    `takes_prefix` says that it gives the model the workload's prefixes; a suite that has some for another is refused.
+    """
+
+    version: ClassVar[str] = "1"
+    schema: ClassVar[type[Options]] = Options
+    values: ClassVar[tuple[Value, ...]]
+    needs_model: ClassVar[bool] = True
+    takes_prefix: ClassVar[bool] = False
+
+    def __init__(self, options: Options) -> None:
+        self.options: Any = options
+
+    def available(self, device: str) -> Availability:
+        """Whether the probe can run on `device`."""
+        return Availability(True)
+
+    def identity(self) -> Mapping[str, Json]:
+        """What decides the result beyond name, version, options, model and workload, as files that options name.
+
+        Part of the unit's key where not empty. Imports no torch.
+        """
+        return {}
+
+    @abstractmethod
+    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+        """Run the measurement. `subject` is None only where `needs_model` is false."""

@@ -1,0 +1,166 @@
+"""Names to plug-ins: by decorator, by installed entry point, or from a file given with `--plugin`.
+
+Entry points are read by name and imported only when that name is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from harness.contracts.base import Json, Options
+from harness.contracts.kernels import Bench
+from harness.contracts.metric import Metric
+from harness.contracts.model import VideoModel
+from harness.contracts.probe import Probe
+from harness.errors import HarnessError, OptionError, RegistryError, nearest
+
+T = TypeVar("T", bound=VideoModel | Metric | Probe)
+
+
+class Registry(Generic[T]):
+    """Classes of one kind by name.
+
+    Args:
+        kind: what is registered, as in `model`; its entry-point group is `harness.<kind>s`.
+        base: the contract that every entry must subclass.
+    """
+
+    def __init__(self, kind: str, base: type[T]) -> None:
+        self.kind = kind
+        self.base = base
+        self._classes: dict[str, type[T]] = {}
+        self._points: dict[str, EntryPoint] | None = None
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Class decorator that enters a class under `name`; a name already taken is an error."""
+
+        def enter(cls: type[T]) -> type[T]:
+            if not (isinstance(cls, type) and issubclass(cls, self.base)):
+                raise RegistryError(f"{self.kind} {name!r}: {cls!r} is no subclass of {self.base.__name__}")
+            if name in self._classes and self._classes[name] is not cls:
+                owners = f"{self._classes[name].__module__} and {cls.__module__}"
+                raise RegistryError(
+                    f"{self.kind} {name!r} is registered twice: by {owners}", "give one of them another name"
+                )
+            point = self._entry_points().get(name)
+            if point is not None and point.module != cls.__module__:
+                raise RegistryError(
+                    f"{self.kind} {name!r} is already registered by the entry point {point.value}",
+                    "give the new one another name",
+                )
+            self._classes[name] = cls
+            return cls
+
+        return enter
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        if self._points is None:
+            found: dict[str, EntryPoint] = {}
+            for point in entry_points(group=f"harness.{self.kind}s"):
+                other = found.setdefault(point.name, point)
+                if other.value != point.value:
+                    raise RegistryError(
+                        f"{self.kind} {point.name!r} is registered twice: by {other.value} and {point.value}",
+                        "uninstall one of the two packages",
+                    )
+            self._points = found
+        return self._points
+
+    def names(self) -> list[str]:
+        """Every known name, sorted; imports nothing."""
+        return sorted({*self._classes, *self._entry_points()})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def get(self, name: str) -> type[T]:
+        """The class behind `name`. Raises `RegistryError` with the nearest names."""
+        if name not in self._classes:
+            point = self._entry_points().get(name)
+            if point is None:
+                near = nearest(name, self.names())
+                more = "" if near.startswith("did you mean") else "; --plugin FILE brings one of your own"
+                raise RegistryError(f"unknown {self.kind} {name!r}", near + more)
+            try:
+                cls = point.load()
+            except (ImportError, AttributeError) as error:
+                raise RegistryError(f"{self.kind} {name!r} ({point.value}) cannot be imported: {error}") from error
+            if not (isinstance(cls, type) and issubclass(cls, self.base)):
+                raise RegistryError(f"{self.kind} {name!r}: {point.value} is no subclass of {self.base.__name__}")
+            self._classes[name] = cls
+        return self._classes[name]
+
+    def create(self, name: str, options: Mapping[str, Json]) -> T:
+        """The plug-in `name` with checked options. Raises `OptionError` for an unknown or wrong option."""
+        cls = self.get(name)
+        return cls(check_options(f"{self.kind} {name}", cls.schema, options))
+
+
+def check_options(owner: str, schema: type[Options], options: Mapping[str, Json]) -> Options:
+    """`options` as a frozen, checked instance of `schema`; the first fault becomes an `OptionError`."""
+    try:
+        return schema.model_validate(dict(options))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise OptionError(f"{owner} has no option {where!r}", nearest(where, schema.model_fields)) from error
+        said = str(fault["msg"]).removeprefix("Value error, ")  # what a validator of the schema itself said
+        raise OptionError(f"{owner}, option {where!r}: {said}" if where else f"{owner}: {said}") from error
+
+
+models: Registry[VideoModel] = Registry("model", VideoModel)  # type: ignore[type-abstract]
+
+metrics: Registry[Metric] = Registry("metric", Metric)  # type: ignore[type-abstract]
+
+probes: Registry[Probe] = Registry("probe", Probe)  # type: ignore[type-abstract]
+
+
+plugin_files: list[Path] = []
+"""Files that `load_plugin` has imported, so that a fresh process can import them too."""
+
+
+def load_plugin(path: Path) -> None:
+    """Import the Python file `path`, whose decorators register what it defines. Loading a file twice is harmless."""
+    path = path.resolve()
+    if not path.is_file():
+        raise RegistryError(f"plug-in file {path} does not exist")
+    name = f"harness_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RegistryError(f"plug-in file {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except HarnessError:
+        del sys.modules[name]
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        del sys.modules[name]
+        raise RegistryError(f"plug-in file {path} fails on import: {type(error).__name__}: {error}") from error
+    plugin_files.append(path)
+
+
+KERNELS_GROUP = "harness.kernels"
+
+
+def kernel_family(name: str) -> type[Bench]:
+    """The family registered as `name`. Raises `RegistryError`."""
+    points = {point.name: point for point in entry_points(group=KERNELS_GROUP)}
+    if name not in points:
+        raise RegistryError(f"unknown family of kernels {name!r}", nearest(name, points))
+    found = points[name].load()
+    if not (isinstance(found, type) and issubclass(found, Bench)):
+        raise RegistryError(f"kernels {name!r}: {points[name].value} is no subclass of Bench")
+    return found

@@ -1,0 +1,375 @@
+"""Brings weights into the weights folder: from their hosts, resumably, or from files that the user has; checks them."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from email.message import Message
+from pathlib import Path
+from typing import IO
+
+from harness.environments.weights.manifest import File, WeightSet
+from harness.environments.weights.store import missing
+from harness.errors import HarnessError, NotAvailable, StorageError, WeightsError
+
+BLOCK = 1 << 20
+TRIES = 4
+TIMEOUT = 60.0
+ARCHIVES = ".archives"
+"""Folder of a set in which archives lie while their members are taken."""
+
+HUB_DIGEST = "X-Linked-Etag"
+"""Header in which Hugging Face publishes the SHA-256 of a large file, on the redirect to its storage."""
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What `fetch` did, by path: `here` already, `brought`, `left` (must be asked for by name).
+
+    `recorded` were brought although no digest of them is published: their own SHA-256, which a later fetch and `check`
+    hold them to.
+    """
+
+    here: list[str] = field(default_factory=list)
+    brought: list[str] = field(default_factory=list)
+    recorded: dict[str, str] = field(default_factory=dict)
+    left: list[File] = field(default_factory=list)
+
+
+def fetch(
+    weights: WeightSet,
+    only: Sequence[str] = (),
+    asked: Sequence[str] = (),
+    source: Path | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Fetched:
+    """Bring the files of a set, each checked before it takes its place.
+
+    Args:
+        weights: the set.
+        only: groups to bring; all when empty.
+        asked: names of files that must be asked for, as in `amt`.
+        source: a folder of files that the user has; nothing is downloaded then.
+        log: told one line a file.
+
+    Raises:
+        NotAvailable: a host cannot be reached, or `source` lacks a file.
+        WeightsError: a file has not the published digest or size.
+        StorageError: the disk refuses.
+    """
+    if source is not None and not source.is_dir():
+        raise NotAvailable(f"{source} is no folder", "give the folder of your files after --from")
+    say = log or (lambda line: None)
+    done = Fetched()
+    chosen, done.left = weights.choose(only, asked)
+    gone = set(missing(weights))
+    absent: list[File] = []
+    for file in chosen:
+        target = weights.folder / file.path
+        if not gone & {file.path, *file.links}:
+            done.here.append(file.path)
+            continue
+        try:
+            checked = True if file.path not in gone else _bring(file, target, weights, source, say)
+            if checked is None:
+                absent.append(file)
+                continue
+            for link in file.links:
+                _place(target, weights.folder / link)
+        except OSError as error:
+            raise StorageError(
+                f"{target} cannot be written: {error.strerror or error}", "make room, then type it again"
+            ) from error
+        if checked:
+            done.brought.append(file.path)
+        else:
+            done.recorded[file.path] = _record(target)
+    shutil.rmtree(weights.folder / ARCHIVES, ignore_errors=True)
+    if absent:
+        raise NotAvailable(
+            f"{source} lacks {len(absent)} of {len(chosen)} files: {', '.join(file.path for file in absent[:6])}",
+            "put them there under these names, or leave out --from to download them",
+        )
+    return done
+
+
+def _bring(
+    file: File, target: Path, weights: WeightSet, source: Path | None, say: Callable[[str], None]
+) -> bool | None:
+    """Write one file of the set: whether a published digest was checked; None where `source` lacks the file."""
+    if file.text:
+        return _write_text(file, target)
+    if source is None:
+        size = _size(file)
+        say(f"{file.path}: {size}{' ' if size else ''}from {file.host} ({file.licence})")
+        return _take_member(file, target, weights) if file.member else _download(file, target)
+    found = _find(file, source, weights.name)
+    if found is None:
+        return None
+    say(f"{file.path}: from {found}")
+    return _take(file, found, target)
+
+
+def check(weights: WeightSet, groups: Sequence[str] = ()) -> list[str]:
+    """Read every file that is here and compare it with what is published; a line for each that differs."""
+    faults = []
+    for file in weights.needed(groups):
+        path = weights.folder / file.path
+        if path.is_file() and not file.text:
+            try:
+                _verify(file, path, "", recorded(path))
+            except WeightsError as error:
+                faults.append(error.message)
+    return faults
+
+
+# ------------------------------------------------------------------------------------- from the user's files
+
+
+def _find(file: File, source: Path, name: str) -> Path | None:
+    """The user's copy: under its path, below the set's name, or under its bare name anywhere in the folder."""
+    for candidate in (source / file.path, source / name / file.path):
+        if candidate.is_file():
+            return candidate
+    wanted = {Path(file.path).name, file.url.rpartition("/")[2]} if not file.member else {Path(file.path).name}
+    found = sorted(path for path in source.rglob("*") if path.name in wanted and path.is_file())
+    fitting = [path for path in found if _fits(file, path)] if len(found) > 1 else found
+    if len(fitting) > 1 and not (file.sha256 or file.sha256_prefix):
+        raise HarnessError(
+            f"{source} holds {len(fitting)} files called {Path(file.path).name}",
+            f"keep the one for {file.path} in {source / file.path}",
+        )
+    return fitting[0] if fitting else None
+
+
+def _fits(file: File, path: Path) -> bool:
+    try:
+        _verify(file, path, "")
+    except WeightsError:
+        return False
+    return True
+
+
+def _take(file: File, found: Path, target: Path) -> bool:
+    checked = _verify(file, found, "", recorded(target))
+    _place(found, target)
+    return checked
+
+
+def _place(found: Path, target: Path) -> None:
+    """A hard link where the disk allows one, a copy elsewhere; never half of one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(found.resolve(), part)
+    except OSError:
+        shutil.copyfile(found, part)
+    part.replace(target)
+
+
+def _write_text(file: File, target: Path) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(file.text, encoding="utf-8")
+    return True
+
+
+# ------------------------------------------------------------------------------------------ from the hosts
+
+
+def _download(file: File, target: Path) -> bool:
+    """Bring `file.url` into `target`; True when something published vouches for it."""
+    part = _part_of(target)
+    published = _receive_with_patience(file, part)
+    try:
+        checked = _verify(file, part, published, recorded(target))
+    except WeightsError:
+        part.unlink(missing_ok=True)
+        raise
+    part.replace(target)
+    return checked
+
+
+def _take_member(file: File, target: Path, weights: WeightSet) -> bool:
+    """Bring one member of the archive `file.url` into `target`; the archive is downloaded once for all of them."""
+    archive = weights.folder / ARCHIVES / hashlib.sha256(file.url.encode()).hexdigest()[:16]
+    if not archive.is_file():
+        _receive_with_patience(file, _part_of(archive))
+        _part_of(archive).replace(archive)
+    part = _part_of(target)
+    try:
+        with zipfile.ZipFile(archive) as opened, opened.open(file.member) as member, part.open("wb") as out:
+            shutil.copyfileobj(member, out, BLOCK)
+        checked = _verify(file, part, "", recorded(target))
+    except (zipfile.BadZipFile, KeyError, WeightsError) as error:
+        archive.unlink()
+        part.unlink(missing_ok=True)
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"what {file.host} sent for {file.path} is no archive with {file.member}", "type it again"
+        ) from error
+    part.replace(target)
+    return checked
+
+
+def _part_of(target: Path) -> Path:
+    """Where a file grows until it is whole; its folder is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(target.name + ".part")
+
+
+def _receive_with_patience(file: File, part: Path) -> str:
+    """Bring the whole of `file.url` into `part`, going on where it stopped; the SHA-256 that its host publishes."""
+    for attempt in range(TRIES):
+        try:
+            return _receive(file.url, part)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416:
+                part.unlink(missing_ok=True)
+            elif error.code < 500 and error.code != 429:
+                raise NotAvailable(
+                    f"{file.host} answers {error.code} {error.reason} for {file.path}",
+                    f"download {file.url} by other means and type: harness fetch … --from FOLDER",
+                ) from error
+            cause: Exception = error
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            cause = error
+        if attempt < TRIES - 1:
+            time.sleep(min(2.0**attempt, 8.0) * _patience)
+    raise NotAvailable(
+        f"{file.host} cannot be reached for {file.path}: {getattr(cause, 'reason', cause) or cause}",
+        f"type it again to go on where it stopped, or fetch {file.url} by other means and use --from FOLDER",
+    ) from cause
+
+
+_patience = 1.0
+"""Factor on the waits between tries; tests set it to 0."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects and keeps the digest that a hub publishes on the way."""
+
+    def __init__(self) -> None:
+        self.published = ""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        self.published = _hub_digest(headers) or self.published
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _hub_digest(headers: Message) -> str:
+    match = re.fullmatch(r'(?:W/)?"?([0-9a-f]{64})"?', headers.get(HUB_DIGEST, "") or "")
+    return match[1] if match else ""
+
+
+def _receive(url: str, part: Path) -> str:
+    """Append to `part` what it lacks of `url`; the SHA-256 that the host publishes, if it does."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "videomla-bench"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    redirects = _Redirects()
+    with urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT) as answer:
+        resumed = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
+        length = answer.headers.get("Content-Length")
+        with part.open("ab" if resumed else "wb") as out:
+            received = 0
+            while block := answer.read(BLOCK):
+                out.write(block)
+                received += len(block)
+        if length is not None and received < int(length):
+            raise ConnectionError(f"the connection closed after {received} of {length} bytes")
+        return _hub_digest(answer.headers) or redirects.published
+
+
+# ------------------------------------------------------------------------------------------------ checking
+
+
+def _record(target: Path) -> str:
+    """Keep the SHA-256 of a file of which none is published, in the form of `sha256sum`, and return it."""
+    found = _sha256(target)
+    _record_of(target).write_text(f"{found}  {target.name}\n", encoding="utf-8")
+    return found
+
+
+def recorded(target: Path) -> str:
+    """The SHA-256 that the first fetch of `target` recorded; empty where none did."""
+    try:
+        with _record_of(target).open(encoding="utf-8") as file:
+            line = file.read(64)
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return line if re.fullmatch(r"[0-9a-f]{64}", line) else ""
+
+
+def _record_of(target: Path) -> Path:
+    return target.with_name(target.name + ".sha256")
+
+
+def _verify(file: File, path: Path, published: str, first: str = "") -> bool:
+    """Compare a file with what is published of it; True when there was a digest to compare with.
+
+    `first` is the digest that its first fetch recorded, which counts where none is published.
+    """
+    size = path.stat().st_size
+    if file.bytes is not None and size != file.bytes:
+        raise WeightsError(f"{path} has {size} bytes, {file.path} has {file.bytes}", "fetch it again")
+    if size == 0:
+        raise WeightsError(f"{path} is empty", "fetch it again")
+    expected = [digest for digest in (file.sha256, file.sha256_prefix, published) if digest]
+    if not expected and first and _sha256(path) != first:
+        raise WeightsError(
+            f"{path} is not the file of the first fetch, whose SHA-256 was {first}",
+            f"fetch it again; if another was published since, delete the record {Path(file.path).name}.sha256 first",
+        )
+    if not expected:
+        return False
+    found = _sha256(path)
+    for digest in expected:
+        if not found.startswith(digest):
+            raise WeightsError(f"{path} has SHA-256 {found}, {file.path} has {digest}", "fetch it again")
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(file: File) -> str:
+    """The exact size where it is known, else about how many megabytes; nothing for a file that is written here."""
+    if file.bytes is not None:
+        return f"{file.bytes:,} bytes"
+    return f"about {file.about:g} MB" if file.about else ""
+
+
+def listing(weights: Iterable[WeightSet]) -> list[tuple[str, str, str, str, str]]:
+    """Rows for people: set, path, size, licence, and whether it is here, left out unless asked for, or missing."""
+    rows = []
+    for one in weights:
+        gone = set(missing(one))
+        for file in one.files:
+            state = "missing" if gone & {file.path, *file.links} else "here"
+            if state == "missing" and file.ask:
+                state = f"missing; only with --with {file.ask}"
+            rows.append((one.name, file.path, _size(file), file.licence, state))
+    return rows

@@ -1,0 +1,181 @@
+"""Run one unit and say what happened, as a record. Knows no order, no folder layout and no other unit."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.contracts import (
+    Clip,
+    Json,
+    ModelCard,
+    Prefix,
+    Subject,
+    Switch,
+    Workload,
+    enforce,
+    registry,
+)
+from harness.errors import NotAvailable, RecordError, StorageError
+from harness.execute.scorers import Scorer
+from harness.runs.line import Record, encode
+from harness.runs.plan import Unit
+from harness.suite import prefixes
+from harness.system import video
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What every record of a run says of the machine and the code."""
+
+    device: Mapping[str, Json]
+    versions: Mapping[str, Json]
+    git: Mapping[str, Json]
+
+
+@dataclass(slots=True)
+class Result:
+    """What a unit gave, as far as it is not the same for all units."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    notes: Mapping[str, Json] = field(default_factory=dict)
+    clip: Mapping[str, Json] = field(default_factory=dict)
+
+
+def attempt(unit: Unit, setting: Setting, work: Callable[[], Result]) -> Record:
+    """Do `work` and record how it ended; an exception makes a failed record, `NotAvailable` a skipped one.
+
+    Only `StorageError` and the user's interrupt come through: they concern the run, not the unit.
+    """
+    started = now()
+    status, result, error = "ok", Result(), {}
+    try:
+        result = work()
+    except (StorageError, KeyboardInterrupt):
+        raise
+    except NotAvailable as reason:
+        status, result = "skipped", Result(notes={"reason": reason.message, "fix": reason.fix})
+    except (Exception, SystemExit) as fault:  # noqa: BLE001 - a plug-in may raise anything
+        status, error = "failed", describe(fault)
+    made = record(unit, setting, status, result, started, error)
+    try:
+        encode(made)
+    except RecordError as fault:
+        made = record(unit, setting, "failed", Result(), started, describe(fault))
+    return made
+
+
+def describe(fault: BaseException) -> dict[str, Json]:
+    """An exception as records keep it. Texts only: a kept traceback would keep a model's tensors alive."""
+    return {
+        "type": type(fault).__name__,
+        "message": str(fault)[:4000],
+        "traceback": "".join(traceback.format_exception(fault))[-16000:],
+    }
+
+
+def record(
+    unit: Unit,
+    setting: Setting,
+    status: Any,
+    result: Result,
+    started: str = "",
+    error: Mapping[str, Json] | None = None,
+) -> Record:
+    """The record of one attempt at `unit`, ended now."""
+    ended = now()
+    return Record(
+        key=unit.key,
+        kind=unit.kind,
+        status=status,
+        unit=unit.spec,
+        context=unit.context,
+        values=result.values,
+        samples=result.samples,
+        notes=result.notes,
+        clip=result.clip,
+        device=setting.device,
+        versions=setting.versions,
+        git=setting.git,
+        started=started or ended,
+        ended=ended,
+        error=error or {},
+    )
+
+
+def now() -> str:
+    """The time as records write it: UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def prefixes_of(files: Sequence[Mapping[str, Any]], card: ModelCard) -> tuple[Prefix, ...]:
+    """The prefixes that a unit names, as a model of this card takes them; read when asked for."""
+    return tuple(prefixes.opened(Path(file["file"]), file["sha256"], file["frames"], card) for file in files)
+
+
+# ---------------------------------------------------------------------------------------------- score
+
+
+def clip_of(unit: Unit, info: Mapping[str, Any], path: Path, index: int) -> Clip:
+    """The clip of a generate unit as metrics see it; `info` is the `clip` of its record."""
+    spec: Any = unit.spec
+    return Clip(
+        path=path,
+        prompt=spec["prompt"],
+        seed=spec["seed"],
+        index=index,
+        frames=info["frames"],
+        height=info["height"],
+        width=info["width"],
+        frame_rate=info["frame_rate"],
+        digest=info["digest"],
+        read=lambda: video.read(path),
+        switches=tuple(zip(_happened(spec, info), (prompt for _, prompt in spec["switches"]), strict=True)),
+    )
+
+
+def _happened(spec: Any, info: Mapping[str, Any]) -> list[int]:
+    """The frame of each switch: as the clip's record has it, or as it was asked for where the model cannot say."""
+    if "switches" not in info:
+        return [frame for frame, _ in spec["switches"]]
+    return [said["asked"] if said["frame"] is None else said["frame"] for said in info["switches"]]
+
+
+def score(unit: Unit, scorer: Scorer, clip: Clip) -> Result:
+    """One metric on one clip."""
+    spec: Any = unit.spec
+    name = spec["metric"]["name"]
+    given = scorer.score(clip)
+    found = enforce.values(f"metric {name}", registry.metrics.get(name).values, given)
+    samples = {key: [float(item) for item in items] for key, items in scorer.samples().items()}
+    return Result(values=found, samples=samples, notes=scorer.notes(), clip={"digest": clip.digest})
+
+
+# -------------------------------------------------------------------------------------------- measure
+
+
+def measure(unit: Unit, subject: Subject | None, device: str) -> Result:
+    """One probe on one live model, or on the device alone."""
+    spec: Any = unit.spec
+    name, load = spec["probe"]["name"], spec["workload"]
+    probe = registry.probes.create(name, spec["probe"]["options"])
+    state = probe.available(device)
+    if not state.ready:
+        raise NotAvailable(f"probe {name} is not available: {state.reason}", state.fix)
+    workload = Workload(
+        prompts=tuple(load["prompts"]),
+        seeds=tuple(load["seeds"]),
+        frames=load["frames"],
+        batch=load["batch"],
+        switches=tuple(Switch(frame, tuple(prompts)) for frame, prompts in load["switches"]),
+        prefixes=prefixes_of(unit.context["prefixes"], subject.card) if subject and "prefixes" in load else (),
+    )
+    found = probe.measure(subject, workload)
+    declared = enforce.values(f"probe {name}", probe.values, found.values)
+    samples = {key: [float(item) for item in items] for key, items in found.samples.items()}
+    return Result(values=declared, samples=samples, notes=dict(found.notes))

@@ -1,0 +1,1 @@
+"""The kernels probe: every form of attention timed against its ceiling."""

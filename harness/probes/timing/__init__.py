@@ -1,0 +1,1 @@
+"""A toolbox for authors of probes: clocks, repetition, memory, telemetry, audits."""

@@ -1,0 +1,164 @@
+"""An audit that tells a model which answers a repeated request from a cache."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from statistics import median
+
+from harness.contracts import Json, Request, VideoModel, Workload
+from harness.probes.timing.clock import SECOND, Clock, no_garbage_collection
+from harness.stats.estimates import chance_of_lower
+
+ORDER = "DSSD"
+"""Distinct, same, same, distinct: drift of the device cancels (rule T12)."""
+
+ACCUSE_BELOW = 1e-6
+"""A model is accused where noise alone would give repeats that much the better order in fewer than one of a million
+audits. Six blocks are the fewest that can show it: 12 repeats all faster than 12 distinct requests are one order in
+2.7 million."""
+
+PLAIN = 0.5
+"""Share of the time below which a repeat looks like a cache plainly enough to be followed up whatever it costs."""
+
+MOST_BLOCKS = 10
+"""Blocks after which a suspicion that did not harden is left standing; chosen here, well above the six."""
+
+PASSED, FAILED, UNCLEAR, LEFT_OUT = "passed", "failed", "unclear", "left out"
+"""Verdicts. A table marks what rests on no audit that passed (`harness.report.samples.uncleared`)."""
+
+MEDIAN_FROM = 6
+"""Repeats from which on a median is little moved by one stall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What the audit found (rule T13).
+
+    Attributes:
+        ratio: median seconds of a repeated request over those of distinct ones; NaN when left out.
+        verdict: `passed`, `failed`, `unclear` or `left out`.
+        fault: what is wrong, when it failed.
+        used: distinct requests that it consumed.
+    """
+
+    ratio: float
+    verdict: str
+    fault: str
+    used: int
+    distinct_s: tuple[float, ...] = ()
+    same_s: tuple[float, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """For a record's notes."""
+        return {"verdict": self.verdict, "distinct_s": list(self.distinct_s), "same_s": list(self.same_s)}
+
+
+def take(
+    clock: Clock,
+    model: VideoModel,
+    workload: Workload,
+    first: int,
+    pairs: int,
+    tolerance: float,
+    ceiling_s: float = float("inf"),
+) -> Audit:
+    """Run `pairs` blocks of two distinct requests and twice a request that was run before.
+
+    Where repeats are faster by more than `tolerance`, blocks are added: until they no longer are (`passed`), until
+    chance is ruled out (`failed`, see `ACCUSE_BELOW`), or until `MOST_BLOCKS` have run (`unclear`); where the ratio is
+    not below `PLAIN`, `ceiling_s` seconds end it too. It is the medians
+    that count; while they rest on fewer than `MEDIAN_FROM` samples, also the fastest, so that one stall hides no cache.
+    It fails too when two distinct requests give the same pixels. Time is counted while the model works, not while its
+    pixels are hashed.
+
+    Args:
+        first: number of the first distinct request that may be used.
+    """
+    if not pairs:
+        return Audit(float("nan"), LEFT_OUT, "", 0)
+    runs = _Runs(clock, model, workload, first)
+    for _ in range(pairs):
+        runs.block()
+    verdict, fault = PASSED, runs.alike()
+    while not fault and runs.suspicion < 1 - tolerance:
+        verdict = UNCLEAR
+        if runs.ratio < 1 - tolerance and chance_of_lower(runs.same_s, runs.distinct_s) < ACCUSE_BELOW:
+            fault = f"a repeated request took {runs.ratio:.0%} of the time of distinct ones: results are cached"
+            break
+        if len(runs.same_s) >= 2 * max(pairs, MOST_BLOCKS) or (runs.seconds >= ceiling_s and runs.ratio >= PLAIN):
+            break
+        runs.block()
+        verdict, fault = PASSED, runs.alike()
+    verdict = FAILED if fault else verdict
+    return Audit(runs.ratio, verdict, fault, runs.used, tuple(runs.distinct_s), tuple(runs.same_s))
+
+
+@dataclass(slots=True)
+class _Runs:
+    """Every generation of an audit: seconds of distinct and of repeated requests, and the pixels' digests."""
+
+    clock: Clock
+    model: VideoModel
+    workload: Workload
+    first: int
+    used: int = 1
+    distinct_s: list[float] = field(default_factory=list)
+    same_s: list[float] = field(default_factory=list)
+    digests: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.digests.add(self._run(self._same)[1])
+
+    @property
+    def _same(self) -> Request:
+        return self.workload.request(self.first)
+
+    @property
+    def ratio(self) -> float:
+        distinct = median(self.distinct_s)
+        return median(self.same_s) / distinct if distinct > 0 else float("nan")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the model has worked."""
+        return sum(self.distinct_s) + sum(self.same_s)
+
+    @property
+    def suspicion(self) -> float:
+        """`ratio`, or that of the fastest samples where it is lower and there are few."""
+        distinct = min(self.distinct_s)
+        if len(self.same_s) >= MEDIAN_FROM or not distinct > 0:
+            return self.ratio
+        return min(self.ratio, min(self.same_s) / distinct)
+
+    def block(self) -> None:
+        """One block of requests in `ORDER`."""
+        for kind in ORDER:
+            if kind == "S":
+                self.same_s.append(self._run(self._same)[0])
+                continue
+            seconds, digest = self._run(self.workload.request(self.first + self.used))
+            self.distinct_s.append(seconds)
+            self.digests.add(digest)
+            self.used += 1
+
+    def alike(self) -> str:
+        """What is wrong with the pixels of the distinct requests, if anything."""
+        if len(self.digests) == self.used:
+            return ""
+        clips = f"{self.used} distinct requests gave {len(self.digests)} different clips"
+        return f"{clips}: results are cached, or seeds ignored"
+
+    def _run(self, wanted: Request) -> tuple[float, str]:
+        """Seconds that the model worked on `wanted`, and the digest of its pixels."""
+        digest, spent = hashlib.sha256(), 0
+        with no_garbage_collection():
+            stream = self.model.stream(wanted)
+            while True:
+                start = self.clock.point()
+                chunk = next(stream, None)
+                spent += self.clock.point() - start
+                if chunk is None:
+                    return spent / SECOND, digest.hexdigest()
+                digest.update(chunk.tobytes())

@@ -1,0 +1,132 @@
+"""Clocks, heat, power and processes of the device while it is measured. A record says without NVML."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from harness.contracts import Json
+from harness.errors import NotAvailable
+from harness.system import devices
+
+PARENT_HOLDS_CONTEXT = "VIDEOMLA_PARENT_HOLDS_CONTEXT"
+"""Environment variable: `1` where the run that had this process started is itself in the driver's list, idle."""
+
+_THROTTLE = {0x4: "power_cap", 0x8: "hardware", 0x20: "thermal", 0x40: "thermal_hardware", 0x80: "power_brake"}
+"""Bits of NVML's clock event reasons that slow a busy device (nvml.h, nvmlClocksEventReason*)."""
+
+
+class Telemetry:
+    """Readings of one device (rules T1, T11, T15, T17). A field that cannot be read is None.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:1`.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.on_cuda = device.startswith("cuda")
+        self._nvml: Any = None
+        self._handle: Any = None
+        if self.on_cuda:
+            self._nvml, self._handle = _open_nvml(device)
+
+    def snapshot(self) -> dict[str, Json]:
+        """The state now, for a record's notes."""
+        if self.on_cuda:
+            return self._gpu()
+        return {"load_average": list(os.getloadavg()), "cores": os.cpu_count()}
+
+    def _gpu(self) -> dict[str, Json]:
+        n = self._nvml
+        driver = self._read("nvmlSystemGetDriverVersion", handle=False)
+        reasons = self._read("nvmlDeviceGetCurrentClocksThrottleReasons")
+        power = self._read("nvmlDeviceGetPowerManagementLimit")
+        return {
+            "nvml": "absent" if n is None else f"driver {driver}",
+            "sm_clock_mhz": self._read("nvmlDeviceGetClockInfo", getattr(n, "NVML_CLOCK_SM", 1)),
+            "memory_clock_mhz": self._read("nvmlDeviceGetClockInfo", getattr(n, "NVML_CLOCK_MEM", 2)),
+            "temperature_c": self._read("nvmlDeviceGetTemperature", getattr(n, "NVML_TEMPERATURE_GPU", 0)),
+            "power_cap_w": power / 1000 if power is not None else None,
+            "throttle": None if reasons is None else [name for bit, name in _THROTTLE.items() if reasons & bit],
+            "memory_used_bytes": self.memory_used(),
+            "other_processes": self.other_processes(),
+        }
+
+    def _read(self, function: str, *arguments: Any, handle: bool = True) -> Any:
+        """One NVML value, of the device unless not `handle`; None without NVML or where it is not supported."""
+        if self._nvml is None:
+            return None
+        try:
+            return getattr(self._nvml, function)(*((self._handle,) if handle else ()), *arguments)
+        except (AttributeError, self._nvml.NVMLError):
+            return None
+
+    def clock_ratio(self) -> float | None:
+        """SM clock over its default (the application default, else the maximum); None where unknown."""
+        kind = getattr(self._nvml, "NVML_CLOCK_SM", 1)
+        now = self._read("nvmlDeviceGetClockInfo", kind)
+        default = self._read("nvmlDeviceGetDefaultApplicationsClock", kind) or self._read(
+            "nvmlDeviceGetMaxClockInfo", kind
+        )
+        return float(now) / float(default) if now and default else None
+
+    def memory_used(self) -> int | None:
+        """Bytes in use on the whole device, as the driver sees it."""
+        found = self._read("nvmlDeviceGetMemoryInfo")
+        return int(found.used) if found is not None else None
+
+    def other_processes(self) -> int | None:
+        """Compute processes on the device besides this one and the run that it measures for, which is idle."""
+        found = self._read("nvmlDeviceGetComputeRunningProcesses")
+        if found is None:
+            return None
+        # A container's processes are listed by the numbers they have outside, so this one may not find its own.
+        own = os.getpid() in {process.pid for process in found} or devices.holds_context()
+        return max(0, len(found) - own - (os.environ.get(PARENT_HOLDS_CONTEXT) == "1"))
+
+    def flags(self) -> dict[str, Json]:
+        """What decides speed without being an option of the model (rule T17). Imports torch."""
+        import torch
+
+        return {
+            "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+            "tf32_cudnn": torch.backends.cudnn.allow_tf32,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "threads": torch.get_num_threads(),
+            "allocator": os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "") if self.on_cuda else "system",
+        }
+
+
+def nvml() -> Any:
+    """NVIDIA's management library, ready for use. Raises `NotAvailable` with what brings it."""
+    try:
+        found = importlib.import_module("pynvml")
+    except ImportError as error:
+        raise NotAvailable("nvidia-ml-py is not installed", "pip install -c constraints.txt nvidia-ml-py") from error
+    try:
+        found.nvmlInit()
+    except found.NVMLError as error:
+        raise NotAvailable(f"NVML does not start: {error}", "install the driver's libnvidia-ml.so.1") from error
+    return found
+
+
+def _open_nvml(device: str) -> tuple[Any, Any]:
+    """NVML and the handle of torch's `device`, matched by UUID; two Nones without NVML."""
+    try:
+        found = nvml()
+    except NotAvailable:
+        return None, None
+    import torch
+
+    try:
+        index = torch.device(device).index or 0
+        uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+        if uuid is not None:
+            return found, found.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        return found, found.nvmlDeviceGetHandleByIndex(index)
+    except found.NVMLError:
+        return None, None

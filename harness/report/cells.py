@@ -1,0 +1,209 @@
+"""Cells of a table: a value with interval and marks, a figure of a card, the best of a column, a ratio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.contracts import Direction, ModelCard, Value
+from harness.report.leads import Place, Standing
+from harness.report.samples import Samples, aggregates, doubts, estimate
+from harness.report.table import DOUBTS, INCOMPLETE, NOT_TOLD, UNDEFINED, Cell, Heading, numeral
+from harness.report.view import AnySection, View
+from harness.runs.plan import Arm, Group
+from harness.stats.estimates import Estimate
+from harness.suite.schema import GenerateSection, MeasureSection
+
+Cells = Mapping[Place, Cell]
+"""Cells of a column by (number of the run, label of the arm); a pair without one was never planned."""
+
+Standings = Callable[[Place, Place], Standing]
+
+OPPOSITE: Mapping[Direction, Direction] = {"higher": "lower", "lower": "higher", "zero": "none", "none": "none"}
+
+MERIT: Mapping[Direction, Callable[[float], float]] = {
+    "higher": lambda number: number,
+    "lower": lambda number: -number,
+    "zero": lambda number: -abs(number),
+}
+"""The more the better, by direction."""
+
+
+def ranked(cells: Cells, direction: Direction, comparable: Collection[Place], standing: Standings) -> Cells:
+    """The same cells with the best of the comparable ones marked, where there are two that differ.
+
+    Not one that a mark casts doubt on, that rests on one round, or that lies within the floor of the next; one that is
+    not told from the next is marked so.
+
+    Args:
+        standing: how a best cell stands against the next, as `harness.report.leads` says it.
+    """
+    found = {place: cells[place].value for place in comparable if place in cells}
+    numbers = {place: number for place, number in found.items() if number is not None and math.isfinite(number)}
+    if direction == "none" or len(numbers) < 2:
+        return cells
+    merits = {place: MERIT[direction](number) for place, number in numbers.items()}
+    best = max(merits.values())
+    others = {place: merit for place, merit in merits.items() if merit != best}
+    if not others:
+        return cells
+    behind = max(others, key=lambda place: (others[place], -place[0]))
+    leading = {}
+    for place, cell in cells.items():
+        if merits.get(place) != best or set(cell.marks) & DOUBTS or cell.rounds == 1:
+            continue
+        stands = standing(behind, place)
+        if stands != "equal":
+            leading[place] = replace(cell, best=True, marks=(*cell.marks, *(NOT_TOLD,) * (stands == "unclear")))
+    return {**cells, **leading}
+
+
+def over_reference(
+    cells: Cells, references: Sequence[str], spec: str, kind: Literal[True, "inverse"]
+) -> dict[tuple[int, str], Cell]:
+    """Each cell over that of its run's reference arm, or for `inverse` the reference's over it.
+
+    Undefined where either has no number, or the divisor is 0.
+
+    Args:
+        references: label of each run's reference arm.
+    """
+    found = {}
+    for (number, arm), cell in cells.items():
+        base = cells.get((number, references[number]))
+        pair = (cell.value, base.value if base else None)
+        above, below = pair[::-1] if kind == "inverse" else pair
+        if cell.value is None:
+            found[number, arm] = cell
+        elif above is None or not below:
+            found[number, arm] = replace(cell, text="undefined", value=None, low=None, high=None, spread="")
+        else:
+            text = format(above / below, spec or ".3g")
+            found[number, arm] = replace(cell, text=text, value=above / below, low=None, high=None, spread="")
+    return found
+
+
+def heading(label: str, value: Value, kind: Literal[True, "inverse"]) -> Heading:
+    """The heading of a column of ratios; what was the lower the better is inversely the higher the better.
+
+    How far from 0 a ratio to what lies near 0 should be is not said.
+    """
+    if kind == "inverse":
+        return Heading(label, "reference over this", OPPOSITE[value.direction])
+    return Heading(label, "over reference", "none" if value.direction == "zero" else value.direction)
+
+
+CARD = {
+    "cached_scalars": Value("cached_scalars", "per token and layer", "lower", "cached scalars"),
+    "cache_bytes": Value("cache_bytes", "bytes", "lower", "cache"),
+    "transient_bytes": Value("transient_bytes", "bytes", "lower", "transient keys and values"),
+    "forwards_per_chunk": Value("forwards_per_chunk", "", "lower", "forward passes per chunk"),
+    "parameters": Value("parameters", "", "none", "parameters"),
+    "frames_per_chunk": Value("frames_per_chunk", "pixel frames", "none", "chunk"),
+    "temporal_ratio": Value("temporal_ratio", "pixel per latent frame", "none", "temporal ratio"),
+    "window_frames": Value("window_frames", "latent frames", "none", "window"),
+    "sink_frames": Value("sink_frames", "latent frames", "none", "sink"),
+}
+"""How the fields of a model's card are read; any other is shown under its own name and not ranked."""
+
+
+def number(card: ModelCard, name: str) -> int | float | None:
+    """The field `name` of `card`, or of its details, where it is a number."""
+    content = getattr(card, name, card.details.get(name))
+    return content if isinstance(content, int | float) and not isinstance(content, bool) else None
+
+
+def card_cell(arm: Arm, name: str, spec: str) -> Cell:
+    """The field `name` of the card of `arm`, in the format `spec`."""
+    content = number(arm.card, name)
+    if content is None:
+        text = getattr(arm.card, name, arm.card.details.get(name))
+        return Cell("-" if text is None else str(text))
+    return Cell(numeral(content, content, spec), float(content))
+
+
+NOT_MEASURED = Cell("not measured")
+
+
+# -------------------------------------------------------------------------------------------- one cell
+
+
+def cell_of(
+    view: View,
+    section: AnySection,
+    group: Group,
+    value: Value,
+    spec: str,
+    short: list[str],
+    joined: Sequence[Group] = (),
+) -> Cell:
+    """The cell of one arm. What keeps it from being complete is added to `short`, unless the suite marks it."""
+    samples, name = view.samples(section, group), value.name
+    scored, planned = samples.scored, samples.planned
+    if samples.skip is not None and samples.skipped == planned:
+        return Cell(f"not available: {view.reason(samples.skip)}")
+    marks = _gap(view, group, samples, short)
+    if not scored:
+        return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
+    if isinstance(section, MeasureSection):
+        marks = (*marks, *doubts(samples.values), *view.uncleared(section, group))
+        return _measured_cell(samples.values[name], value, spec, marks)
+    metric = view.metric(section, group.plugin)
+    if name not in samples.values:
+        means = dict(aggregates(metric, samples))
+        for other in joined:
+            more = view.section(other.section)
+            assert isinstance(more, GenerateSection)
+            found = view.samples(more, other)
+            marks = marks or _gap(view, other, found, short)
+            means |= aggregates(view.metric(more, other.plugin), found)
+        derived = metric.derive(means).get(name, math.nan)
+        cell = estimate_cell(Estimate(derived, math.nan, math.nan, scored, 0), spec)
+        return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
+    if any(np.isnan(samples.values[each.name]).any() for each in metric.values if each.name == name):
+        marks = (*marks, UNDEFINED)
+    cell = estimate_cell(estimate(metric, name, samples), spec)
+    return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
+
+
+def _measured_cell(rounds: NDArray[np.float64], value: Value, spec: str, marks: tuple[str, ...]) -> Cell:
+    """The median of those rounds that define the value; what could lead its column says of how many."""
+    defined = rounds[np.isfinite(rounds)]
+    if not defined.size:
+        return Cell("undefined", marks=marks)
+    middle = float(np.median(defined))
+    exact = int(middle) if middle.is_integer() and not spec else middle
+    ranked_by = defined.size if value.direction != "none" else None
+    return Cell(numeral(exact, middle, spec), middle, rounds=ranked_by, marks=marks)
+
+
+def _explained(cell: Cell, view: View, samples: Samples, name: str) -> Cell:
+    """The cell, or where it has no number because of what the machine lacks, that reason."""
+    reason = view.lack(samples, name) if cell.value is None else ""
+    return Cell(f"not available: {reason}") if reason else cell
+
+
+def _gap(view: View, group: Group, samples: Samples, short: list[str]) -> tuple[str, ...]:
+    """The mark of a group that lacks results; where the suite refuses such means, `short` is told why."""
+    if samples.scored == samples.planned:
+        return ()
+    if view.run.suite.incomplete == "refuse":
+        arm = f" of {group.arm}" if group.arm else ""
+        short.append(f"{group.section}: {group.plugin} has {samples.scored} of {samples.planned} results{arm}")
+    return (INCOMPLETE,)
+
+
+def estimate_cell(estimate: Estimate, spec: str) -> Cell:
+    """A value with its interval, in the format `spec`; `undefined` where it is not finite."""
+    if not math.isfinite(estimate.value):
+        return Cell("undefined")
+    text = numeral(estimate.value, estimate.value, spec)
+    if not estimate.bounded:
+        return Cell(text, estimate.value)
+    ends = [numeral(end, estimate.value, spec) for end in (estimate.low, estimate.high)]
+    return Cell(text, estimate.value, estimate.low, estimate.high, f"[{', '.join(ends)}]")

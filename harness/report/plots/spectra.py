@@ -1,0 +1,112 @@
+"""Spectra of a `rank` measurement as a table, a row a layer, and as a plot. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import RecordError
+from harness.report.plots import style
+from harness.report.table import Cell, Heading, Row, Table
+
+PER_LAYER = {
+    "energy": "energy kept at {width}",
+    "r90": "r(90 %)",
+    "r95": "r(95 %)",
+    "r99": "r(99 %)",
+}
+_SINGULAR = "singular["
+
+
+def tables(
+    samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any], values: Mapping[str, float] | None = None
+) -> list[Table]:
+    """Energy and effective ranks of every layer, from a record; a table for each activation.
+
+    A last row holds those of random maps where the record's `values` do.
+    """
+    return [_layer_table(part, notes, name, values or {}) for name, part in parts(samples).items()]
+
+
+def parts(samples: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Sequence[float]]]:
+    """The samples of each activation by its name, as in `latent:r99`; those of weights have none.
+
+    Raises `RecordError` where they hold no spectra.
+    """
+    found: dict[str, dict[str, Sequence[float]]] = {}
+    for name, series in samples.items():
+        kind, _, inner = name.rpartition(":")
+        found.setdefault(kind, {})[inner] = series
+    for part in found.values() or [{}]:
+        _checked(part)
+    return found
+
+
+def _layer_table(
+    samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any], kind: str, values: Mapping[str, float]
+) -> Table:
+    columns = tuple(Heading(label.format(width=notes["width"])) for label in PER_LAYER.values())
+    lines = {layer: [samples[name][i] for name in PER_LAYER] for i, layer in enumerate(_layers(samples))}
+    remarks = []
+    if "null_r99" in values and not kind:
+        lines["random maps"] = [values[f"null_{name}"] for name in PER_LAYER]
+        remarks.append(
+            "Random maps: independent normal entries, what an operator of that shape has before any training."
+        )
+    rows = []
+    for label, numbers in lines.items():
+        texts = [f"{numbers[0]:.3f}" if numbers[0] == numbers[0] else "all", *(f"{n:.0f}" for n in numbers[1:])]
+        rows.append(Row(label, tuple(Cell(text, number) for text, number in zip(texts, numbers, strict=True))))
+    directions = max(len(series) for name, series in samples.items() if name.startswith(_SINGULAR))
+    if notes["width"] >= directions:
+        width = notes["width"]
+        remarks.append(
+            f"There are {directions} directions, so a width of {width} keeps all energy, whatever they hold."
+        )
+    if kind:
+        said = f"activations {kind}, {'centred' if notes.get('centred') else 'not centred'}"
+    else:
+        said = f"weights {notes.get('operator', '')}".strip()
+    return Table("rank", f"Spectrum per layer: {said}", columns, tuple(rows), remarks=tuple(remarks), corner="layer")
+
+
+def plot_spectra(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any], path: Path) -> None:
+    """Draw energy against width for every layer, and effective ranks against layers, as `path` ends: .svg or .png.
+
+    The samples are of one part (`parts`). The same samples give the same bytes.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    _checked(samples)
+    layers = _layers(samples)
+    with style.styled():
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for index, layer in enumerate(layers):
+            squares = np.square(np.asarray(samples[f"{_SINGULAR}{layer}]"], dtype=float))
+            kept = np.cumsum(squares) / max(squares.sum(), np.finfo(float).tiny)
+            shade = colormaps["viridis"](index / max(len(layers) - 1, 1))
+            left.plot(np.arange(1, len(kept) + 1), kept, color=shade, linewidth=0.9)
+        left.axvline(notes["width"], color="0.4", linewidth=0.8, linestyle="--")
+        left.set(xlabel=f"directions (dashed: {notes['width']})", ylabel="energy kept", ylim=(0, 1.02))
+        left.set_title("dark: first layer, light: last", fontsize=8, fontweight="normal")
+        for name, marker in (("r90", "o"), ("r95", "s"), ("r99", "^")):
+            right.plot(range(len(layers)), samples[name], marker=marker, markersize=3, label=f"{name[1:]} %")
+        right.set(xlabel="layer", ylabel="effective rank", ylim=(0, None))
+        right.legend(frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(style.encoded(figure, path.suffix))
+
+
+def _layers(samples: Mapping[str, Sequence[float]]) -> list[str]:
+    return [name.removeprefix(_SINGULAR).removesuffix("]") for name in samples if name.startswith(_SINGULAR)]
+
+
+def _checked(samples: Mapping[str, Sequence[float]]) -> None:
+    layers = _layers(samples)
+    if not layers or any(len(samples.get(name, ())) != len(layers) for name in PER_LAYER):
+        raise RecordError("the record holds no spectra", "give a record of `rank` or `activation-rank`")

@@ -1,0 +1,73 @@
+"""Tables that a measurement brings with it: rows that are no arms, as the forms of attention. Imports no torch.
+
+A record's notes may hold `table`: `title`, `corner`, `columns` [[label, unit, direction], …], `rows`
+[[label, [number, …]], …] and `remarks`. The newest record of each measurement counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.contracts import Direction
+from harness.errors import RecordError
+from harness.report.table import Cell, Heading, Row, Table
+from harness.runs.records import RecordFile, Run
+from harness.suite.schema import MeasureSection
+
+Text = Annotated[str, Field(max_length=500)]
+
+
+class _Inset(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: Text
+    corner: Text
+    columns: list[tuple[Text, Text, Direction]]
+    rows: list[tuple[Text, list[float | None]]]
+    remarks: list[Text] = []
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """Every table that the measurements of `runs` bring. Raises `RecordError` for one that is malformed."""
+    found = []
+    for run in runs:
+        sections = {section.name: section for section in run.suite.measure}
+        records = RecordFile(run.folder / "records.jsonl")
+        for group in run.groups:
+            if group.kind != "measure":
+                continue
+            heads = [head for head in map(run.heads.get, group.keys) if head is not None and head.status == "ok"]
+            if not heads:
+                continue
+            record = records.at(heads[-1].offset)
+            if "table" in record.notes:
+                name = group.section + (f"-{group.arm}" if group.arm else "")
+                found.append(_table(name, record.notes["table"], sections[group.section], record.device))
+    return found
+
+
+def _table(name: str, body: Any, section: MeasureSection, device: Any) -> Table:
+    try:
+        inset = _Inset.model_validate(body)
+    except ValidationError as error:
+        raise RecordError(
+            f"the table of measurement {section.name!r} is malformed: {error.errors()[0]['msg']}"
+        ) from error
+    if any(len(numbers) != len(inset.columns) for _, numbers in inset.rows):
+        raise RecordError(f"the table of measurement {section.name!r} has rows that do not fit its columns")
+    columns = tuple(Heading(label, unit, direction) for label, unit, direction in inset.columns)
+    rows = tuple(Row(label, tuple(map(_cell, numbers))) for label, numbers in inset.rows)
+    # Not all of it need be measured: some probes also count.
+    made = f"{section.name}: run on {device.get('name', 'unknown')}."
+    return Table(name, inset.title, columns, rows, corner=inset.corner, remarks=(*inset.remarks, made))
+
+
+def _cell(number: float | None) -> Cell:
+    if number is None or not math.isfinite(number):
+        return Cell("not measured")
+    exact = number.is_integer() and abs(number) < 1e7
+    return Cell(f"{number:.0f}" if exact else f"{number:.4g}", number)

@@ -1,0 +1,58 @@
+"""Published figures as rows of a table, below the measured ones and never ranked with them."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+from harness.report.table import Cell, Row
+from harness.suite.published import RATIO, Figure, _origin, _read, chosen
+from harness.suite.schema import Column, TableSpec
+
+
+def rows(spec: TableSpec) -> tuple[list[Row], tuple[tuple[str, str], ...]]:
+    """The published rows of a table, and what their footnote marks say."""
+    marks: dict[str, str] = {}
+    made = []
+    by_setting = any(column.published and not column.published.setting for column in spec.columns)
+    for wanted in spec.published:
+        groups: dict[tuple[str, str, str], list[Figure]] = {}
+        for figure in chosen(wanted):
+            setting = figure.setting if by_setting else ""
+            groups.setdefault((figure.source, figure.model, setting), []).append(figure)
+        settings = {(source, setting) for source, _, setting in groups}
+        for (source, model, setting), found in groups.items():
+            cells, used = _cells(spec.columns, found, marks)
+            if not used:
+                continue
+            several = by_setting and len({s for of, s in settings if of == source}) > 1
+            made.append(
+                Row(f"{model}, {setting}" if several else model, cells, published=_origin(source, wanted.table, used))
+            )
+    return made, tuple((mark, note) for note, mark in marks.items())
+
+
+def _cells(
+    columns: Sequence[Column], found: Sequence[Figure], marks: dict[str, str]
+) -> tuple[tuple[Cell, ...], list[Figure]]:
+    """A cell for each column, and the figures that stand in them. New notes are given their mark in `marks`."""
+    cells, used = [], []
+    for column in columns:
+        place = column.published
+        figure = next(
+            (f for f in found if place and f.metric == place.metric and place.setting in ("", f.setting)), None
+        )
+        if figure is None or (figure.unit == RATIO) != bool(column.relative):
+            cells.append(Cell("-"))
+            continue
+        used.append(figure)
+        noted = tuple(marks.setdefault(note, f"[{_letters(len(marks))}]") for note in figure.notes)
+        text, value = _read(figure, column.format)
+        cells.append(Cell(text, value, marks=noted))
+    return tuple(cells), used
+
+
+def _letters(number: int) -> str:
+    """The `number`-th mark: a to z, then aa, ab and so on."""
+    first, last = divmod(number, 26)
+    return (string.ascii_lowercase[first - 1] if first else "") + string.ascii_lowercase[last]

@@ -1,0 +1,155 @@
+"""A table as data: what stands in each cell, and what it rests on. Renderers only draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from harness.contracts import Direction
+
+RANDOM_WEIGHTS = "†"
+UNDEFINED = "‡"
+INCOMPLETE = "*"
+CONTENDED = "§"
+UNCONVERGED = "¶"
+UNCLEARED = "‖"
+UNHELD = "#"
+NOT_TOLD = "≈"
+
+NOTES = {
+    RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
+    UNDEFINED: "not defined for every clip; the clips where it is not are left out of the mean",
+    INCOMPLETE: "fewer clips than planned; never ranked",
+    CONTENDED: "other work ran on the device meanwhile, so speed is a lower bound at best",
+    UNCONVERGED: "the ceiling of seconds came before the stop rule was met",
+    UNCLEARED: "no audit has cleared the model of serving repeated requests from a cache: it was left out or unclear",
+    UNHELD: "no slow reference stands behind the model's fast path in this record, so a wrong result may be a fast one",
+    NOT_TOLD: "best, but not told from the next: harness compare says UNCLEAR or has no verdict",
+}
+"""What each mark says below a table."""
+DOUBTS = frozenset({INCOMPLETE, CONTENDED, UNCONVERGED, UNCLEARED, UNHELD})
+"""Marks that cast doubt on a value, so that it is never the best of its column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading. `unit` may be empty; `direction` says which way is better and draws the arrow."""
+
+    label: str
+    unit: str = ""
+    direction: Direction = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One entry.
+
+    Attributes:
+        text: what is read, as in `0.912` or `not measured`.
+        value: the number behind `text`; None where there is none.
+        low, high: ends of its 95 % interval; None where it has none. `spread` is how they are read.
+        scored, planned: how many results the value rests on, and how many were planned; None where it is no mean.
+        rounds: of how many rounds a measured value is the median; None where it is none, or ranks nothing.
+        best: whether the value leads its column among comparable rows.
+        marks: symbols of footnotes.
+    """
+
+    text: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    spread: str = ""
+    scored: int | None = None
+    planned: int | None = None
+    rounds: int | None = None
+    best: bool = False
+    marks: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> str:
+        """`scored/planned`, or the rounds, or nothing."""
+        if self.rounds is not None:
+            return f"{self.rounds} round" + "s" * (self.rounds != 1)
+        return "" if self.planned is None else f"{self.scored}/{self.planned}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One arm, with a cell for each column.
+
+    Attributes:
+        reference: whether it is the arm that others are compared with.
+        published: where a row that was not measured here comes from, source and hardware; empty for measured ones.
+    """
+
+    label: str
+    cells: tuple[Cell, ...]
+    reference: bool = False
+    marks: tuple[str, ...] = ()
+    published: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under columns.
+
+    Attributes:
+        name: of its files. title: above it. corner: heading of the row labels.
+        remarks: sentences below it that belong to no mark.
+        notes: what each mark says, where a table uses marks of its own.
+        interval: how the legend reads a cell with a spread.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Heading, ...]
+    rows: tuple[Row, ...]
+    corner: str = "model"
+    remarks: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    interval: str = "mean [95 % interval, clustered by prompt]"
+
+    def footnotes(self) -> list[tuple[str, str]]:
+        """Every mark that the table uses with what it says, in the order of first use."""
+        said = {**NOTES, **dict(self.notes)}
+        used = [mark for row in self.rows for marks in (row.marks, *(c.marks for c in row.cells)) for mark in marks]
+        return [(mark, said[mark]) for mark in dict.fromkeys(used)]
+
+    def legend(self) -> str:
+        """How to read the cells; empty where they speak for themselves."""
+        cells = [cell for row in self.rows for cell in row.cells]
+        parts = []
+        if any(cell.spread for cell in cells):
+            parts.append(self.interval)
+        if any(cell.planned is not None for cell in cells):
+            parts.append("scored/planned")
+        if any(cell.rounds is not None for cell in cells):
+            parts.append("the median of so many rounds")
+        if any(cell.best for cell in cells):
+            parts.append("best in bold")
+        if any(row.published for row in self.rows):
+            parts.append("published rows in italics, as their sources print them: not measured here and never ranked")
+        return ", ".join(parts)
+
+
+def stacked(tables: Mapping[str, Table]) -> Table:
+    """Tables of one row and the same columns as one, its rows named by `tables`; remarks that all share stand once."""
+    first = next(iter(tables.values()))
+    remarks = [remark.removeprefix(f"{name}: ") for name, table in tables.items() for remark in table.remarks]
+    if len(set(remarks)) > 1:
+        remarks = [remark for table in tables.values() for remark in table.remarks]
+    rows = tuple(replace(table.rows[0], label=name) for name, table in tables.items())
+    said = tuple(dict.fromkeys(remark[:1].upper() + remark[1:] for remark in remarks))
+    return replace(first, rows=rows, corner="section", remarks=said)
+
+
+def numeral(number: float, scale: float, spec: str) -> str:
+    """`number` in the format `spec`, or with as many digits as suit a number of the size of `scale`."""
+    if spec:
+        return format(int(number) if spec.endswith("d") else number, spec)
+    if isinstance(number, int):
+        return f"{number:,}"
+    size = abs(scale)
+    if size and (size < 1e-3 or size >= 1e7):
+        return f"{number:.3g}"
+    return f"{number:.3f}" if size < 10 else f"{number:.1f}" if size < 1000 else f"{number:,.0f}"

@@ -1,0 +1,169 @@
+"""Verdicts: what an interval of a difference says against a floor, and the exit code of a gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from harness.contracts import Value
+from harness.report import table
+from harness.runs.plan import Arm, Group
+from harness.runs.records import Run
+from harness.stats.estimates import Effect
+from harness.suite.schema import GenerateSection, MeasureSection
+
+Verdict = Literal["BETTER", "WORSE", "FASTER", "SLOWER", "SAME", "UNCLEAR", "not measured", "not compared"]
+
+ALPHA = 0.05
+
+COUNTED = frozenset({"B", "B/request", "scalars", "multiply-adds", "FLOP", "requests"})
+"""Units of what is counted, not timed: where all rounds agree, the change is exact."""
+
+PERCENT = 2.0
+"""Default floor in percent: the half-width at which a measurement stops (rule T8)."""
+
+ABSOLUTE = {"s": 1e-3, "B": 2.0**20}
+"""Default absolute floor by unit, else 0. Chosen here: a millisecond, far below the time of a frame; a mebibyte,
+up to which torch's CUDA allocator shares a block among requests (c10/core/AllocatorConfig.h, kSmallSize)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One arm of one run."""
+
+    run: Run
+    arm: Arm
+
+    def group(self, section: str, plugin: str) -> Group | None:
+        """The planned units of the arm in `section` under `plugin`; of its clips where that is empty."""
+        asked = (section, plugin, self.arm.label)
+        return next((g for g in self.run.groups if (g.section, g.plugin, g.arm) == asked), None)
+
+    def section(self, name: str) -> GenerateSection | MeasureSection | None:
+        """The section `name` of the run's suite."""
+        sections: list[GenerateSection | MeasureSection] = [*self.run.suite.generate, *self.run.suite.measure]
+        return next((section for section in sections if section.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """Changes that do not matter: within `percent` of the first arm's value, or within the absolute floor.
+
+    `absolute` gives it by `section:value` in the value's own unit; `ABSOLUTE` by unit where it does not.
+    """
+
+    percent: float = PERCENT
+    absolute: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, name: str, value: Value, base: float) -> float:
+        """The larger of both floors, in the value's unit, for a first arm at `base`."""
+        return max(self.percent / 100 * abs(base), self.absolute.get(name, ABSOLUTE.get(value.unit, 0.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One value of two arms.
+
+    Attributes:
+        name: `section:value`. arm: label, where a comparison has several pairs; else empty.
+        measured: whether a probe or a card gives it (then `effect` is a ratio), rather than a metric (a difference).
+        exact: whether nothing in `effect` is left to chance, so that it has neither interval nor p-value.
+        first, second: what each arm has; None where it has nothing.
+        effect: of the second against the first; None where they cannot be paired.
+        p: of no change, adjusted for all values of the comparison.
+        floor: change that does not matter, in the value's unit.
+        evidence: what the effect rests on. reason: why there is no verdict.
+        marks: footnotes, as in `harness.report.table`.
+    """
+
+    name: str
+    value: Value
+    measured: bool
+    exact: bool = False
+    arm: str = ""
+    first: float | None = None
+    second: float | None = None
+    effect: Effect | None = None
+    p: float = math.nan
+    floor: float = 0.0
+    verdict: Verdict = "UNCLEAR"
+    evidence: str = ""
+    reason: str = ""
+    marks: tuple[str, ...] = ()
+
+    @property
+    def detectable(self) -> float:
+        """The smallest change that as many prompts or samples show with a power of 0.8, before any adjustment.
+
+        In the value's unit, or for a ratio as a share of the first arm's value; NaN without any spread.
+        """
+        found = math.nan if self.effect is None else self.effect.detectable(alpha=ALPHA)
+        return math.expm1(found) if self.measured else found
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """What `harness gate` exits with: 1 with anything worse; 2 with anything undecided, or nothing at all; else 0."""
+    verdicts = {finding.verdict for finding in findings}
+    if verdicts & {"WORSE", "SLOWER"}:
+        return 1
+    return 0 if verdicts and verdicts <= {"BETTER", "FASTER", "SAME"} else 2
+
+
+def weigh(
+    effect: Effect, p: float, floor: float, base: float, measured: bool, exact: bool
+) -> tuple[Literal["within", "past", "unclear"], float]:
+    """Where a change lies against the floor, and the change itself: less than 0 where the second arm has less.
+
+    Args:
+        p: adjusted. floor: in the unit of `base`, the first arm's value. measured: the effect is a ratio, else a
+            difference. exact: the change has no interval and lies within the floor or past it by itself.
+    """
+    estimate = effect.estimate
+    if not (estimate.bounded or exact):
+        return "unclear", estimate.value
+    none = 0.0
+    if measured:
+        none, floor = 1.0, floor / abs(base) if base else 0.0
+    change = estimate.value - none
+    low, high = (change, change) if exact else (estimate.low - none, estimate.high - none)
+    if -floor <= low and high <= floor:
+        return "within", change
+    shown = exact or (p <= ALPHA and (low > 0 or high < 0))
+    return ("past" if shown and abs(change) > floor else "unclear"), change
+
+
+def verdict_of(finding: Finding) -> tuple[Verdict, str]:
+    """SAME with the whole interval inside the floor; a direction only past the floor, with p and interval agreeing.
+
+    What is exact has no interval: there the change itself lies within the floor or past it.
+    """
+    assert finding.effect is not None
+    assert finding.first is not None
+    found = finding.effect.estimate
+    if table.INCOMPLETE in finding.marks:
+        return "UNCLEAR", "there are fewer results than planned"
+    if not (found.bounded or finding.exact):
+        return "UNCLEAR", _why_unbounded(finding)
+    place, change = weigh(finding.effect, finding.p, finding.floor, finding.first, finding.measured, finding.exact)
+    if place == "within":
+        return "SAME", ""
+    if place == "unclear":
+        return "UNCLEAR", "the interval reaches past the floor and no change past it is shown"
+    if finding.value.direction == "none":
+        return "UNCLEAR", "it changes and neither way is better"
+    good = (change > 0) == (finding.value.direction == "higher")
+    if finding.measured and (finding.value.unit == "s" or finding.value.unit.endswith("/s")):
+        return ("FASTER" if good else "SLOWER"), ""
+    return ("BETTER" if good else "WORSE"), ""
+
+
+def _why_unbounded(finding: Finding) -> str:
+    assert finding.effect is not None
+    if finding.effect.error == 0:
+        alike = "samples" if finding.measured else "prompts"
+        return f"all {alike} change by the same, and how far others would lie apart cannot be told from them"
+    if finding.measured:
+        return "one round of too few samples has no interval; measure with `rounds: 2` or more"
+    return "there are too few prompts for an interval"

@@ -1,0 +1,102 @@
+"""A view of a run's clips under names made of their prompts, as VBench and people look for them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ClipError, RecordError, StorageError
+from harness.runs.folder import agrees, inside
+from harness.runs.records import Run
+from harness.system import files
+
+MAX_NAME = 180
+"""Bytes of a prompt in a file name; file systems allow 255 for the whole name."""
+
+
+# -------------------------------------------------------------------------------------- view by prompt
+
+_UNSAFE = re.compile(r"[^\w \-,.'()!&+=@#$;\[\]]")
+
+
+def safe_name(prompt: str) -> str:
+    """A file name for `prompt`: the prompt itself where it is harmless, else what is harmless of it and a digest.
+
+    VBench finds a clip by its prompt in the file name, so a plain prompt stays as it is. Never empty, never with a
+    separator, a control character or a leading dot or dash, at most `MAX_NAME` bytes.
+    """
+    plain = _UNSAFE.sub("_", prompt)
+    kept = plain.strip().lstrip(".-")
+    if kept == prompt and kept and len(kept.encode()) <= MAX_NAME:
+        return prompt
+    tag = hashlib.sha256(prompt.encode()).hexdigest()[:12]
+    stem = kept.encode()[: MAX_NAME - 13].decode(errors="ignore").rstrip()
+    return f"{stem}~{tag}" if stem else tag
+
+
+def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()) -> tuple[Path, int]:
+    """Make RUN/by-prompt/<arm>/<section>/<prompt>-<i>.mp4, hard links to the clips, and `index.csv` that names each.
+
+    i counts the seeds of a prompt from 0, as VBench counts samples. `labels` and `sections` narrow the choice to those
+    arms and sections. The index gives arm, section, prompt, seed, index and file, so that any name can be traced back.
+    Returns the folder and the number of clips. Raises `RecordError` where there is none to show, `ClipError` where a
+    clip does not agree with its record.
+    """
+    wanted_arms, wanted_sections = set(labels), set(sections)
+    view = run.folder / "by-prompt"
+    rows: list[dict[str, Any]] = []
+    for group in run.groups:
+        if group.kind != "generate" or (wanted_arms and group.arm not in wanted_arms):
+            continue
+        if wanted_sections and group.section not in wanted_sections:
+            continue
+        seen: dict[str, int] = {}
+        for key in group.keys:
+            head = run.heads.get(key)
+            if head is None:
+                continue
+            prompt = str(head.context["prompt"])
+            index = seen.setdefault(prompt, -1) + 1
+            seen[prompt] = index
+            if head.status != "ok":
+                continue
+            if not agrees(run.folder, head.clip):
+                raise ClipError(f"clip {head.clip.get('path')} does not agree with its record", "run the suite again")
+            name = f"{safe_name(group.arm)}/{safe_name(group.section)}/{safe_name(prompt)}-{index}.mp4"
+            _link(inside(run.folder, str(head.clip["path"])), view / name)
+            rows.append(
+                {
+                    "arm": group.arm,
+                    "section": group.section,
+                    "prompt": prompt,
+                    "seed": head.context["seed"],
+                    "index": index,
+                    "file": name,
+                }
+            )
+    if not rows:
+        raise RecordError(f"{run.folder} has no clips to show")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_bytes(view / "index.csv", text.getvalue().encode())
+    return view, len(rows)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:
+            target.symlink_to(os.path.relpath(source, target.parent))
+    except OSError as error:
+        raise StorageError(f"{target} cannot be made: {error.strerror}") from error

@@ -1,0 +1,110 @@
+"""The run folder: where plan, records and clips lie, one run at a time.
+
+    RUN/plan.json  RUN/records.jsonl  RUN/clips/ab/<key>.mp4  RUN/by-prompt/<prompt>-<i>.mp4  RUN/by-prompt/index.csv
+
+Names come from keys, never from prompts; only the view by prompt has names made of prompts, and those are made safe.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, RecordError
+from harness.runs.plan import Plan, to_json
+from harness.runs.records import RecordFile
+from harness.system import files, video
+
+
+class Store:
+    """A run folder, open for one run. Raises `RecordError` when another run has it open, or it is a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records = RecordFile(folder / "records.jsonl")
+        if folder.exists() and not folder.is_dir():
+            raise RecordError(f"{folder} is a file, so no run can be kept there", "name a folder with --out DIR")
+        with files.storage(folder):
+            files.make_folder(folder)
+        self._lock = self._take_lock()
+
+    def _take_lock(self) -> int:
+        path = self.folder / ".lock"
+        with files.storage(path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise RecordError(
+                f"another run is working in {self.folder}", "wait for it to end, or give this one --out DIR"
+            ) from error
+        return handle
+
+    def close(self) -> None:
+        """Close the records and let another run in."""
+        self.records.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write_plan(self, plan: Plan) -> None:
+        """Keep `plan` as what this folder is about; the records of an earlier one stay."""
+        members = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in to_json(plan).items())
+        content = ("{\n" + ",\n".join(members) + "\n}\n").encode()
+        path = self.folder / "plan.json"
+        if not (path.is_file() and path.read_bytes() == content):
+            files.write_bytes(path, content)
+
+    def clip_path(self, key: str) -> Path:
+        """Where the clip of the generate unit `key` lies."""
+        return self.folder / clip_name(key)
+
+    def agrees(self, clip: Mapping[str, Any], verify: bool = False) -> bool:
+        """Whether the file that a record's `clip` names is there and as recorded."""
+        return agrees(self.folder, clip, verify)
+
+    def sweep(self) -> None:
+        """Delete the parts of files that a crash left behind."""
+        for part in (self.folder / "clips").glob(f"*/.*{files.TEMPORARY}"):
+            part.unlink(missing_ok=True)
+        for part in self.folder.glob(f".*{files.TEMPORARY}"):
+            part.unlink(missing_ok=True)
+
+
+def clip_name(key: str) -> str:
+    """Path of a clip inside the run folder."""
+    return f"clips/{key[:2]}/{key}.mp4"
+
+
+def agrees(folder: Path, clip: Mapping[str, Any], verify: bool = False) -> bool:
+    """Whether the file that a record's `clip` names is in `folder` and as recorded.
+
+    The number of bytes is always compared. `verify` also compares the SHA-256 of the file, which finds a change that
+    keeps its length; times of modification are never looked at, as copying changes them.
+    """
+    try:
+        path = inside(folder, clip["path"])
+        if path.stat().st_size != clip["bytes"]:
+            return False
+        return not verify or video.file_digest(path) == clip["sha256"]
+    except (OSError, KeyError, HarnessError):
+        return False
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`; raises `RecordError` for a name that leads out of the folder."""
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise RecordError(f"a record of {folder} names the file {name!r} outside of it")
+    return path

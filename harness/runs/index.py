@@ -1,0 +1,177 @@
+"""An index of records: what resuming and tables need of each, read without decoding the rest of its line.
+
+A million are read to print a table, so a line is cut at fixed bytes, and what is cut is decoded when it is asked for.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic_core import from_json
+
+from harness.errors import RecordError
+from harness.runs.line import (
+    _CLIP,
+    _CONTEXT,
+    _KEY,
+    _MARKS,
+    _START,
+    _VALUES,
+    SPLIT,
+    Status,
+    Tag,
+    decode,
+    encode,
+    numbers,
+)
+from harness.runs.plan import Kind
+
+
+class IndexEntry:
+    """The part of a record that comes first in the line and is read alone.
+
+    Members other than key, kind, status and schema are decoded each time anew; asking for them raises `RecordError`
+    where the line is damaged.
+
+    Attributes:
+        key, kind, status, schema: as in `Record`. offset: byte at which the line starts.
+        text: the line up to `SPLIT`.
+    """
+
+    __slots__ = ("key", "kind", "offset", "schema", "status", "text")
+
+    def __init__(self, key: str, mark: Tag, offset: int, text: bytes) -> None:
+        self.key = key
+        self.kind, self.status, self.schema = mark
+        self.offset = offset
+        self.text = text
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """Headline numbers by name; NaN where undefined."""
+        return numbers(self._decoded(_VALUES, _CLIP))
+
+    @property
+    def clip(self) -> Mapping[str, Any]:
+        """Of a generate unit `path` (relative to the run), `bytes`, `sha256`, `digest`, `frames`, …; of a score
+        the `digest` that was scored; empty otherwise.
+        """
+        return self._decoded(_CLIP, _CONTEXT)
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """Where the unit first stood: suite, arm, section, plugin, prompt, seed, index."""
+        return self._decoded(_CONTEXT, None)
+
+    def _decoded(self, before: bytes, after: bytes | None) -> dict[str, Any]:
+        start = self.text.find(before)
+        end = self.text.find(after, start) if after else len(self.text)
+        try:
+            if min(start, end) < 0:
+                raise ValueError(f"it has no {before[2:-3].decode()}")
+            found: dict[str, Any] = from_json(self.text[start + len(before) - 1 : end])
+        except ValueError as error:
+            raise RecordError(
+                f"record {self.key[:12]} at byte {self.offset} is damaged: {error}",
+                "remove that line; its unit will be run again",
+            ) from error
+        return found
+
+
+def own_head(line: bytes, offset: int) -> IndexEntry | None:
+    """The head of a line as `records.encode` writes it, the rest of the line not looked at; None for any other."""
+    heads = Index()
+    heads.fill([line], lambda *_: None, offset)
+    return next(iter(heads.values()), None)
+
+
+class Index(Mapping[str, IndexEntry]):
+    """The head that counts for each key, the one added last, in columns; `Head`s are made when they are asked for.
+
+    Attributes:
+        marks: of every head that was added, by its row.
+    """
+
+    def __init__(self) -> None:
+        self.marks: list[Tag] = []
+        self._keys: list[str] = []
+        self._texts: list[bytes] = []
+        self._offsets = array("q")
+        self._rows: dict[str, int] = {}
+
+    def fill(
+        self, lines: Iterable[bytes], other: Callable[[bytes, int, int], IndexEntry | None], offset: int = 0
+    ) -> None:
+        """Add the heads of `lines`, the first of which starts at byte `offset`; a torn last line is passed over.
+
+        `other(line, number, offset)` reads a line that `records.encode` did not write.
+        """
+        start, end, mark_of, rows, keys = _KEY.start, _KEY.stop, _MARKS.get, self._rows, self._keys
+        add_key, add_mark, add_text = keys.append, self.marks.append, self._texts.append
+        add_offset = self._offsets.append
+        for number, line in enumerate(lines, 1):
+            values = line.find(b"{", end)
+            mark = mark_of(line[end:values])
+            cut = line.find(SPLIT, values)
+            if not line.endswith(b"\n"):
+                return
+            if mark is not None and cut > 0 and line.startswith(_START):
+                key = line[start:end].decode("latin-1")
+                rows[key] = len(keys)
+                add_key(key)
+                add_mark(mark)
+                add_text(line[:cut])
+                add_offset(offset)
+            elif (head := other(line, number, offset)) is not None:
+                self.add(head)
+            offset += len(line)
+
+    def add(self, head: IndexEntry) -> None:
+        """Let `head` count for its key from now on."""
+        self._rows[head.key] = len(self._keys)
+        self._keys.append(head.key)
+        self.marks.append((head.kind, head.status, head.schema))
+        self._texts.append(head.text)
+        self._offsets.append(head.offset)
+
+    def rows(self, keys: Iterable[str]) -> list[int | None]:
+        """The row of the head of each of `keys`; None where there is none."""
+        return list(map(self._rows.get, keys))
+
+    def at(self, row: int) -> IndexEntry:
+        """The head in a row."""
+        return IndexEntry(self._keys[row], self.marks[row], self._offsets[row], self._texts[row])
+
+    def values_at(self, rows: Sequence[int]) -> list[Mapping[str, float]]:
+        """`Head.values` of the heads in `rows`, decoded in one go. Raises `RecordError` as it does."""
+        width = len(_VALUES) - 1
+        texts = [self._texts[row] for row in rows]
+        raw = b",".join([text[text.find(_VALUES) + width : text.find(_CLIP)] for text in texts])
+        try:
+            found: list[Mapping[str, float]] = from_json(b"[%b]" % raw)
+        except ValueError:
+            found = []
+        if len(found) != len(rows):
+            return [self.at(row).values for row in rows]
+        return [numbers(values) for values in found] if b"null" in raw else found
+
+    def __getitem__(self, key: str) -> IndexEntry:
+        return self.at(self._rows[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def decode_head(line: bytes, offset: int = 0, where: str = "record") -> IndexEntry:
+    """The head of the record in one line, whose members may stand in any order."""
+    record = decode(line, where)
+    if record.kind not in get_args(Kind) or record.status not in get_args(Status):
+        raise RecordError(f"{where}: not a record: kind {record.kind!r}, status {record.status!r}")
+    written = encode(record)
+    mark = (record.kind, record.status, record.schema)
+    return IndexEntry(record.key, mark, offset, written[: written.find(SPLIT)])

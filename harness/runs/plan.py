@@ -1,0 +1,262 @@
+"""From a suite to units of work: pure, torch-free, the same plan for the same suite everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.contracts import Json, ModelCard, VideoModel, registry
+from harness.errors import HarnessError, RegistryError
+from harness.runs import foresight
+from harness.runs.keys import IDENTITY_VERSION, Template
+from harness.runs.keys import key as key_of
+from harness.suite.schema import GenerateSection, MeasureSection, MetricUse, ModelEntry, Suite, dump, switched
+from harness.system import devices
+from harness.system.digests import canonical
+
+PLAN_SCHEMA = 1
+Kind = Literal["generate", "score", "measure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One piece of work.
+
+    Attributes:
+        key: digest of `spec`.
+        kind: `generate` (one clip), `score` (a clip under one metric) or `measure` (a probe on one model).
+        spec: the pre-image of the key: everything that could change the result.
+        context: what readers want besides: suite, arm, section, plugin (metric or probe), prompt, seed, index (of
+            the seed among the prompt's), and for a score `of`, the key of its generate unit. Not part of the key.
+    """
+
+    key: str
+    kind: Kind
+    spec: Mapping[str, Json]
+    context: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A model with all options resolved, as compared in tables.
+
+    Attributes:
+        label: how tables call it. name, options: how to make it.
+        identity: the model's part of its units' pre-images.
+        card: what the model says of itself.
+    """
+
+    label: str
+    name: str
+    options: Mapping[str, Json]
+    identity: Mapping[str, Json]
+    card: ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The planned units of one arm in one section: what `scored/planned` counts.
+
+    Two groups may share keys, where sections ask for the same thing; the unit runs once.
+
+    Attributes:
+        arm: label; empty for a probe that needs no model.
+        plugin: the metric or probe; empty for generate units.
+        keys: in the order of (prompt, seed).
+    """
+
+    section: str
+    arm: str
+    kind: Kind
+    plugin: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run will do. `units` holds every key once, generate units before the scores of their clips."""
+
+    suite: Suite
+    device: str
+    arms: tuple[Arm, ...]
+    units: tuple[Unit, ...]
+    groups: tuple[Group, ...]
+
+
+def to_json(plan: Plan) -> dict[str, Json]:
+    """What `plan.json` in a run folder holds: the resolved suite, the arms with their cards, the planned keys."""
+    return {
+        "schema": PLAN_SCHEMA,
+        "device": plan.device,
+        "suite": dump(plan.suite),
+        "arms": [_plain(arm) for arm in plan.arms],
+        "groups": [_plain(group) for group in plan.groups],
+    }
+
+
+def _plain(item: Arm | Group) -> dict[str, Any]:
+    body = {name: getattr(item, name) for name in item.__slots__}
+    if isinstance(item, Arm):
+        body["card"] = {name: getattr(item.card, name) for name in ModelCard.__slots__}
+    return body
+
+
+# ------------------------------------------------------------------------------------------- planning
+
+
+def make(suite: Suite, device: str | None = None) -> Plan:
+    """The plan of a loaded suite on `device` (the suite's own, resolved here, unless given).
+
+    Asks every model and metric for its identity and card, which imports no torch. Raises `HarnessError`.
+    """
+    device = device or devices.resolve(suite.device)
+    kind = device.partition(":")[0]
+    models = {entry.label: registry.models.create(entry.name, entry.options) for entry in suite.models}
+    arms = {entry.label: _arm(entry, models[entry.label], kind) for entry in suite.models}
+    units: dict[str, Unit] = {}
+    groups: list[Group] = []
+    for section in suite.generate:
+        for arm in _taking_part(section, arms):
+            groups += _clips(suite, section, arm, models[arm.label], kind, units)
+    for probe_section in suite.measure:
+        groups += _measures(suite, probe_section, arms, models, kind, units)
+    return Plan(suite, device, tuple(arms.values()), tuple(units.values()), tuple(groups))
+
+
+def _arm(entry: ModelEntry, model: VideoModel, device: str) -> Arm:
+    try:
+        card = model.describe()
+        more = dict(model.identity(device))
+    except HarnessError:
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        raise RegistryError(f"model {entry.label!r} cannot describe itself: {type(error).__name__}: {error}") from error
+    identity: dict[str, Json] = {
+        "name": entry.name,
+        "options": {name: value for name, value in entry.options.items() if name not in model.unkeyed},
+        "version": model.version,
+        "identity": more,
+    }
+    canonical(identity)
+    return Arm(entry.label, entry.name, entry.options, identity, card)
+
+
+def _taking_part(section: GenerateSection | MeasureSection, arms: Mapping[str, Arm]) -> list[Arm]:
+    return [arm for label, arm in arms.items() if section.models is None or label in section.models]
+
+
+def _clips(
+    suite: Suite, section: GenerateSection, arm: Arm, model: VideoModel, device: str, units: dict[str, Unit]
+) -> list[Group]:
+    """Enter the section's generate and score units of one arm; their groups."""
+    scorers = [_Scorer(use, device) for use in section.metrics]
+    asked = foresight.Clips(suite, section, arm.label, model, arm.card)
+    keys: list[str] = []
+    scored: dict[str, list[str]] = {scorer.name: [] for scorer in scorers}
+    shared: dict[str, Json] = {
+        "identity": IDENTITY_VERSION,
+        "kind": "generate",
+        "model": arm.identity,
+        "frames": section.frames,
+        "batch": 1,
+        "device": device,
+        "video": {"codec": "h264", "mbtree": False, "frame_rate": arm.card.frame_rate, **suite.video.model_dump()},
+    }
+    if not section.switches:
+        shared["switches"] = []
+    template = Template(shared)
+    base = {"suite": suite.suite, "arm": arm.label, "section": section.name}
+    for number, prompt in enumerate(suite.prompts[section.prompts].texts):
+        by_prompt: dict[str, Json] = {"prompt": prompt}
+        if section.switches:
+            by_prompt["switches"] = [[switch.frame, switched(suite, switch, number)] for switch in section.switches]
+        for index, seed in enumerate(section.seeds):
+            varying = {**by_prompt, "seed": seed}
+            if request := model.request_identity(prompt, seed):
+                varying["request"] = dict(request)
+            said, where = asked.of(number, seed)
+            varying |= said
+            key = template.key(varying)
+            keys.append(key)
+            context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index, **where}
+            if key not in units:
+                units[key] = Unit(key, "generate", {**shared, **varying}, context)
+            for scorer in scorers:
+                unit = scorer.unit(key, context)
+                scored[scorer.name].append(unit.key)
+                units.setdefault(unit.key, unit)
+    clips = Group(section.name, arm.label, "generate", "", tuple(keys))
+    return [clips, *(Group(section.name, arm.label, "score", name, tuple(found)) for name, found in scored.items())]
+
+
+class _Scorer:
+    """The score units of one metric."""
+
+    def __init__(self, use: MetricUse, device: str) -> None:
+        self.name = use.name
+        metric = registry.metrics.create(use.name, use.options)
+        identity: dict[str, Json] = {
+            "name": use.name,
+            "options": use.options,
+            "version": metric.version,
+            "identity": dict(metric.identity()),
+        }
+        self.shared: dict[str, Json] = {"identity": IDENTITY_VERSION, "kind": "score", "metric": identity}
+        self.template = Template(self.shared)
+
+    def unit(self, of: str, context: Mapping[str, Any]) -> Unit:
+        """The unit that scores the clip of the generate unit `of`."""
+        key = self.template.key({"generate": of})
+        return Unit(key, "score", {**self.shared, "generate": of}, {**context, "plugin": self.name, "of": of})
+
+
+def _measures(
+    suite: Suite,
+    section: MeasureSection,
+    arms: Mapping[str, Arm],
+    models: Mapping[str, VideoModel],
+    device: str,
+    units: dict[str, Unit],
+) -> list[Group]:
+    """Enter the section's units: one an arm and round, or a round where the probe needs no model."""
+    probe = registry.probes.create(section.probe, section.options)
+    texts = suite.prompts[section.prompts].texts if section.prompts else []
+    workload: dict[str, Json] = {
+        "prompts": texts,
+        "seeds": section.seeds,
+        "frames": section.frames,
+        "batch": section.batch,
+        "switches": [
+            [switch.frame, [switched(suite, switch, number) for number in range(len(texts))]]
+            for switch in section.switches
+        ],
+    }
+    identity: dict[str, Json] = {"name": section.probe, "options": section.options, "version": probe.version}
+    if depends := probe.identity():
+        identity["identity"] = depends
+    groups = []
+    for arm in _taking_part(section, arms) if probe.needs_model else [None]:
+        spec: dict[str, Json] = {
+            "identity": IDENTITY_VERSION,
+            "kind": "measure",
+            "model": arm.identity if arm else None,
+            "probe": identity,
+            "workload": workload,
+            "device": device,
+        }
+        label = arm.label if arm else ""
+        context = {"suite": suite.suite, "arm": label, "section": section.name, "plugin": section.probe}
+        if arm:
+            said, where = foresight.of_workload(suite, section, arm.label, models[label], arm.card)
+            spec["workload"] = {**workload, **said}
+            context |= where
+        keys = []
+        for number in range(section.rounds):
+            # A single round has no number, so that asking for more of them later keeps what is there.
+            turn = {"round": number} if number else {}
+            unit = Unit(key_of({**spec, **turn}), "measure", {**spec, **turn}, {**context, "round": number})
+            units.setdefault(unit.key, unit)
+            keys.append(unit.key)
+        groups.append(Group(section.name, label, "measure", section.probe, tuple(keys)))
+    return groups

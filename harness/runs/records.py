@@ -1,0 +1,152 @@
+"""The records of a run: an append-only file of one JSON line for each unit, and a run read for its tables."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic_core import from_json
+
+from harness.contracts import ModelCard
+from harness.errors import RecordError
+from harness.runs.index import Index, IndexEntry, decode_head, own_head
+from harness.runs.line import Record, decode, encode
+from harness.runs.plan import PLAN_SCHEMA, Arm, Group
+from harness.suite.schema import Suite
+from harness.system import files
+
+
+class RecordFile:
+    """A `*.jsonl` file of records: read at any time, appended to by one writer.
+
+    The file need not exist before the first `append`. Threads of the one process may append in turn.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+        self._writing = threading.Lock()
+
+    def records(self) -> Iterator[Record]:
+        """Every complete record, in the order written."""
+        with self._lines() as lines:
+            for number, line in enumerate(lines, 1):
+                if line.endswith(b"\n"):
+                    yield decode(line, f"{self.path}:{number}")
+
+    def newest(self) -> Index:
+        """The head that counts for each key, the last one written. A torn last line is passed over."""
+        heads = Index()
+        with self._lines() as lines:
+            heads.fill(lines, lambda line, number, offset: decode_head(line, offset, f"{self.path}:{number}"))
+        return heads
+
+    def at(self, offset: int) -> Record:
+        """The full record whose line starts at byte `offset`, as `Head.offset` says."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return decode(file.readline(), f"{self.path} at byte {offset}")
+
+    @contextmanager
+    def _lines(self) -> Iterator[Iterable[bytes]]:
+        try:
+            with self.path.open("rb", buffering=1 << 20) as file:
+                yield file
+        except FileNotFoundError:
+            yield ()
+        except OSError as error:
+            raise RecordError(f"{self.path} cannot be read: {error.strerror}") from error
+
+    def append(self, record: Record) -> IndexEntry:
+        """Write one line and bring it to the disk; its head.
+
+        On failure the file is as before; raises `StorageError`.
+        """
+        line = encode(record)
+        with self._writing, files.storage(self.path):
+            handle = self._open()
+            start = os.lseek(handle, 0, os.SEEK_END)
+            try:
+                written = 0
+                while written < len(line):
+                    written += os.write(handle, line[written:])
+                os.fsync(handle)
+            except OSError:
+                os.ftruncate(handle, start)
+                raise
+            return own_head(line, start) or decode_head(line, start)
+
+    def _open(self) -> int:
+        if self._handle is None:
+            new = not self.path.exists()
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._handle = handle
+            os.ftruncate(handle, _complete(handle))
+            if new:
+                files.sync_folder(self.path.parent)
+        return self._handle
+
+    def close(self) -> None:
+        """Close the writer, if it was opened."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _complete(handle: int) -> int:
+    """Bytes up to and including the last newline."""
+    end = os.lseek(handle, 0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 65536)
+        block = os.pread(handle, end - start, start)
+        newline = block.rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder as tables read it: what was planned, and the newest record of every key.
+
+    Attributes:
+        folder: of the run. suite, device, arms, groups: as planned last.
+        heads: by key, the head of the newest record; also of units that are no longer planned.
+    """
+
+    folder: Path
+    suite: Suite
+    device: str
+    arms: tuple[Arm, ...]
+    groups: tuple[Group, ...]
+    heads: Index
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder: its plan and the heads of its records. Raises `RecordError`."""
+    path = folder / "plan.json"
+    try:
+        body = from_json(path.read_bytes())
+        if body["schema"] > PLAN_SCHEMA:
+            raise RecordError(f"{path}: plan schema {body['schema']} is newer than this harness reads ({PLAN_SCHEMA})")
+        arms = tuple(Arm(**{**arm, "card": ModelCard(**arm["card"])}) for arm in body["arms"])
+        groups = tuple(Group(**{**group, "keys": tuple(group["keys"])}) for group in body["groups"])
+        suite = Suite.model_validate(body["suite"])
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"{folder} is no run folder: it has no plan.json", "name the folder that `harness run` printed"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    return Run(folder, suite, body["device"], arms, groups, RecordFile(folder / "records.jsonl").newest())

@@ -1,0 +1,389 @@
+"""Reads a suite file and resolves it: includes, overrides, grids, prompt files, and every name it mentions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel, registry
+from harness.errors import ClipError, HarnessError, OptionError, SuiteError, nearest
+from harness.suite import positions, published
+from harness.suite.positions import Loc, Located
+from harness.suite.prompts import check_prompts, read_prompts
+from harness.suite.schema import (
+    Column,
+    GenerateSection,
+    MeasureSection,
+    MetricUse,
+    ModelEntry,
+    PrefixFile,
+    PromptSet,
+    Suite,
+    TableSpec,
+)
+from harness.suite.validate import validate
+
+MAX_ARMS = 1000
+
+
+def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
+    """Read, check and resolve the suite in `path`; `overrides` are `key=value` as given to `--set`.
+
+    Names of models, metrics and probes and all their options are checked and defaults filled in; grids are expanded;
+    prompt files are read and their digests compared. Raises `SuiteError` with one line `file:line: …`.
+    """
+    doc = positions.read(path)
+    for assignment in overrides:
+        positions.override(doc, assignment)
+    written = validate(doc, Suite)
+    origins, arms = _arms(doc, written)
+    prompts = {name: _prompts(doc, name, entry) for name, entry in written.prompts.items()}
+    generate = [_generate(doc, index, section) for index, section in enumerate(written.generate)]
+    measure = [_measure(doc, index, section) for index, section in enumerate(written.measure)]
+    suite = written.model_copy(
+        update={
+            "models": arms,
+            "prompts": prompts,
+            "generate": generate,
+            "measure": measure,
+            "reference": written.reference or next((arm.label for arm in arms), ""),
+        }
+    )
+    _check_references(doc, suite, origins)
+    _check_columns(doc, suite)
+    picked = {("tables", index): table.models for index, table in enumerate(suite.tables)}
+    picked |= {("plots", index): plot.models for index, plot in enumerate(suite.plots)}
+    for (kind, index), models in picked.items():
+        for label in models or []:
+            _known(doc, (kind, index, "models"), "model label", label, origins)
+    for index, table in enumerate(suite.tables):
+        _check_published(doc, index, table)
+    _check_rows(doc, suite)
+    labels = {section.name: _labels(section.models, origins) for section in (*generate, *measure)}
+    return suite.model_copy(
+        update={
+            "generate": [section.model_copy(update={"models": labels[section.name]}) for section in generate],
+            "measure": [section.model_copy(update={"models": labels[section.name]}) for section in measure],
+            "tables": [table.model_copy(update={"models": _labels(table.models, origins)}) for table in suite.tables],
+            "plots": [plot.model_copy(update={"models": _labels(plot.models, origins)}) for plot in suite.plots],
+        }
+    )
+
+
+# --------------------------------------------------------------------------------------------- the arms
+
+
+def _arms(doc: Located, suite: Suite) -> tuple[dict[str, list[str]], list[ModelEntry]]:
+    """The arms after their grids, and by each label as written the labels it stands for."""
+    arms: list[ModelEntry] = []
+    origins: dict[str, list[str]] = {}
+    for index, entry in enumerate(suite.models):
+        loc: Loc = ("models", index)
+        for name, options, suffix in _combinations(doc, loc, entry):
+            if not name:
+                raise SuiteError(f"{doc.where(loc)}: key 'name' is missing")
+            checked = _plugin(doc, loc, registry.models, name, options)
+            label = f"{entry.label or name}{suffix}"
+            if any(label == other.label for other in arms):
+                raise SuiteError(f"{doc.where(loc)}: two models are labelled {label!r}; give one another `label`")
+            arms.append(ModelEntry(name=name, label=label, options=checked))
+            for origin in {label, entry.label or name}:
+                origins.setdefault(origin, []).append(label)
+    if len(arms) > MAX_ARMS:
+        raise SuiteError(f"{doc.where(('models',))}: {len(arms)} models after grids (at most {MAX_ARMS})")
+    return origins, arms
+
+
+def _combinations(doc: Located, loc: Loc, entry: ModelEntry) -> list[tuple[str, dict[str, Any], str]]:
+    """(model name, options, label suffix) for every combination of the grid."""
+    size = 1
+    for key, values in entry.grid.items():
+        size *= len(values)
+        if not values:
+            raise SuiteError(f"{doc.where((*loc, 'grid', key))}: grid {key!r} has no values")
+        if key in entry.options:
+            raise SuiteError(f"{doc.where((*loc, 'grid', key))}: {key!r} stands both in `options` and in `grid`")
+        if key == "name" and (entry.name or not all(isinstance(value, str) for value in values)):
+            raise SuiteError(f"{doc.where((*loc, 'grid', key))}: `grid: {{name: [...]}}` replaces `name`, with texts")
+    if size > MAX_ARMS:
+        raise SuiteError(f"{doc.where((*loc, 'grid'))}: the grid has {size} combinations (at most {MAX_ARMS})")
+    combinations = []
+    for point in itertools.product(*entry.grid.values()):
+        chosen = dict(zip(entry.grid, point, strict=True))
+        name = chosen.pop("name", entry.name)
+        suffix = ", ".join(f"{key}={value}" for key, value in chosen.items())
+        combinations.append((name, {**entry.options, **chosen}, f" [{suffix}]" if suffix else ""))
+    return combinations
+
+
+def _plugin(
+    doc: Located,
+    loc: Loc,
+    kind: registry.Registry[VideoModel] | registry.Registry[Metric] | registry.Registry[Probe],
+    name: str,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Check that `name` is registered and takes `options`; the options with every default filled in."""
+    try:
+        schema: type[Options] = kind.get(name).schema
+        checked = registry.check_options(f"{kind.kind} {name}", schema, options)
+    except OptionError as error:
+        wrong = [key for key in options if f"{key!r}" in error.message]
+        place = next((at for key in wrong for at in _option_places(doc, loc, key)), (*loc, "options"))
+        raise _at(doc, place, error) from error
+    except HarnessError as error:
+        raise _at(doc, (*loc, "name") if kind.kind != "probe" else (*loc, "probe"), error) from error
+    resolved: dict[str, Any] = checked.model_dump(mode="json")
+    return resolved
+
+
+def _option_places(doc: Located, loc: Loc, key: str) -> list[Loc]:
+    return [at for at in ((*loc, "options", key), (*loc, "grid", key)) if at in doc.marks]
+
+
+def _at(doc: Located, loc: Loc, error: HarnessError) -> SuiteError:
+    hint = f"; {error.fix}" if error.fix else ""
+    return SuiteError(f"{doc.where(loc)}: {error.message}{hint}")
+
+
+# ------------------------------------------------------------------------------------ prompts, sections
+
+
+def _prompts(doc: Located, name: str, entry: PromptSet) -> PromptSet:
+    loc: Loc = ("prompts", name)
+    where = str(doc.where(loc))
+    if bool(entry.texts) == bool(entry.file):
+        raise SuiteError(f"{where}: prompt set {name!r} needs either texts or a file")
+    texts, sha256, mark = entry.texts, entry.sha256, doc.where((*loc, "texts"))
+    files, folder = [prefix.file for prefix in entry.prefixes], mark.file.parent
+    if entry.file:
+        mark = doc.where((*loc, "file"))
+        path = mark.file.parent / entry.file
+        texts, files, sha256 = read_prompts(path, entry.column, entry.sha256, str(mark), entry.prefix_column)
+        folder = path.parent
+    check_prompts(texts, where)
+    prefixes = {text: folder / file for text, file in zip(texts, files, strict=False)}
+    for text, file in zip(texts, files, strict=False):
+        if prefixes[text] != folder / file:
+            raise SuiteError(
+                f"{mark}: prompt {text[:60]!r} stands twice, with two prefixes; a clip is known by its prompt"
+            )
+    once = list(dict.fromkeys(texts))[: entry.limit]
+    found = [_prefix(prefixes[text], str(mark)) for text in once if prefixes]
+    return entry.model_copy(update={"texts": once, "prefixes": found, "sha256": sha256})
+
+
+def _prefix(path: Path, where: str) -> PrefixFile:
+    """What `path` holds. Raises `SuiteError` that starts with `where`."""
+    from harness.suite.prefixes import inspect
+
+    try:
+        return PrefixFile(file=str(path), **asdict(inspect(path)))
+    except ClipError as error:
+        raise SuiteError(f"{where}: {error.message}", error.fix) from error
+
+
+def _generate(doc: Located, index: int, section: GenerateSection) -> GenerateSection:
+    metrics: list[MetricUse] = []
+    for number, use in enumerate(section.metrics):
+        loc: Loc = ("generate", index, "metrics", number)
+        checked = _plugin(doc, loc, registry.metrics, use.name, use.options)
+        if any(use.name == other.name for other in metrics):
+            raise SuiteError(f"{doc.where(loc)}: metric {use.name!r} stands twice in section {section.name!r}")
+        metrics.append(MetricUse(name=use.name, options=checked))
+    return section.model_copy(update={"metrics": metrics})
+
+
+def _measure(doc: Located, index: int, section: MeasureSection) -> MeasureSection:
+    loc: Loc = ("measure", index)
+    checked = _plugin(doc, loc, registry.probes, section.probe, section.options)
+    needs_model = registry.probes.get(section.probe).needs_model
+    if needs_model and not section.prompts:
+        raise SuiteError(f"{doc.where(loc)}: probe {section.probe!r} needs `prompts`")
+    return section.model_copy(update={"options": checked})
+
+
+def _check_prefix(doc: Located, suite: Suite, index: int, section: MeasureSection) -> None:
+    probe = registry.probes.get(section.probe)
+    if section.prompts and suite.prompts[section.prompts].prefixes and not probe.takes_prefix:
+        where = doc.where(("measure", index, "prompts"))
+        raise SuiteError(f"{where}: probe {section.probe!r} gives a model no prefix; name a prompt set without any")
+
+
+def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str]]) -> None:
+    arms = [arm.label for arm in suite.models]
+    if arms or suite.reference:
+        _known(doc, ("reference",), "model label", suite.reference, arms)
+    elif needing := _needing_models(suite):
+        raise SuiteError(f"{doc.file}:1: section {needing[0]!r} needs `models`, at least one")
+    names: set[str] = set()
+    for kind in ("generate", "measure"):
+        sections: Sequence[GenerateSection | MeasureSection] = getattr(suite, kind)
+        for index, section in enumerate(sections):
+            loc: Loc = (kind, index)
+            if section.name in names:
+                raise SuiteError(f"{doc.where((*loc, 'name'))}: two sections are called {section.name!r}")
+            names.add(section.name)
+            for label in section.models or []:
+                _known(doc, (*loc, "models"), "model label", label, origins)
+            if section.prompts:
+                _known(doc, (*loc, "prompts"), "prompt set", section.prompts, suite.prompts)
+            if isinstance(section, MeasureSection):
+                _check_prefix(doc, suite, index, section)
+            if len(set(section.seeds)) != len(section.seeds):
+                raise SuiteError(f"{doc.where((*loc, 'seeds'))}: a seed stands twice")
+            for number, switch in enumerate(section.switches):
+                place: Loc = (*loc, "switches", number)
+                _known(doc, (*place, "prompts"), "prompt set", switch.prompts, suite.prompts)
+                if suite.prompts[switch.prompts].prefixes:
+                    raise SuiteError(
+                        f"{doc.where(place)}: prompt set {switch.prompts!r} has prefixes; a switch takes none"
+                    )
+                have, want = len(suite.prompts[switch.prompts].texts), _size(suite, section)
+                if have not in (1, want):
+                    raise SuiteError(
+                        f"{doc.where(place)}: prompt set {switch.prompts!r} has {have} prompts; "
+                        f"a switch needs 1 or {want}, as many as the section"
+                    )
+    if not names:
+        raise SuiteError(f"{doc.file}:1: nothing to do: neither `generate` nor `measure` has a section")
+
+
+def _needing_models(suite: Suite) -> list[str]:
+    """Names of the sections that run on models."""
+    probing = [section.name for section in suite.measure if registry.probes.get(section.probe).needs_model]
+    return [section.name for section in suite.generate] + probing
+
+
+def _size(suite: Suite, section: GenerateSection | MeasureSection) -> int:
+    return len(suite.prompts[section.prompts].texts) if section.prompts else 0
+
+
+def _known(doc: Located, loc: Loc, what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise SuiteError(f"{doc.where(loc)}: unknown {what} {name!r}; {nearest(name, known)}")
+
+
+def _labels(written: list[str] | None, origins: Mapping[str, list[str]]) -> list[str] | None:
+    if written is None:
+        return None
+    return list(dict.fromkeys(label for name in written for label in origins[name]))
+
+
+# ---------------------------------------------------------------------------------------------- columns
+
+
+def _check_columns(doc: Located, suite: Suite) -> None:
+    """Every column names a section (or `card`), a value that it gives, and a metric that it has."""
+    given = {section.name: _scores(section) for section in suite.generate}
+    given |= {section.name: _measured(section) for section in suite.measure}
+    given["card"] = {"": list(ModelCard.__slots__)}
+    for index, table in enumerate(suite.tables):
+        for number, column in enumerate(table.columns):
+            _check_column(doc, ("tables", index, "columns", number), column, given)
+    scored = {section.name: _scores(section) for section in suite.generate}
+    for index, plot in enumerate(suite.plots):
+        loc: Loc = ("plots", index)
+        for value in plot.values:
+            source = given if plot.kind == "quality_by_option" else scored
+            _check_column(doc, loc, Column(value=value, metric=plot.metric), source)
+        if plot.option:
+            options = {name for model in suite.models for name in registry.models.get(model.name).schema.model_fields}
+            _known(doc, (*loc, "option"), "option of the models", plot.option, options)
+        if plot.section:
+            probes = {"memory_by_batch": "batch_scaling", "chunk_time": "streaming", "complexity": "complexity"}
+            _known(doc, (*loc, "section"), "section of measurements", plot.section, {s.name for s in suite.measure})
+            has = next(section.probe for section in suite.measure if section.name == plot.section)
+            if has != probes[plot.kind]:
+                raise SuiteError(
+                    f"{doc.where((*loc, 'section'))}: {plot.kind} draws what {probes[plot.kind]!r} measures; "
+                    f"section {plot.section!r} is of {has!r}"
+                )
+
+
+def _check_column(doc: Located, loc: Loc, column: Column, given: Mapping[str, Mapping[str, list[str]]]) -> None:
+    source, _, value = column.value.partition(":")
+    _known(doc, (*loc, "value"), "section", source, given)
+    plugins = given[source]
+    if column.metric:
+        _known(doc, (*loc, "metric"), "metric", column.metric, plugins)
+    owners = [name for name in plugins if value in plugins[name] and column.metric in ("", name)]
+    if not owners:
+        every = [name for values in plugins.values() for name in values]
+        _known(doc, (*loc, "value"), "value", value, every)
+        raise SuiteError(f"{doc.where(loc)}: metric {column.metric!r} gives no value {value!r}")
+    for place, name in enumerate(column.joined):
+        where: Loc = (*loc, "joined", place)
+        _known(doc, where, "section", name, given)
+        if owners[0] not in given[name]:
+            raise SuiteError(f"{doc.where(where)}: section {name!r} has no metric {owners[0]!r} to join")
+    if len(owners) > 1:
+        raise SuiteError(
+            f"{doc.where(loc)}: {value!r} is given by {' and by '.join(owners)}; choose one with `metric:`"
+        )
+
+
+def _check_published(doc: Located, index: int, table: TableSpec) -> None:
+    """Published rows name figures that there are, and columns show some of them."""
+    found: list[published.Figure] = []
+    for number, wanted in enumerate(table.published):
+        loc: Loc = ("tables", index, "published", number)
+        every = published.figures()
+        if wanted.source:
+            _known(doc, (*loc, "source"), "published source", wanted.source, {f.source for f in every})
+        here = [figure for figure in every if wanted.source in ("", figure.source)]
+        _known(doc, (*loc, "table"), "published table", wanted.table, {f.table for f in here})
+        here = [figure for figure in here if figure.table == wanted.table]
+        for model in wanted.models:
+            _known(doc, (*loc, "models"), "published model", model, {f.model for f in here})
+        for setting in wanted.settings:
+            _known(doc, (*loc, "settings"), "published setting", setting, {f.setting for f in here})
+        found += published.chosen(wanted)
+    for number, column in enumerate(table.columns):
+        place: Loc = ("tables", index, "columns", number, "published")
+        if column.published is None:
+            continue
+        if not table.published:
+            raise SuiteError(f"{doc.where(place)}: the table asks for no `published` rows, so none can stand here")
+        _known(doc, place, "published metric", column.published.metric, {f.metric for f in found})
+        ratio = any(f.unit == published.RATIO for f in found if f.metric == column.published.metric)
+        if ratio != bool(column.relative):
+            kind = "a ratio, so its column must be" if ratio else "no ratio, so its column must not be"
+            raise SuiteError(f"{doc.where(place)}: published {column.published.metric!r} is {kind} `relative`")
+        if column.published.setting:
+            settings = {f.setting for f in found if f.metric == column.published.metric}
+            _known(doc, place, "published setting", column.published.setting, settings)
+    if table.published and not any(column.published for column in table.columns):
+        where = doc.where(("tables", index, "published"))
+        raise SuiteError(f"{where}: no column says which published metric it shows; give one `published: NAME`")
+
+
+def _check_rows(doc: Located, suite: Suite) -> None:
+    """No section, table or plot is left without anything to run or to show, by `models: []` for one."""
+    alone = {section.name for section in suite.measure if not registry.probes.get(section.probe).needs_model}
+    for kind in ("generate", "measure"):
+        for index, section in enumerate(getattr(suite, kind)):
+            if section.models == [] and section.name not in alone:
+                raise SuiteError(f"{doc.where((kind, index, 'models'))}: section {section.name!r} names no model")
+    for index, table in enumerate(suite.tables):
+        sources = {column.value.partition(":")[0] for column in table.columns}
+        shown = suite.models if table.models is None else table.models
+        if not (shown or table.published or sources & alone):
+            loc: Loc = ("tables", index, "columns" if table.models is None else "models")
+            raise SuiteError(f"{doc.where(loc)}: table {table.name!r} would be empty: it shows no model")
+    for index, plot in enumerate(suite.plots):
+        if plot.models == [] and plot.section not in alone:
+            raise SuiteError(f"{doc.where(('plots', index, 'models'))}: plot {plot.name!r} shows no model")
+
+
+def _scores(section: GenerateSection) -> dict[str, list[str]]:
+    """Names of values by the metric that gives them."""
+    classes = {use.name: registry.metrics.get(use.name) for use in section.metrics}
+    return {name: [value.name for value in (*cls.values, *cls.derived)] for name, cls in classes.items()}
+
+
+def _measured(section: MeasureSection) -> dict[str, list[str]]:
+    return {section.probe: [value.name for value in registry.probes.get(section.probe).values]}

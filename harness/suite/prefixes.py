@@ -1,0 +1,91 @@
+"""Images and videos that clips continue: untrusted files, read whole within bounds and fitted to a model's frame."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.contracts import Frames, ModelCard, Prefix
+from harness.errors import ClipError
+from harness.system import video
+
+MAX_BYTES = 256 * 2**20
+MAX_FRAMES = 480
+"""Frames of a file: 20 s at 24 frames a second."""
+MAX_PIXELS = 2**30
+"""Pixels in all frames of a file together: 480 of 1920x1080, or one of 16384x16384 with room to spare."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixFacts:
+    """What a file holds: SHA-256 of its bytes, frames, and their size in pixels."""
+
+    sha256: str
+    frames: int
+    height: int
+    width: int
+
+
+def inspect(path: Path) -> PrefixFacts:
+    """Decode the whole file once. Raises `ClipError`."""
+    data = _bytes(path)
+    count, size = 0, (0, 0)
+    for picture in _pictures(data, path):
+        count, size = count + 1, picture.shape[:2]
+    return PrefixFacts(hashlib.sha256(data).hexdigest(), count, *size)
+
+
+def used(frames: int, ratio: int) -> int:
+    """Pixel frames of a file of `frames` that are used: whole latent frames, the first of which is one pixel frame."""
+    return 1 + (frames - 1) // ratio * ratio
+
+
+def opened(path: Path, sha256: str, frames: int, card: ModelCard) -> Prefix:
+    """The file as a request gives it to the model of `card`; it is read when the model first asks, and kept.
+
+    `sha256` and `frames` are what `inspect` found; `read` raises `ClipError` where the file has changed since.
+    """
+    kept = used(frames, card.temporal_ratio)
+
+    @functools.cache
+    def read() -> Frames:
+        data = _bytes(path)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ClipError(f"prefix {path} has changed since it was planned", "run again, or bring the file back")
+        fitted = deque((fit(picture, card.height, card.width) for picture in _pictures(data, path)), maxlen=kept)
+        return np.stack(fitted)
+
+    return Prefix(path, sha256, kept, read)
+
+
+def fit(picture: Frames, height: int, width: int) -> Frames:
+    """One frame, uint8 [h, w, 3], at a size: its middle, cropped to the new shape, then scaled."""
+    rows, columns = picture.shape[:2]
+    high = min(rows, max(1, round(columns * height / width)))
+    wide = min(columns, max(1, round(rows * width / height)))
+    top, left = (rows - high) // 2, (columns - wide) // 2
+    return video.scaled(picture[top : top + high, left : left + wide], height, width)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise ClipError(f"prefix {path} does not exist, or is no file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ClipError(f"prefix {path} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise ClipError(f"prefix {path} is larger than {MAX_BYTES >> 20} MiB", "cut it shorter")
+    return data
+
+
+def _pictures(data: bytes, path: Path) -> Iterator[Frames]:
+    return video.pictures(io.BytesIO(data), f"prefix {path}", MAX_FRAMES, MAX_PIXELS)

@@ -1,0 +1,180 @@
+"""Reads a training recipe: a base, arms that differ from it, and seeds; each arm and seed becomes one training."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from harness.contracts import Options, registry
+from harness.errors import SuiteError, nearest
+from harness.suite import positions
+from harness.suite.positions import Loc, Located
+from harness.suite.schema import JsonValue, Name, Part
+from harness.suite.validate import explain, first, validate
+
+PROBE = "train"
+"""The registered probe whose options a resolved arm is."""
+T = TypeVar("T")
+
+
+class ArmEntry(Part):
+    """A training that differs from the base, or several when it has a `grid`.
+
+    Attributes:
+        label: names its checkpoints; a grid adds `-value` for each of its values.
+        set: options over the base's, mapping by mapping. grid: lists of values by dotted option.
+    """
+
+    label: Name
+    set: dict[str, JsonValue] = Field(default_factory=dict)
+    grid: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(default_factory=dict)
+
+
+class Recipe(Part):
+    """Trainings that belong together.
+
+    Attributes:
+        recipe: the name; checkpoints go to runs/training/<name>/checkpoints. title: for people.
+        seeds: every arm is trained with each, on the same data as the other arms.
+        base: options of all arms. An `{arm: LABEL, stage: NAME}` where an origin is asked for stands for that arm's
+            weights at the same seed, after its last stage of that name.
+    """
+
+    recipe: Name
+    title: str = ""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+    base: dict[str, JsonValue] = Field(default_factory=dict)
+    arms: Annotated[list[ArmEntry], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One arm at one seed: its name in files, and the checked options of its chain."""
+
+    name: str
+    label: str
+    seed: int
+    options: Any
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[Training]]:
+    """Read, check and resolve `path`; `overrides` are `key=value`. Raises `SuiteError`, one line `file:line: …`."""
+    doc = positions.read(path)
+    for assignment in overrides:
+        positions.override(doc, assignment)
+    recipe = validate(doc, Recipe)
+    schema = registry.probes.get(PROBE).schema
+    trainings: list[Training] = []
+    for seed in recipe.seeds:
+        made: dict[str, Any] = {}
+        for index, label, options in _arms(doc, recipe):
+            if label in made:
+                raise SuiteError(f"{doc.where(('arms', index, 'label'))}: two arms are called {label!r}")
+            place = _Place(doc, index)
+            made[label] = _checked(place, schema, _resolved({**options, "seed": seed}, made, place, ()))
+            trainings.append(Training(f"{label}-{seed}", label, seed, made[label]))
+    return recipe, trainings
+
+
+def _arms(doc: Located, recipe: Recipe) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Index in the file, label and options of every arm after its grid."""
+    for index, arm in enumerate(recipe.arms):
+        for point in itertools.product(*arm.grid.values()):
+            options = _merged(recipe.base, arm.set)
+            for key, value in zip(arm.grid, point, strict=True):
+                _put(doc, index, options, key, value)
+            yield index, "-".join([arm.label, *map(str, point)]), options
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    both = copy.deepcopy(dict(old))
+    for key, value in new.items():
+        nested = isinstance(value, dict) and isinstance(both.get(key), dict)
+        both[key] = _merged(both[key], value) if nested else copy.deepcopy(value)
+    return both
+
+
+def _put(doc: Located, index: int, options: Any, dotted: str, value: Any) -> None:
+    """Set the option `dotted`, in which a list entry is named by its number."""
+    *path, last = (int(part) if part.isdigit() else part for part in dotted.split("."))
+    try:
+        for part in path:
+            options = options.setdefault(part, {}) if isinstance(options, dict) else options[part]
+        options[last] = value
+    except (IndexError, KeyError, TypeError) as error:
+        where = doc.where(("arms", index, "grid", dotted))
+        raise SuiteError(f"{where}: grid {dotted!r} names nothing that the base has") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the options of one arm were written."""
+
+    doc: Located
+    arm: int
+
+    def __call__(self, loc: Loc) -> positions.Position:
+        """The mark of an option: in the arm's own `set`, or its `grid`, or the base."""
+        for end in range(len(loc), 0, -1):
+            part = loc[:end]
+            dotted = ".".join(map(str, part))
+            for at in (("arms", self.arm, "set", *part), ("arms", self.arm, "grid", dotted), ("base", *part)):
+                if at in self.doc.marks:
+                    return self.doc.marks[at]
+        return self.doc.where(("arms", self.arm))
+
+
+def _resolved(value: Any, made: Mapping[str, Any], place: _Place, loc: Loc) -> Any:
+    """`value` with every `{arm: LABEL}` replaced by that arm's chain, as checked before."""
+    if isinstance(value, list):
+        return [_resolved(item, made, place, (*loc, number)) for number, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    if "arm" not in value:
+        return {key: _resolved(item, made, place, (*loc, key)) for key, item in value.items()}
+    if unknown := value.keys() - {"arm", "stage"}:
+        raise SuiteError(f"{place(loc)}: unknown key {sorted(unknown)[0]!r} beside `arm`; known: stage")
+    if value["arm"] not in made:
+        raise SuiteError(
+            f"{place(loc)}: no arm {value['arm']!r} stands before this one; {nearest(str(value['arm']), made)}"
+        )
+    chain = made[value["arm"]]
+    if "stage" in value:
+        known = [stage.stage for stage in chain.stages]
+        if value["stage"] not in known:
+            raise SuiteError(
+                f"{place(loc)}: arm {value['arm']!r} has no stage {value['stage']!r}; known: {', '.join(known)}"
+            )
+        chain = chain.until(value["stage"])
+    return {"chain": chain.model_dump(mode="json")}
+
+
+def _checked(place: _Place, schema: type[Options], options: dict[str, Any]) -> Any:
+    try:
+        checked: Any = schema.model_validate(options)
+    except ValidationError as error:
+        fault = first(error)
+        written = _written(tuple(fault["loc"]), options)
+        raise SuiteError(f"{place(written)}: {explain(fault, schema)}") from None
+    for loc, problem in checked.problems():
+        raise SuiteError(f"{place(loc)}: {problem}")
+    return checked
+
+
+def _written(loc: Loc, options: Any) -> Loc:
+    """`loc` without the names that pydantic gives to members of a union, which the file does not hold."""
+    path: list[str | int] = []
+    node = options
+    for part in loc:
+        if isinstance(node, dict) and part not in node and node.get("stage") == part:
+            continue
+        path.append(part)
+        known = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        node = node[part] if known else None
+    return tuple(path)

@@ -1,0 +1,371 @@
+"""What a suite file may say, as pydantic models; `harness.suite.load.load_suite` reads one. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from harness.contracts import Json
+
+JsonValue = Any
+"""What YAML can say; pydantic cannot build a schema from the recursive `Json`."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,79}$")]
+Label = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f:]{0,120}$")]
+
+
+class Part(BaseModel):
+    """Base of every mapping in a suite: unknown keys are refused, values are strict and frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelEntry(Part):
+    """One arm, or several when it has a `grid`.
+
+    Attributes:
+        name: a registered model. A `grid` may give it instead, under the key `name`.
+        label: how tables call the arm; the name unless given. A grid adds ` [option=value]`.
+        options: checked by the model's own schema; in a loaded suite every default is filled in.
+        grid: values by option; the arm is repeated for every combination. Empty in a loaded suite.
+    """
+
+    name: str = ""
+    label: Label = ""
+    options: dict[str, JsonValue] = {}
+    grid: dict[str, list[JsonValue]] = {}
+
+
+class PrefixFile(Part):
+    """An image or a video that the clips of a prompt continue; `sha256`, `frames` and size are filled in on load.
+
+    Attributes:
+        file: relative to the file that names it; in a loaded suite, as the process finds it.
+    """
+
+    file: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    frames: int = 0
+    height: int = 0
+    width: int = 0
+
+
+class PromptSet(Part):
+    """A named list of prompts. In a loaded suite `texts` holds them: each once, where it first stood, up to `limit`.
+
+    Attributes:
+        texts: the prompts themselves, when they are written in the suite. One that continues an image or a video is
+            written `{text: …, prefix: FILE}`; then all of the set do.
+        prefixes: the files of `texts`, one a text, or none. Filled in on load.
+        file: a text file with one prompt a line, or `.csv` or `.jsonl` with `column`; relative to the suite.
+        column: the column (CSV) or key (JSONL) that holds the prompt. prefix_column: the one that holds the file of
+            its prefix, relative to the prompt file; none unless given.
+        sha256: digest of the file's bytes; the file is refused when it differs. Filled in on load.
+        limit: take the first so many.
+    """
+
+    texts: list[str] = []
+    prefixes: list[PrefixFile] = []
+    file: str = ""
+    column: str = "prompt"
+    prefix_column: str = ""
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_prefixes(cls, value: Any) -> Any:
+        """Texts that are written with their prefix, as two lists."""
+        texts = value.get("texts") if isinstance(value, dict) else None
+        if not isinstance(texts, list) or not any(isinstance(text, dict) for text in texts):
+            return value
+        if any(not isinstance(text, dict) or set(text) != {"text", "prefix"} for text in texts):
+            raise ValueError("where one prompt is written {text: …, prefix: FILE}, all of the set must be")
+        files = [{"file": text["prefix"]} for text in texts]
+        return {**value, "texts": [text["text"] for text in texts], "prefixes": files}
+
+    @model_validator(mode="after")
+    def _one_each(self) -> PromptSet:
+        if self.prefixes and len(self.prefixes) != len(self.texts):
+            raise ValueError(f"{len(self.prefixes)} prefixes for {len(self.texts)} texts")
+        return self
+
+
+def _listed(value: Any) -> Any:
+    return {"texts": value} if isinstance(value, list) else value
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Prompts = Annotated[PromptSet, BeforeValidator(_listed)]
+Frames = Annotated[int, Field(ge=1, le=1_000_000)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
+
+
+class MetricUse(Part):
+    """A registered metric and its options; a bare name is enough in the file."""
+
+    name: str
+    options: dict[str, JsonValue] = {}
+
+
+class SwitchEntry(Part):
+    """From pixel frame `frame` on, prompt i of the section gives way to prompt i of the set `prompts`.
+
+    A set of one prompt serves all. A model switches at the first frame of its first chunk that starts there or later;
+    records hold that frame, and metrics judge from it.
+    """
+
+    frame: Annotated[int, Field(ge=1)]
+    prompts: str
+
+
+class Video(Part):
+    """How clips are written: H.264, yuv420p. The default quality keeps small clips nearly lossless.
+
+    Attributes:
+        crf: constant rate factor of x264, 0 (lossless in yuv420p) to 51.
+        preset: of x264. The default is nearly as faithful at this quality as `medium` for a fifth of its time, so that
+            the encoder keeps up with a model that streams.
+    """
+
+    crf: Annotated[int, Field(ge=0, le=51)] = 8
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"] = (
+        "veryfast"
+    )
+
+
+class Section(Part):
+    """What generate and measure sections share.
+
+    Attributes:
+        name: unique in the suite; tables refer to it.
+        models: labels of the arms that take part; all of them unless given. A label before its grid stands for all.
+    """
+
+    name: Name
+    models: list[str] | None = None
+    switches: list[SwitchEntry] = []
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str) -> str:
+        if name == "card":
+            raise ValueError("'card' names the model's card in tables; choose another name")
+        return name
+
+    @model_validator(mode="after")
+    def _switches_in_order(self) -> Section:
+        frames = [switch.frame for switch in self.switches]
+        last = getattr(self, "frames", None)
+        if frames != sorted(set(frames)):
+            raise ValueError("switches must come in the order of their frames")
+        if frames and last is not None and frames[-1] >= last:
+            raise ValueError(f"a switch at frame {frames[-1]} never happens in {last} frames")
+        return self
+
+
+class GenerateSection(Section):
+    """Clips for every arm, prompt and seed, and the metrics that score them.
+
+    `frames` are those that a model makes: where its prompt continues an image or a video, that is no part of the clip,
+    and frame 0 is the first after it, for switches and metrics alike.
+    """
+
+    prompts: str
+    seeds: Seeds = [0]
+    frames: Frames
+    metrics: list[Annotated[MetricUse, BeforeValidator(_named)]] = []
+
+
+class MeasureSection(Section):
+    """One probe over every arm, alone on the device. `prompts` may be left out where the probe needs none.
+
+    Attributes:
+        rounds: how often each arm is measured. Arms alternate A B B A, so that drift of the device falls on all of
+            them alike; tables show the median of the rounds. One is enough where nothing varies, as for bytes; a
+            comparison of speeds wants four, as `stats.ratio_of_medians` says.
+    """
+
+    probe: str
+    options: dict[str, JsonValue] = {}
+    prompts: str = ""
+    seeds: Seeds = [0]
+    frames: Frames = 1
+    batch: Annotated[int, Field(ge=1)] = 1
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 1
+
+
+class PublishedValue(Part):
+    """Which published figure stands in a column: a bare metric, or a metric under one setting, as in `30 s`."""
+
+    metric: str
+    setting: str = ""
+
+
+class PublishedRows(Part):
+    """Rows that others published, shown below the measured ones and never ranked with them.
+
+    Attributes:
+        table: of the source, as in `Table 2`. source: where several have one of that name.
+        models, settings: those to show; all unless given. A row is one model, or one model under one setting where
+            the columns name no setting themselves.
+    """
+
+    table: str
+    source: str = ""
+    models: list[str] = []
+    settings: list[str] = []
+
+
+def _figure(value: Any) -> Any:
+    return {"metric": value} if isinstance(value, str) else value
+
+
+class Column(Part):
+    """A column of a table.
+
+    Attributes:
+        value: `section:value name`, or `card:field of the model card`.
+        label: heading; the value's own label unless given.
+        format: how the number is written, as a Python format specification without width: `.3f`, `,d`, `.1%`.
+        metric: the metric that gives the value, where two of one section give one of that name.
+        relative: divide by the value of the suite's reference arm, as for headroom or a speed-up; `inverse` divides
+            the reference's value instead, as for a reduction.
+        joined: other sections of the same metric whose values complete a derived one, as when the dimensions of a
+            total are scored on different clips. What two of them give counts from the last.
+        published: what published rows show here. In a relative column it must be a ratio, elsewhere it must be none.
+    """
+
+    value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
+    label: str = ""
+    format: Annotated[str, Field(pattern=r"^[+,]?(\.\d{1,2})?[defg%]?$")] = ""
+    metric: str = ""
+    relative: bool | Literal["inverse"] = False
+    joined: list[str] = []
+    published: Annotated[PublishedValue | None, BeforeValidator(_figure)] = None
+
+
+class TableSpec(Part):
+    """A table: one row an arm, one column a value, and published rows below.
+
+    Attributes:
+        models: labels of the arms to show; all unless given. A label before its grid stands for all.
+    """
+
+    name: Name
+    title: str = ""
+    columns: Annotated[list[Column], Field(min_length=1)]
+    models: list[str] | None = None
+    published: list[PublishedRows] = []
+
+
+PlotKind = Literal[
+    "cache_by_length",
+    "memory_by_batch",
+    "chunk_time",
+    "quality_by_cache",
+    "quality_by_option",
+    "quality_over_time",
+    "complexity",
+]
+BY_SECTION = ("memory_by_batch", "chunk_time", "complexity")
+BY_VALUES = ("quality_by_cache", "quality_by_option", "quality_over_time")
+
+
+class Plot(Part):
+    """A picture, written as SVG and PNG beside the tables.
+
+    Attributes:
+        kind: cache bytes against clip length; memory against batch with the budget; chunk time against index; quality
+            against cached scalars, or against an option of the models; quality of the segments of a clip; cost of
+            attention by form.
+        models: labels of the arms to show; all unless given.
+        section: of `measure`, for `memory_by_batch`, `chunk_time` and `complexity`.
+        values: `section:value name`: one a panel for `quality_by_option`, one for `quality_by_cache`, one a segment, in
+            their order, for `quality_over_time`. metric: as in a column. labels: of the segments. axis: name of the
+            quality. option: for `quality_by_option`, a number among the models' options; a line is the arms whose
+            labels differ in their grid alone.
+        longest: latent frames at which `cache_by_length` ends.
+    """
+
+    name: Name
+    kind: PlotKind
+    title: str = ""
+    models: list[str] | None = None
+    section: str = ""
+    values: list[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]] = []
+    metric: str = ""
+    labels: list[str] = []
+    axis: str = ""
+    option: str = ""
+    longest: Annotated[int, Field(ge=2, le=100_000)] = 240
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Plot:
+        if bool(self.section) != (self.kind in BY_SECTION):
+            raise ValueError(f"{self.kind} {'needs' if self.kind in BY_SECTION else 'takes no'} `section`")
+        if bool(self.values) != (self.kind in BY_VALUES):
+            raise ValueError(f"{self.kind} {'needs' if self.kind in BY_VALUES else 'takes no'} `values`")
+        if bool(self.option) != (self.kind == "quality_by_option"):
+            raise ValueError(f"{self.kind} {'needs' if self.kind == 'quality_by_option' else 'takes no'} `option`")
+        if self.kind == "quality_by_cache" and len(self.values) != 1:
+            raise ValueError("quality_by_cache needs one value")
+        if self.labels and len(self.labels) != len(self.values):
+            raise ValueError(f"{len(self.labels)} labels for {len(self.values)} values")
+        return self
+
+
+ErrorPolicy = Literal["continue", "stop"] | int | float
+
+
+class Suite(Part):
+    """A checked suite, made by `load_suite`; `plan.json` keeps it with prompts, options and grids resolved.
+
+    Attributes:
+        suite: name; the run folder is `runs/<suite>` unless given.
+        device: `auto` takes CUDA where torch can use it.
+        models: the arms; none where every section is a probe that needs no model.
+        reference: label of the arm that others are compared with; the first one unless given.
+        errors: when to stop: never (`continue`), at the first failure (`stop`), at a count, or at a fraction of
+            all planned units.
+        incomplete: whether a mean over fewer clips than planned is refused or marked.
+    """
+
+    suite: Name
+    title: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    reference: str = ""
+    errors: ErrorPolicy = "continue"
+    incomplete: Literal["refuse", "mark"] = "refuse"
+    models: list[ModelEntry] = []
+    prompts: dict[str, Prompts] = {}
+    video: Video = Video()
+    generate: list[GenerateSection] = []
+    measure: list[MeasureSection] = []
+    tables: list[TableSpec] = []
+    plots: list[Plot] = []
+
+    @field_validator("errors")
+    @classmethod
+    def _positive(cls, policy: ErrorPolicy) -> ErrorPolicy:
+        if isinstance(policy, bool) or (not isinstance(policy, str) and not policy > 0):
+            raise ValueError("must be continue, stop, a count (5) or a fraction (0.1)")
+        if isinstance(policy, float) and policy >= 1:
+            raise ValueError("a fraction lies between 0 and 1; a count is written without a point")
+        return policy
+
+
+def switched(suite: Suite, switch: SwitchEntry, number: int) -> str:
+    """The text that prompt `number` of a section gives way to."""
+    texts = suite.prompts[switch.prompts].texts
+    return texts[number] if len(texts) > 1 else texts[0]
+
+
+def dump(suite: Suite) -> dict[str, Json]:
+    """`suite` as JSON; `Suite.model_validate` reads it back."""
+    data: dict[str, Json] = suite.model_dump(mode="json")
+    return data

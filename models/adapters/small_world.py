@@ -1,0 +1,118 @@
+"""The two models of the small world: the same transformer, dense and latent, with the checkpoints that ship."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from videomla_models.adapters.transformer_model import RANDOM, Dtype, StreamingModel, StreamingOptions
+from videomla_models.checkpoints.locate import resolve
+from videomla_models.small_world import presets
+from videomla_models.small_world.world import FRAME_RATE, SIZE
+from videomla_models.spec.config import SamplerConfig, TransformerConfig
+from videomla_models.spec.window import WindowPolicy
+
+if TYPE_CHECKING:
+    from videomla_models.network.transformer import VideoTransformer
+    from videomla_models.rollout.codecs import Codec
+    from videomla_models.rollout.pipeline import Embed
+
+CHECKPOINTS = Path(__file__).parents[1] / "small_world" / "checkpoints"
+FORCED = "teacher_forcing"
+
+
+class ToyOptions(StreamingOptions):
+    """Options of the small models.
+
+    Attributes:
+        steps: denoising steps per chunk. guidance: classifier-free guidance scale, 1 is without.
+        weights: `shipped`, distilled to four steps without guidance (consistency, then 30 generator updates of
+            distribution matching, for VideoMLA along a wrong gradient); `teacher_forcing`, what they were distilled
+            from, which wants 8 steps and guidance 2; `random`; or a safetensors file that a training wrote.
+    """
+
+    dtype: Dtype = "float32"
+    steps: int = Field(4, ge=1, le=1000)
+    guidance: float = Field(1.0, ge=1.0)
+    weights: str = "shipped"
+
+
+class ToyModel(StreamingModel):
+    """A small model; subclasses say its kind of attention."""
+
+    schema = ToyOptions
+    family = "toy"
+    licence = "Apache-2.0"
+    frame_rate = FRAME_RATE
+    chunk = presets.CHUNK
+    attention: ClassVar[str]
+    checkpoint: ClassVar[str]
+
+    def network_config(self) -> TransformerConfig:
+        """Sizes of the small transformer."""
+        return presets.network_config(self.attention)
+
+    def window_policy(self) -> WindowPolicy:
+        """VideoMLA's window."""
+        return presets.WINDOW
+
+    def sampler_config(self) -> SamplerConfig:
+        """Evenly spaced steps."""
+        return presets.sampler_config(self.options.steps, self.options.guidance)
+
+    def pixels(self) -> tuple[int, int]:
+        """32 x 32."""
+        return SIZE, SIZE
+
+    def latent_size(self) -> tuple[int, int]:
+        """8 x 8."""
+        return SIZE // presets.PATCH, SIZE // presets.PATCH
+
+    def _file(self) -> Path:
+        chosen: str = self.options.weights
+        names = {"shipped": self.checkpoint, FORCED: f"{self.checkpoint}.{FORCED}"}
+        return CHECKPOINTS / f"{names[chosen]}.safetensors" if chosen in names else Path(chosen)
+
+    def weight_digests(self) -> Mapping[str, str]:
+        """Of the one checkpoint."""
+        return {} if self.options.weights == RANDOM else resolve(self._file()).digests()
+
+    def weights_kind(self) -> Literal["trained", "random", "none"]:
+        """Random only on request."""
+        return "random" if self.options.weights == RANDOM else "trained"
+
+    def load_network(self, device: str) -> VideoTransformer:
+        """From the checkpoint, or at random."""
+        from videomla_models.network.build import build
+
+        source = None if self.options.weights == RANDOM else self._file()
+        return build(self.network_config(), source, self.options.dtype, device)
+
+    def load_codec(self, device: str) -> Codec:
+        """Space to depth, lossless."""
+        from videomla_models.rollout.codecs import PixelCodec
+
+        return PixelCodec(presets.PATCH)
+
+    def load_text(self, device: str) -> Embed:
+        """Which word stands where."""
+        from videomla_models.small_world.text import embed
+
+        return embed
+
+
+class ToyDense(ToyModel):
+    """Per-head keys and values: 384 cached scalars per token and layer."""
+
+    attention = "dense"
+    checkpoint = "dense"
+
+
+class ToyVideoMLA(ToyModel):
+    """Latent and head-shared rope key: 56 cached scalars per token and layer, 14.6 % of the dense ones."""
+
+    attention = "latent"
+    checkpoint = "videomla"

@@ -1,0 +1,1 @@
+"""Weights: where they lie, how they are named, loading, conversion and spectra."""

@@ -1,0 +1,227 @@
+"""Checkpoints of the transformer: opened in any published layout, checked against a module, loaded tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import WeightsError
+from videomla_models.checkpoints.locate import Source, resolve
+from videomla_models.checkpoints.name_mapping import NameMap, unmatched
+from videomla_models.checkpoints.names import Asked, canonical, unwrap
+from videomla_models.checkpoints.tensors import TensorFile, open_tensors
+
+SHOWN = 10
+
+
+class Checkpoint:
+    """Named tensors on disk under the names that a module gives them; nothing is read until asked for.
+
+    Args:
+        source: the files. file: their tensors.
+        stored: name in the file by name in the module.
+
+    Attributes:
+        part: the entry taken from a training checkpoint, as in `generator_ema`; empty for a plain state dict.
+        shapes: shape by the module's names.
+        metadata: strings of a safetensors header.
+        layout: the layout the files are in.
+    """
+
+    def __init__(
+        self, source: Source, file: TensorFile, stored: Mapping[str, str], layout: str, lora: Lora | None = None
+    ) -> None:
+        self.source = source
+        self.layout = layout
+        self.part = file.part
+        self.metadata = dict(file.metadata)
+        self._file = file
+        self._stored = dict(stored)
+        self.shapes = {name: file.shapes[kept] for name, kept in self._stored.items()}
+        self._lora = lora
+        if lora is not None:
+            lora.check(self.shapes)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def read(self, name: str) -> Tensor:
+        """One tensor on the CPU, LoRA merged. Raises `WeightsError` when it is absent or not finite."""
+        if name not in self._stored:
+            raise WeightsError(f"{self.source.name} has no {name}", "give a checkpoint of the whole model")
+        tensor = self._file.read(self._stored[name])
+        check_finite(self.source.name, name, tensor)
+        return tensor if self._lora is None else self._lora.merge(name, tensor)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 by file name; those of a merged LoRA start with `lora/`."""
+        merged = self._lora.source.digests() if self._lora else {}
+        return self.source.digests() | {f"lora/{name}": found for name, found in merged.items()}
+
+
+def open_checkpoint(
+    source: str | Path | Source,
+    layout: Asked = "auto",
+    ema: bool | None = None,
+    lora: str | Path | Source | None = None,
+    lora_alpha: float | None = None,
+    mapping: NameMap | None = None,
+) -> Checkpoint:
+    """Open a checkpoint of the transformer, under the names of the original Wan2.1 checkpoint.
+
+    Args:
+        source: a file, a folder, or a Hub id (see `videomla_models.checkpoints.locate.resolve`).
+        ema: averaged weights or raw ones, where a training checkpoint holds both; None prefers the averaged.
+        lora: low-rank update to merge: W + alpha / rank * B A.
+        lora_alpha: its alpha; None means alpha = rank, which holds for LongLive (both 256).
+        mapping: names of tensors in no known layout to ours.
+
+    Raises:
+        WeightsError: the file is missing, truncated, unsafe or in no known layout.
+        NotAvailable: a Hub id that is not on this machine.
+    """
+    found = source if isinstance(source, Source) else resolve(source)
+    update = None
+    if lora is not None:
+        update = Lora(lora if isinstance(lora, Source) else resolve(lora), lora_alpha)
+    file = open_tensors(found, ema)
+    stored, kind = canonical(found.name, file.shapes, layout, mapping)
+    return Checkpoint(found, file, stored, kind, update)
+
+
+class Lora:
+    """A low-rank update in peft's naming (`<linear>.lora_A.weight`, `.lora_B.weight`), merged while reading.
+
+    LongLive's `lora.pt` keeps it under `generator_lora`.
+    """
+
+    def __init__(self, source: Source, alpha: float | None = None) -> None:
+        self.source = source
+        self.alpha = alpha
+        self._file = open_tensors(source, parts=("generator_lora",))
+        self._pairs: dict[str, dict[str, str]] = {}
+        unknown = []
+        for stored in self._file.shapes:
+            name = unwrap(stored).replace(".default.", ".")
+            stem, _, leaf = name.rpartition(".lora_")
+            if leaf not in ("A.weight", "B.weight"):
+                unknown.append(stored)
+                continue
+            self._pairs.setdefault(f"{stem}.weight", {})[leaf[0]] = stored
+        if unknown or not self._pairs:
+            shown = ", ".join(unknown[:SHOWN]) or "none"
+            raise WeightsError(f"{source.name} is no LoRA; its unknown names are {shown}", "give lora_A/lora_B pairs")
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse an update whose pairs are incomplete or do not fit the base weights."""
+        wrong = []
+        for name, pair in self._pairs.items():
+            down, up = (self._file.shapes[pair[leaf]] if leaf in pair else () for leaf in "AB")
+            fits = len(down) == len(up) == 2 and down[0] == up[1] and shapes.get(name) == (up[0], down[1])
+            if not fits:
+                wrong.append(f"{name} (A {_shape(down)}, B {_shape(up)}, base {_shape(shapes.get(name, ()))})")
+        if wrong:
+            raise WeightsError(
+                f"{self.source.name} does not fit its base: {_listed(wrong)}", "give the base it was trained on"
+            )
+
+    def merge(self, name: str, weight: Tensor) -> Tensor:
+        """`weight` plus its update, computed in float32, in `weight`'s dtype."""
+        pair = self._pairs.get(name)
+        if pair is None:
+            return weight
+        down, up = (self._file.read(pair[leaf]) for leaf in "AB")
+        for leaf, tensor in (("A", down), ("B", up)):
+            check_finite(self.source.name, pair[leaf], tensor)
+        scale = 1.0 if self.alpha is None else self.alpha / down.shape[0]
+        return torch.addmm(weight.float(), up.float(), down.float(), alpha=scale).to(weight.dtype)
+
+
+def load_into(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Give every parameter and buffer of `module` the checkpoint's values, one tensor at a time.
+
+    Build the module on the meta device: then memory peaks at the model plus one tensor (a shard, at most). Floating
+    tensors become `dtype` (None keeps the file's). Whether a parameter wants gradients stays as it was.
+
+    Raises:
+        WeightsError: names are missing, unexpected or misshapen (all in one message), or a tensor holds NaN or Inf.
+    """
+    groups = _tied(module, checkpoint)
+    expected = {names[0]: tuple(old.shape) for names, old in groups}
+    aliases = {alias for names, _ in groups for alias in names[1:]}
+    found = {name: shape for name, shape in checkpoint.shapes.items() if name not in aliases}
+    check_names(checkpoint.source.name, expected, found)
+    for names, old in groups:
+        tensor = checkpoint.read(names[0])
+        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        # A copy always: what is read may be a view of the mapped file.
+        fresh = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
+        value = nn.Parameter(fresh, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, value)
+
+
+def _tied(module: nn.Module, checkpoint: Checkpoint) -> list[tuple[list[str], Tensor]]:
+    """Every tensor of `module` with all its names; the one that the checkpoint holds comes first."""
+    groups: dict[int, tuple[list[str], Tensor]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        groups.setdefault(id(tensor), ([], tensor))[0].append(name)
+    for names, _ in groups.values():
+        names.sort(key=lambda name: name not in checkpoint)
+    return list(groups.values())
+
+
+def check_names(source: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:
+    """Raise one `WeightsError` with every disagreement between two tables of shapes, and what is nearest to each."""
+    missing = {name: shape for name, shape in expected.items() if name not in found}
+    unexpected = {name: shape for name, shape in found.items() if name not in expected}
+    lacks, has = unmatched(missing, unexpected)
+    misshapen = [
+        f"{name} {_shape(found[name])} instead of {_shape(expected[name])}"
+        for name in expected
+        if name in found and tuple(found[name]) != tuple(expected[name])
+    ]
+    parts = [
+        f"{count} {kind}: {text}"
+        for kind, count, text in (
+            ("missing", len(missing), lacks),
+            ("unexpected", len(unexpected), has),
+            ("misshapen", len(misshapen), _listed(misshapen)),
+        )
+        if count
+    ]
+    if parts:
+        sizes = "choose the preset whose sizes and attention the checkpoint has"
+        if missing and unexpected:
+            sizes += "; or, if these are the same tensors, name them: harness convert SRC DST --map FILE"
+        raise WeightsError(f"{source} does not fit the model; {'; '.join(parts)}", sizes)
+
+
+def check_finite(source: str, name: str, tensor: Tensor) -> None:
+    """Raise `WeightsError` naming the tensor when it holds NaN or Inf."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    low, high = torch.aminmax(tensor)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise WeightsError(
+            f"{source}: {name} holds NaN or Inf", "the file is damaged or training diverged; take another"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f", … {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "none"

@@ -1,0 +1,202 @@
+"""Where weights lie: a path, a folder or a Hub id become files, and files become digests. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import NotAvailable, WeightsError
+from harness.system.files import cache_folder, weights_folder
+from videomla_models.spec.published_models import FETCHED
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+INDEX_SUFFIX = ".index.json"
+COMPONENTS = {"transformer": "diffusion_pytorch_model*", "text_encoder": "models_t5_*", "vae": "Wan2.1_VAE*"}
+"""Parts of a pipeline: subfolder in a diffusers repository, and file name in an original Wan2.1 one."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w][\w./-]*)?")
+_ALWAYS_HASHED = 8 << 20  # below this, hashing costs less than keeping a cache honest
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Resolved weight files.
+
+    Attributes:
+        name: what the user wrote.
+        files: the files that hold tensors; several only when `index` is set.
+        index: the `*.index.json` of a sharded checkpoint.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    index: Path | None = None
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 by file name."""
+        return {path.name: digest(path) for path in self.files}
+
+
+def resolve(name: str | Path, component: str = "transformer") -> Source:
+    """Files behind a path, a folder, or a Hub id `org/name` or `org/name:file/in/the/repository`.
+
+    In the folder of a whole pipeline, `component` (a key of `COMPONENTS`) is the part that is meant.
+
+    A Hub id is looked up as `org/name` in the weights folder (`$VIDEOMLA_WEIGHTS`, or the user's cache folder, where
+    `harness fetch` puts files), then in the local Hub cache. Nothing is ever downloaded.
+
+    Raises:
+        WeightsError: no such path, no weights in the folder, several where one is meant, a shard is missing.
+        NotAvailable: a Hub id that is not on this machine.
+    """
+    text = str(name)
+    path = Path(text).expanduser()
+    if path.exists():
+        return _from_path(text, path, component)
+    if isinstance(name, Path) or not _HUB_ID.fullmatch(text) or (path.suffix in SUFFIXES and ":" not in text):
+        raise WeightsError(
+            f"{text} does not exist",
+            f"give a file ({', '.join(SUFFIXES)}), a folder, or a Hub id such as org/name",
+        )
+    return _from_hub(text, component)
+
+
+def _from_hub(text: str, component: str) -> Source:
+    repository, _, inner = text.partition(":")
+    if ".." in inner.split("/"):
+        raise WeightsError(f"{text}: the file lies outside its repository", "give a path inside it")
+    root = weights_folder()
+    folder: Path | None = root / repository
+    if folder is None or not (folder / inner).exists():
+        folder = _hub_snapshot(repository)
+    if folder is None or not (folder / inner).exists():
+        raise NotAvailable(
+            f"weights {text} are not on this machine (looked below {root}, and in the Hub's cache)",
+            _how_to_bring(repository, inner, root),
+        )
+    return _from_path(text, folder / inner, component)
+
+
+def _how_to_bring(repository: str, inner: str, root: Path) -> str:
+    if repository in FETCHED:
+        part = Path(inner).parent.name
+        return " ".join(["harness fetch", FETCHED[repository], *([f"--with {part}"] if part else [])])
+    return " ".join(["hf download", repository, *([inner] if inner else []), "--local-dir", str(root / repository)])
+
+
+def _hub_snapshot(repository: str) -> Path | None:
+    """The repository's folder in the local Hub cache, where huggingface_hub and the repository are here."""
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        return None
+    try:
+        return Path(snapshot_download(repository, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _from_path(text: str, path: Path, component: str) -> Source:
+    if path.is_dir():
+        path = _pick(path, component)
+    if path.name.endswith(INDEX_SUFFIX):
+        return Source(text, _shards(path), path)
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"{path} is no checkpoint that can be read", f"give one of {', '.join(SUFFIXES)}")
+    return Source(text, (path,))
+
+
+def _pick(folder: Path, component: str) -> Path:
+    """The checkpoint of a folder that is meant: the component's subfolder, a sharded index, or a single file."""
+    if (folder / component).is_dir():
+        return _pick(folder / component, component)
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES or path.name.endswith(INDEX_SUFFIX))
+    for found in (files, [path for path in files if path.match(COMPONENTS[component])]):
+        indices = [path for path in found if path.name.endswith(INDEX_SUFFIX)]
+        if len(indices or found) == 1:
+            return (indices or found)[0]
+    if files:
+        names = ", ".join(path.name for path in files[:10])
+        raise WeightsError(f"{folder} holds {len(files)} checkpoints: {names}", "name the file that is meant")
+    raise WeightsError(f"{folder} holds no checkpoint", f"put one there ({', '.join(SUFFIXES)})")
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name to shard name of a `*.index.json`. Raises `WeightsError` when it is malformed."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is no shard index: {type(error).__name__}", "copy it again") from error
+    if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):
+        raise WeightsError(f"{path} is no shard index: weight_map is empty or malformed", "copy it again")
+    for shard in table.values():
+        if Path(shard).name != shard or Path(shard).suffix not in SUFFIXES:
+            raise WeightsError(f"{path} names {shard!r}, which is no file beside it", "copy it again")
+    return table
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    shards = sorted({index.parent / shard for shard in read_index(index).values()})
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise WeightsError(
+            f"{index}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:10])}",
+            f"put them into {index.parent}",
+        )
+    return tuple(shards)
+
+
+# --------------------------------------------------------------------------------------------- digests
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    For a large file it is remembered by path, size, inode and times in `$VIDEOMLA_CACHE` (or the user's cache folder).
+    """
+    state = path.stat()
+    if state.st_size < _ALWAYS_HASHED:
+        return hash_file(path)
+    key = f"{path.resolve()}|{state.st_size}|{state.st_ino}|{state.st_mtime_ns}|{state.st_ctime_ns}"
+    cache = cache_folder() / "digests.json"
+    known = _read_cache(cache)
+    if key not in known:
+        known[key] = hash_file(path)
+        with contextlib.suppress(OSError):  # a read-only home costs time, not correctness
+            write_atomically(cache, json.dumps(known, indent=0).encode())
+    return known[key]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hex, read now."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never a part. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _read_cache(path: Path) -> dict[str, str]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -1,0 +1,228 @@
+"""Files of named tensors, read one tensor at a time: safetensors (one or sharded) and pickles without code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.errors import StorageError, WeightsError
+from videomla_models.checkpoints.locate import Source, read_index
+
+TRUNCATED = "copy or download it again"
+
+
+class TensorFile(ABC):
+    """Named tensors on disk.
+
+    Attributes:
+        shapes: shape by stored name.
+        metadata: strings by name, as in a safetensors header.
+        part: the entry of a pickled dictionary that the tensors come from (`generator_ema`); empty otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.metadata: dict[str, str] = {}
+        self.part = ""
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor:
+        """One tensor on the CPU, in the file's dtype; it may share memory with the file."""
+
+
+def open_tensors(source: Source, ema: bool | None = None, parts: tuple[str, ...] = ()) -> TensorFile:
+    """The tensors of `source`. `ema` and `parts` choose within a pickled dictionary: see `_choose`.
+
+    Raises `WeightsError` naming the file when it is truncated, unsafe or no mapping of names to tensors.
+    """
+    if source.files[0].suffix == ".safetensors":
+        return Safetensors(source)
+    if len(source.files) > 1:
+        return Pickles(source)
+    return Pickle(source.files[0], ema, parts)
+
+
+class Safetensors(TensorFile):
+    """One or several safetensors files; each shard is mapped while one of its tensors is read."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self._where: dict[str, Path] = {}
+        for path in source.files:
+            with _safe_open(path) as file:
+                self.metadata.update(file.metadata() or {})
+                for name in file.keys():  # noqa: SIM118  (a handle, not a mapping)
+                    if name in self._where:
+                        raise WeightsError(f"{name} is in {self._where[name].name} and in {path.name}", TRUNCATED)
+                    self._where[name] = path
+                    self.shapes[name] = tuple(file.get_slice(name).get_shape())
+        if source.index is not None:
+            check_index(source.index, self._where)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor of whichever shard holds it."""
+        with _safe_open(self._where[name]) as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+
+def check_index(index: Path, where: Mapping[str, Path]) -> None:
+    """Refuse a sharded checkpoint whose shards do not hold what its index says."""
+    wrong = [name for name, shard in read_index(index).items() if name not in where or where[name].name != shard]
+    if wrong:
+        shown = ", ".join(wrong[:10])
+        raise WeightsError(f"{index}: {len(wrong)} tensors are not in the shard it names: {shown}", TRUNCATED)
+
+
+def _safe_open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is truncated or no safetensors file ({error})", TRUNCATED) from error
+
+
+class Pickle(TensorFile):
+    """A `.pt` or `.pth` file, mapped into memory; anything in it but tensors and plain containers is refused."""
+
+    def __init__(self, path: Path, ema: bool | None = None, parts: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.part, found = _choose(path, _unpickle(path), ema, parts)
+        others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+        if others:
+            raise WeightsError(
+                f"{path}: {len(others)} entries are no tensors: {', '.join(others[:10])}",
+                "give a file that maps parameter names to tensors",
+            )
+        self._tensors: dict[str, Tensor] = {str(name): value for name, value in found.items()}
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, backed by the file until it is copied."""
+        return self._tensors[name].detach()
+
+
+class Pickles(TensorFile):
+    """Several `.pt` shards named by an index."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self._shards: dict[str, Pickle] = {}
+        where: dict[str, Path] = {}
+        for path in source.files:
+            shard = Pickle(path)
+            self._shards.update(dict.fromkeys(shard.shapes, shard))
+            self.shapes.update(shard.shapes)
+            where.update(dict.fromkeys(shard.shapes, path))
+        if source.index is not None:
+            check_index(source.index, where)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor of whichever shard holds it."""
+        return self._shards[name].read(name)
+
+
+def _unpickle(path: Path) -> dict[Any, Any]:
+    zipped = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        if not zipped and file.read(2) == b"PK":
+            raise WeightsError(f"{path} is truncated: its table of contents is missing", TRUNCATED)
+    try:
+        with warnings.catch_warnings():  # what torch finds odd is either read or refused below
+            warnings.simplefilter("ignore")
+            # Files older than torch 1.6 are no archives and cannot be mapped.
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        if "weights_only" not in str(error).lower():
+            raise WeightsError(f"{path} is truncated or no checkpoint ({reason})", TRUNCATED) from error
+        raise WeightsError(
+            f"{path} is refused: loading it would run code ({_culprit(str(error))})",
+            "convert it to safetensors where it was made",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path} is truncated or no checkpoint ({reason})", TRUNCATED) from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} holds a {type(found).__name__}", "give a file that maps names to tensors")
+    return found
+
+
+def _culprit(message: str) -> str:
+    for line in message.splitlines():
+        if "GLOBAL" in line or "Unsupported" in line:
+            return line.strip()[:200]
+    return "it holds more than tensors"
+
+
+def _choose(path: Path, found: dict[Any, Any], ema: bool | None, parts: tuple[str, ...]) -> tuple[str, dict[Any, Any]]:
+    """The state dict inside a training checkpoint.
+
+    `parts`, when given, are the entries to look for, in order. Otherwise `generator_ema` or `generator` as `ema` says
+    (None: the averaged weights where there are both); `critic` and other entries are left alone; then `model` and
+    `state_dict`; a dictionary of tensors is taken as it is.
+    """
+    nested = {name: value for name, value in found.items() if isinstance(value, dict)}
+    wanted = parts or {None: ("generator_ema", "generator"), True: ("generator_ema",), False: ("generator",)}[ema]
+    for name in wanted:
+        if name in nested:
+            return name, nested[name]
+    if not parts and ("generator" in nested or "generator_ema" in nested):
+        raise WeightsError(
+            f"{path} has no {wanted[0]}; it holds {', '.join(map(str, nested))}", f"set ema to {str(not ema).lower()}"
+        )
+    for name in ("model", "state_dict"):
+        if name in nested:
+            return name, nested[name]
+    if nested and len(nested) == len(found):
+        raise WeightsError(
+            f"{path} holds {', '.join(map(str, list(nested)[:10]))} but none of {', '.join(wanted)}",
+            "give the checkpoint of a generator",
+        )
+    return "", found
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write contiguous tensors as safetensors; the file appears whole or not at all. Makes the folder.
+
+    Raises `StorageError` when the disk refuses it.
+    """
+    with _aside(path) as part:
+        save_file(dict(state), part, dict(metadata))
+
+
+def write_whole(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Have `fill` write a file that appears whole, and on the disk, or not at all. Makes the folder.
+
+    Raises `StorageError` when the disk refuses it.
+    """
+    with _aside(path) as part, part.open("wb") as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` that takes its place once written."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"{path} cannot be written: {reason}", "make room; what was there before is kept") from error
+    finally:
+        part.unlink(missing_ok=True)

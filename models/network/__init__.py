@@ -1,0 +1,1 @@
+"""The video transformer, its attention layers and its streaming cache."""

@@ -1,0 +1,123 @@
+"""Holds a network's attention against the float64 reference while it works, a few queries of some calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from harness.contracts import Agreement, Json
+from videomla_models.network.attention.context import Kernel
+from videomla_models.network.attention.dense import CrossAttention, DenseAttention
+from videomla_models.network.attention.latent import LatentAttention
+from videomla_models.ops import reference
+from videomla_models.ops.latent import Attention
+from videomla_models.spec.limits import LIMITS, ROW_LIMIT
+
+QUERIES = 16
+"""Queries of a call that are compared, spread evenly over it; each attends by itself, whatever the others do."""
+
+
+class Held:
+    """What was compared so far: of each layer's calls of a shape the 1st, 2nd, 4th, 8th and so on.
+
+    So early and late passes are seen, before and after frames have left the window; of a batch, one clip in turn.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self.limit = LIMITS[dtype]
+        self.compared = 0
+        self.shapes: set[tuple[int, int]] = set()
+        self._calls: Counter[tuple[int, torch.Size, torch.Size]] = Counter()
+        self._errors: list[Tensor] = []
+
+    def chosen(self, module: nn.Module, query: Tensor, keys: Tensor) -> tuple[slice, Tensor] | None:
+        """Clip and queries to compare; None where this call is passed over."""
+        call = id(module), query.shape, keys.shape
+        self._calls[call] += 1
+        if self._calls[call].bit_count() > 1:
+            return None
+        self.shapes.add((query.shape[1], keys.shape[1]))
+        clip, last = self.compared % query.shape[0], query.shape[1] - 1
+        rows = torch.linspace(0, last, min(QUERIES, last + 1), dtype=torch.float64, device=query.device).round().long()
+        self.compared += 1
+        return slice(clip, clip + 1), rows
+
+    def add(self, out: Tensor, exact: Tensor) -> None:
+        """Compare [1, queries, heads, width] with float64 of that shape; nothing waits for the device."""
+        whole, row = reference.distance(out, exact)
+        self._errors.append(torch.maximum(whole, row / ROW_LIMIT))
+
+    def error(self) -> float:
+        """The largest so far: of a call as a whole, or of a row over `ROW_LIMIT`. NaN where any is, or without one."""
+        return float(torch.stack(self._errors).max()) if self._errors else float("nan")
+
+    def agreement(self, details: dict[str, Json]) -> Agreement:
+        """Everything that was compared."""
+        lengths = [list(shape) for shape in sorted(self.shapes)]
+        return Agreement(
+            reference="float64 attention",
+            error=self.error(),
+            limit=self.limit,
+            compared=self.compared,
+            details={"queries_and_keys": lengths, "queries_compared": QUERIES, **details},
+        )
+
+
+class HeldRunner(Attention):
+    """A layer's runner of latent attention that also compares."""
+
+    def __init__(self, module: LatentAttention, held: Held) -> None:
+        inner = module.runner
+        self.form, self.strict = inner.form, inner.strict
+        self.inner, self.module, self.held = inner, module, held
+
+    def expanded(self, query: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
+        """As the runner does, held against keys and values rebuilt in float64."""
+        out = self.inner.expanded(query, c, r, k_up, v_up)
+        if (chosen := self.held.chosen(self.module, query, c)) is not None:
+            clip, rows = chosen
+            q_nope, q_rope = torch.split(query[clip, rows], [k_up.shape[1], r.shape[2]], -1)
+            self.held.add(out[clip, rows], reference.latent_attention(q_nope, q_rope, c[clip], r[clip], k_up, v_up))
+        return out
+
+    def absorbed(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
+        """As the runner does, held against attention on the latents in float64."""
+        out = self.inner.absorbed(query, c, r, scale)
+        if (chosen := self.held.chosen(self.module, query, c)) is not None:
+            clip, rows = chosen
+            q_latent, q_rope = torch.split(query[clip, rows], [c.shape[2], r.shape[2]], -1)
+            self.held.add(out[clip, rows], reference.absorbed_attention(q_latent, q_rope, c[clip], r[clip], scale))
+        return out
+
+
+def _dense(module: DenseAttention | CrossAttention, held: Held) -> Kernel:
+    kernel = module.kernel
+
+    def compared(query: Tensor, key: Tensor, rest: Tensor) -> Tensor:
+        out = kernel(query, key, rest)
+        if (chosen := held.chosen(module, query, key)) is not None:
+            clip, rows = chosen
+            exact = reference.attention(query[clip, rows], key[clip], rest[clip])
+            held.add(out[clip, rows].view(exact.shape), exact)
+        return out
+
+    return compared
+
+
+@contextmanager
+def hold(networks: Sequence[nn.Module], dtype: str) -> Iterator[Held]:
+    """Compare every dense, latent and cross-attention of `networks` while the context lasts; then all is as before."""
+    held = Held(dtype)
+    with ExitStack() as undo:
+        for module in (module for network in networks for module in network.modules()):
+            if isinstance(module, LatentAttention):
+                undo.callback(setattr, module, "runner", module.runner)
+                module.runner = HeldRunner(module, held)
+            elif isinstance(module, DenseAttention | CrossAttention):
+                undo.callback(setattr, module, "kernel", module.kernel)
+                module.kernel = _dense(module, held)
+        yield held

@@ -1,0 +1,91 @@
+"""Dense attention: keys and values of every head, Wan2.1's self- and cross-attention layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from videomla_models.network.attention.context import Context, Kernel
+from videomla_models.ops.inplace import reuse
+from videomla_models.ops.sdpa import attend_with_preferred
+
+TextKeys = tuple[Tensor, Tensor]
+"""Keys and values of the prompt for one layer, each [batch, text tokens, heads, head dim]."""
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, in float32 or wider (Wan2.1 `WanRMSNorm`)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim], which the caller gives up, to [..., dim]."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
+        normed = torch.mul(wide, torch.rsqrt(mean_square + self.eps), out=reuse(wide))
+        return normed.to(x.dtype).mul_(self.weight)
+
+
+def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, strict: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v with heads on the third axis: [B, L, H, d] to [B, L, H * d_v].
+
+    With `strict` by the preferred backend or by none, which raises `NotAvailable`.
+    """
+    q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    return attend_with_preferred(q, k, v, q.shape[-1] ** -0.5, strict).transpose(1, 2).flatten(2)
+
+
+def by_preferred_alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`scaled_dot_product`, strict."""
+    return scaled_dot_product(query, key, value, strict=True)
+
+
+def insist(network: nn.Module) -> None:
+    """Have every dense attention of `network`, to the prompt as well, run by the preferred backend or not at all."""
+    for module in network.modules():
+        if isinstance(module, DenseAttention | CrossAttention):
+            module.kernel = by_preferred_alone
+
+
+class DenseAttention(nn.Module):
+    """Wan2.1's self-attention: a key and a value for every head, RMSNorm of both over the full width."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+        self.kernel: Kernel = scaled_dot_product
+
+    def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
+        """Attend from `x` [B, L, dim] to what `context` shows it."""
+        heads = (*x.shape[:2], self.heads, -1)
+        query = self.norm_q(self.q(x)).view(heads)
+        key = self.norm_k(self.k(x)).view(heads)
+        out: Tensor = self.o(context.attend(layer, query, key, self.v(x).view(heads), self.kernel))
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Wan2.1's attention to the prompt, whose keys and values are made once per prompt."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+        self.kernel: Kernel = scaled_dot_product
+
+    def keys(self, text: Tensor) -> TextKeys:
+        """Keys and values of `text` [B, tokens, dim]."""
+        heads = (*text.shape[:2], self.heads, -1)
+        return self.norm_k(self.k(text)).view(heads), self.v(text).view(heads)
+
+    def forward(self, x: Tensor, text: TextKeys) -> Tensor:
+        """Attend from `x` [B, L, dim] to the prompt."""
+        query = self.norm_q(self.q(x)).view(*x.shape[:2], self.heads, -1)
+        out: Tensor = self.o(self.kernel(query, *text))
+        return out

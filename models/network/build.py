@@ -1,0 +1,68 @@
+"""A transformer on its device, from a checkpoint or with random weights; random text for the latter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.errors import NotAvailable
+from videomla_models.checkpoints.load import Checkpoint, load_into, open_checkpoint
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.spec.config import TransformerConfig
+
+
+def build(
+    config: TransformerConfig, source: str | Path | Checkpoint | None, dtype: str, device: str
+) -> VideoTransformer:
+    """Build on the meta device and fill tensor by tensor, so that memory peaks at the model plus one tensor.
+
+    Args:
+        config: sizes. source: a checkpoint, its path or Hub id; None for random weights, the same on every machine.
+        dtype: name of a torch dtype. device: `cpu`, `cuda`, `cuda:1`.
+
+    Raises:
+        WeightsError: the checkpoint does not fit. NotAvailable: the device is not here.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise NotAvailable(f"device {device} is not available", "choose device: cpu")
+    kind: torch.dtype = getattr(torch, dtype)
+    with torch.device("meta"):
+        network = VideoTransformer(config)
+    if source is None:
+        network = network.to_empty(device=device).to(kind)
+        randomise(network)
+        return network
+    load_into(network, source if isinstance(source, Checkpoint) else open_checkpoint(source, "any"), kind, device)
+    return network
+
+
+@torch.no_grad()
+def randomise(network: VideoTransformer, seed: int = 0) -> None:
+    """Fill every parameter at random with Wan's scales: activations stay of order one, nothing more is promised."""
+    device = network.patch_embedding.weight.device
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf == "bias":
+            parameter.zero_()
+        elif "norm" in name:
+            parameter.fill_(1.0)
+        elif leaf == "modulation":
+            parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
+        else:
+            parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
+
+
+def random_embeddings(tokens: int, width: int) -> Callable[[tuple[str, ...]], Tensor]:
+    """Stand-in for a text encoder beside random weights: normal numbers [batch, tokens, width], fixed by each text."""
+
+    def embed(texts: tuple[str, ...]) -> Tensor:
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") for text in texts]
+        drawn = [torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(drawn)
+
+    return embed

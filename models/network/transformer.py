@@ -1,0 +1,217 @@
+"""The causal, chunk-wise video transformer: Wan2.1's block with a choice of self-attention.
+
+State-dict names are those of the original Wan2.1 checkpoint. Latents are [batch, frames, channels, height, width];
+tokens run frame by frame, row by row. One timestep per frame, or one for all; no mask anywhere: what a pass may see is
+the context's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.errors import OptionError
+from videomla_models.network.attention.context import Context
+from videomla_models.network.attention.dense import CrossAttention, DenseAttention, TextKeys
+from videomla_models.network.attention.latent import LatentAttention
+from videomla_models.network.attention.linear import LinearAttention
+from videomla_models.ops.choice import Name
+from videomla_models.ops.inplace import reuse
+from videomla_models.ops.latent import Attention
+from videomla_models.ops.rope import RotaryTable
+from videomla_models.spec.config import TransformerConfig
+
+
+def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
+    """Cosines, then sines, of t / 10000^(j / half) (Wan2.1 `sinusoidal_embedding_1d`): [...] to float64.
+
+    Takes [...], gives [..., width].
+    """
+    half = width // 2
+    scale = torch.arange(half, dtype=torch.float64, device=timesteps.device)
+    angles = timesteps.double().unsqueeze(-1) * torch.pow(10000.0, -scale / half)
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def _per_frame(x: Tensor, frames: int) -> Tensor:
+    return x.view(x.shape[0], frames, -1, x.shape[-1])
+
+
+class InplaceGELU(nn.Module):
+    """GELU by the tanh formula, of a tensor that nothing else holds: it is overwritten where no gradient is asked for.
+
+    A feed-forward layer's hidden tensor is the largest of a pass; a second one costs as much time as the function. On a
+    CPU PyTorch's own takes far longer than a sigmoid, and x (1 + tanh u) / 2 is x sigmoid(2 u).
+    """
+
+    ROWS = 64
+    """Tokens at a time, so that what lies between the steps stays in a core's cache."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., width]."""
+        if torch.is_grad_enabled():
+            return F.gelu(x, approximate="tanh")
+        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+            out: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
+            return out
+        twice, inside = x.new_tensor(math.sqrt(8 / math.pi)), x.new_empty(self.ROWS, x.shape[-1])
+        for rows in torch.split(x.flatten(0, -2), self.ROWS):
+            inner = torch.addcmul(twice, rows, rows, value=0.044715 * math.sqrt(8 / math.pi), out=inside[: len(rows)])
+            rows.mul_(inner.mul_(rows).sigmoid_())
+        return x
+
+
+class Block(nn.Module):
+    """Self-attention, attention to the prompt and feed-forward, the first and last modulated by the timestep."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim, heads, eps = config.dim, config.heads, config.eps
+        self.eps = eps
+        self.self_attn: DenseAttention | LatentAttention | LinearAttention
+        if config.attention == "latent":
+            self.self_attn = LatentAttention(dim, heads, eps, config.latent)
+        elif config.attention == "linear":
+            self.self_attn = LinearAttention(dim, heads, eps)
+        else:
+            self.self_attn = DenseAttention(dim, heads, eps)
+        self.norm3 = nn.LayerNorm(dim, eps)
+        self.cross_attn = CrossAttention(dim, heads, eps)
+        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn), InplaceGELU(), nn.Linear(config.ffn, dim))
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def _modulated(self, x: Tensor, frames: int, shift: Tensor, scale: Tensor) -> Tensor:
+        if scale.numel() == x.shape[-1]:
+            return F.layer_norm(x, x.shape[-1:], 1 + scale.flatten(), shift.flatten(), self.eps)
+        normed = _per_frame(F.layer_norm(x, x.shape[-1:], eps=self.eps), frames)
+        return torch.addcmul(shift, normed, 1 + scale, out=reuse(normed, shift, scale)).flatten(1, 2)
+
+    @staticmethod
+    def _gated(x: Tensor, made: Tensor, frames: int, gate: Tensor) -> Tensor:
+        x = _per_frame(x, frames)
+        return torch.addcmul(x, _per_frame(made, frames), gate, out=reuse(x, made, gate)).flatten(1, 2)
+
+    def forward(self, x: Tensor, steps: Tensor, text: TextKeys, layer: int, context: Context) -> Tensor:
+        """One block.
+
+        Args:
+            x: tokens [B, F * tokens, dim], given up to the block.
+            steps: projected timesteps [B, F, 6, dim], or with 1 for B, F or both.
+            text: keys and values of the prompt. layer: this block's index. context: what self-attention sees.
+        """
+        frames = steps.shape[1]
+        parts = (self.modulation.unsqueeze(1) + steps).chunk(6, dim=2)
+        shift, scale, gate, shift2, scale2, gate2 = parts
+        attended = self.self_attn(self._modulated(x, frames, shift, scale), layer, context)
+        x = self._gated(x, attended, frames, gate)
+        found = self.cross_attn(self.norm3(x), text)
+        x = torch.add(x, found, out=reuse(x, found))
+        return self._gated(x, self.ffn(self._modulated(x, frames, shift2, scale2)), frames, gate2)
+
+
+class Head(nn.Module):
+    """From tokens to the predicted flow; modulated by the timestep embedding before its projection."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.head = nn.Linear(config.dim, math.prod(config.patch) * config.in_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Tokens [B, L, dim] and embeddings [B, F, dim], or [1, 1, dim], to patches [B, F, L / F, patch * channels]."""
+        shift, scale = (self.modulation.unsqueeze(1) + embedding.unsqueeze(2)).chunk(2, dim=2)
+        normed = _per_frame(F.layer_norm(x, x.shape[-1:], eps=self.eps), embedding.shape[1])
+        out: Tensor = self.head(torch.addcmul(shift, normed, 1 + scale, out=reuse(normed, shift, scale)))
+        return out
+
+
+class VideoTransformer(nn.Module):
+    """The network: latents, timesteps, prompt and context in; predicted flow (noise minus clean latent) out."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        _check(config)
+        dim = config.dim
+        self.config = config
+        self.patch_embedding = nn.Conv3d(config.in_channels, dim, config.patch, config.patch)
+        self.text_embedding = nn.Sequential(nn.Linear(config.text_width, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.layers)])
+        self.head = Head(config)
+
+    def rotary_table(self) -> RotaryTable:
+        """The angles that fit this network's keys."""
+        config = self.config
+        pairs = config.latent.pairs if config.attention == "latent" else None
+        return RotaryTable(config.head_dim, pairs, config.rope_theta, config.rope_positions)
+
+    def prompt(self, embeddings: Tensor) -> list[TextKeys]:
+        """Keys and values of a prompt for every block, from text embeddings [B, text tokens, text width]."""
+        text = self.text_embedding(embeddings)
+        return [block.cross_attn.keys(text) for block in self._blocks()]
+
+    def forward(self, latents: Tensor, timesteps: Tensor, prompt: list[TextKeys], context: Context) -> Tensor:
+        """Predict the flow.
+
+        Args:
+            latents: [B, F, C, H, W]. timesteps: [B, F], or [1, 1] for all alike; 0 for clean frames.
+            prompt: from `prompt()`. context: what self-attention sees and where the entries go.
+
+        Returns:
+            [B, F, C, H, W].
+        """
+        batch, frames, _, height, width = latents.shape
+        x = self._patches(latents)
+        embedding = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(x.dtype))
+        steps = self.time_projection(embedding).unflatten(2, (6, self.config.dim))
+        for layer, block in enumerate(self._blocks()):
+            x = block(x, steps, prompt[layer], layer, context)
+        out = self.head(x, embedding)
+        _, p, q = self.config.patch
+        out = out.view(batch, frames, height // p, width // q, p, q, -1)
+        flow: Tensor = out.permute(0, 1, 6, 2, 4, 3, 5).reshape(latents.shape)
+        return flow
+
+    def use_form(self, form: Name | Attention) -> None:
+        """Set the form of latent attention in every block; the other kinds of attention have just one."""
+        for block in self._blocks():
+            if isinstance(block.self_attn, LatentAttention):
+                block.self_attn.use(form)
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _patches(self, latents: Tensor) -> Tensor:
+        batch, frames, channels, height, width = latents.shape
+        _, p, q = self.config.patch
+        if height % p or width % q:
+            raise OptionError(
+                f"latents of {height} x {width} are not divisible by the patch {p} x {q}",
+                f"use a height that is a multiple of {p} and a width that is a multiple of {q} latents",
+            )
+        tiles = latents.view(batch, frames, channels, height // p, p, width // q, q).permute(0, 1, 3, 5, 2, 4, 6)
+        weight = self.patch_embedding.weight.flatten(1)
+        return F.linear(tiles.reshape(batch, -1, channels * p * q), weight, self.patch_embedding.bias)
+
+
+def _check(config: TransformerConfig) -> None:
+    if config.dim % config.heads or config.head_dim % 2:
+        raise OptionError(
+            f"dim {config.dim} does not split into {config.heads} heads of even width",
+            "choose a dim that is a multiple of 2 * heads",
+        )
+    if config.patch[0] != 1:
+        raise OptionError(f"patch {config.patch} spans {config.patch[0]} frames", "a causal model needs 1")
+    if config.attention not in ("dense", "latent", "linear"):
+        raise OptionError(f"attention is {config.attention!r}", "choose one of dense, latent, linear")
+    sizes = config.latent
+    if config.attention == "latent" and 2 * sum(sizes.pairs) != sizes.d_rope:
+        raise OptionError(
+            f"rope pairs {sizes.pairs} fill {2 * sum(sizes.pairs)} channels, d_rope is {sizes.d_rope}",
+            f"choose pairs that sum to {sizes.d_rope // 2}",
+        )

@@ -1,0 +1,154 @@
+"""Three-axis rotary positions: angles from time, height and width, applied to interleaved channel pairs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.errors import OptionError
+from videomla_models.ops.inplace import reuse
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Cosines and sines of a run of tokens, each float32 [tokens, pairs]; `phase` is cos + i sin."""
+
+    cos: Tensor
+    sin: Tensor
+    phase: Tensor
+
+    @staticmethod
+    def of(angles: Tensor) -> Rotation:
+        """From angles in radians, float64 [tokens, pairs]."""
+        cos, sin = angles.cos().float(), angles.sin().float()
+        return Rotation(cos, sin, torch.complex(cos, sin))
+
+    def pairs(self, first: int, last: int | None = None) -> Rotation:
+        """Of the pairs `first` to `last` alone, contiguous."""
+        kept = slice(first, last)
+        return Rotation(*(t[:, kept].contiguous() for t in (self.cos, self.sin, self.phase)))
+
+    def only(self, first: int, last: int | None = None) -> Rotation:
+        """Of the pairs `first` to `last` alone, the others left as they are by an angle of zero."""
+        rest = torch.ones(self.cos.shape[1], dtype=torch.bool, device=self.cos.device)
+        rest[first:last] = False
+        cos, sin = self.cos.masked_fill(rest, 1.0), self.sin.masked_fill(rest, 0.0)
+        return Rotation(cos, sin, torch.complex(cos, sin))
+
+    def tokens(self, first: int, last: int) -> Rotation:
+        """Of the tokens `first` to `last` alone."""
+        return Rotation(self.cos[first:last], self.sin[first:last], self.phase[first:last])
+
+
+def axis_pairs(head_dim: int) -> tuple[int, int, int]:
+    """Complex pairs of (time, height, width): height and width get a third each, time the rest (Wan2.1 `model.py`)."""
+    third = head_dim // 6
+    return head_dim // 2 - 2 * third, third, third
+
+
+class RotaryTable:
+    """Angles of every position of the three axes.
+
+    Args:
+        head_dim: channels of a full head; it fixes the exponents.
+        pairs: pairs kept per axis, the highest-frequency ones first; all of the head's when None (VideoMLA keeps
+            (6, 5, 5) of Wan's (22, 21, 21), with Wan's exponents; paper section 3).
+        theta: base of the exponents. positions: length of the table per axis.
+
+    Attributes:
+        kept: rotations that are held for the next call with the same positions. A full window with relative positions
+            takes turns among few of them; four hold those of a chunk that takes a half of the ring or all of it.
+    """
+
+    def __init__(
+        self, head_dim: int, pairs: tuple[int, int, int] | None = None, theta: float = 10000.0, positions: int = 1024
+    ) -> None:
+        full = axis_pairs(head_dim)
+        kept = full if pairs is None else pairs
+        if any(k > f for k, f in zip(kept, full, strict=True)):
+            raise OptionError(f"rope pairs {kept} exceed the head's {full} (time, height, width)", "choose fewer pairs")
+        self.positions, self.kept = positions, 4
+        self._held: OrderedDict[tuple[object, ...], Rotation] = OrderedDict()
+        index = torch.arange(positions, dtype=torch.float64)
+        self.axes = [
+            torch.outer(index, theta ** -(torch.arange(k, dtype=torch.float64) / f))
+            for k, f in zip(kept, full, strict=True)
+        ]
+
+    def __call__(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Rotation:
+        """Rotation of the tokens of `frames`, as `angles` takes them: [len(frames) * height * width, pairs] each.
+
+        The same tensors for the same arguments while they are held, so nobody may write to them.
+        """
+        key = (tuple(frames), height, width, device)
+        held = self._held.pop(key, None)
+        # Whoever asks first may be in inference mode, whoever asks next may need gradients through what they turn.
+        with torch.inference_mode(False):
+            rotation = self._made(frames, height, width, device) if held is None else held
+        self._held[key] = rotation
+        while len(self._held) > self.kept:
+            self._held.popitem(last=False)
+        return rotation
+
+    def _made(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Rotation:
+        rotation = Rotation.of(self.angles(frames, height, width))
+        if device.type == "cpu":
+            return rotation
+        return Rotation(*(t.to(device, non_blocking=True) for t in (rotation.cos, rotation.sin, rotation.phase)))
+
+    def angles(self, frames: Sequence[int], height: int, width: int) -> Tensor:
+        """Angles of the tokens of `frames` (temporal positions), frame by frame, row by row.
+
+        Returns radians, float64 [len(frames) * height * width, pairs]. Raises `OptionError` for a position beyond the
+        table.
+        """
+        last = max(max(frames, default=0), height - 1, width - 1)
+        if last >= self.positions or min(frames, default=0) < 0:
+            raise OptionError(
+                f"position {last} lies beyond the rope table of {self.positions} positions",
+                f"use fewer frames (0 to {self.positions - 1}), or a window policy with positions: relative",
+            )
+        time, row, column = self.axes
+        shape = (len(frames), height, width, -1)
+        return torch.cat(
+            [
+                time[torch.tensor(list(frames), dtype=torch.long)][:, None, None, :].expand(shape),
+                row[:height][None, :, None, :].expand(shape),
+                column[:width][None, None, :, :].expand(shape),
+            ],
+            dim=-1,
+        ).flatten(0, 2)
+
+
+def rotate(x: Tensor, rotation: Rotation, out: Tensor | None = None) -> Tensor:
+    """Rotate the channel pairs (x[2i], x[2i+1]) of `x` (Wan2.1 `rope_apply`), in float32 or wider.
+
+    Args:
+        x: [batch, tokens, ..., 2 * pairs], one rotation for each token.
+        out: where to write, in the shape and dtype of `x`, which it may be; new unless given.
+
+    Returns:
+        The shape and dtype of `x`.
+    """
+    middle = [1] * (x.dim() - 3)
+    if x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        phase = rotation.phase.view(1, rotation.phase.shape[0], *middle, -1)
+        pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
+        place = None if out is None else torch.view_as_complex(out.view(*out.shape[:-1], -1, 2))
+        turned = torch.view_as_real(torch.mul(pairs, phase, out=place)).flatten(-2)
+        return turned if out is None else out
+    wide = x if x.dtype == torch.float64 else x.float()
+    cos = rotation.cos.view(1, rotation.cos.shape[0], *middle, -1)
+    sin = rotation.sin.view(1, rotation.sin.shape[0], *middle, -1)
+    even, odd = wide[..., 0::2], wide[..., 1::2]
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+    return turned if out is None else out.copy_(turned)
+
+
+def rotate_own(x: Tensor, rotation: Rotation) -> Tensor:
+    """`rotate` of a tensor that the caller gives up."""
+    return rotate(x, rotation, reuse(x))

@@ -1,0 +1,1 @@
+"""Probes that need the network's code: complexity, rank, kernels, training."""

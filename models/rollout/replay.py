@@ -1,0 +1,245 @@
+"""Replay of a reference rollout: the file's weights and random numbers in, its latents out."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.errors import WeightsError, nearest
+from videomla_models.checkpoints.load import check_names
+from videomla_models.network.cache import Grid
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.ops.choice import Name
+from videomla_models.rollout.replay_arithmetic import RecordedOrder
+from videomla_models.rollout.rolling import RollingRollout
+from videomla_models.rollout.rollout import PromptSwitch, Rollout
+from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
+from videomla_models.spec.window import WindowPolicy
+
+TOLERANCE = 5e-5
+"""Largest absolute difference of a faithful float32 replay; measured replays agree to about 5e-6."""
+
+DEFAULT_WINDOW = 21
+"""Latent frames that `local: -1` stands for (Self-Forcing: 32,760 tokens of 1,560)."""
+
+
+RECORDED_WEIGHTS = 4_000_000
+"""Weights up to which a rollout is replayed in the recordings' order of operations, which is slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A replayed rollout.
+
+    Attributes:
+        latents: [B, frames, C, H, W], each chunk made on the rollout's own past.
+        difference: largest absolute difference to the file's latents; None where it records none.
+        in_order, in_order_difference: as above, in the recordings' order of operations (`replay_arithmetic`), also on
+            its own past; None where it was not needed or is not known.
+        chunkwise, on_recorded_past: the same as first, but each chunk made on the file's past; None where that was not
+            needed.
+    """
+
+    family: str
+    latents: Tensor
+    difference: float | None
+    in_order: Tensor | None = None
+    in_order_difference: float | None = None
+    chunkwise: Tensor | None = None
+    on_recorded_past: float | None = None
+
+    @property
+    def passes(self) -> bool:
+        """Whether the replay, free or on the recorded past, is within `TOLERANCE`."""
+        return _least(self.difference, self.on_recorded_past) <= TOLERANCE
+
+    @property
+    def free_difference(self) -> float:
+        """The smaller difference of the replays on their own past; infinite where there is nothing to compare with."""
+        return _least(self.difference, self.in_order_difference)
+
+    @property
+    def best(self) -> tuple[str, Tensor]:
+        """The latents to hand on, and what they are.
+
+        `own` past, `own, recorded order`, or the `recorded` past; where several could be, the first within tolerance.
+        """
+        if self.in_order is not None and (self.in_order_difference is None or self.free_difference <= TOLERANCE):
+            return "own, recorded order", self.in_order
+        if self.chunkwise is not None:
+            return "recorded", self.chunkwise
+        return "own", self.latents
+
+
+def _least(*differences: float | None) -> float:
+    return min((d for d in differences if d is not None), default=float("inf"))
+
+
+class TraceNoise:
+    """The file's random numbers in order of use."""
+
+    def __init__(self, start: Tensor, draws: list[Tensor]) -> None:
+        self.noise, self.draws = start, draws
+
+    def start(self, first: int, count: int) -> Tensor:
+        """Start noise of these frames."""
+        return self.noise[:, first : first + count]
+
+    def renoise(self, count: int) -> Tensor:
+        """The next draw, as [B, count, C, H, W]."""
+        if not self.draws:
+            raise WeightsError("the trace holds fewer random numbers than the rollout draws")
+        batch, shape = self.noise.shape[0], self.noise.shape[2:]
+        return self.draws.pop(0).reshape(batch, count, *shape)
+
+
+def window_policy(spec: dict[str, Any]) -> WindowPolicy:
+    """The window policy that a trace's `family`, `local` and `sink` stand for."""
+    frames, sink = int(spec["local"]), int(spec["sink"])
+    frames = DEFAULT_WINDOW if frames == -1 else frames
+    at_read = {"rotation": "read", "positions": "relative"}
+    families: dict[str, dict[str, Any]] = {
+        "self_forcing": {},
+        "infinity_rope": at_read | {"switch": "flush"},
+        "videomla": at_read,
+        "reward_forcing": at_read | {"sink_kind": "average"},
+        "longlive": {"switch": "rebuild", "keep_sink_on_rebuild": bool(spec.get("global_sink", False))},
+        "rolling_forcing": {"schedule": "rolling"},
+    }
+    family = str(spec["family"])
+    if family not in families:
+        raise WeightsError(f"unknown trace family {family!r}", nearest(family, families))
+    if family == "rolling_forcing":
+        frames, sink = int(spec["cache_frames"]), int(spec["block"])
+    return WindowPolicy(frames=frames, sink=sink, **families[family])
+
+
+def network_config(spec: dict[str, Any]) -> TransformerConfig:
+    """The network's sizes."""
+    mla = spec.get("mla")
+    latent = LatentSizes(**{**mla, "pairs": tuple(mla["pairs"])}) if mla else LatentSizes()
+    return TransformerConfig(
+        dim=spec["dim"],
+        heads=spec["heads"],
+        layers=spec["layers"],
+        ffn=spec["ffn"],
+        text_tokens=spec["text"][0],
+        text_width=spec["text"][1],
+        attention="latent" if mla else "dense",
+        latent=latent,
+    )
+
+
+def verify(path: Path, form: Name = "expanded") -> Replay:
+    """Replay a trace in float32 as a check of this implementation.
+
+    A rollout whose softmaxes are sharp multiplies rounding from chunk to chunk: both VideoMLA traces do, so that even
+    float64 evaluation of the same equations ends 1e-3 away from a float32 recording. Where the free replay is not
+    within `TOLERANCE`, two more are made: a free one in the recordings' own order of operations, which shows that no
+    equation differs, and one in the usual order and in `form` with every chunk on the recorded past. A wrong formula,
+    position or window cannot pass either: it moves a chunk by 0.1 to 1.
+
+    Raises `WeightsError` for a file that is not a trace, and `OptionError` for sizes that do not fit each other.
+    """
+    spec, tensors = read(path)
+    free = roll(path, spec, tensors, form)
+    recorded = tensors.get("latents")
+    difference = _difference(free, recorded)
+    if spec["family"] == "rolling_forcing" or (difference is not None and difference <= TOLERANCE):
+        return Replay(spec["family"], free, difference)
+    ordered = roll(path, spec, tensors, order=RecordedOrder()) if _order_is_known(spec, tensors) else None
+    found = Replay(spec["family"], free, difference, ordered, _difference(ordered, recorded))
+    if recorded is None:
+        return found
+    chunkwise = roll(path, spec, tensors, form, history=recorded)
+    return replace(found, chunkwise=chunkwise, on_recorded_past=_difference(chunkwise, recorded))
+
+
+def _difference(latents: Tensor | None, recorded: Tensor | None) -> float | None:
+    return None if latents is None or recorded is None else float((latents - recorded).abs().max())
+
+
+def _order_is_known(spec: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+    weights = sum(t.numel() for name, t in tensors.items() if name.startswith("weights."))
+    return spec["family"] == "videomla" and weights <= RECORDED_WEIGHTS
+
+
+def roll(
+    path: Path,
+    spec: dict[str, Any],
+    tensors: dict[str, Tensor],
+    form: Name = "expanded",
+    dtype: torch.dtype = torch.float32,
+    history: Tensor | None = None,
+    order: RecordedOrder | None = None,
+) -> Tensor:
+    """The latents of the rollout that a trace describes, [B, frames, C, H, W], in float32 or float64.
+
+    With `history` every chunk is made on that past; with `order` in the recordings' float32, latent attention alone.
+    """
+    network = VideoTransformer(network_config(spec))
+    weights = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
+    check_names(
+        path.name, {n: t.shape for n, t in network.state_dict().items()}, {n: t.shape for n, t in weights.items()}
+    )
+    network.load_state_dict(weights)
+    network = network.to(dtype).eval().requires_grad_(False)
+    network.use_form(form)
+    if order is not None:
+        order.prepare(network)
+    height, width = (int(n) for n in spec["hw"])
+    shape = (tensors["noise"].shape[0], int(spec["frames"]), network.config.in_channels, height, width)
+    if tensors["noise"].shape != shape:
+        raise WeightsError(f"{path}: noise is {tuple(tensors['noise'].shape)}, its spec says {shape}")
+    sampler = SamplerConfig(steps=tuple(spec.get("steps", (1000, 750, 500, 250))))
+    policy, chunk = window_policy(spec), int(spec["block"])
+    kind = RollingRollout if policy.schedule == "rolling" else Rollout
+    rollout = kind(network, policy, chunk, sampler, Grid(height // 2, width // 2))
+    if order is not None:
+        rollout.cache = order.cache(rollout.cache)
+    context = tensors["context"].to(dtype)
+    noise = TraceNoise(tensors["noise"].to(dtype), [t.to(dtype) for t in _draws(tensors)])
+    past = None if history is None else history.to(dtype)
+    with order or nullcontext():
+        prompts = [network.prompt(text) for text in (context if "switch" in spec else context[None])]
+        switches = [PromptSwitch(frame, p) for frame, p in zip(spec.get("switch", []), prompts[1:], strict=True)]
+        latents = torch.cat(list(rollout.run(noise, prompts[0], int(spec["frames"]), switches, history=past)), dim=1)
+    if noise.draws:
+        raise WeightsError(f"{path}: {len(noise.draws)} of its random numbers were not used")
+    return latents
+
+
+def save_latents(result: Replay, path: Path) -> None:
+    """Write the replay's best latents, float32 under `latents`; the header's `past` says which they are."""
+    past, latents = result.best
+    save_file({"latents": latents.float().contiguous()}, str(path), {"past": past, "family": result.family})
+
+
+def _draws(tensors: dict[str, Tensor]) -> list[Tensor]:
+    if "renoise" in tensors:
+        return list(tensors["renoise"].flatten(0, 1))
+    return [tensors[name] for name in sorted(tensors) if name.startswith("renoise.")]
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Spec and tensors of a trace file. Raises `WeightsError` for anything else."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            spec = json.loads((file.metadata() or {})["spec"])
+            for key in ("family", "local", "sink", "frames", "block", "dim", "heads", "layers", "ffn", "hw", "text"):
+                spec[key]
+            return spec, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} does not exist") from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is not a trace file: {error}", "a trace is safetensors with a `spec` entry"
+        ) from error

@@ -1,0 +1,57 @@
+"""Few-step flow matching: the shifted schedule, the flow-to-clean conversion, and re-noising between steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harness.errors import OptionError
+from videomla_models.spec.config import TRAIN_STEPS, SamplerConfig
+
+
+class Schedule:
+    """Noise levels of a shifted flow schedule: sigma = s u / (1 + (s - 1) u), u linear from 1 to 0 without its end.
+
+    `timesteps` and `sigmas` of the denoising steps are host floats, so that no pass reads the device.
+    """
+
+    def __init__(self, config: SamplerConfig) -> None:
+        steps = list(config.steps)
+        if not steps or any(not 0 < s <= TRAIN_STEPS for s in steps) or steps != sorted(steps, reverse=True):
+            raise OptionError(
+                f"sampler.steps {steps} are not falling steps", f"give values from {TRAIN_STEPS} down to above 0"
+            )
+        if config.prediction not in ("flow", "clean"):
+            raise OptionError(f"sampler.prediction is {config.prediction!r}", "choose flow or clean")
+        if config.shift <= 0:
+            raise OptionError(f"sampler.shift is {config.shift}", "choose a value above 0")
+        u = torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1]
+        self.table = config.shift * u / (1 + (config.shift - 1) * u)
+        times = self.table * TRAIN_STEPS
+        if config.warp:
+            padded = torch.cat([times, torch.zeros(1)])
+            chosen = [padded[TRAIN_STEPS - round(s)] for s in steps]
+        else:
+            chosen = [torch.tensor(float(s)) for s in steps]
+        self.config = config
+        self.timesteps = [float(t) for t in chosen]
+        self.sigmas = [float(self.table[(times - t).abs().argmin()]) for t in chosen]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def clean(self, noisy: Tensor, output: Tensor, sigma: float) -> Tensor:
+        """The clean latent that `output` predicts: x_t - sigma * flow, or the output itself."""
+        if self.config.prediction == "clean":
+            return output
+        return torch.sub(noisy, output, alpha=sigma)
+
+    @staticmethod
+    def noisy(clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """(1 - sigma) clean + sigma noise."""
+        return torch.lerp(clean, noise, sigma)
+
+
+def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance: unconditional + scale (conditional - unconditional)."""
+    return torch.lerp(unconditional, conditional, scale)

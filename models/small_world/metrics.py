@@ -1,0 +1,145 @@
+"""Metrics of the small world: a clip against its caption, and how long a rollout keeps to it.
+
+Version 2. Version 1 passed a part that 0.8 of the frames showed and a motion whose steps were right on average; its
+records say so, as every record names its metric's version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from harness.contracts import Clip, Metric, Value
+from harness.errors import ClipError
+from videomla_models.small_world.judge import MIN_FRAMES, PARTS, Reading, Verdict, hold, read
+from videomla_models.small_world.world import SPEEDS, Caption
+
+Part = tuple[Reading, Caption, slice]
+"""Frames that one caption holds for, that caption, and which of them are judged."""
+
+
+def _captions(clip: Clip) -> list[tuple[int, Caption]]:
+    captions = []
+    for frame, text in ((0, clip.prompt), *clip.switches):
+        try:
+            captions.append((frame, Caption.parse(text)))
+        except ValueError as error:
+            raise ClipError(str(error), "score only clips whose prompts are captions of the small world") from None
+    return captions
+
+
+def _parts(clip: Clip, reading: Reading, start: int, stop: int) -> list[Part]:
+    """Frames `start` to `stop` of a clip, cut where the prompt switches.
+
+    A piece too short for a verdict takes in neighbours of its own prompt; where that has too few, it is left out.
+    Raises `ClipError` when no piece is long enough, or a prompt is no caption.
+    """
+    captions = _captions(clip)
+    ends = [frame for frame, _ in captions[1:]] + [len(reading)]
+    parts = []
+    for (first, caption), last in zip(captions, ends, strict=True):
+        begin, end = max(first, start), min(last, stop)
+        if begin < end and last - first >= MIN_FRAMES:
+            begin = max(first, min(begin, end - MIN_FRAMES))
+            parts.append((reading[first:last], caption, slice(begin - first, max(end, begin + MIN_FRAMES) - first)))
+    if not parts:
+        raise ClipError(
+            f"frames {start} to {stop} of the clip hold no caption for the {MIN_FRAMES} frames that a verdict needs",
+            "ask for longer clips, or for switches that are further apart",
+        )
+    return parts
+
+
+def _mean(verdicts: Sequence[Verdict], name: str) -> float:
+    return float(np.mean([getattr(verdict, name) for verdict in verdicts]))
+
+
+class ToyWorld(Metric):
+    """Whether a clip shows what its caption says: each part, and all of them at once, by rule, in every frame.
+
+    A clip with prompt switches is cut at them, each piece is held to its own caption, and the pieces are averaged.
+    """
+
+    version: ClassVar[str] = "2"
+    values: ClassVar[tuple[Value, ...]] = (
+        Value("caption_accuracy", label="caption accuracy", share=True),
+        *(Value(part, label=part, share=True) for part in PARTS),
+        Value("frame_accuracy", label="frame accuracy", share=True),
+        *(Value(f"{part}_frames", label=f"{part}, share of frames", share=True) for part in PARTS),
+        Value("shape_iou", label="shape IoU"),
+        Value("shape_iou_worst", label="shape IoU, worst frame"),
+        Value("speed_measured", unit="px/frame", direction="none", label="measured speed"),
+        Value("speed_error", unit="px/frame", direction="lower", label="error of the mean speed"),
+        Value("step_error", unit="px", direction="lower", label="error of a step"),
+    )
+
+    def score(self, clip: Clip) -> Mapping[str, float]:
+        """The values of the whole clip.
+
+        `caption_accuracy` and the parts of the caption are 1 where every frame shows them, else 0; `frame_accuracy` is
+        the share of the frames that show all parts at once, `colour_frames` and so on of those that show the part.
+
+        Raises:
+            ClipError: a prompt is no caption, the clip is not 32x32, or it is too short.
+        """
+        _captions(clip)
+        reading = read(clip.read())
+        parts = _parts(clip, reading, 0, len(reading))
+        verdicts = [hold(*part) for part in parts]
+        names = (*PARTS, "shape_iou", "shape_iou_worst", "speed_measured", "step_error")
+        errors = [abs(v.speed_measured - SPEEDS[c.speed]) for v, (_, c, _) in zip(verdicts, parts, strict=True)]
+        return {
+            "caption_accuracy": _mean(verdicts, "correct"),
+            "frame_accuracy": _mean(verdicts, "frames_correct"),
+            **{name: _mean(verdicts, name) for name in names},
+            **{f"{part}_frames": float(np.mean([v.frames[part] for v in verdicts])) for part in PARTS},
+            "speed_error": float(np.mean(errors)),
+        }
+
+
+class ToySurvival(Metric):
+    """Caption accuracy over each quarter of a rollout: whether the last still shows what the first did.
+
+    A quarter is read as a clip of its own, against the caption in force there, with the step that leads into it.
+    """
+
+    version: ClassVar[str] = "2"
+    values: ClassVar[tuple[Value, ...]] = (
+        Value("survival", label="survival", share=True),
+        Value("quarter_1", label="first quarter", share=True),
+        Value("quarter_2", label="second quarter", share=True),
+        Value("quarter_3", label="third quarter", share=True),
+        Value("quarter_4", label="last quarter", share=True),
+        Value("quarter_1_frames", label="first quarter, share of frames", share=True),
+        Value("quarter_2_frames", label="second quarter, share of frames", share=True),
+        Value("quarter_3_frames", label="third quarter, share of frames", share=True),
+        Value("quarter_4_frames", label="last quarter, share of frames", share=True),
+        Value("shape_drift", direction="zero", label="shape IoU, last quarter less first"),
+    )
+
+    def score(self, clip: Clip) -> Mapping[str, float]:
+        """`quarter_1` and so on are 1 where every frame shows all of its caption, `quarter_1_frames` the share that do.
+
+        `survival` is `quarter_4`; `shape_drift` is negative where the shape decays.
+
+        Raises:
+            ClipError: a prompt is no caption, the clip is not 32x32, or it has fewer than 16 frames.
+        """
+        _captions(clip)
+        reading = read(clip.read())
+        if len(reading) < 4 * MIN_FRAMES:
+            raise ClipError(
+                f"a rollout of {len(reading)} frames has no quarters of {MIN_FRAMES}",
+                f"ask for {4 * MIN_FRAMES} frames or more where survival is scored",
+            )
+        edges = [quarter * len(reading) // 4 for quarter in range(5)]
+        scores, overlap = {}, []
+        for number, (start, stop) in enumerate(pairwise(edges), 1):
+            verdicts = [hold(*part) for part in _parts(clip, reading, start, stop)]
+            scores[f"quarter_{number}"] = _mean(verdicts, "correct")
+            scores[f"quarter_{number}_frames"] = _mean(verdicts, "frames_correct")
+            overlap.append(_mean(verdicts, "shape_iou"))
+        return {"survival": scores["quarter_4"], **scores, "shape_drift": overlap[-1] - overlap[0]}

@@ -1,0 +1,98 @@
+"""Sizes of a transformer and settings of its sampler, as data; torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSizes:
+    """Widths of VideoMLA's attention (paper section 3; the defaults are its defaults).
+
+    Attributes:
+        d_c: cached content latent. d_q: query latent, not cached.
+        d_nope, d_rope: content and positional channels of a head; values keep the full head width.
+        pairs: complex rotary pairs for time, height and width; they sum to d_rope / 2.
+    """
+
+    d_c: int = 192
+    d_q: int = 768
+    d_nope: int = 96
+    d_rope: int = 32
+    pairs: tuple[int, int, int] = (6, 5, 5)
+
+    @property
+    def cached_scalars(self) -> int:
+        """Numbers kept per token and layer: the latent and the head-shared rope key."""
+        return self.d_c + self.d_rope
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerConfig:
+    """A causal, chunk-wise video transformer with Wan2.1's block (the defaults are Wan2.1-T2V-1.3B).
+
+    Attributes:
+        attention: `dense` (per-head keys and values), `latent` (VideoMLA) or `linear` (constant state).
+        latent: widths of the latent form; ignored by the others.
+        in_channels: channels of a latent frame; `patch` its (time, height, width) patch.
+        text_width: of the text embeddings; text_tokens: their number after padding.
+        rope_theta, rope_positions: base and length of the rotary table per axis.
+    """
+
+    dim: int = 1536
+    heads: int = 12
+    layers: int = 30
+    ffn: int = 8960
+    in_channels: int = 16
+    patch: tuple[int, int, int] = (1, 2, 2)
+    text_width: int = 4096
+    text_tokens: int = 512
+    freq_dim: int = 256
+    eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_positions: int = 1024
+    attention: str = "dense"
+    latent: LatentSizes = field(default_factory=LatentSizes)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.dim // self.heads
+
+    @property
+    def cached_scalars(self) -> int:
+        """Numbers kept per token and layer; 0 for the linear form, whose state does not grow."""
+        return {"dense": 2 * self.dim, "latent": self.latent.cached_scalars, "linear": 0}[self.attention]
+
+
+TRAIN_STEPS = 1000
+"""Length of the noise schedule (Self-Forcing `utils/scheduler.py`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """How a chunk is denoised.
+
+    Attributes:
+        steps: denoising steps out of 1000, noisiest first. shift: warps the schedule towards noise.
+        warp: whether `steps` are looked up in the shifted schedule (Self-Forcing) or used as they are (CausVid).
+        guidance: classifier-free guidance scale; 1 is without.
+        prediction: what the network's output means: the `flow`, or the clean latent (`clean`).
+        clean_timestep: timestep of the pass that writes a finished chunk into the cache.
+    """
+
+    steps: tuple[float, ...] = (1000, 750, 500, 250)
+    shift: float = 5.0
+    warp: bool = True
+    guidance: float = 1.0
+    prediction: str = "flow"
+    clean_timestep: float = 0.0
+
+
+def evenly_spaced(count: int) -> tuple[float, ...]:
+    """`count` steps from 1000 down, evenly spaced: 4 gives 1000, 750, 500, 250."""
+    if not 1 <= count <= TRAIN_STEPS:
+        raise OptionError(f"{count} denoising steps", f"choose 1 to {TRAIN_STEPS}")
+    return tuple(round(TRAIN_STEPS * (count - i) / count) for i in range(count))

@@ -1,0 +1,144 @@
+"""The published sliding-window models as data: what each says of window, positions, sampler and checkpoint. Torch-free.
+
+Sources by preset: VideoMLA, arXiv 2605.30351; Self-Forcing, 2506.08009 (`pipeline/causal_inference.py`); CausVid,
+2412.07772; LongLive, 2509.22622 (branch v1.0: `configs/longlive_inference.yaml` and, rotating at each read in
+`wan/modules/causal_model_infinity.py`, `configs/longlive_inference_infinity.yaml`); Infinity-RoPE, 2511.20649; Reward
+Forcing, 2512.04678; Rolling Forcing, 2509.25161 (`pipeline/rolling_forcing_inference.py`); Causal Forcing, 2602.02214.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from videomla_models.spec.config import SamplerConfig
+from videomla_models.spec.window import WindowPolicy
+
+FULL_WINDOW = 21
+"""Latent frames of a 5 s clip: the window of a dense model that forgets nothing of it."""
+
+
+FETCHED = {"Hidir/VideoMLA": "videomla"}
+"""Repositories on the Hub whose files `harness fetch NAME` brings, by that name; parts of them by `--with FOLDER`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One published model, or a control.
+
+    Attributes:
+        family: the method. title: for tables. attention: `dense` or `latent`.
+        window: what attention sees; other readings of the same paper under their own names in `readings`.
+        chunk: latent frames per chunk. sampler: denoising steps and shift.
+        checkpoint: what the authors publish, how to name it, and the command that brings it where there is one; empty
+            where nothing is published.
+        licence: of that checkpoint.
+    """
+
+    family: str
+    title: str
+    window: WindowPolicy
+    attention: str = "dense"
+    chunk: int = 3
+    sampler: SamplerConfig = SamplerConfig()  # noqa: RUF009 (frozen)
+    readings: dict[str, WindowPolicy] = field(default_factory=dict)
+    checkpoint: str = ""
+    licence: str = ""
+
+
+def _at_read(frames: int, sink: int) -> WindowPolicy:
+    return WindowPolicy(frames=frames, sink=sink, rotation="read", positions="relative")
+
+
+def _longlive() -> WindowPolicy:
+    """As `local_attn_size: 12`, `sink_size: 3` and `global_sink: true` of its configurations say."""
+    return WindowPolicy(frames=12, sink=3, switch="rebuild", keep_sink_on_rebuild=True)
+
+
+PRESETS: dict[str, Preset] = {
+    "videomla-1.3b": Preset(
+        family="videomla",
+        title="VideoMLA",
+        attention="latent",
+        window=_at_read(6, 1),
+        readings={"la6_sink1": _at_read(6, 1), "la7_sink1": _at_read(7, 1)},
+        checkpoint="Hidir/VideoMLA: stage3_la6_sink1/model.pt (also stage1, stage2, stage3; 21 GB in all; key names "
+        "not published); harness fetch videomla --with stage3_la6_sink1",
+        licence="none stated",
+    ),
+    "dense-window-1.3b": Preset(
+        family="dense",
+        title="dense, VideoMLA's window",
+        window=_at_read(6, 1),
+        readings={"la6_sink1": _at_read(6, 1), "la7_sink1": _at_read(7, 1)},
+        checkpoint="any checkpoint of the Self-Forcing family",
+    ),
+    "dense-21-1.3b": Preset(
+        family="dense",
+        title="dense, 21 frames",
+        window=WindowPolicy(frames=FULL_WINDOW),
+        checkpoint="any checkpoint of the Self-Forcing family",
+    ),
+    "self-forcing": Preset(
+        family="self_forcing",
+        title="Self-Forcing",
+        window=WindowPolicy(frames=FULL_WINDOW),
+        checkpoint="gdhe17/Self-Forcing: checkpoints/self_forcing_dmd.pt (generator_ema)",
+        licence="Apache-2.0",
+    ),
+    "self-forcing-framewise": Preset(
+        family="self_forcing",
+        title="Self-Forcing, frame-wise",
+        window=WindowPolicy(frames=FULL_WINDOW),
+        chunk=1,
+        checkpoint="the frame-wise checkpoint of Self-Forcing's authors",
+        licence="Apache-2.0",
+    ),
+    "causvid": Preset(
+        family="causvid",
+        title="CausVid",
+        window=WindowPolicy(frames=FULL_WINDOW, schedule="restart"),
+        sampler=SamplerConfig(steps=(1000, 757, 522), shift=8.0, warp=False),
+        checkpoint="tianweiy/CausVid: autoregressive_checkpoint/model.pt",
+        licence="CC BY-NC-SA 4.0",
+    ),
+    "longlive": Preset(
+        family="longlive",
+        title="LongLive",
+        window=_longlive(),
+        readings={
+            "la12_sink3": _longlive(),
+            "la12_sink3_relative": replace(_longlive(), rotation="read", positions="relative"),
+        },
+        checkpoint="Efficient-Large-Model/LongLive-1.3B: longlive_base.pt with lora.pt (lora_alpha 256)",
+        licence="Apache-2.0",
+    ),
+    "infinity-rope": Preset(
+        family="infinity_rope",
+        title="Infinity-RoPE",
+        window=WindowPolicy(frames=6, sink=1, rotation="read", positions="relative", switch="flush"),
+        checkpoint="Self-Forcing's checkpoint; the method trains nothing",
+        licence="Apache-2.0",
+    ),
+    "reward-forcing": Preset(
+        family="reward_forcing",
+        title="Reward Forcing",
+        window=WindowPolicy(frames=9, sink=3, sink_kind="average", rotation="read", positions="relative"),
+        checkpoint="JaydenLu666/Reward-Forcing-T2V-1.3B: rewardforcing.pt",
+        licence="Apache-2.0",
+    ),
+    "rolling-forcing": Preset(
+        family="rolling_forcing",
+        title="Rolling Forcing",
+        window=WindowPolicy(frames=24, sink=3, schedule="rolling"),
+        sampler=SamplerConfig(steps=(1000, 800, 600, 400, 200)),
+        checkpoint="TencentARC/RollingForcing: checkpoints/rolling_forcing_dmd.pt",
+        licence="Tencent's own; read the repository's LICENSE",
+    ),
+    "causal-forcing": Preset(
+        family="causal_forcing",
+        title="Causal Forcing",
+        window=WindowPolicy(frames=FULL_WINDOW),
+        checkpoint="zhuhz22/Causal-Forcing: the chunk-wise checkpoint",
+        licence="Apache-2.0",
+    ),
+}

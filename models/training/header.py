@@ -1,0 +1,54 @@
+"""The header of a checkpoint that a training wrote: sizes, window, stage. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import WeightsError
+from videomla_models.spec.config import LatentSizes, TransformerConfig
+from videomla_models.training.options import AnyStage, Chain
+
+LARGEST_HEADER = 100 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        config: sizes. chain: how it was trained, up to its own stage. step: of that stage.
+    """
+
+    config: TransformerConfig
+    chain: Chain
+    step: int
+
+    @property
+    def stage(self) -> AnyStage:
+        """The stage that wrote it."""
+        return self.chain.stages[-1]
+
+
+def read_header(path: Path) -> Header:
+    """Read `path`'s header alone. Raises `WeightsError` for a file that no training of this project wrote."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > LARGEST_HEADER:
+                raise ValueError("no header")
+            metadata = json.loads(file.read(length))["__metadata__"]
+        config = json.loads(metadata["config"])
+        training, latent = config.pop("training"), config.pop("latent")
+        sizes = LatentSizes(**(latent | {"pairs": tuple(latent["pairs"])}))
+        return Header(
+            TransformerConfig(**(config | {"latent": sizes, "patch": tuple(config["patch"])})),
+            Chain.model_validate(training["chain"]),
+            int(training["step"]),
+        )
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} does not exist", "train it first: harness train RECIPE") from error
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise WeightsError(f"{path} is no checkpoint that `harness train` wrote", "give one of those") from error

@@ -1,0 +1,75 @@
+"""Ships a finished training as a small model: `python -m videomla_models.training.ship CHECKPOINT NAME`.
+
+Writes `NAME.safetensors` (float16) and `NAME.json`, the record of how the weights came about, stage by stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness.errors import HarnessError
+from videomla_models.training.data import FIRST_TRAINING_SEED
+from videomla_models.training.header import read_header
+
+log = logging.getLogger(__name__)
+
+
+def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
+    """Write `target`.safetensors and `target`.json; returns the record.
+
+    Args:
+        checkpoint: what `harness train` wrote at the end of a chain. stages: the folder of all stages beside its run.
+
+    Raises:
+        WeightsError: `checkpoint` is none of those. FileNotFoundError: a stage of its chain is not in `stages`.
+    """
+    chain = read_header(checkpoint).chain
+    folders = [stages / chain.key(number) for number in range(len(chain.stages))]
+    done = [json.loads((folder / "stage.json").read_text(encoding="utf-8")) for folder in folders]
+    weights = load_file(checkpoint)
+    path = target.with_name(f"{target.name}.safetensors")
+    save_file({name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}, path)
+    kept = ("stage", "steps", "seconds", "sha256", "losses")
+    start = chain.start.origin.file
+    record = {
+        "model": f"toy/{target.name}",
+        "chain": chain.model_dump(mode="json"),
+        "start": hashlib.sha256(Path(start).read_bytes()).hexdigest() if start else "",
+        "first_training_seed": FIRST_TRAINING_SEED,
+        "stages": [{name: stage[name] for name in kept} | {"updates": stage.get("updates", {})} for stage in done],
+        "losses_are_means_of": "equal parts of a stage",
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+    target.with_name(f"{target.name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def main() -> None:
+    """Command line of shipping."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="as runs/training/quickstart/checkpoints/dense-0/….safetensors")
+    parser.add_argument("name", type=Path, help="as models/small_world/checkpoints/dense")
+    parser.add_argument("--stages", type=Path, default=Path("runs/training/stages"))
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        record = ship(given.checkpoint, given.name, given.stages)
+    except (HarnessError, OSError) as error:
+        parser.error(str(error))
+    log.info("%s: %d parameters, %s", record["model"], record["parameters"], record["sha256"][:12])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The small models that ship: what they say, and that they draw what the caption says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from harness.contracts import Json, Request, VideoModel, registry
+from harness.errors import HarnessError, OptionError
+from videomla_models.adapters.small_world import CHECKPOINTS
+from videomla_models.small_world.judge import judge
+from videomla_models.small_world.world import Caption, held_out
+
+NAMES = ("toy/dense", "toy/videomla")
+
+
+def create(name: str, **options: Json) -> VideoModel:
+    return registry.models.create(name, options)
+
+
+def test_the_latent_cache_is_at_most_fifteen_per_cent() -> None:
+    dense, latent = (create(name).describe() for name in NAMES)
+    assert (dense.cached_scalars, latent.cached_scalars) == (384, 56)
+    assert (dense.window_frames, dense.sink_frames) == (latent.window_frames, latent.sink_frames) == (6, 1)
+    assert latent.cache_bytes == 5 * 6 * 16 * 56 * 4  # 5 layers, 6 frames of 16 tokens, float32
+    guided = create("toy/videomla", weights="teacher_forcing", steps=8, guidance=2.0).describe()
+    assert guided.cache_bytes == 2 * latent.cache_bytes
+    assert (latent.forwards_per_chunk, guided.forwards_per_chunk) == (4 + 1, 2 * (8 + 1))
+
+
+@pytest.mark.parametrize("stem", ["dense", "videomla"])
+def test_checkpoints_are_those_of_their_records(stem: str) -> None:
+    first, forced, shipped = (
+        json.loads((CHECKPOINTS / f"{stem}{kind}.json").read_text()) for kind in (".first", ".teacher_forcing", "")
+    )
+    for record, path in ((forced, f"{stem}.teacher_forcing.safetensors"), (shipped, f"{stem}.safetensors")):
+        assert hashlib.sha256((CHECKPOINTS / path).read_bytes()).hexdigest() == record["sha256"]
+        assert (CHECKPOINTS / path).stat().st_size < 8_000_000
+    assert forced["steps"] == forced["recipe"]["steps"]
+    assert forced["recipe"]["start"] == first["sha256"]
+    assert shipped["start"] == forced["sha256"]
+    assert [stage["steps"] for stage in shipped["stages"]] == [s["steps"] for s in shipped["chain"]["stages"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_held_out_captions_are_drawn(name: str) -> None:
+    model = create(name)
+    model.load("cpu")
+    captions = held_out()[::25]
+    request = Request(tuple(map(str, captions)), tuple(range(len(captions))), 21)
+    clips = np.concatenate(list(model.stream(request)), 1)
+    verdicts = [judge(clip, caption) for clip, caption in zip(clips, captions, strict=True)]
+    assert all(v.colour and v.background for v in verdicts)
+    # The first chunk, which has no past, is often blurred or late; most of the frames after it are right in everything.
+    assert np.mean([v.frames_correct for v in verdicts]) > 0.7
+
+
+def test_a_clip_is_its_seeds_and_prompts() -> None:
+    model = create("toy/videomla", steps=2)
+    model.load("cpu")
+    text = str(Caption.parse("a red circle moves slowly to the left on a navy background"))
+
+    def made(seed: int, prompt: str) -> np.ndarray:
+        return np.concatenate(list(model.stream(Request((prompt,), (seed,), 10))), 1)
+
+    assert made(3, text).shape == (1, 10, 32, 32, 3)
+    assert np.array_equal(made(3, text), made(3, text))
+    assert not np.array_equal(made(3, text), made(4, text))
+    assert not np.array_equal(made(3, text), made(3, "a blue cross moves quickly up on a black background"))
+
+
+def test_random_weights_are_marked_and_missing_ones_named() -> None:
+    assert create("toy/dense", weights="random").describe().weights == "random"
+    with pytest.raises(HarnessError, match="absent"):
+        create("toy/dense", weights="absent.safetensors").identity("cpu")
+    with pytest.raises(HarnessError, match="does not fit"):
+        create("toy/dense", weights=str(CHECKPOINTS / "videomla.safetensors")).load("cpu")
+
+
+@pytest.mark.parametrize(("option", "value"), [("steps", 0), ("steps", 1001), ("guidance", 0.5), ("stepz", 4)])
+def test_bad_options(option: str, value: float) -> None:
+    with pytest.raises(OptionError, match=r"step|guidance"):
+        create("toy/dense", **{option: value})

@@ -1,0 +1,166 @@
+"""What a stream holds, by walking the live objects after a rollout, against the card and against arithmetic by hand."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import CodeType, GeneratorType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.contracts import registry
+from videomla_models.adapters.transformer_model import StreamingModel
+from videomla_models.network.build import build, random_embeddings
+from videomla_models.network.cache import Grid, storage_bytes
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.ops.rope import RotaryTable, Rotation
+from videomla_models.rollout.rolling import RollingRollout
+from videomla_models.rollout.rollout import Prompt, Rollout, SeededNoise
+from videomla_models.spec.published_models import PRESETS
+
+FLOAT = 4
+CPU = torch.device("cpu")
+LATENT = ("videomla-1.3b", "toy/videomla")
+MODELS = [
+    *((name, form) for name in LATENT for form in ("expanded", "absorbed")),
+    *((name, "auto") for name in (*PRESETS, "toy/dense") if name not in LATENT),
+]
+
+
+def of_a_rollout(code: CodeType) -> bool:
+    """Whether a suspended generator is one of the rollout's."""
+    return code.co_filename.endswith(("rollout.py", "rolling.py"))
+
+
+def storages(tensors: Iterable[Tensor]) -> set[int]:
+    return {t.untyped_storage()._cdata for t in tensors}
+
+
+def alive() -> tuple[list[object], list[Tensor]]:
+    """Every object that Python's collector knows, and the tensors among them."""
+    gc.collect()
+    things = gc.get_objects()
+    return things, [thing for thing in things if type(thing) in (Tensor, torch.nn.Parameter)]
+
+
+@dataclass
+class Held:
+    """Bytes by name, measured on storage; `other` are tensors that belong to nothing named."""
+
+    cache: int
+    text_keys: int
+    latents: int
+    transient: int
+    other: list[Tensor]
+
+
+class Handed:
+    """Keys and values that attention over `keys` of them was handed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, keys: int) -> None:
+        self.last: list[Tensor] = []
+        usual = F.scaled_dot_product_attention
+
+        def noting(q: Tensor, k: Tensor, v: Tensor, **rest: float) -> Tensor:
+            if k.shape[2] == keys:
+                self.last = [k, v]
+            return usual(q, k, v, **rest)
+
+        monkeypatch.setattr(F, "scaled_dot_product_attention", noting)
+
+
+def model(name: str, form: str, guidance: float = 1.0) -> StreamingModel:
+    options: dict[str, object] = {"dtype": "float32", "attention": form, "weights": "random"}
+    if name.startswith("toy/"):
+        options |= {"guidance": guidance}
+    else:
+        options |= {"network": "tiny", "height": 32, "width": 48, "codec": "preview"}
+    made = registry.models.create(name, options)
+    assert isinstance(made, StreamingModel)
+    return made
+
+
+def roll(made: StreamingModel, network: VideoTransformer) -> Iterator[tuple[Rollout, Prompt, Tensor]]:
+    """A rollout, its prompt and each of its chunks, for longer than the window."""
+    config, work = made.network_config(), made.workload()
+    height, width = made.latent_size()
+    kind = RollingRollout if made.window_policy().schedule == "rolling" else Rollout
+    grid = Grid(height // config.patch[1], width // config.patch[2])
+    rollout = kind(network, made.window_policy(), made.chunk, made.sampler_config(), grid)
+    texts = ("a", "") if made.sampler_config().guidance != 1 else ("a",)
+    with torch.inference_mode():
+        prompt = network.prompt(random_embeddings(config.text_tokens, config.text_width)(texts))
+    noise = SeededNoise((0,), (config.in_channels, height, width), CPU, torch.float32)
+    # The rolling schedule ends with fewer chunks in flight, so it is left before.
+    frames = (-(-work.window // work.chunk) + len(made.sampler_config().steps)) * work.chunk
+    for chunk in rollout.run(noise, prompt, frames):
+        yield rollout, prompt, chunk
+
+
+def held(handed: Handed, rollout: Rollout, prompt: Prompt, chunk: Tensor, before: set[int]) -> Held:
+    things, tensors = alive()
+    # What the suspended rollout works on; a dictionary there holds the chunks in flight.
+    frames = [
+        g.gi_frame.f_locals for g in things if type(g) is GeneratorType and g.gi_frame and of_a_rollout(g.gi_code)
+    ]
+    local = [thing for frame in frames for thing in frame.values()]
+    flying = [t for thing in local if type(thing) is dict for t in thing.values() if isinstance(t, Tensor)]
+    cache, text, kept = rollout.cache.tensors(), [t for pair in prompt for t in pair], [*rollout.finished, *flying]
+    transient = [*handed.last, *([] if rollout.cache.rotated is None else [rollout.cache.rotated])]
+    transient = [t for t in transient if not storages([t]) & storages(cache)]
+    angles = [t for thing in things if type(thing) is Rotation for t in (thing.cos, thing.sin, thing.phase)]
+    angles += [t for thing in things if type(thing) is RotaryTable for t in thing.axes]
+    now = [chunk, rollout.schedule.table, *(thing for thing in local if type(thing) is Tensor)]
+    known = before | storages([*cache, *text, *kept, *transient, *angles, *now])
+    other = [t for t in tensors if t.untyped_storage()._cdata not in known]
+    return Held(*(storage_bytes(part) for part in (cache, text, kept, transient)), other)
+
+
+@pytest.mark.parametrize(("name", "form"), MODELS)
+def test_what_is_alive_is_what_the_card_says(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(model(name, form), monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["toy/dense", "toy/videomla"])
+def test_guidance_holds_everything_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(model(name, "expanded", guidance=2.0), monkeypatch)
+
+
+def check(made: StreamingModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured, printed, and by hand."""
+    config, policy, work, card = made.network_config(), made.window_policy(), made.workload(), made.describe()
+    seen = work.window - (policy.sink if policy.schedule == "rolling" else 0)
+    handed = Handed(monkeypatch, seen * work.tokens)
+    network = build(config, None, "float32", "cpu").eval().requires_grad_(False)
+    network.use_form("absorbed" if card.details["attention_form"] == "absorbed" else "expanded")
+    for block in network.blocks if card.details["attention_form"] == "absorbed" else ():
+        block.self_attn.absorb()  # type: ignore[operator, union-attr]
+    before = storages(alive()[1])
+    stream = roll(made, network)
+    for _ in range(-(-work.window // work.chunk) + 1):
+        rollout, prompt, chunk = next(stream)
+    found = held(handed, rollout, prompt, chunk, before)
+    assert not found.other
+    copies = 2 if made.sampler_config().guidance != 1 else 1
+    scalars = config.latent.d_c + config.latent.d_rope if config.attention == "latent" else 2 * config.dim
+    tokens = work.window * work.tokens
+    assert found.cache == rollout.cache.bytes() == card.cache_bytes == copies * FLOAT * config.layers * tokens * scalars
+    text = copies * FLOAT * config.layers * 2 * config.text_tokens * config.dim
+    assert found.text_keys == text
+    assert card.details["kept_beside_cache_bytes"] == {"text_keys": text, "latents": found.latents}
+    parts = card.details["transient"]
+    assert isinstance(parts, dict)
+    assert found.transient == card.transient_bytes == sum(parts.values())  # type: ignore[arg-type]
+
+
+def test_transient_bytes_by_hand() -> None:
+    """`toy/videomla`: 6 frames of 16 tokens, 4 heads of 24 + 24 and values of 192, rope keys of 24."""
+    expanded, absorbed = (
+        model("toy/videomla", form).describe().details["transient"] for form in ("expanded", "absorbed")
+    )
+    assert expanded == {"rotated": 96 * 24 * 4, "gathered": 0, "rebuilt": 96 * (4 * 48 + 192) * 4}
+    assert absorbed == {"rotated": 96 * 24 * 4, "gathered": 96 * 56 * 4, "rebuilt": 0}

@@ -1,0 +1,55 @@
+"""A finished training becomes a checkpoint that ships, with its record."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from harness.errors import WeightsError
+from videomla_models.training.chain import train
+from videomla_models.training.options import Chain
+from videomla_models.training.ship import main, ship
+
+TINY = {
+    "chunk": 2,
+    "network": {"dim": 24, "heads": 2, "layers": 1, "ffn": 32},
+    "window": {"frames": 5},
+    "data": {"clips": 2, "chunks": 2},
+    "stages": [
+        {"stage": "teacher_forcing", "steps": 2, "rate": 0.001},
+        {"stage": "consistency", "steps": 3, "rate": 0.001},
+    ],
+}
+
+
+def test_weights_and_record_of_every_stage(tmp_path: Path) -> None:
+    done = train(Chain.model_validate(TINY), tmp_path / "stages")
+    record = ship(done[-1].path, tmp_path / "small", tmp_path / "stages")
+    shipped = tmp_path / "small.safetensors"
+    assert record["sha256"] == hashlib.sha256(shipped.read_bytes()).hexdigest()
+    assert [(stage["stage"], stage["steps"]) for stage in record["stages"]] == [
+        ("teacher_forcing", 2),
+        ("consistency", 3),
+    ]
+    assert [stage["sha256"] for stage in record["stages"]] == [stage.sha256 for stage in done]
+    trained, kept = load_file(done[-1].path), load_file(shipped)
+    assert kept.keys() == trained.keys()
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
+    assert all(torch.equal(kept[name], trained[name].half()) for name in kept)
+
+
+def test_other_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.safetensors").write_bytes(b"no")
+    with pytest.raises(WeightsError, match="no checkpoint that"):
+        ship(tmp_path / "other.safetensors", tmp_path / "small", tmp_path)
+    monkeypatch.setattr("sys.argv", ["ship", str(tmp_path / "absent.safetensors"), str(tmp_path / "small")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "absent.safetensors does not exist" in capsys.readouterr().err
