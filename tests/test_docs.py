@@ -84,6 +84,14 @@ def test_the_trees_folders_exist() -> None:
         assert rooms <= set(named)
 
 
+@pytest.fixture
+def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an example registers is gone after its test."""
+    for kind in (registry.models, registry.metrics, registry.probes):
+        monkeypatch.setattr(kind, "_classes", dict(kind._classes))
+    monkeypatch.setattr(registry, "plugin_files", list(registry.plugin_files))
+
+
 def _example(page: str, tmp_path: Path) -> None:
     """Load the Python example of a page as the plug-in file that it is to be saved as."""
     text = _text(ROOT / page)
@@ -93,6 +101,7 @@ def _example(page: str, tmp_path: Path) -> None:
     registry.load_plugin(tmp_path / name)
 
 
+@pytest.mark.usefixtures("_forgotten")
 def test_the_readmes_model_keeps_the_contract(tmp_path: Path) -> None:
     _example("README.md", tmp_path)
     findings = check_model("lab/bar", live=True)
@@ -102,6 +111,7 @@ def test_the_readmes_model_keeps_the_contract(tmp_path: Path) -> None:
     assert len(block.splitlines()) <= 32
 
 
+@pytest.mark.usefixtures("_forgotten")
 def test_the_metric_of_the_guide_scores(tmp_path: Path) -> None:
     _example("docs/add-a-metric.md", tmp_path)
     frames = np.full((5, 8, 8, 3), 100, np.uint8)
@@ -109,6 +119,7 @@ def test_the_metric_of_the_guide_scores(tmp_path: Path) -> None:
     assert registry.metrics.create("lab/brightness", {}).score(clip) == {"brightness": 100.0}
 
 
+@pytest.mark.usefixtures("_forgotten")
 def test_the_probe_of_the_guide_measures(tmp_path: Path) -> None:
     _example("README.md", tmp_path)
     _example("docs/add-a-probe.md", tmp_path)
