@@ -22,7 +22,10 @@ PAGES = sorted(
 )
 FENCED = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s:#]*)(#[^)\s]*)?\)")
-QUOTED = re.compile(r"`((?:harness|models|suites|tests|results|docs|examples|\.ci|\.github)/[\w./\-]*)`")
+QUOTED = re.compile(
+    r"`((?:harness|models|suites|tests|results|docs|examples|\.ci|\.github)/[\w./\-]*"
+    r"|(?:[\w.\-]+/)+[\w.\-]+\.(?:py|md|ya?ml|jsonl?|csv|lock|txt|toml|sh))`"
+)
 
 
 def _text(page: Path) -> str:
@@ -60,8 +63,8 @@ def test_quoted_paths_exist(page: Path) -> None:
 
 
 def test_paths_of_files_that_moved_are_seen() -> None:
-    assert QUOTED.findall("`harness/stats.py` and `tests/data/`, not `harness list models`") == [
-        "harness/stats.py",
+    assert QUOTED.findall("`report/cells.py`, `tests/data/`, not `harness list`, `a/b` or `c.py`") == [
+        "report/cells.py",
         "tests/data/",
     ]
     assert LINK.findall("[a](docs/a.md#b) [c](#d) [e](https://f.g)") == [("docs/a.md", "#b"), ("", "#d")]
