@@ -1,6 +1,6 @@
-"""Label parts of a forward pass for profiling; costs nothing when off.
+"""Names for the steps of a network's pass, put around them only while somebody asks where the time goes.
 
-A label costs the host as much as a small launch, so the network itself carries none.
+A name costs the host as much as a small launch, so the network itself carries none.
 """
 
 from __future__ import annotations
