@@ -1,4 +1,4 @@
-"""Cells of a table: a value with interval and marks, a figure of a card, the best of a column, a ratio."""
+"""Make the cells of a table; mark the best cell of a column, or express each as a ratio to the reference model."""
 
 from __future__ import annotations
 

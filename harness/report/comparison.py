@@ -1,4 +1,4 @@
-"""Two arms or two runs compared, value by value, paired by prompt and seed."""
+"""Compare two arms or two runs value by value. Clips are paired by prompt and seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a comparison: one row a value, with both arms, the change, what it rests on, and the verdict."""
+"""The table of a comparison: a row per value, with both arms, the change, its samples and the verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and pictures as files beside their records: `RUN/tables/NAME.md`, `.csv`, `.tex`, `.html`, `.svg`, `.png`.
+"""Write tables and plots of a run beside its records: `RUN/tables/NAME.md`, `.csv`, `.tex`, `.html`, `.svg`, `.png`.
 
 They are made from the records alone.
 """

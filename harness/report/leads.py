@@ -1,7 +1,7 @@
-"""Whether the best of a column is told from the next: what `harness compare` says of the two, from what tables read.
+"""Decide whether the best value of a column leads: give the verdict of `harness compare` on it and the next best.
 
-The same pairs, effects, adjustment and floors as `harness.report.comparison`, which reads whole records and so is too
-slow for every column of a large run.
+Pairs, effects, adjustment and floors are those of `harness.report.comparison`. That module reads whole records, which
+is too slow for every column of a large run. This one reads only what tables read.
 """
 
 from __future__ import annotations

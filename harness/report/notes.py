@@ -1,4 +1,4 @@
-"""What became known of a run after it was measured: `notes.yaml` in its folder, written by hand.
+"""Read footnotes on rows of a run from `notes.yaml` in its folder. They are written by hand, after the run.
 
     notes:
       - rows: [videomla]

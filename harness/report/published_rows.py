@@ -1,4 +1,4 @@
-"""Published figures as rows of a table, below the measured ones and never ranked with them."""
+"""Published figures as rows of a table. They stand below the measured rows and are never ranked with them."""
 
 from __future__ import annotations
 

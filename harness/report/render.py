@@ -1,4 +1,4 @@
-"""Draws a table as Markdown, CSV, LaTeX or HTML, or for a terminal. Every text is escaped; nothing is computed."""
+"""Render a table as Markdown, CSV, LaTeX or HTML, or for a terminal. Every text is escaped; nothing is computed."""
 
 from __future__ import annotations
 

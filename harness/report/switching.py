@@ -1,4 +1,4 @@
-"""Where prompts really switched, as a sentence below the tables that rest on such clips."""
+"""Write the sentence below a table that says at which frames prompts switched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table as data: what stands in each cell, and what it rests on. Renderers only draw it."""
+"""A table as data: the text of each cell and the samples behind it. Renderers only draw it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of a run, made from its plan and records alone."""
+"""Build the tables of a run from its plan and records alone."""
 
 from __future__ import annotations
 

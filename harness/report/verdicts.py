@@ -1,4 +1,4 @@
-"""Verdicts: what an interval of a difference says against a floor, and the exit code of a gate."""
+"""Verdicts: compare the interval of a difference with a floor, and give the exit code of a gate."""
 
 from __future__ import annotations
 

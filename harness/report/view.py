@@ -1,4 +1,4 @@
-"""A run as tables read it: arms, groups and metrics by name, and the samples of each group, read once."""
+"""Index a run for its tables: arms, groups and metrics by name. The samples of each group are read once."""
 
 from __future__ import annotations
 

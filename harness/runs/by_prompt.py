@@ -1,4 +1,4 @@
-"""A view of a run's clips under names made of their prompts, as VBench and people look for them."""
+"""Link the clips of a run under names made of their prompts, as VBench expects them."""
 
 from __future__ import annotations
 

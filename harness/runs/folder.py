@@ -1,8 +1,8 @@
-"""The run folder: where plan, records and clips lie, one run at a time.
+"""The run folder: paths of plan, records and clips, and a lock that lets one run in at a time.
 
     RUN/plan.json  RUN/records.jsonl  RUN/clips/ab/<key>.mp4  RUN/by-prompt/<prompt>-<i>.mp4  RUN/by-prompt/index.csv
 
-Names come from keys, never from prompts; only the view by prompt has names made of prompts, and those are made safe.
+File names come from keys. Only the view by prompt has names made of prompts, and those are made safe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model will make of a section's requests, asked before any work: a refusal, and where prompts really switch."""
+"""Ask a model, before any work, whether it refuses the requests of a section and at which frames prompts switch."""
 
 from __future__ import annotations
 

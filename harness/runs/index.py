@@ -1,6 +1,6 @@
-"""An index of records: what resuming and tables need of each, read without decoding the rest of its line.
+"""Index a file of records: read the part of each line that resuming and tables need, and decode no more.
 
-A million are read to print a table, so a line is cut at fixed bytes, and what is cut is decoded when it is asked for.
+A table may need a million records. So each line is cut at fixed bytes, and a part is decoded when it is asked for.
 """
 
 from __future__ import annotations

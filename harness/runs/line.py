@@ -1,7 +1,7 @@
-"""A record as one line of JSON: how it is written, and at which bytes a reader may cut it.
+"""Encode a record as one line of JSON, and state the bytes at which a reader may cut it.
 
-The index (`harness.runs.index`) reads a million heads without decoding them, so it relies on the order of members and
-on the bytes between them that `encode` writes.
+The index (`harness.runs.index`) reads a million heads without decoding them. It relies on the order of members and on
+the bytes between them that `encode` writes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a suite to units of work: pure, torch-free, the same plan for the same suite everywhere."""
+"""Turn a suite into units of work. Pure and torch-free: the same suite gives the same plan everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records of a run: an append-only file of one JSON line for each unit, and a run read for its tables."""
+"""Append records to a file, one JSON line for each unit, and read a run for its tables."""
 
 from __future__ import annotations
 

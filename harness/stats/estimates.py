@@ -17,8 +17,8 @@ Statistic = Callable[[Sequence[float]], float]
 RESAMPLES = 2000
 """Resamples of a bootstrap: the ends of a 95 % interval then rest on 50 resamples each."""
 FEW_CLUSTERS = 8
-"""Below this many clusters no resample reaches as far as an interval must: with two, a percentile bootstrap holds the
-truth in half of all studies. The interval is then Student's t over clusters."""
+"""Below this many clusters no resample reaches as far as an interval must: with two, a percentile bootstrap
+covers the truth in half of all studies. The interval is then Student's t over clusters."""
 BOOTSTRAP_CLUSTERS = 1000
 """Above this many clusters a mean is normal to all printed digits, and the interval is the linearised one (Cochran,
 Sampling Techniques, 1977, section 6.3), which costs no resampling."""
@@ -66,10 +66,11 @@ def clustered_mean(
 
     Whole clusters are resampled, so that five seeds of one prompt count as one piece of evidence: a percentile
     bootstrap at the level widened for few clusters (`expanded_level`). Below `FEW_CLUSTERS` it is Student's t with the
-    linearised error, and of a `share` (values between 0 and 1) `proportions.share_interval`. It holds the truth in 93
-    to 97 % of studies, of a share in more where few clips fail; of scores as skewed as an exponential distribution in
-    87 % with 6 clusters and 92 % with 24. Equal input gives equal intervals. Raises `ValueError` when lengths differ,
-    or a value is not finite or no share.
+    linearised error, and of a `share` (values between 0 and 1) `proportions.share_interval`.
+
+    Simulated coverage of the 95 % interval: 93 to 97 %; more for a share of which few clips fail; for scores as skewed
+    as an exponential distribution 87 % with 6 clusters and 92 % with 24. Equal input gives equal intervals. Raises
+    `ValueError` when lengths differ, or a value is not finite or no share.
     """
     data, codes = _checked(values, clusters)
     if data.size == 0:
@@ -208,11 +209,11 @@ def ratio_of_medians(
 
     Of several rounds it is the geometric mean of the rounds' ratios, with Student's t over their logarithms: samples
     of one round share its process, so rounds are the replicates, and what a start does to an arm is inside the
-    interval. It holds the truth in 95 % of studies from two rounds up, whatever the number of samples, but with two
-    it is 13 standard errors wide on either side; with four it is 3.
+    interval. Its simulated coverage is 95 % from two rounds up, whatever the number of samples. With two rounds it is
+    13 standard errors wide on either side; with four, 3.
 
-    Of one round it is the percentile bootstrap inside each arm (rule T19), which holds in 96 to 97 % of studies and
-    knows nothing of what another start would have given; NaN with fewer than `LEAST_SAMPLES`. Replicates that all agree
+    Of one round it is the percentile bootstrap inside each arm (rule T19), with a simulated coverage of 96 to 97 %.
+    It says nothing of another start; NaN with fewer than `LEAST_SAMPLES`. Replicates that all agree
     leave an error of 0 and no interval. Raises `ValueError` when rounds differ in number, and for samples that are not
     finite and positive, as they have no ratio.
     """

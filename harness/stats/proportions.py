@@ -18,8 +18,8 @@ Floats = NDArray[np.float64]
 
 PSEUDO_PROMPTS = 0.5
 """Prompts added, to the design effect alone, whose clips all go one way. Where few clips differ from the others, how
-clips of a prompt go together is not known from them, and without this the interval of five seeds a prompt holds the
-truth in 89 % of studies. From a quarter to one, all designs of the simulation hold; chosen here."""
+clips of a prompt go together is not known from them, and without this the interval of five seeds a prompt
+covers the truth in 89 % of studies. From a quarter to one, all designs of the simulation hold; chosen here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def share_interval(sums: Floats, sizes: Floats, level: float) -> tuple[float, fl
 
     Clopper and Pearson's exact interval at the effective number of clips (Korn and Graubard, Confidence Intervals for
     Proportions with Small Expected Number of Positive Counts Estimated from Survey Data, 1998). With one clip a prompt
-    it holds the truth at least as often as it says; Wilson's falls to 83 % for a share of 0.97 of 6 prompts.
+    its coverage is at least the stated one; Wilson's falls to 83 % for a share of 0.97 of 6 prompts.
     """
     total = float(sizes.sum())
     share = min(1.0, float(sums.sum()) / total)

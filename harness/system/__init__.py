@@ -1,1 +1,1 @@
-"""The machine: files, digests, devices, video. No word of suites, runs or models."""
+"""The machine: files, digests, devices, video. This package knows no suite, run or model."""

@@ -1,4 +1,4 @@
-"""Devices and processes without torch: what `auto` means here, what a process holds, what records say of a machine."""
+"""Devices and processes without torch: resolve `auto`, free memory, describe the machine for records."""
 
 from __future__ import annotations
 

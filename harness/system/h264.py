@@ -1,4 +1,7 @@
-"""H.264 as it leaves the encoder: decoded at once for the digest of its frames, and found again in the file."""
+"""Check that the frames in an MP4 are those the model made.
+
+Each H.264 packet is decoded and hashed as it is written. The packets are then looked up in the file.
+"""
 
 from __future__ import annotations
 

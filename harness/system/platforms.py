@@ -1,4 +1,4 @@
-"""The systems that this project runs on, by name, and the Triton that each release of torch brings there."""
+"""Supported systems by name, and the Triton version that each release of torch requires."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Clips as files: H.264, yuv420p, mp4 through PyAV, and the digest of their decoded frames.
+"""Write and read clips (H.264, yuv420p, mp4, through PyAV), and hash their decoded frames.
 
-Colours are converted as FFmpeg does for a file without colour tags (BT.601, limited range), which is what the field's
-readers assume. The digest is of the decoded planes, not of pixels in RGB: H.264 decodes to the same planes on every
-machine, while the conversion to RGB may round differently. One encoder thread, and none of x264's macroblock tree
-(it reads memory that it never wrote, core 165), so that equal frames give equal files.
-yuv420p needs even sizes: an odd side is padded by repeating its last row or column, and the true size stands in the
-file's comment, by which `read` crops.
+Colours are converted as FFmpeg does for a file without colour tags (BT.601, limited range). The field's readers assume
+the same. The digest is of the decoded planes, not of pixels in RGB: H.264 decodes to the same planes on every machine,
+while the conversion to RGB may round differently. Equal frames give equal files: the encoder has one thread, and x264's
+macroblock tree is off (it reads memory that it never wrote, core 165). yuv420p needs even sizes. An odd side is padded
+by repeating its last row or column. The file's comment holds the true size, to which `read` crops.
 """
 
 from __future__ import annotations

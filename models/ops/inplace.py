@@ -1,4 +1,4 @@
-"""Tensors that nothing else holds: where no gradient is asked for, a result takes the place of its input."""
+"""Reuse the memory of an input for the result of an elementwise call, where no gradients are recorded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def reuse(x: Tensor, *others: Tensor) -> Tensor | None:
-    """`x`, as the `out` of an elementwise function of `x` and `others`; None, for a new tensor, where gradients flow.
+    """`x` as the `out=` of an elementwise call on `x` and `others`, or None while gradients are recorded.
 
-    Memory that is new to the processor costs such a function more time than its arithmetic. The caller gives `x` up.
-    A result of another dtype than that of `x` gets a new tensor too.
+    None asks for a new tensor. So does a result whose dtype is not that of `x`. The caller must not use `x` afterwards.
+    Fresh memory costs the processor more time than the arithmetic of such a call.
     """
     if torch.is_grad_enabled() or any(other.dtype != x.dtype for other in others):
         return None

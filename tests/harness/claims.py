@@ -1,4 +1,4 @@
-"""What the READMEs claim of results, and what `harness compare` says of it.
+"""What the READMEs and docs/ claim of results, and what `harness compare` says of it.
 
 A paragraph that compares is followed by a comment with a line for each claim:
 
@@ -24,7 +24,8 @@ from harness.runs.records import load_run
 
 ROOT = Path(__file__).parents[2]
 FILES: dict[str, tuple[str, ...]] = {
-    "README.md": ("Start", "What the speed figures mean"),
+    "README.md": ("Quickstart",),
+    "docs/figures-of-speed.md": ("What has been measured",),
     "results/small_world/README.md": (),
 }
 """Files that are held to their claims, and the sections that are where not all of them are."""

@@ -1,4 +1,4 @@
-"""Every sentence of the READMEs that compares results says what `harness compare` says of the committed records."""
+"""Sentences of the READMEs and of docs/ that compare results say what `harness compare` says of the records."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def test_there_are_claims_in_every_file() -> None:
     sections = {paragraph.section for _, paragraph in HELD}
     assert all(set(wanted) <= sections for wanted in claims.FILES.values())
     assert set(claims.EXEMPT) <= {each.section for name in claims.FILES for each in claims.paragraphs(_text(name))}
+
+
+def test_no_other_page_has_claims() -> None:
+    pages = [*claims.ROOT.glob("*.md"), *claims.ROOT.glob("docs/*.md"), *claims.ROOT.glob("results/**/*.md")]
+    names = {page.relative_to(claims.ROOT).as_posix() for page in pages if "<!-- claims\n" in page.read_text("utf-8")}
+    assert names == set(claims.FILES)
 
 
 @pytest.mark.parametrize("name", claims.FILES)
