@@ -21,13 +21,7 @@ FOLDERS = sorted(path.parent.relative_to(RESULTS).as_posix() for path in RESULTS
 
 TRAINING = "trained by version 1, whose float32 rounds otherwise than today's; all of them are nine hours of training"
 SMALL_WORLD = "made by version 1 of the adapters from the checkpoints of those trainings, which are not committed"
-JUDGE = "judged by version 1 of the small world's metrics; measure it again and take it off this list"
-PADDED = "measured by a version that counted padding in the absorbed form's FLOPs; measure it again"
 OLDER = {
-    "cpu/complexity": PADDED,
-    "cpu/latency": PADDED,
-    "cpu/throughput": PADDED,
-    "quickstart": JUDGE,
     "training/first_weights": TRAINING,
     "training/latent_against_dense": TRAINING,
     "training/latent_width": TRAINING,
