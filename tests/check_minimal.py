@@ -30,11 +30,11 @@ def main() -> None:
     if " units on cpu" not in harness("plan", str(ROOT / "suites" / "quickstart.yaml"), "--set", "device=cpu"):
         sys.exit("the plan has no units")
     with tempfile.TemporaryDirectory() as name:
-        sys.path.insert(0, str(ROOT / "tests" / "harness"))
+        sys.path.insert(0, str(ROOT / "tests" / "data"))
         import run_folders
 
         run_folders.write_run(Path(name), [run_folders.Arm("dense", [0.5] * 4), run_folders.Arm("latent", [0.6] * 4)])
-        printed = harness("table", name, "--plugin", str(ROOT / "tests" / "harness" / "run_folders.py"))
+        printed = harness("table", name, "--plugin", str(ROOT / "tests" / "data" / "run_folders.py"))
         if "0.600" not in printed:
             sys.exit(printed)
     if any((ROOT / "results").rglob("plan.json")):

@@ -264,8 +264,11 @@ def _linked(source, target):
             below.symlink_to(path.resolve())
 
 
-def test_a_checkpoint_of_another_network_is_refused(spoilt, good):
-    target = spoilt / "clip_model" / "ViT-B-32.pt"
+def test_a_checkpoint_of_another_network_is_refused(weights, good, tmp_path, monkeypatch):
+    """In a worker of its own: one that has loaded the network reads no second file for it."""
+    _linked(weights, tmp_path / "vbench")
+    monkeypatch.setenv("VIDEOMLA_WEIGHTS", str(tmp_path))
+    target = tmp_path / "vbench" / "clip_model" / "ViT-B-32.pt"
     link = target.readlink()
     target.unlink()
     target.symlink_to(link.with_name("ViT-L-14.pt"))
@@ -274,8 +277,6 @@ def test_a_checkpoint_of_another_network_is_refused(spoilt, good):
     with pytest.raises(WeightsError, match="patches of 14"):
         metric.score(clip_of(good))
     metric.close()
-    target.unlink()
-    target.symlink_to(link)
 
 
 def test_a_foreign_object_beside_the_weights_is_passed_over(spoilt, good):
