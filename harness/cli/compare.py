@@ -101,7 +101,7 @@ def gate(
             yield f"no baseline: {folder} holds no run"
             raise typer.Exit(3)
         earlier.append(load_run(folder))
-        if not any(head.status == "ok" for head in earlier[-1].heads.values()):
+        if not any(entry.status == "ok" for entry in earlier[-1].index.values()):
             yield f"no baseline: {folder} holds no result"
             raise typer.Exit(3)
     try:

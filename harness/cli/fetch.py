@@ -37,8 +37,8 @@ def fetch(
     if name is None:
         if only or asked or source or check:
             raise HarnessError("name the weights to fetch", f"one of: {', '.join(sorted(manifest.sets))}")
-        heads = ("set", "file", "size", "licence", "state")
-        yield tabulate(listing(manifest.sets.values()), heads, tablefmt="simple", disable_numparse=True)
+        headings = ("set", "file", "size", "licence", "state")
+        yield tabulate(listing(manifest.sets.values()), headings, tablefmt="simple", disable_numparse=True)
         return
     weights = manifest.get(name)
     if check:

@@ -124,8 +124,8 @@ def _dry_run(plan: Plan, folder: Path) -> None:
     from harness.runs.records import RecordFile
 
     _say(plan_lines(plan))
-    heads = RecordFile(folder / "records.jsonl").newest()
-    done = sum(1 for unit in plan.units if (head := heads.get(unit.key)) and head.status == "ok")
+    index = RecordFile(folder / "records.jsonl").newest()
+    done = sum(1 for unit in plan.units if (entry := index.get(unit.key)) and entry.status == "ok")
     print(f"{folder} holds records of {done:,} of them; a run would do the other {len(plan.units) - done:,}")
 
 

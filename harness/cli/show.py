@@ -15,7 +15,7 @@ from tabulate import tabulate
 from harness.cli.progress import shown
 from harness.contracts import Json, registry
 from harness.errors import HarnessError, OptionError, RecordError, RegistryError, nearest
-from harness.runs.line import Record
+from harness.runs.line import Record, encode
 from harness.runs.plan import Plan
 from harness.runs.records import RecordFile
 from harness.system.digests import canonical
@@ -38,7 +38,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 def preimages(plan: Plan) -> Iterator[str]:
     """One line a unit: its key, a space, and the canonical JSON whose SHA-256 it is."""
     for unit in plan.units:
-        yield f"{unit.key} {canonical(unit.spec)}"
+        yield f"{unit.key} {canonical(unit.preimage)}"
 
 
 def listing(kind: str, folder: Path = Path("suites")) -> Iterator[str]:
@@ -47,17 +47,17 @@ def listing(kind: str, folder: Path = Path("suites")) -> Iterator[str]:
         raise RegistryError(f"cannot list {kind!r}", nearest(kind, KINDS))
     if kind == "suites":
         rows = _suites(folder)
-        heads = ["suite", "about"]
+        headings = ["suite", "about"]
     else:
         known: registry.Registry[Any] = getattr(registry, kind)
         rows = [_plugin(known, name) for name in known]
-        heads = ["name", "about"] if kind == "models" else ["name", "about", "values"]
+        headings = ["name", "about"] if kind == "models" else ["name", "about", "values"]
         if kind == "metrics":
-            heads.append("here")
+            headings.append("here")
     if not rows:
         yield f"no {kind}" + (f" in {folder}/" if kind == "suites" else " are registered")
         return
-    yield tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
+    yield tabulate(rows, headings, tablefmt="simple", disable_numparse=True)
 
 
 def _suites(folder: Path) -> list[list[str]]:
@@ -159,19 +159,19 @@ def find_record(prefix: str, folders: Sequence[Path]) -> tuple[Path, Record]:
     """
     for folder in folders:
         file = RecordFile(folder / "records.jsonl")
-        found = {key: head for key, head in file.newest().items() if key.startswith(prefix)}
+        found = {key: entry for key, entry in file.newest().items() if key.startswith(prefix)}
         if len(found) > 1:
             some = ", ".join(key[: len(prefix) + 6] for key in sorted(found)[:3])
             raise RecordError(f"{len(found)} keys in {folder} start with {prefix!r}: {some}, …", "give more digits")
-        for head in found.values():
-            return folder, file.at(head.offset)
+        for entry in found.values():
+            return folder, file.at(entry.offset)
     searched = ", ".join(str(folder) for folder in folders) or "no run folder"
     raise RecordError(f"no record starts with {prefix!r} (searched: {searched})", "name the run with --run DIR")
 
 
 def record_text(record: Record) -> str:
     """The record as indented JSON, and its traceback as it would be printed."""
-    body = {name: getattr(record, name) for name in record.__slots__}
+    body = json.loads(encode(record))
     traceback = record.error.get("traceback", "") if record.error else ""
     if traceback:
         body["error"] = {**record.error, "traceback": "(below)"}

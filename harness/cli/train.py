@@ -128,10 +128,10 @@ def _recorded(read: Recipe, trainings: Sequence[Training], folder: Path, device:
     failed = 0
     with Store(folder) as store:
         store.write_plan(plan)
-        heads = store.records.newest()
+        index = store.records.newest()
         for unit, training in zip(plan.units, trainings, strict=True):
-            head = heads.get(unit.key)
-            record = store.records.at(head.offset) if head and head.status == "ok" else None
+            entry = index.get(unit.key)
+            record = store.records.at(entry.offset) if entry and entry.status == "ok" else None
             if record is None or not _placed(record, folder, training):
                 probe = _probe(training.options, folder, device, training.name)
                 record = units.attempt(unit, setting, partial(_result, probe))

@@ -43,13 +43,13 @@ class Finished:
 
 def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames | Finished]:
     """Checked chunks of a generate unit's clip, uint8 [frames, height, width, 3]; or the one file that it is."""
-    spec: Any = unit.spec
-    files = [unit.context["prefix"]] if "prefix" in spec else []
+    preimage: Any = unit.preimage
+    files = [unit.context["prefix"]] if "prefix" in preimage else []
     request = Request(
-        prompts=(spec["prompt"],),
-        seeds=(spec["seed"],),
-        frames=spec["frames"],
-        switches=tuple(Switch(frame, (prompt,)) for frame, prompt in spec["switches"]),
+        prompts=(preimage["prompt"],),
+        seeds=(preimage["seed"],),
+        frames=preimage["frames"],
+        switches=tuple(Switch(frame, (prompt,)) for frame, prompt in preimage["switches"]),
         prefixes=prefixes_of(files, card),
     )
     if path := model.file(request):
@@ -60,12 +60,12 @@ def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames
 
 def _asked_and_given(unit: Unit) -> dict[str, Json]:
     """What the record of a clip says of its prompt switches (`frame` null: the model cannot say) and its prefix."""
-    spec: Any = unit.spec
+    preimage: Any = unit.preimage
     said: dict[str, Json] = {}
-    if spec["switches"]:
-        pairs = zip(spec["switches"], unit.context["switched_at"], strict=True)
+    if preimage["switches"]:
+        pairs = zip(preimage["switches"], unit.context["switched_at"], strict=True)
         said["switches"] = [{"asked": asked, "frame": frame} for (asked, _), frame in pairs]
-    if "prefix" in spec:
+    if "prefix" in preimage:
         file: dict[str, Json] = dict(unit.context["prefix"])
         del file["file"]
         said["prefix"] = {**file, "in_clip": False}
@@ -98,8 +98,8 @@ class Making:
         self._waiting: queue.Queue[Frames | Finished | _Stopped | None] = queue.Queue(QUEUE_CHUNKS)
         self._made: tuple[Record, IndexEntry] | None = None
         self._fault: BaseException | None = None
-        spec: Any = unit.spec
-        video_settings = spec["video"]
+        preimage: Any = unit.preimage
+        video_settings = preimage["video"]
 
         def write() -> Result:
             settings = video_settings["frame_rate"], video_settings["crf"], video_settings["preset"]

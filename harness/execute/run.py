@@ -74,7 +74,7 @@ class _Job:
     ) -> None:
         self.plan, self.store, self.setting = plan, store, setting
         self.progress, self.limit = progress, limit
-        self.heads = store.records.newest()
+        self.index = store.records.newest()
         self.models = Models(plan.device, self._say)
         self.measurer = Measurer(plan.device, setting, self._say)
         self.scorers = Scorers(plan.device, self._say)
@@ -85,12 +85,12 @@ class _Job:
         self.scores: dict[str, list[Unit]] = defaultdict(list)
         for unit in plan.units:
             if unit.kind == "score":
-                self.scores[str(unit.spec["generate"])].append(unit)
+                self.scores[str(unit.preimage["generate"])].append(unit)
         self.digests: dict[str, str] = {}
         for unit in plan.units:
-            head = self.heads.get(unit.key)
-            if head is not None and head.status == "ok":
-                clip = head.clip
+            entry = self.index.get(unit.key)
+            if entry is not None and entry.status == "ok":
+                clip = entry.clip
                 if unit.kind != "generate" or store.agrees(clip, verify):
                     self.digests[unit.key] = str(clip.get("digest", ""))
         self.found = sum(self._done(unit) for unit in plan.units)
@@ -107,7 +107,7 @@ class _Job:
         digest = self.digests.get(unit.key)
         if digest is None or unit.kind != "score":
             return digest is not None
-        return digest == self.digests.get(str(unit.spec["generate"]))
+        return digest == self.digests.get(str(unit.preimage["generate"]))
 
     # --------------------------------------------------------------------------------- the order
 
@@ -187,7 +187,7 @@ class _Job:
             if of.key not in self.digests:
                 raise NotAvailable("its clip was not made")
             path = self.store.clip_path(of.key)
-            clip = units.clip_of(of, self.heads[of.key].clip, path, int(of.context["index"]))
+            clip = units.clip_of(of, self.index[of.key].clip, path, int(of.context["index"]))
             return units.score(unit, self.scorers.get(unit), clip)
 
         self._write(units.attempt(unit, self.setting, work))
@@ -202,26 +202,26 @@ class _Job:
         self._count(done, self._keep(done))
 
     def _keep(self, done: Record) -> IndexEntry:
-        """Append a record; the head that counts from now on.
+        """Append a record; the entry that counts from now on.
 
         A unit that is passed over again for the same reason gets no second record, so that running again adds nothing.
         """
-        head = self.heads.get(done.key)
-        passed_over = done.status == "skipped" and head is not None and head.status == "skipped"
-        if head is not None and passed_over and self.store.records.at(head.offset).notes == done.notes:
-            return head
+        entry = self.index.get(done.key)
+        passed_over = done.status == "skipped" and entry is not None and entry.status == "skipped"
+        if entry is not None and passed_over and self.store.records.at(entry.offset).notes == done.notes:
+            return entry
         return self.store.records.append(done)
 
-    def _count(self, done: Record, head: IndexEntry) -> None:
+    def _count(self, done: Record, entry: IndexEntry) -> None:
         """Note what a record says, and stop where the suite or the limit says so."""
-        self._note(done, head)
+        self._note(done, entry)
         if reason := stop_reason(self.plan.suite.errors, self.failed, len(self.plan.units)):
             raise _Stop(reason)
         if self.limit is not None and self.finished >= self.limit:
             raise _Stop("")
 
-    def _note(self, done: Record, head: IndexEntry) -> None:
-        self.heads.add(head)
+    def _note(self, done: Record, entry: IndexEntry) -> None:
+        self.index.add(entry)
         if done.status == "ok":
             self.digests[done.key] = str(done.clip.get("digest", ""))
         else:
@@ -253,8 +253,10 @@ class _Job:
         """The counts over the whole plan."""
         status: dict[str, int] = defaultdict(int)
         for unit in self.plan.units:
-            head = self.heads.get(unit.key)
-            status["ok" if self._done(unit) else "pending" if head is None or head.status == "ok" else head.status] += 1
+            entry = self.index.get(unit.key)
+            status[
+                "ok" if self._done(unit) else "pending" if entry is None or entry.status == "ok" else entry.status
+            ] += 1
         return Outcome(
             folder=self.store.folder,
             planned=len(self.plan.units),

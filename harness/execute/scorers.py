@@ -57,7 +57,7 @@ class Scorers:
 
     def get(self, unit: Unit) -> Scorer:
         """The scorer that a score unit needs. Raises `NotAvailable`, or what setting it up raised."""
-        use: Any = unit.spec["metric"]
+        use: Any = unit.preimage["metric"]
         key = canonical({"name": use["name"], "options": use["options"]})
         if key in self._faults:
             raise self._faults[key]

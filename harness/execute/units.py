@@ -93,7 +93,7 @@ def record(
         key=unit.key,
         kind=unit.kind,
         status=status,
-        unit=unit.spec,
+        preimage=unit.preimage,
         context=unit.context,
         values=result.values,
         samples=result.samples,
@@ -123,11 +123,11 @@ def prefixes_of(files: Sequence[Mapping[str, Any]], card: ModelCard) -> tuple[Pr
 
 def clip_of(unit: Unit, info: Mapping[str, Any], path: Path, index: int) -> Clip:
     """The clip of a generate unit as metrics see it; `info` is the `clip` of its record."""
-    spec: Any = unit.spec
+    preimage: Any = unit.preimage
     return Clip(
         path=path,
-        prompt=spec["prompt"],
-        seed=spec["seed"],
+        prompt=preimage["prompt"],
+        seed=preimage["seed"],
         index=index,
         frames=info["frames"],
         height=info["height"],
@@ -135,21 +135,21 @@ def clip_of(unit: Unit, info: Mapping[str, Any], path: Path, index: int) -> Clip
         frame_rate=info["frame_rate"],
         digest=info["digest"],
         read=lambda: video.read(path),
-        switches=tuple(zip(_happened(spec, info), (prompt for _, prompt in spec["switches"]), strict=True)),
+        switches=tuple(zip(_happened(preimage, info), (prompt for _, prompt in preimage["switches"]), strict=True)),
     )
 
 
-def _happened(spec: Any, info: Mapping[str, Any]) -> list[int]:
+def _happened(preimage: Any, info: Mapping[str, Any]) -> list[int]:
     """The frame of each switch: as the clip's record has it, or as it was asked for where the model cannot say."""
     if "switches" not in info:
-        return [frame for frame, _ in spec["switches"]]
+        return [frame for frame, _ in preimage["switches"]]
     return [said["asked"] if said["frame"] is None else said["frame"] for said in info["switches"]]
 
 
 def score(unit: Unit, scorer: Scorer, clip: Clip) -> Result:
     """One metric on one clip."""
-    spec: Any = unit.spec
-    name = spec["metric"]["name"]
+    preimage: Any = unit.preimage
+    name = preimage["metric"]["name"]
     given = scorer.score(clip)
     found = enforce.values(f"metric {name}", registry.metrics.get(name).values, given)
     samples = {key: [float(item) for item in items] for key, items in scorer.samples().items()}
@@ -161,9 +161,9 @@ def score(unit: Unit, scorer: Scorer, clip: Clip) -> Result:
 
 def measure(unit: Unit, subject: Subject | None, device: str) -> Result:
     """One probe on one live model, or on the device alone."""
-    spec: Any = unit.spec
-    name, load = spec["probe"]["name"], spec["workload"]
-    probe = registry.probes.create(name, spec["probe"]["options"])
+    preimage: Any = unit.preimage
+    name, load = preimage["probe"]["name"], preimage["workload"]
+    probe = registry.probes.create(name, preimage["probe"]["options"])
     state = probe.available(device)
     if not state.ready:
         raise NotAvailable(f"probe {name} is not available: {state.reason}", state.fix)

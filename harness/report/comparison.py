@@ -99,7 +99,7 @@ def _given(side: Side) -> list[_Choice]:
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """What a record holds besides its head; the record itself is kept of a measurement, or of a first score."""
+    """What a record holds besides its index entry; the record itself is kept of a measurement, or of a first score."""
 
     device: str
     schema: int
@@ -216,12 +216,12 @@ def _terms(side: Side, section: str, plugin: str, facts: Mapping[_Place, _Fact])
     group, body = side.group(section, plugin), side.section(section)
     assert group is not None
     place = next(place for key in group.keys if (place := (str(side.run.folder), side.arm.label, key)) in facts)
-    unit = facts[place].record.unit
+    preimage = facts[place].record.preimage
     if isinstance(body, GenerateSection):
         switches: list[Json] = [switch.model_dump(mode="json") for switch in body.switches]
         video = side.run.suite.video.model_dump(mode="json")
-        return {"metric": unit["metric"], "frames": body.frames, "switches": switches, "video": video}
-    return {"probe": unit["probe"], "workload": unit["workload"]}
+        return {"metric": preimage["metric"], "frames": body.frames, "switches": switches, "video": video}
+    return {"probe": preimage["probe"], "workload": preimage["workload"]}
 
 
 def _by_pair(side: Side, choice: _Choice) -> dict[tuple[str, int], tuple[float, str]]:

@@ -35,7 +35,7 @@ def table(findings: Sequence[Finding], pair: tuple[Side, Side], across_devices: 
         names = [f"{side.run.folder.name}: {side.arm.label}" for side in pair]
         if any(finding.arm for finding in findings):
             names = [str(side.run.folder) for side in pair]
-    heads = ("change", "p (Holm)", "floor", "could show", "evidence", "verdict")
+    headings = ("change", "p (Holm)", "floor", "could show", "evidence", "verdict")
     remarks = [
         f"The verdict speaks of {names[1]}, measured against {names[0]}. A change is a difference of means over pairs "
         f"of one prompt and seed, its interval over prompts; or, with {TIMES}, a ratio of medians of raw samples, by "
@@ -51,7 +51,7 @@ def table(findings: Sequence[Finding], pair: tuple[Side, Side], across_devices: 
     return Table(
         "comparison",
         f"{names[1]} against {names[0]}",
-        tuple(Heading(head) for head in (*names, *heads)),
+        tuple(Heading(heading) for heading in (*names, *headings)),
         tuple(Row(_name(finding, arrow=True), _cells(finding), marks=finding.marks) for finding in findings),
         corner="value",
         remarks=tuple(remarks),

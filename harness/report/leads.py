@@ -115,11 +115,11 @@ class Leads:
         samples, body = self._samples(place, section, plugin), view.section(section)
         assert samples is not None
         assert samples.last is not None
-        unit = view.records.at(samples.last.offset).unit
+        preimage = view.records.at(samples.last.offset).preimage
         if not isinstance(body, GenerateSection):
-            return [unit["probe"], unit["workload"]]
+            return [preimage["probe"], preimage["workload"]]
         switches: list[Json] = [switch.model_dump(mode="json") for switch in body.switches]
-        return [unit["metric"], body.frames, switches, view.run.suite.video.model_dump(mode="json")]
+        return [preimage["metric"], body.frames, switches, view.run.suite.video.model_dump(mode="json")]
 
     def _difference(
         self, pair: tuple[Place, Place], choice: Choice, value: Value, drawn: tuple[Samples, Samples]
@@ -185,11 +185,11 @@ class Leads:
         """What is done of a measured group, by the number of the round."""
         if (place, section, plugin) not in self._records:
             view = self._views[place[0]]
-            heads = map(view.run.heads.get, view.groups[section, plugin, place[1]].keys)
+            entries = map(view.run.index.get, view.groups[section, plugin, place[1]].keys)
             self._records[place, section, plugin] = {
-                number: view.records.at(head.offset)
-                for number, head in enumerate(heads)
-                if head is not None and head.status == "ok"
+                number: view.records.at(entry.offset)
+                for number, entry in enumerate(entries)
+                if entry is not None and entry.status == "ok"
             }
         return self._records[place, section, plugin]
 

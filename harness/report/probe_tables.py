@@ -40,10 +40,10 @@ def tables(runs: Sequence[Run]) -> list[Table]:
         for group in run.groups:
             if group.kind != "measure":
                 continue
-            heads = [head for head in map(run.heads.get, group.keys) if head is not None and head.status == "ok"]
-            if not heads:
+            entries = [entry for entry in map(run.index.get, group.keys) if entry is not None and entry.status == "ok"]
+            if not entries:
                 continue
-            record = records.at(heads[-1].offset)
+            record = records.at(entries[-1].offset)
             if "table" in record.notes:
                 name = group.section + (f"-{group.arm}" if group.arm else "")
                 found.append(_table(name, record.notes["table"], sections[group.section], record.device))

@@ -28,9 +28,11 @@ def markdown(table: Table) -> str:
     def named(row: Row) -> str:
         return f"*{_markdown_escape(_label(row))}*" if row.published else _markdown_escape(_label(row))
 
-    heads = [_markdown_escape(head) for head in (table.corner, *(_heading(column) for column in table.columns))]
+    headings = [
+        _markdown_escape(heading) for heading in (table.corner, *(_heading(column) for column in table.columns))
+    ]
     rows = [[named(row), *(entry(cell, row) for cell in row.cells)] for row in table.rows]
-    drawn = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    drawn = tabulate(rows, headings, tablefmt="github", disable_numparse=True)
     below = [_markdown_escape(line) for line in _below(table)]
     return "\n\n".join([f"### {_markdown_escape(table.title)}", drawn, *below]) + "\n"
 
@@ -44,27 +46,27 @@ def _markdown_escape(text: str) -> str:
 def comma_separated(table: Table) -> str:
     """CSV: for each column its value (or the words in its place), interval ends and counts, where it has any."""
     told = any(row.published for row in table.rows)
-    heads = [table.corner, *(["origin"] if told else []), "reference", "notes"]
+    headings = [table.corner, *(["origin"] if told else []), "reference", "notes"]
     parts: list[list[Callable[[Cell], str]]] = []
     for index, column in enumerate(table.columns):
         cells = [row.cells[index] for row in table.rows]
         name = _heading(column, arrow=False)
-        heads.append(name)
+        headings.append(name)
         readers: list[Callable[[Cell], str]] = [lambda cell: cell.text if cell.value is None else _number(cell.value)]
         if any(cell.spread for cell in cells):
-            heads += [f"{name} low", f"{name} high"]
+            headings += [f"{name} low", f"{name} high"]
             readers += [lambda cell: _number(cell.low), lambda cell: _number(cell.high)]
         if any(cell.rounds is not None for cell in cells):
-            heads.append(f"{name} rounds")
+            headings.append(f"{name} rounds")
             readers.append(lambda cell: _count(cell.rounds))
         if any(cell.planned is not None for cell in cells):
-            heads += [f"{name} scored", f"{name} planned"]
+            headings += [f"{name} scored", f"{name} planned"]
             readers += [lambda cell: _count(cell.scored), lambda cell: _count(cell.planned)]
         parts.append(readers)
     notes = dict(table.footnotes())
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([_inert(head) for head in heads])
+    writer.writerow([_inert(heading) for heading in headings])
     for row in table.rows:
         marks = dict.fromkeys([*row.marks, *(mark for cell in row.cells for mark in cell.marks)])
         said = "; ".join(notes[mark] for mark in marks)
@@ -133,14 +135,14 @@ def latex(table: Table) -> str:
 
     measured = [row for row in table.rows if not row.published]
     published = [row for row in table.rows if row.published]
-    heads = [_latex_escape(head) for head in (table.corner, *(_heading(column) for column in table.columns))]
+    headings = [_latex_escape(heading) for heading in (table.corner, *(_heading(column) for column in table.columns))]
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_latex_escape(table.title)}}}",
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
-        " & ".join(heads) + r" \\",
+        " & ".join(headings) + r" \\",
         r"\midrule",
         *map(line, measured),
         *([r"\midrule"] if measured and published else []),

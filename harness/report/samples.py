@@ -30,7 +30,7 @@ class Samples:
 
     Attributes:
         planned: units of the group.
-        last: the head of the last of those that are done, n of them, in the order planned; None without any.
+        last: the entry of the last of those that are done, n of them, in the order planned; None without any.
         schemas: of the records of those.
         places: [n] position of each among the planned ones. Equal places of two arms of a section are one pair:
             the same prompt and seed.
@@ -60,39 +60,39 @@ class Samples:
 
 def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
     """The samples of `group` in `run`, with the values `names`."""
-    heads, marks = run.heads, run.heads.marks
-    found = heads.rows(group.keys)
-    statuses = ["" if row is None else marks[row][1] for row in found]
+    index = run.index
+    found = index.rows(group.keys)
+    statuses = ["" if row is None else index.tags[row][1] for row in found]
     places = np.flatnonzero([status == "ok" for status in statuses])
     done = [row for row, status in zip(found, statuses, strict=True) if status == "ok" and row is not None]
     skip = found[statuses.index("skipped")] if "skipped" in statuses else None
     return Samples(
         planned=len(found),
-        last=heads.at(done[-1]) if done else None,
-        schemas=frozenset({marks[row][2] for row in done}),
+        last=index.at(done[-1]) if done else None,
+        schemas=frozenset({index.tags[row][2] for row in done}),
         places=places,
         prompts=_prompts(run, group)[places],
-        values=_values(heads, done, names),
-        audits=_audits(run, [heads.at(row) for row in done]) if group.kind == "measure" else (),
+        values=_values(index, done, names),
+        audits=_audits(run, [index.at(row) for row in done]) if group.kind == "measure" else (),
         skipped=statuses.count("skipped"),
         failed=statuses.count("failed"),
-        skip=None if skip is None else heads.at(skip),
+        skip=None if skip is None else index.at(skip),
     )
 
 
-def _values(heads: Index, rows: list[int], names: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
-    """The values `names` of the heads in `rows`, a column each; decoded by the block, so that few are held at once."""
+def _values(index: Index, rows: list[int], names: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
+    """The values `names` of the entries in `rows`, a column each; decoded block by block, so that few are in memory."""
     found = {name: np.full(len(rows), math.nan) for name in names}
     for start in range(0, len(rows), BLOCK):
-        block = heads.values_at(rows[start : start + BLOCK])
+        block = index.values_at(rows[start : start + BLOCK])
         for name, column in found.items():
             column[start : start + BLOCK] = [values.get(name, math.nan) for values in block]
     return found
 
 
-def _audits(run: Run, heads: Sequence[IndexEntry]) -> tuple[str, ...]:
+def _audits(run: Run, entries: Sequence[IndexEntry]) -> tuple[str, ...]:
     file = RecordFile(run.folder / "records.jsonl")
-    notes = [file.at(head.offset).notes.get("audit") for head in heads]
+    notes = [file.at(entry.offset).notes.get("audit") for entry in entries]
     return tuple(str(audit.get("verdict")) for audit in notes if isinstance(audit, dict))
 
 

@@ -26,9 +26,9 @@ def _where(run: Run, section: GenerateSection) -> dict[str, list[str]]:
     for group in run.groups:
         if (group.section, group.kind) != (section.name, "generate"):
             continue
-        heads = (run.heads[key] for key in group.keys if key in run.heads)
+        entries = (run.index[key] for key in group.keys if key in run.index)
         said: Any = next(
-            (head.clip["switches"] for head in heads if head.status == "ok" and "switches" in head.clip), []
+            (entry.clip["switches"] for entry in entries if entry.status == "ok" and "switches" in entry.clip), []
         )
         if said:
             frames = [each["frame"] for each in said]

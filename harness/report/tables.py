@@ -110,7 +110,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
                     ),
                 )
             )
-    heads = tuple(head for head, _ in drawn)
+    headings = tuple(heading for heading, _ in drawn)
     others, notes = published_rows.rows(spec)
     rows += others
     if not rows:
@@ -119,7 +119,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
     remarks += [sentence for view in views for sentence in switching.remarks(view.run, sections)]
     said = tuple(dict.fromkeys(remarks))
     notes = (*((mark, note) for note, mark in later.items()), *notes)
-    return Table(spec.name, spec.title or spec.name, heads, tuple(rows), remarks=said, notes=notes)
+    return Table(spec.name, spec.title or spec.name, headings, tuple(rows), remarks=said, notes=notes)
 
 
 def _shown_arms(view: View, models: Sequence[str] | None) -> list[str]:
@@ -235,9 +235,9 @@ def _one_device(section: str, views: Sequence[View], remarks: list[str]) -> bool
     devices: dict[str, list[str]] = {}
     for view in views:
         for group in (group for group in view.run.groups if group.section == section):
-            for head in filter(None, map(view.run.heads.get, group.keys)):
-                if head.status == "ok":
-                    devices.setdefault(view.device(head), []).append(group.arm)
+            for entry in filter(None, map(view.run.index.get, group.keys)):
+                if entry.status == "ok":
+                    devices.setdefault(view.device(entry), []).append(group.arm)
     if len(devices) > 1:
         where = "; ".join(f"{', '.join(dict.fromkeys(arms))} on {device}" for device, arms in sorted(devices.items()))
         remarks.append(f"{section}: not ranked, as the devices differ: {where}.")

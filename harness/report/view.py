@@ -86,12 +86,12 @@ class View:
         """The version of the metric or probe that the records of a group are of; None without any."""
         if (last := self.samples(section, group).last) is None:
             return None
-        plugin = self.records.at(last.offset).unit["probe" if isinstance(section, MeasureSection) else "metric"]
+        plugin = self.records.at(last.offset).preimage["probe" if isinstance(section, MeasureSection) else "metric"]
         return str(plugin["version"]) if isinstance(plugin, dict) else None
 
-    def reason(self, head: IndexEntry) -> str:
+    def reason(self, entry: IndexEntry) -> str:
         """Why a unit was skipped, as its record says."""
-        notes = self.records.at(head.offset).notes
+        notes = self.records.at(entry.offset).notes
         fix = notes.get("fix")
         return f"{notes.get('reason', 'no reason recorded')}" + (f" ({fix})" if fix else "")
 
@@ -100,6 +100,6 @@ class View:
         reasons = self.records.at(samples.last.offset).notes.get("not_available") if samples.last else None
         return str(reasons.get(name, "")) if isinstance(reasons, dict) else ""
 
-    def device(self, head: IndexEntry) -> str:
+    def device(self, entry: IndexEntry) -> str:
         """What the unit was run on."""
-        return device_label(self.records.at(head.offset).device)
+        return device_label(self.records.at(entry.offset).device)

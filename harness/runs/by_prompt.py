@@ -58,24 +58,24 @@ def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()
             continue
         seen: dict[str, int] = {}
         for key in group.keys:
-            head = run.heads.get(key)
-            if head is None:
+            entry = run.index.get(key)
+            if entry is None:
                 continue
-            prompt = str(head.context["prompt"])
+            prompt = str(entry.context["prompt"])
             index = seen.setdefault(prompt, -1) + 1
             seen[prompt] = index
-            if head.status != "ok":
+            if entry.status != "ok":
                 continue
-            if not agrees(run.folder, head.clip):
-                raise ClipError(f"clip {head.clip.get('path')} does not agree with its record", "run the suite again")
+            if not agrees(run.folder, entry.clip):
+                raise ClipError(f"clip {entry.clip.get('path')} does not agree with its record", "run the suite again")
             name = f"{safe_name(group.arm)}/{safe_name(group.section)}/{safe_name(prompt)}-{index}.mp4"
-            _link(inside(run.folder, str(head.clip["path"])), view / name)
+            _link(inside(run.folder, str(entry.clip["path"])), view / name)
             rows.append(
                 {
                     "arm": group.arm,
                     "section": group.section,
                     "prompt": prompt,
-                    "seed": head.context["seed"],
+                    "seed": entry.context["seed"],
                     "index": index,
                     "file": name,
                 }

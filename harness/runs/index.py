@@ -16,8 +16,8 @@ from harness.runs.line import (
     _CLIP,
     _CONTEXT,
     _KEY,
-    _MARKS,
     _START,
+    _TAGS,
     _VALUES,
     SPLIT,
     Status,
@@ -42,9 +42,9 @@ class IndexEntry:
 
     __slots__ = ("key", "kind", "offset", "schema", "status", "text")
 
-    def __init__(self, key: str, mark: Tag, offset: int, text: bytes) -> None:
+    def __init__(self, key: str, tag: Tag, offset: int, text: bytes) -> None:
         self.key = key
-        self.kind, self.status, self.schema = mark
+        self.kind, self.status, self.schema = tag
         self.offset = offset
         self.text = text
 
@@ -80,72 +80,72 @@ class IndexEntry:
         return found
 
 
-def own_head(line: bytes, offset: int) -> IndexEntry | None:
-    """The head of a line as `records.encode` writes it, the rest of the line not looked at; None for any other."""
-    heads = Index()
-    heads.fill([line], lambda *_: None, offset)
-    return next(iter(heads.values()), None)
+def own_entry(line: bytes, offset: int) -> IndexEntry | None:
+    """The entry of a line as `records.encode` writes it, the rest of the line not looked at; None for any other."""
+    index = Index()
+    index.fill([line], lambda *_: None, offset)
+    return next(iter(index.values()), None)
 
 
 class Index(Mapping[str, IndexEntry]):
-    """The head that counts for each key, the one added last, in columns; `Head`s are made when they are asked for.
+    """The entry that counts for each key, the one added last, in columns; an `IndexEntry` is made when asked for.
 
     Attributes:
-        marks: of every head that was added, by its row.
+        tags: of every entry that was added, by its row.
     """
 
     def __init__(self) -> None:
-        self.marks: list[Tag] = []
+        self.tags: list[Tag] = []
         self._keys: list[str] = []
         self._texts: list[bytes] = []
         self._offsets = array("q")
         self._rows: dict[str, int] = {}
 
     def fill(
-        self, lines: Iterable[bytes], other: Callable[[bytes, int, int], IndexEntry | None], offset: int = 0
+        self, lines: Iterable[bytes], fallback: Callable[[bytes, int, int], IndexEntry | None], offset: int = 0
     ) -> None:
-        """Add the heads of `lines`, the first of which starts at byte `offset`; a torn last line is passed over.
+        """Add the entries of `lines`, the first of which starts at byte `offset`; a torn last line is passed over.
 
-        `other(line, number, offset)` reads a line that `records.encode` did not write.
+        `fallback(line, number, offset)` reads a line that `records.encode` did not write.
         """
-        start, end, mark_of, rows, keys = _KEY.start, _KEY.stop, _MARKS.get, self._rows, self._keys
-        add_key, add_mark, add_text = keys.append, self.marks.append, self._texts.append
+        start, end, tag_of, rows, keys = _KEY.start, _KEY.stop, _TAGS.get, self._rows, self._keys
+        add_key, add_tag, add_text = keys.append, self.tags.append, self._texts.append
         add_offset = self._offsets.append
         for number, line in enumerate(lines, 1):
             values = line.find(b"{", end)
-            mark = mark_of(line[end:values])
+            tag = tag_of(line[end:values])
             cut = line.find(SPLIT, values)
             if not line.endswith(b"\n"):
                 return
-            if mark is not None and cut > 0 and line.startswith(_START):
+            if tag is not None and cut > 0 and line.startswith(_START):
                 key = line[start:end].decode("latin-1")
                 rows[key] = len(keys)
                 add_key(key)
-                add_mark(mark)
+                add_tag(tag)
                 add_text(line[:cut])
                 add_offset(offset)
-            elif (head := other(line, number, offset)) is not None:
-                self.add(head)
+            elif (entry := fallback(line, number, offset)) is not None:
+                self.add(entry)
             offset += len(line)
 
-    def add(self, head: IndexEntry) -> None:
-        """Let `head` count for its key from now on."""
-        self._rows[head.key] = len(self._keys)
-        self._keys.append(head.key)
-        self.marks.append((head.kind, head.status, head.schema))
-        self._texts.append(head.text)
-        self._offsets.append(head.offset)
+    def add(self, entry: IndexEntry) -> None:
+        """Let `entry` count for its key from now on."""
+        self._rows[entry.key] = len(self._keys)
+        self._keys.append(entry.key)
+        self.tags.append((entry.kind, entry.status, entry.schema))
+        self._texts.append(entry.text)
+        self._offsets.append(entry.offset)
 
     def rows(self, keys: Iterable[str]) -> list[int | None]:
-        """The row of the head of each of `keys`; None where there is none."""
+        """The row of the entry of each of `keys`; None where there is none."""
         return list(map(self._rows.get, keys))
 
     def at(self, row: int) -> IndexEntry:
-        """The head in a row."""
-        return IndexEntry(self._keys[row], self.marks[row], self._offsets[row], self._texts[row])
+        """The entry in a row."""
+        return IndexEntry(self._keys[row], self.tags[row], self._offsets[row], self._texts[row])
 
     def values_at(self, rows: Sequence[int]) -> list[Mapping[str, float]]:
-        """`Head.values` of the heads in `rows`, decoded in one go. Raises `RecordError` as it does."""
+        """`IndexEntry.values` of the entries in `rows`, decoded in one go. Raises `RecordError` as it does."""
         width = len(_VALUES) - 1
         texts = [self._texts[row] for row in rows]
         raw = b",".join([text[text.find(_VALUES) + width : text.find(_CLIP)] for text in texts])
@@ -167,11 +167,11 @@ class Index(Mapping[str, IndexEntry]):
         return len(self._rows)
 
 
-def decode_head(line: bytes, offset: int = 0, where: str = "record") -> IndexEntry:
-    """The head of the record in one line, whose members may stand in any order."""
+def decode_entry(line: bytes, offset: int = 0, where: str = "record") -> IndexEntry:
+    """The entry of the record in one line, whose members may stand in any order."""
     record = decode(line, where)
     if record.kind not in get_args(Kind) or record.status not in get_args(Status):
         raise RecordError(f"{where}: not a record: kind {record.kind!r}, status {record.status!r}")
     written = encode(record)
-    mark = (record.kind, record.status, record.schema)
-    return IndexEntry(record.key, mark, offset, written[: written.find(SPLIT)])
+    tag = (record.kind, record.status, record.schema)
+    return IndexEntry(record.key, tag, offset, written[: written.find(SPLIT)])

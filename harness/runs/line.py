@@ -1,6 +1,6 @@
 """Encode a record as one line of JSON, and state the bytes at which a reader may cut it.
 
-The index (`harness.runs.index`) reads a million heads without decoding them. It relies on the order of members and on
+The index (`harness.runs.index`) reads a million lines without decoding them. It relies on the order of members and on
 the bytes between them that `encode` writes.
 """
 
@@ -27,17 +27,17 @@ Tag = tuple[Kind, Status, int]
 """Kind, status and schema of a record."""
 
 SPLIT = b',"unit":{'
-"""Where the head of a line ends."""
+"""Where the indexed part of a line ends."""
 
 _VALUES, _CLIP, _CONTEXT = b',"values":{', b',"clip":{', b',"context":{'
-"""Where members of the head begin. Inside a JSON text quotes are escaped, so that these bytes, and those of `SPLIT`,
-occur nowhere else before the unit."""
+"""Where members of the indexed part begin. Inside a JSON text quotes are escaped, so that these bytes, and those of
+`SPLIT`, occur nowhere else before the pre-image."""
 
 _START = b'{"schema":%d,"key":"' % RECORD_SCHEMA
 
 _KEY = slice(len(_START), len(_START) + 64)
 
-_MARKS: dict[bytes, Tag] = {
+_TAGS: dict[bytes, Tag] = {
     f'","kind":"{kind}","status":"{status}","values":'.encode(): (kind, status, RECORD_SCHEMA)
     for kind in get_args(Kind)
     for status in get_args(Status)
@@ -55,9 +55,9 @@ class Record:
     """All that is known of one attempt at one unit. The newest record of a key counts.
 
     Attributes:
-        key: digest of `unit`. kind: what was done.
+        key: digest of `preimage`. kind: what was done.
         status: `ok`; `failed` with `error`; `skipped` with `notes["reason"]` and perhaps `notes["fix"]`.
-        unit: the full pre-image of the key.
+        preimage: everything that could change the result; `unit` in the JSON.
         values: headline numbers by name; NaN where undefined. samples: raw samples by name.
         started, ended: UTC, ISO 8601.
         error: `type`, `message`, `traceback`.
@@ -66,7 +66,7 @@ class Record:
     key: str
     kind: Kind
     status: Status
-    unit: Mapping[str, Json]
+    preimage: Mapping[str, Json]
     context: Mapping[str, Json] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -87,14 +87,17 @@ def device_label(device: Mapping[str, Json]) -> str:
     return f"{device.get('name', 'unknown')}" + (f" ({cores} cores)" if cores else "")
 
 
-_HEAD = ("schema", "key", "kind", "status", "values", "clip", "context")
+_INDEXED = ("schema", "key", "kind", "status", "values", "clip", "context")
 
-_TAIL = ("unit", "samples", "notes", "device", "versions", "git", "started", "ended", "error")
+_REST = ("preimage", "samples", "notes", "device", "versions", "git", "started", "ended", "error")
+
+_JSON_NAMES = {"preimage": "unit"}
+"""How the line calls a member that goes by another name here."""
 
 
 def encode(record: Record) -> bytes:
     """`record` as one line, newline included. Raises `RecordError` for an infinite number."""
-    body: dict[str, Any] = {name: getattr(record, name) for name in (*_HEAD, *_TAIL)}
+    body: dict[str, Any] = {_JSON_NAMES.get(name, name): getattr(record, name) for name in (*_INDEXED, *_REST)}
     body["values"] = {name: _finite(name, value) for name, value in record.values.items()}
     body["samples"] = {name: [_finite(name, item) for item in items] for name, items in record.samples.items()}
     try:
@@ -116,7 +119,7 @@ def decode(line: bytes, where: str = "record") -> Record:
     try:
         body["samples"] = {n: [math.nan if x is None else x for x in s] for n, s in body["samples"].items()}
         body["values"] = numbers(body["values"])
-        return Record(**{name: body[name] for name in (*_HEAD, *_TAIL)})
+        return Record(**{name: body[_JSON_NAMES.get(name, name)] for name in (*_INDEXED, *_REST)})
     except (KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{where}: not a record: {error!r}") from error
 

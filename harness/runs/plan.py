@@ -24,16 +24,16 @@ class Unit:
     """One piece of work.
 
     Attributes:
-        key: digest of `spec`.
+        key: digest of `preimage`.
         kind: `generate` (one clip), `score` (a clip under one metric) or `measure` (a probe on one model).
-        spec: the pre-image of the key: everything that could change the result.
+        preimage: everything that could change the result.
         context: what readers want besides: suite, arm, section, plugin (metric or probe), prompt, seed, index (of
             the seed among the prompt's), and for a score `of`, the key of its generate unit. Not part of the key.
     """
 
     key: str
     kind: Kind
-    spec: Mapping[str, Json]
+    preimage: Mapping[str, Json]
     context: Mapping[str, Any]
 
 
@@ -237,7 +237,7 @@ def _measures(
         identity["identity"] = depends
     groups = []
     for arm in _taking_part(section, arms) if probe.needs_model else [None]:
-        spec: dict[str, Json] = {
+        preimage: dict[str, Json] = {
             "identity": IDENTITY_VERSION,
             "kind": "measure",
             "model": arm.identity if arm else None,
@@ -249,13 +249,13 @@ def _measures(
         context = {"suite": suite.suite, "arm": label, "section": section.name, "plugin": section.probe}
         if arm:
             said, where = foresight.of_workload(suite, section, arm.label, models[label], arm.card)
-            spec["workload"] = {**workload, **said}
+            preimage["workload"] = {**workload, **said}
             context |= where
         keys = []
         for number in range(section.rounds):
             # A single round has no number, so that asking for more of them later keeps what is there.
             turn = {"round": number} if number else {}
-            unit = Unit(key_of({**spec, **turn}), "measure", {**spec, **turn}, {**context, "round": number})
+            unit = Unit(key_of({**preimage, **turn}), "measure", {**preimage, **turn}, {**context, "round": number})
             units.setdefault(unit.key, unit)
             keys.append(unit.key)
         groups.append(Group(section.name, label, "measure", section.probe, tuple(keys)))

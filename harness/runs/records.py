@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from harness.contracts import ModelCard
 from harness.errors import RecordError
-from harness.runs.index import Index, IndexEntry, decode_head, own_head
+from harness.runs.index import Index, IndexEntry, decode_entry, own_entry
 from harness.runs.line import Record, decode, encode
 from harness.runs.plan import PLAN_SCHEMA, Arm, Group
 from harness.suite.schema import Suite
@@ -39,14 +39,14 @@ class RecordFile:
                     yield decode(line, f"{self.path}:{number}")
 
     def newest(self) -> Index:
-        """The head that counts for each key, the last one written. A torn last line is passed over."""
-        heads = Index()
+        """The entry that counts for each key, the last one written. A torn last line is passed over."""
+        index = Index()
         with self._lines() as lines:
-            heads.fill(lines, lambda line, number, offset: decode_head(line, offset, f"{self.path}:{number}"))
-        return heads
+            index.fill(lines, lambda line, number, offset: decode_entry(line, offset, f"{self.path}:{number}"))
+        return index
 
     def at(self, offset: int) -> Record:
-        """The full record whose line starts at byte `offset`, as `Head.offset` says."""
+        """The full record whose line starts at byte `offset`, as `IndexEntry.offset` says."""
         with self.path.open("rb") as file:
             file.seek(offset)
             return decode(file.readline(), f"{self.path} at byte {offset}")
@@ -62,7 +62,7 @@ class RecordFile:
             raise RecordError(f"{self.path} cannot be read: {error.strerror}") from error
 
     def append(self, record: Record) -> IndexEntry:
-        """Write one line and bring it to the disk; its head.
+        """Write one line and bring it to the disk; its index entry.
 
         On failure the file is as before; raises `StorageError`.
         """
@@ -78,7 +78,7 @@ class RecordFile:
             except OSError:
                 os.ftruncate(handle, start)
                 raise
-            return own_head(line, start) or decode_head(line, start)
+            return own_entry(line, start) or decode_entry(line, start)
 
     def _open(self) -> int:
         if self._handle is None:
@@ -122,7 +122,7 @@ class Run:
 
     Attributes:
         folder: of the run. suite, device, arms, groups: as planned last.
-        heads: by key, the head of the newest record; also of units that are no longer planned.
+        index: by key, the entry of the newest record; also of units that are no longer planned.
     """
 
     folder: Path
@@ -130,11 +130,11 @@ class Run:
     device: str
     arms: tuple[Arm, ...]
     groups: tuple[Group, ...]
-    heads: Index
+    index: Index
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run folder: its plan and the heads of its records. Raises `RecordError`."""
+    """Read a run folder: its plan and the index of its records. Raises `RecordError`."""
     path = folder / "plan.json"
     try:
         body = from_json(path.read_bytes())

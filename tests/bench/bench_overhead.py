@@ -147,7 +147,7 @@ def bare(made: Plan) -> None:
     model = registry.models.create(arm.name, arm.options)
     model.load(made.device)
     for unit in made.units:
-        spec: Any = unit.spec
+        spec: Any = unit.preimage
         for _ in model.stream(Request((spec["prompt"],), (spec["seed"],), spec["frames"])):
             pass
     model.unload()

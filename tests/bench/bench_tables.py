@@ -45,7 +45,7 @@ def write(folder: Path, records: int) -> int:
                         unit.key,
                         "score",
                         "ok",
-                        unit.spec,
+                        unit.preimage,
                         unit.context,
                         {f"v{n}": (number * 7919 % 1000) / 1000 for n in range(5)} | {"sharpness": number % 97 / 97},
                         clip={"digest": "0" * 64},

@@ -48,8 +48,8 @@ def run(folder: Path, data: dict[str, Any], **arguments: Any) -> Outcome:
 
 def outcome_of(folder: Path) -> dict[str, Any]:
     """What two runs must agree on, by key: the newest status, values and clip digest."""
-    heads = RecordFile(folder / "records.jsonl").newest()
+    index = RecordFile(folder / "records.jsonl").newest()
     return {
-        key: (head.kind, head.status, sorted(head.values.items()), head.clip.get("digest"))
-        for key, head in heads.items()
+        key: (entry.kind, entry.status, sorted(entry.values.items()), entry.clip.get("digest"))
+        for key, entry in index.items()
     }

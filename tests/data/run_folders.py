@@ -163,7 +163,7 @@ def write_run(
                         key,
                         group.kind,
                         arm.statuses.get(index, "ok"),
-                        units[key].spec,
+                        units[key].preimage,
                         context=units[key].context,
                         values=dict.fromkeys(names, score),
                         notes=arm.notes,

@@ -65,7 +65,7 @@ def outdated(name: str) -> dict[str, tuple[str, str]]:
     }
     for record in RecordFile(run.folder / "records.jsonl").records():
         for kind, known in kinds.items():
-            used: Any = record.unit.get(kind)
+            used: Any = record.preimage.get(kind)
             if used and record.key in planned and used["version"] != (now := known.get(used["name"]).version):
                 found[used["name"]] = (used["version"], now)
     return found
@@ -89,7 +89,7 @@ def test_a_dry_run_leaves_nothing_to_do(name: str) -> None:
     undone = [
         f"{unit.context['section']}: {unit.context['arm']}"
         for unit in plan.units
-        if (head := run.heads.get(unit.key)) is None or head.status != "ok"
+        if (entry := run.index.get(unit.key)) is None or entry.status != "ok"
     ]
     assert not undone, f"results/{name}: {len(undone)} of {len(plan.units)} units are to be made: {sorted(set(undone))}"
     assert run.groups == plan.groups

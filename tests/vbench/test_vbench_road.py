@@ -73,7 +73,7 @@ def test_bad_clips_are_failed_records_and_the_rest_is_scored(weights, clips, tmp
     assert (outcome.failed, outcome.skipped, outcome.pending) == (len(BAD), len(BAD), 0)
     assert outcome.exit_code == 1
     held = RecordFile(tmp_path / "run" / "records.jsonl")
-    records = [held.at(head.offset) for head in held.newest().values()]
+    records = [held.at(entry.offset) for entry in held.newest().values()]
     made = {record.context["prompt"]: record for record in records if record.kind == "generate"}
     scored = {record.context["prompt"]: record for record in records if record.kind == "score"}
     for prompt, cause in BAD.items():
@@ -103,7 +103,7 @@ def test_clips_made_elsewhere_score_as_where_they_lie(weights, clips, tmp_path):
     data["prompts"]["p"] = GOOD[:1]
     run(tmp_path, data)
     held = RecordFile(tmp_path / "run" / "records.jsonl")
-    (values,) = [held.at(head.offset).values for head in held.newest().values() if head.kind == "score"]
+    (values,) = [held.at(entry.offset).values for entry in held.newest().values() if entry.kind == "score"]
     metric = VBench(VBenchOptions(dimensions=DIMENSIONS))
     metric.setup("cpu")
     there = metric.score(clip_of(clips / f"{GOOD[0]}-0.mp4"))

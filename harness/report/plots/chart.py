@@ -111,8 +111,8 @@ def draw(picture: Picture, suffix: str) -> bytes:
         shown = {} if all(panel.named for panel in picture.panels) else _legend(spaces)
         columns = max(1, min(len(shown), int(width * 12 / (7 + max(map(len, shown), default=1)))))
         # Inches of what stands above and below the panels, which the layout leaves free.
-        head = 0.12 + 0.19 * len(title)
-        above, below = head + 0.19 * -(-len(shown) // columns) + 0.1, 0.14 * len(remarks) + 0.08
+        top = 0.12 + 0.19 * len(title)
+        above, below = top + 0.19 * -(-len(shown) // columns) + 0.1, 0.14 * len(remarks) + 0.08
         height = HEIGHT * rows + above + below
         figure.set_size_inches(width, height)
         free = (0.0, below / height, 1.0, 1 - (above + below) / height)
@@ -121,7 +121,7 @@ def draw(picture: Picture, suffix: str) -> bytes:
         figure.text(left, 1 - 0.1 / height, "\n".join(title), va="top", fontsize=10.5, fontweight="bold")
         figure.text(left, 0.06 / height, "\n".join(remarks), va="bottom", fontsize=7, color=style.GREY)
         if shown:
-            place = (0.0, 1 - head / height)
+            place = (0.0, 1 - top / height)
             figure.legend(list(shown.values()), list(shown), loc="upper left", bbox_to_anchor=place, ncols=columns)
         return style.encoded(figure, suffix)
 

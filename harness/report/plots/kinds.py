@@ -50,8 +50,8 @@ def _groups(plot: Plot, run: Run) -> Iterator[tuple[int, str, Group]]:
 def _records(run: Run, group: Group) -> list[Record]:
     """What is done of a measured group, newest of each round."""
     file = RecordFile(run.folder / "records.jsonl")
-    heads = [head for head in map(run.heads.get, group.keys) if head is not None and head.status == "ok"]
-    return [file.at(head.offset) for head in heads]
+    entries = [entry for entry in map(run.index.get, group.keys) if entry is not None and entry.status == "ok"]
+    return [file.at(entry.offset) for entry in entries]
 
 
 def _remarks(records: Sequence[Record], labels: Sequence[str], made: str = "Measured") -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def test_a_record_a_table_and_a_plot(tmp_path: Path) -> None:
     (record,) = RecordFile(tmp_path / "run" / "records.jsonl").records()
     assert record.status == "ok"
     assert record.values["r95"] == 3
-    assert record.unit["probe"]["identity"]["weights"].keys() == {"m.safetensors"}  # type: ignore[index,call-overload,union-attr]
+    assert record.preimage["probe"]["identity"]["weights"].keys() == {"m.safetensors"}  # type: ignore[index,call-overload,union-attr]
     again = "\n".join(rank(str(tmp_path / "m.safetensors"), width=2, out=tmp_path / "run"))
     assert "0.800" in again
     assert len(list(RecordFile(tmp_path / "run" / "records.jsonl").records())) == 1

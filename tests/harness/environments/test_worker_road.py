@@ -38,7 +38,7 @@ def test_each_failure_is_a_record_and_a_mean_over_the_rest_is_refused(folder):
     outcome = run(folder, suite("refuse"))
     assert (outcome.failed, outcome.skipped, outcome.pending, outcome.exit_code) == (len(CAUSES), 0, 0, 1)
     held = RecordFile(folder / "run" / "records.jsonl")
-    records = [held.at(head.offset) for head in held.newest().values() if head.kind == "score"]
+    records = [held.at(entry.offset) for entry in held.newest().values() if entry.kind == "score"]
     found = {record.context["prompt"]: record for record in records}
     for act, (kind, says) in CAUSES.items():
         assert found[act].status == "failed"

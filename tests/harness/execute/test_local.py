@@ -51,7 +51,7 @@ def test_a_run_makes_clips_scores_and_measurements(tmp_path: Path) -> None:
         assert made.clip["frames"] == len(video.read(path)) == 6
     by_key = {record.key: record for record in found}
     for score in (record for record in found if record.kind == "score"):
-        clip = by_key[str(score.unit["generate"])]
+        clip = by_key[str(score.preimage["generate"])]
         assert score.clip["digest"] == clip.clip["digest"]
         pixels = video.read(tmp_path / "run" / str(clip.clip["path"]))
         assert score.values == {"brightness": float(pixels.mean()), "spread": float(pixels.std())}
@@ -65,7 +65,7 @@ def test_a_record_tells_where_it_comes_from(tmp_path: Path) -> None:
     run(tmp_path, base())
     found = {(record.kind, record.context["prompt"], record.context["seed"]): record for record in records(tmp_path)}
     made = found["generate", "two", 1]
-    assert (made.unit["prompt"], made.unit["seed"]) == ("two", 1)
+    assert (made.preimage["prompt"], made.preimage["seed"]) == ("two", 1)
     assert made.device["kind"] == "cpu"
     assert "python" in made.versions
     assert set(made.git) == {"commit", "dirty", "of"}
@@ -147,7 +147,7 @@ def test_a_clip_is_recorded_while_the_model_makes_the_next(tmp_path: Path, monke
     path = tmp_path / "run" / "records.jsonl"
 
     def clips() -> int:
-        return sum(head.kind == "generate" for head in RecordFile(path).records())
+        return sum(record.kind == "generate" for record in RecordFile(path).records())
 
     def stream(self: Any, request: Any, spans: Any = None) -> Any:
         yield from real(self, request)

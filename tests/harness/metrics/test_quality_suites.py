@@ -18,9 +18,11 @@ def test_clip_hpsv3_plans_every_protocol_and_six_segments():
     scored = Counter(str(unit.context["plugin"]) for unit in plan.units if unit.kind == "score")
     per_arm = {"clip/score": 40, "hpsv3/mean_of_frames": 40, "hpsv3/keyframes": 40, "hpsv3/best_share": 40}
     assert scored == {name: 4 * count for name, count in {**per_arm, "clip/segments": 4}.items()}
-    minute = next(unit for unit in plan.units if unit.spec.get("frames") == 957)
-    assert len(minute.spec["switches"]) == 5
-    assert all("yellow raincoat" in text for text in (minute.spec["prompt"], *(t for _, t in minute.spec["switches"])))
+    minute = next(unit for unit in plan.units if unit.preimage.get("frames") == 957)
+    assert len(minute.preimage["switches"]) == 5
+    assert all(
+        "yellow raincoat" in text for text in (minute.preimage["prompt"], *(t for _, t in minute.preimage["switches"]))
+    )
 
 
 def test_score_takes_a_folder_of_clips_made_elsewhere(tmp_path):

@@ -122,7 +122,7 @@ def batches(tmp_path: Path) -> Run:
                     group.keys[0],
                     "measure",
                     "ok",
-                    units[group.keys[0]].spec,
+                    units[group.keys[0]].preimage,
                     values={"budget_bytes": budget, "contended": 0.0},
                     samples={
                         "batch": list(peaks),
@@ -147,7 +147,7 @@ def test_memory_stands_against_batch_below_the_budget(batches: Run) -> None:
 
 
 def test_what_has_not_run_is_said_in_the_picture(batches: Run) -> None:
-    empty = replace(batches, heads={})
+    empty = replace(batches, index={})
     found = panel(empty, kind="memory_by_batch", section="96MiB")
     assert found.lines == ()
     plotted = empty.suite.model_copy(

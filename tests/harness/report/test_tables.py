@@ -240,9 +240,9 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
 
 def test_a_suite_without_tables_shows_every_value(tmp_path: Path) -> None:
     found = table(tmp_path, arms=[Arm("dense", [0.5] * 4, speed=3.0, cached_scalars=9)], tables=[])
-    heads = [column.label for column in found.columns]
+    headings = [column.label for column in found.columns]
     values = ["sharpness", "worst", "total"]
-    assert heads == [*(f"short: {name}" for name in values), "speed: rate", "cached scalars"]
+    assert headings == [*(f"short: {name}" for name in values), "speed: rate", "cached scalars"]
 
 
 def test_runs_are_joined_and_equal_labels_told_apart(tmp_path: Path) -> None:

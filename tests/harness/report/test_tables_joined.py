@@ -62,7 +62,9 @@ def run(folder: Path, column: Mapping[str, Any], right: Sequence[float | None], 
                     name = {"l": "left", "r": "right"}[group.section]
                     values = {"left": math.nan, "right": math.nan, name: score}
                     unit = units[key]
-                    made = Record(key, "score", "ok", unit.spec, context=unit.context, values=values, notes=notes or {})
+                    made = Record(
+                        key, "score", "ok", unit.preimage, context=unit.context, values=values, notes=notes or {}
+                    )
                     file.append(made)
     return build([load_run(folder)])[0].rows[0].cells[0]
 

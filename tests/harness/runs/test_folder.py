@@ -69,7 +69,7 @@ def test_the_view_has_vbench_names_and_an_index_that_leads_back(tmp_path: Path) 
     with (folder / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {(row["prompt"], row["seed"]) for row in rows} == {(p, s) for p in prompts for s in ("4", "7")}
-    by_digest = {head.clip["digest"]: head.context for head in loaded.heads.values()}
+    by_digest = {entry.clip["digest"]: entry.context for entry in loaded.index.values()}
     for row in rows:
         path = folder / row["file"]
         assert path.resolve().is_relative_to(folder.resolve()) or path.is_symlink()

@@ -24,11 +24,11 @@ def keys(plan: Any, kind: str = "generate") -> list[str]:
 def test_every_clip_and_score_is_planned_once_with_its_preimage(tmp_path: Path) -> None:
     plan = planned(tmp_path, base())
     assert [unit.kind for unit in plan.units] == ["generate", "score"] * 4
-    assert all(identity.key(unit.spec) == unit.key for unit in plan.units)
+    assert all(identity.key(unit.preimage) == unit.key for unit in plan.units)
     first, second = plan.units[:2]
-    assert first.spec["prompt"] == "one"
-    assert first.spec["model"]["options"]["chunk"] == 4
-    assert second.spec["generate"] == first.key == second.context["of"]
+    assert first.preimage["prompt"] == "one"
+    assert first.preimage["model"]["options"]["chunk"] == 4
+    assert second.preimage["generate"] == first.key == second.context["of"]
     assert [(group.kind, group.plugin, len(group.keys)) for group in plan.groups] == [
         ("generate", "", 4),
         ("score", "fake/brightness", 4),
@@ -110,7 +110,9 @@ def test_a_metric_option_changes_the_score_only(tmp_path: Path) -> None:
 def test_a_switch_takes_the_prompt_of_the_same_number(tmp_path: Path) -> None:
     section = {**base()["generate"][0], "switches": [{"frame": 3, "prompts": "q"}]}
     plan = planned(tmp_path, base(prompts={"p": ["one", "two"], "q": ["uno", "dos"]}, generate=[section]))
-    found = {(unit.spec["prompt"], str(unit.spec["switches"])) for unit in plan.units if unit.kind == "generate"}
+    found = {
+        (unit.preimage["prompt"], str(unit.preimage["switches"])) for unit in plan.units if unit.kind == "generate"
+    }
     assert found == {("one", "[[3, 'uno']]"), ("two", "[[3, 'dos']]")}
 
 

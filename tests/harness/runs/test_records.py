@@ -10,7 +10,7 @@ import pytest
 from road import base, run
 
 from harness.errors import RecordError, StorageError
-from harness.runs.index import decode_head
+from harness.runs.index import decode_entry
 from harness.runs.line import Record, decode, encode
 from harness.runs.records import RecordFile, load_run
 
@@ -20,7 +20,7 @@ def record(key: str = "k1", **changes: object) -> Record:
         key=key,
         kind="score",
         status="ok",
-        unit={"kind": "score", "text": 'a ,"unit":{ trap'},
+        preimage={"kind": "score", "text": 'a ,"unit":{ trap'},
         context={"prompt": 'x ,"unit":{"y', "arm": "é"},
         values={"a": 0.1, "b": math.nan},
         samples={"gap": [1.0, math.nan]},
@@ -41,11 +41,11 @@ def test_a_record_comes_back_as_it_was() -> None:
 
 
 def test_the_head_alone_says_the_same() -> None:
-    head = decode_head(encode(record()), 7)
-    assert (head.key, head.kind, head.status, head.offset) == ("k1", "score", "ok", 7)
-    assert head.context == record().context
-    assert head.clip == {"digest": "d"}
-    assert head.values["a"] == 0.1
+    entry = decode_entry(encode(record()), 7)
+    assert (entry.key, entry.kind, entry.status, entry.offset) == ("k1", "score", "ok", 7)
+    assert entry.context == record().context
+    assert entry.clip == {"digest": "d"}
+    assert entry.values["a"] == 0.1
 
 
 def test_an_infinite_value_is_refused() -> None:
@@ -58,7 +58,7 @@ def test_the_newest_record_of_a_key_counts(tmp_path: Path) -> None:
         file.append(record("k1", status="failed"))
         file.append(record("k2"))
         newest = file.append(record("k1", values={"a": 2.0}))
-        assert {key: head.status for key, head in file.newest().items()} == {"k1": "ok", "k2": "ok"}
+        assert {key: entry.status for key, entry in file.newest().items()} == {"k1": "ok", "k2": "ok"}
         assert file.at(newest.offset).values == {"a": 2.0}
         assert len(list(file.records())) == 3
 
@@ -92,7 +92,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     "line", [b"{}\n", b"[]\n", b'{"schema":1}\n', b'{"schema":"x"}\n', b'{"schema":1,"key":"k"}\n']
 )
 def test_json_that_is_no_record_is_refused(line: bytes) -> None:
-    for reader in (decode, decode_head):
+    for reader in (decode, decode_entry):
         with pytest.raises(RecordError):
             reader(line)
 
@@ -100,7 +100,7 @@ def test_json_that_is_no_record_is_refused(line: bytes) -> None:
 def test_a_newer_schema_is_refused() -> None:
     line = encode(record()).replace(b'"schema":1', b'"schema":2')
     with pytest.raises(RecordError, match="record schema 2 is newer") as caught:
-        decode_head(line)
+        decode_entry(line)
     assert "pip install" in caught.value.fix
 
 
@@ -130,8 +130,8 @@ def test_a_run_folder_is_read_back(tmp_path: Path) -> None:
     found = load_run(tmp_path / "run")
     assert found.suite.suite == "small"
     assert found.arms[0].card.cached_scalars == 7
-    assert {key for group in found.groups for key in group.keys} == set(found.heads)
-    assert all(head.context["prompt"] in ("one", "two") for head in found.heads.values())
+    assert {key for group in found.groups for key in group.keys} == set(found.index)
+    assert all(entry.context["prompt"] in ("one", "two") for entry in found.index.values())
 
 
 @pytest.mark.parametrize(
@@ -151,21 +151,21 @@ def test_values_of_many_heads_are_those_of_each(tmp_path: Path) -> None:
         for n, key in enumerate(keys):
             file.append(record(key, values={"a": n / 3, "b": math.nan if n % 2 else 1.0}))
         file.append(record("a short key", values={"a": 7.0, "b": 1.0}))
-        heads = file.newest()
-    rows = heads.rows([*keys, "a short key", "none"])
+        index = file.newest()
+    rows = index.rows([*keys, "a short key", "none"])
     assert rows == [0, 1, 2, 3, 4, None]
-    for together, key in zip(heads.values_at(range(5)), heads, strict=True):
-        assert together.keys() == heads[key].values.keys()
-        assert together["a"] == heads[key].values["a"]
-        assert math.isnan(together["b"]) == math.isnan(heads[key].values["b"])
-    assert heads.values_at([]) == []
+    for together, key in zip(index.values_at(range(5)), index, strict=True):
+        assert together.keys() == index[key].values.keys()
+        assert together["a"] == index[key].values["a"]
+        assert math.isnan(together["b"]) == math.isnan(index[key].values["b"])
+    assert index.values_at([]) == []
 
 
 @pytest.mark.parametrize("damage", [(b'"a":0.1', b'"a":0,1'), (b',"clip":{', b',"clap":{')])
 def test_a_damaged_head_is_named_when_its_values_are_asked_for(tmp_path: Path, damage: tuple[bytes, bytes]) -> None:
     first, second = (encode(record(f"{n:064x}")) for n in (1, 2))
     (tmp_path / "r.jsonl").write_bytes(first + second.replace(*damage))
-    heads = RecordFile(tmp_path / "r.jsonl").newest()
+    index = RecordFile(tmp_path / "r.jsonl").newest()
     with pytest.raises(RecordError, match=f"record 000000000000 at byte {len(first)} is damaged") as caught:
-        heads.values_at([0, 1])
+        index.values_at([0, 1])
     assert "remove that line" in caught.value.fix

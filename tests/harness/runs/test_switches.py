@@ -41,7 +41,7 @@ def test_the_record_holds_the_frame_at_which_the_prompt_changed_and_metrics_read
     (clip,), (score,) = records(tmp_path, "generate"), records(tmp_path, "score")
     # Chunks of four start at 0, 4, 8 and 12.
     assert clip.clip["switches"] == [{"asked": 6, "frame": 8}]
-    assert clip.unit["switches"] == [[6, "other 0"]]
+    assert clip.preimage["switches"] == [[6, "other 0"]]
     assert score.values == {"first": 8.0, "changed": 8.0}
 
 
@@ -54,7 +54,7 @@ def test_a_model_that_cannot_say_is_judged_from_the_frame_asked_for_and_the_reco
 
 def test_the_frame_is_in_the_key_where_it_is_not_the_one_asked_for(tmp_path: Path) -> None:
     def spec(*frames: int) -> Any:
-        return next(unit.spec for unit in planned(tmp_path, switching("fake/chunked", *frames)).units)
+        return next(unit.preimage for unit in planned(tmp_path, switching("fake/chunked", *frames)).units)
 
     assert "switched_at" not in spec(4)
     assert spec(4, 9)["switched_at"] == [4, 12]

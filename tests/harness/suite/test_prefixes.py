@@ -150,7 +150,7 @@ def test_a_clip_goes_on_from_its_prefix_and_the_record_says_of_what(tmp_path: Pa
             "used": 1,
             "in_clip": False,
         }
-        assert made[text].unit["prefix"] == {"sha256": digest, "rule": 1}
+        assert made[text].preimage["prefix"] == {"sha256": digest, "rule": 1}
         assert made[text].clip["frames"] == 6
         first = video.read(tmp_path / "run" / str(made[text].clip["path"]))[0]
         assert abs(first.astype(int) - level).max() <= 2
@@ -236,6 +236,6 @@ def test_a_measurement_gives_each_prompt_its_prefix(tmp_path: Path) -> None:
     (record,) = RecordFile(tmp_path / "run" / "records.jsonl").records()
     digests = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("a.png", "b.png")]
     assert record.notes["prefixes"] == [{"sha256": digest, "frames": 1} for digest in digests]
-    assert record.unit["workload"]["prefixes"] == [{"sha256": digest, "rule": 1} for digest in digests]
+    assert record.preimage["workload"]["prefixes"] == [{"sha256": digest, "rule": 1} for digest in digests]
     assert min(record.samples["stage:prefix_s"]) > 0
     assert record.notes["latent_frames_per_clip"] == 6
