@@ -1,4 +1,4 @@
-"""Devices and processes without torch: resolve `auto`, free memory, describe the machine for records."""
+"""Resolve `auto`, free memory and describe the machine for records, all without importing torch."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def give_back(device: str) -> None:
 def end_with_parent(parent: int | None = None) -> None:
     """Have this process killed when the one that started it dies.
 
-    Linux does so itself (`prctl`); elsewhere a thread looks every second. Ends it at once where it was to be `parent`'s
-    child and no longer is.
+    Linux does so itself (`prctl`). Elsewhere a thread looks every second. A process that is no longer the child of
+    `parent` ends at once.
     """
     started_by = os.getppid() if parent is None else parent
     if on_linux():
@@ -94,6 +94,7 @@ def end_with_parent(parent: int | None = None) -> None:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
         threading.Thread(target=_end_after, args=(started_by,), daemon=True).start()
+    # The parent may have died before the signal was asked for, and then none comes.
     if os.getppid() != started_by:
         sys.exit("the process that asked for this one is gone")
 
@@ -118,20 +119,19 @@ def allocation_failures(device: str) -> dict[str, int]:
     torch = sys.modules.get("torch")
     if not device.startswith("cuda") or torch is None or not torch.cuda.is_initialized():
         return {}
-    found = torch.cuda.memory_stats(device)
-    return {"retries": int(found.get("num_alloc_retries", 0)), "ooms": int(found.get("num_ooms", 0))}
+    counters = torch.cuda.memory_stats(device)
+    return {"retries": int(counters.get("num_alloc_retries", 0)), "ooms": int(counters.get("num_ooms", 0))}
 
 
 def describe(device: str) -> dict[str, Json]:
     """The machine as records keep it: the device's kind and name, memory, cores, operating system; no host name."""
-    found: dict[str, Json] = {
+    return {
         "kind": device.partition(":")[0],
         "name": _gpu_name() if device.startswith("cuda") else _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory_bytes": _memory(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    return found
 
 
 @functools.cache
@@ -150,8 +150,8 @@ def cpu_name_in(cpuinfo: str) -> str:
 
     ARM processors give numbers in place of a name (those of the MIDR_EL1 register), which tell them apart as well.
     """
-    if named := re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
-        return named[1].strip()
+    if model := re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
+        return model[1].strip()
     maker = re.search(r"^CPU implementer\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
     part = re.search(r"^CPU part\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
     return f"ARM implementer {maker[1]} part {part[1]}" if maker and part else ""
@@ -180,17 +180,20 @@ def _memory() -> int:
 @functools.cache
 def versions() -> Mapping[str, Json]:
     """Versions of Python and of the packages that could change a result, without importing them."""
-    found: dict[str, Json] = {"python": platform.python_version()}
+    installed: dict[str, Json] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_state(*folders: Path) -> Mapping[str, Json]:
-    """Commit and dirty flag of the first of `folders` that git tracks, and its number as `of`; nulls without one."""
+    """Commit and dirty flag of the first of `folders` that git tracks; nulls without one.
+
+    `of` is `code` for the first folder and `suite` for any other.
+    """
     for index, folder in enumerate(folders):
         commit = _git(folder, "rev-parse", "HEAD")
         if commit and _git(folder, "ls-files", "--error-unmatch", "."):
@@ -206,7 +209,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def _output(*command: str) -> str | None:
     """What a program prints; None where it is not here, fails, or takes half a minute."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""Files that survive a crash: written aside, synced, renamed into place, and their folder synced."""
+"""Write files that survive a crash: write aside, sync, rename into place, sync the folder."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
             with part.open("w+b") as file:
                 fill(file)
                 file.flush()
+                # Before the renaming, which the file system may otherwise bring to the disk ahead of the content.
                 os.fsync(file.fileno())
             part.replace(path)
         except BaseException:
@@ -80,15 +81,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: `$VIDEOMLA_CACHE`, or `videomla-bench` in the user's cache folder."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser().resolve() if chosen else _user_cache()
+    """The folder of what can be made again: `$VIDEOMLA_CACHE`, or `videomla-bench` in the user's cache folder."""
+    configured = os.environ.get(CACHE_VARIABLE)
+    return Path(configured).expanduser().resolve() if configured else _user_cache()
 
 
 def weights_folder() -> Path:
-    """Where fetched weights are kept: `$VIDEOMLA_WEIGHTS`, or `weights` in this project's cache of the user."""
-    chosen = os.environ.get(WEIGHTS_VARIABLE)
-    return Path(chosen).expanduser().resolve() if chosen else _user_cache() / "weights"
+    """The folder of fetched weights: `$VIDEOMLA_WEIGHTS`, or `videomla-bench/weights` in the user's cache folder."""
+    configured = os.environ.get(WEIGHTS_VARIABLE)
+    return Path(configured).expanduser().resolve() if configured else _user_cache() / "weights"
 
 
 def _user_cache() -> Path:

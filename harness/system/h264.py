@@ -49,13 +49,13 @@ class Encoded:
         self._parameters: list[bytes] = []
         self._decoder: Any = None
 
-    def noted(self, packets: Sequence[Any], encoder: Any) -> Sequence[Any]:
-        """`packets` from `encoder`, its next ones, unchanged."""
+    def observe(self, packets: Sequence[Any], encoder: Any) -> Sequence[Any]:
+        """Decode and hash the next packets of `encoder`; returns them unchanged."""
         for packet in packets:
             if self._decoder is None:
                 self._start(bytes(encoder.extradata or b""))
             for unit in by_start_codes(bytes(packet)):
-                _add(self._units, unit)
+                _add_unit(self._units, unit)
             self._decode(packet)
         return packets
 
@@ -64,18 +64,19 @@ class Encoded:
         if self._decoder is not None:
             self._decode(None)
 
-    def stands_in(self, packets: Iterable[bytes], header: bytes | None) -> bool:
-        """Whether an mp4 file's packets, and the header of its stream, hold these units and no others."""
-        found = hashlib.sha256()
+    def matches(self, packets: Iterable[bytes], header: bytes | None) -> bool:
+        """Whether an mp4 file's packets hold these units and no others, and the header of its stream their sets."""
+        file_units = hashlib.sha256()
         for packet in packets:
             for unit in by_lengths(packet):
-                _add(found, unit)
-        same = found.digest() == self._units.digest()
+                _add_unit(file_units, unit)
+        same = file_units.digest() == self._units.digest()
         return same and all(unit in (header or b"") for unit in self._parameters)
 
     def _start(self, header: bytes) -> None:
         self._decoder = av.CodecContext.create("h264", "r")
         self._decoder.extradata, self._decoder.thread_count = header, 1
+        # The low five bits of a unit's first byte are its type (H.264, section 7.3.1).
         self._parameters = [unit for unit in by_start_codes(header) if unit[0] & 31 in _PARAMETER_SETS]
 
     def _decode(self, packet: Any) -> None:
@@ -99,6 +100,7 @@ def by_lengths(data: bytes) -> Iterator[bytes]:
         at = end
 
 
-def _add(sha: Any, unit: bytes) -> None:
+def _add_unit(sha: Any, unit: bytes) -> None:
+    # Its length first: the same bytes cut into other units must have another digest.
     sha.update(len(unit).to_bytes(8, "big"))
     sha.update(unit)

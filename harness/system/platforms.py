@@ -24,8 +24,7 @@ These are the pairs that the kernels were compiled with (results/kernels). A bui
 def here() -> str:
     """This machine's system as `SUPPORTED` names it; of another one a name of the same kind."""
     system = {"darwin": "macos"}.get(sys.platform, sys.platform)
-    machine = platform.machine().lower()
-    return f"{system}-{machine}"
+    return f"{system}-{platform.machine().lower()}"
 
 
 def described(name: str) -> str:
@@ -34,11 +33,11 @@ def described(name: str) -> str:
 
 
 def on_linux() -> bool:
-    """Whether what Linux alone offers can be had: /proc, and limits of memory that the system enforces."""
+    """Whether this is Linux, which alone has /proc and enforces limits of memory."""
     return sys.platform == "linux"
 
 
 def refuse_windows() -> None:
-    """Raise `HarnessError`, in one line, where the files and processes of a run cannot be kept as they are on POSIX."""
+    """Raise `HarnessError` on Windows, which lacks the POSIX files and processes of a run."""
     if sys.platform in ("win32", "cygwin", "msys"):
         raise HarnessError("Windows is not supported; run it inside WSL2 (wsl --install), as on Linux")

@@ -26,6 +26,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from harness.contracts import Frames, Json
 from harness.errors import ClipError
 from harness.system import files, h264
+from harness.system.digests import file_sha256
 
 MAX_SIDE = 16384
 """Pixels of a side, beyond which a file is refused unread."""
@@ -49,23 +50,23 @@ class ClipInfo:
 def write(path: Path, chunks: Iterable[Frames], frame_rate: float, crf: int, preset: str) -> Mapping[str, Json]:
     """Write `chunks` (uint8 [frames, height, width, 3], equal sizes) to `path`, whole or not at all.
 
-    Returns the record's `clip`: bytes, sha256, digest, frames, height, width, frame_rate and encoder settings. What
-    the encoder makes is decoded as it comes, and the file is read again and must hold just that before it takes its
-    place. Raises `StorageError`, `ClipError`, and whatever `chunks` raises (an `OSError` of theirs would be taken for
+    Returns the record's `clip`: bytes, sha256, digest, frames, height, width, frame_rate and encoder settings. The
+    encoder's packets are decoded as they come. The file is read again, and takes its place only if it holds just those
+    packets. Raises `StorageError`, `ClipError`, and whatever `chunks` raises (an `OSError` of theirs would be taken for
     the disk's).
     """
-    found: dict[str, Json] = {}
+    facts: dict[str, Json] = {}
 
     def fill(file: IO[bytes]) -> None:
         encoded = h264.Encoded()
-        written = _encode(file, chunks, Fraction(frame_rate).limit_denominator(1001), crf, preset, encoded)
+        count = _encode(file, chunks, Fraction(frame_rate).limit_denominator(1001), crf, preset, encoded)
         file.flush()
         info = _read_back(file, encoded)
-        if info.frames != written:
-            raise ClipError(f"{path.name}: wrote {written} frames, but {info.frames} can be read")
+        if info.frames != count:
+            raise ClipError(f"{path.name}: wrote {count} frames, but {info.frames} can be read")
         size, sha256, core = _file_facts(file)
-        found.update(asdict(info), bytes=size, sha256=sha256)
-        found["encoder"] = {
+        facts.update(asdict(info), bytes=size, sha256=sha256)
+        facts["encoder"] = {
             "codec": "libx264",
             "core": core,
             "pix_fmt": "yuv420p",
@@ -76,7 +77,7 @@ def write(path: Path, chunks: Iterable[Frames], frame_rate: float, crf: int, pre
         }
 
     files.write(path, fill)
-    return found
+    return facts
 
 
 def keep(path: Path, source: Path, frames: int, height: int, width: int) -> Mapping[str, Json]:
@@ -84,7 +85,7 @@ def keep(path: Path, source: Path, frames: int, height: int, width: int) -> Mapp
 
     Returns as `write`, without settings of an encoder. Raises `StorageError`, and `ClipError` for another clip.
     """
-    found: dict[str, Json] = {}
+    facts: dict[str, Json] = {}
 
     def fill(file: IO[bytes]) -> None:
         try:
@@ -97,18 +98,19 @@ def keep(path: Path, source: Path, frames: int, height: int, width: int) -> Mapp
             has = f"{info.frames} frames of {info.height}x{info.width}"
             raise ClipError(f"{source} has {has}, not {frames} of {height}x{width}")
         size, sha256, _ = _file_facts(file)
-        found.update(asdict(info), bytes=size, sha256=sha256, encoder={"kept": "as it was"})
+        facts.update(asdict(info), bytes=size, sha256=sha256, encoder={"kept": "as it was"})
 
     files.write(path, fill)
-    return found
+    return facts
 
 
 def _read_back(file: IO[bytes], encoded: h264.Encoded) -> ClipInfo:
-    """What `inspect` would say of a file that holds just what was encoded. Raises `ClipError` if it does not."""
+    """What `inspect` would return of a file that holds just what was encoded. Raises `ClipError` if it does not."""
+    # Equal packets decode equally, and comparing them is far cheaper than decoding the file again.
     with _open(file) as clip:
         stream = clip.container.streams.video[0]
         packets = (bytes(packet) for packet in clip.container.demux(stream) if packet.size)
-        if not encoded.stands_in(packets, stream.codec_context.extradata):
+        if not encoded.matches(packets, stream.codec_context.extradata):
             raise ClipError(f"{clip.name} does not hold what was encoded")
         return ClipInfo(encoded.frames.count, clip.height, clip.width, clip.frame_rate, encoded.frames.digest())
 
@@ -116,7 +118,7 @@ def _read_back(file: IO[bytes], encoded: h264.Encoded) -> ClipInfo:
 def _encode(
     file: IO[bytes], chunks: Iterable[Frames], rate: Fraction, crf: int, preset: str, encoded: h264.Encoded
 ) -> int:
-    """Encode into `file` and tell `encoded`; the number of frames."""
+    """Encode into `file`, show each packet to `encoded`, and return the number of frames."""
     count = 0
     stream: Any = None
     converter, flags = VideoReformatter(), _flags()
@@ -130,11 +132,11 @@ def _encode(
                 picture = converter.reformat(picture, format="yuv420p", interpolation=flags, threads=1)
                 picture.pts = count
                 picture.time_base = 1 / rate
-                container.mux(encoded.noted(stream.encode(picture), stream.codec_context))
+                container.mux(encoded.observe(stream.encode(picture), stream.codec_context))
                 count += 1
         if stream is None:
             raise ClipError("a clip without frames cannot be written")
-        container.mux(encoded.noted(stream.encode(), stream.codec_context))
+        container.mux(encoded.observe(stream.encode(), stream.codec_context))
         encoded.finish()
     except BaseException:
         with suppress(OSError, ValueError):
@@ -189,8 +191,7 @@ def _file_facts(file: IO[bytes]) -> tuple[int, str, str]:
 def file_digest(path: Path) -> str:
     """SHA-256 of the bytes of `path`. Raises `ClipError`."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise ClipError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -208,7 +209,7 @@ def inspect(source: Path | IO[bytes]) -> ClipInfo:
 
 
 def head(path: Path) -> ClipInfo:
-    """Size and rate as the file states them, nothing decoded: `digest` is empty, `frames` 0 where it does not say.
+    """Size and rate as the file states them. Nothing is decoded: `digest` is empty, and `frames` 0 where not stated.
 
     Raises `ClipError`.
     """
@@ -225,14 +226,14 @@ def codec(path: Path) -> str:
 def stream(path: Path, chunk: int) -> Iterator[Frames]:
     """Decoded pixels, uint8 [at most `chunk` frames, height, width, 3] at a time. Raises `ClipError`."""
     with _open(path) as clip:
-        held: list[Frames] = []
+        batch: list[Frames] = []
         for frame in clip.frames():
-            held.append(clip.pixels(frame))
-            if len(held) == chunk:
-                yield np.stack(held)
-                held = []
-        if held:
-            yield np.stack(held)
+            batch.append(clip.pixels(frame))
+            if len(batch) == chunk:
+                yield np.stack(batch)
+                batch = []
+        if batch:
+            yield np.stack(batch)
 
 
 def read(path: Path) -> Frames:
@@ -328,9 +329,9 @@ class _Reader:
         stream.thread_count = 1 if self.height * self.width < _SMALL else 0
         if not 0 < max(self.height, self.width) <= MAX_SIDE:
             raise ClipError(f"{name} has a size of {self.height}x{self.width} (at most {MAX_SIDE} a side)")
-        true = _SIZE.search(container.metadata.get("comment", ""))
-        if true and 0 <= self.height - int(true[1]) <= 1 and 0 <= self.width - int(true[2]) <= 1:
-            self.height, self.width = int(true[1]), int(true[2])
+        true_size = _SIZE.search(container.metadata.get("comment", ""))
+        if true_size and 0 <= self.height - int(true_size[1]) <= 1 and 0 <= self.width - int(true_size[2]) <= 1:
+            self.height, self.width = int(true_size[1]), int(true_size[2])
         self.frame_rate = float(stream.average_rate or 0)
         # One for all frames: setting up a conversion costs more than converting a small frame.
         self._converter = VideoReformatter()

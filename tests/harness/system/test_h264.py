@@ -41,8 +41,8 @@ def made(tmp_path: Path) -> Made:
     stream.pix_fmt = "yuv420p"
     for pixels in footage(12, 32, 32):
         packets = stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
-        container.mux(list(encoded.noted(packets, stream.codec_context)))
-    container.mux(list(encoded.noted(stream.encode(), stream.codec_context)))
+        container.mux(list(encoded.observe(packets, stream.codec_context)))
+    container.mux(list(encoded.observe(stream.encode(), stream.codec_context)))
     encoded.finish()
     container.close()
     with av.open(str(tmp_path / "a.mp4")) as reader:
@@ -76,7 +76,7 @@ def test_a_file_holds_what_was_encoded_or_not(
 ) -> None:
     encoded, packets, header = made
     assert encoded.frames.count == len(packets) == 12
-    assert encoded.stands_in(*change(packets, header)) is same
+    assert encoded.matches(*change(packets, header)) is same
 
 
 def test_units_by_start_code_and_by_length() -> None:
