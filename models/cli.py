@@ -22,7 +22,9 @@ def verify_trace(
         Literal["expanded", "absorbed", "reference"], typer.Option(help="Form of latent attention.")
     ] = "expanded",
 ) -> Iterator[str]:
-    """Replay the reference rollout FILE; exit 0 only when its latents agree within 5e-5.
+    """Replay a reference rollout and compare its latents.
+
+    Exits 0 only when the latents of FILE agree within 5e-5.
 
     A rollout that multiplies rounding is also replayed in the recording's order of operations, and in the usual one
     chunk by chunk on the recorded past; the output says which is which, and so does the header of what is written.
@@ -73,7 +75,9 @@ def convert(
         typer.Option("--map", metavar="FILE", help="YAML or JSON, 'theirs: ours': names or regular expressions."),
     ] = None,
 ) -> Iterator[str]:
-    """Turn dense attention into VideoMLA's latent attention; what the paper leaves open is kept in the file.
+    """Turn dense attention into VideoMLA's latent attention.
+
+    What the paper leaves open is kept in the file that is written.
 
     With --map, tensors whose names are in no known layout are renamed first: a key is a name, or a regular expression
     that matches names whole; a value is ours, with groups as \\1, or null to leave the tensor out. Attention that is
@@ -122,7 +126,7 @@ def kernels(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with the limits and versions.")] = False,
 ) -> Iterator[str]:
-    """Compile the attention kernels for sm_80, sm_90 and sm_100; no GPU is needed.
+    """Compile and examine the attention kernels, without a GPU.
 
     Exits 1 where registers spill, a limit of shared or tensor memory is exceeded, the matrix units are not used, or
     the compiler dropped warp specialisation.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.arguments import Format, Plugins, bundled, load_plugins
 from harness.errors import HarnessError, Incomplete, RecordError, nearest
 
 if TYPE_CHECKING:
@@ -20,78 +21,75 @@ if TYPE_CHECKING:
 MOST_BASELINES = 5
 """Earlier runs that a gate takes the median of (rule T19)."""
 
-Arm = Annotated[str | None, typer.Option(metavar="LABEL", help="Of two runs, only this model.")]
-Values = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--value",
-        metavar="SECTION:VALUE",
-        help="Only this, as in card:cached_scalars; those of the suites' tables unless given.",
-    ),
-]
-Percent = Annotated[float, typer.Option(min=0, help="Changes within so many percent do not matter.")]
-Absolute = Annotated[
-    list[str] | None,
-    typer.Option(metavar="SECTION:VALUE=NUMBER", help="Nor do those within this, in the value's unit."),
-]
-Across = Annotated[
-    bool, typer.Option("--across-devices", help="Compare records of different devices or schema versions.")
-]
-Format = Annotated[Literal["md", "csv", "latex", "html"], typer.Option("--format", help="Of what is printed.")]
-Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A Python file that registers plug-ins.")
-]
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What `compare` and `gate` may be asked for."""
+
+    arm: Annotated[str | None, typer.Option(metavar="LABEL", help="Of two runs, only this model.")] = None
+    value: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SECTION:VALUE",
+            help="Only this, as in card:cached_scalars; those of the suites' tables unless given.",
+        ),
+    ] = None
+    percent: Annotated[float, typer.Option(min=0, help="Changes within so many percent do not matter.")] = 2.0
+    absolute: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECTION:VALUE=NUMBER", help="Nor do those within this, in the value's unit."),
+    ] = None
+    across_devices: Annotated[
+        bool, typer.Option("--across-devices", help="Compare records of different devices or schema versions.")
+    ] = False
+    format_: Annotated[Format, typer.Option("--format", help="Of what is printed.")] = "md"
+    plugin: Plugins = None
 
 
+@bundled
 def compare(
     what: Annotated[
         list[str], typer.Argument(metavar="RUN A B | RUN_A RUN_B", help="Two models of a run, or two runs.")
     ],
-    arm: Arm = None,
-    value: Values = None,
-    percent: Percent = 2.0,
-    absolute: Absolute = None,
-    across_devices: Across = False,
-    format_: Format = "md",
-    plugin: Plugins = None,
+    choice: Choice,
 ) -> Iterator[str]:
-    """Compare model B with model A of one run, or run B with run A, value by value."""
+    """Compare two models of a run, or two runs, value by value.
+
+    The verdict speaks of the second of them, measured against the first.
+    """
     from harness.runs.records import load_run
 
-    _plugins(plugin)
-    if len(what) == 3 and arm is None:
+    load_plugins(choice.plugin)
+    if len(what) == 3 and choice.arm is None:
         run = load_run(Path(what[0]))
         pairs = [(_side(run, what[1]), _side(run, what[2]))]
     elif len(what) == 2:
-        pairs = _pairs(load_run(Path(what[0])), load_run(Path(what[1])), arm)
+        pairs = _pairs(load_run(Path(what[0])), load_run(Path(what[1])), choice.arm)
     else:
         raise HarnessError(
             "name a run and two of its models, or two runs (with --arm LABEL)", "harness compare RUN A B"
         )
-    yield _drawn(_findings(pairs, value, percent, absolute, across_devices), pairs, across_devices, format_)
+    yield _drawn(_findings(pairs, choice), pairs, choice)
 
 
+@bundled
 def gate(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
     baseline: Annotated[
         list[Path], typer.Option(metavar="RUN", help="The run to measure against; of up to five, the median by value.")
     ],
-    arm: Arm = None,
-    value: Values = None,
-    percent: Percent = 2.0,
-    absolute: Absolute = None,
-    across_devices: Across = False,
-    format_: Format = "md",
-    plugin: Plugins = None,
+    choice: Choice,
 ) -> Iterator[str]:
-    """Exit 0 if RUN is the same as the baseline or better, 1 if worse, 2 if unclear, 3 without a baseline.
+    """Hold RUN against earlier runs; exit 1 where it is worse.
+
+    Exits 0 if RUN is the same as the baseline or better, 1 if worse, 2 if unclear, 3 without a baseline.
 
     With several baselines, earlier runs of the same suite, each value is held to the run that has the median of it.
     """
     from harness.report.verdicts import exit_code
     from harness.runs.records import load_run
 
-    _plugins(plugin)
+    load_plugins(choice.plugin)
     if len(baseline) > MOST_BASELINES:
         raise HarnessError(f"{len(baseline)} baselines", f"give the newest {MOST_BASELINES}")
     now = load_run(run)
@@ -105,13 +103,13 @@ def gate(
             yield f"no baseline: {folder} holds no result"
             raise typer.Exit(3)
     try:
-        pairs = [_pairs(before, now, arm) for before in earlier]
-        found = [_findings(each, value, percent, absolute, across_devices) for each in pairs]
+        pairs = [_pairs(before, now, choice.arm) for before in earlier]
+        found = [_findings(each, choice) for each in pairs]
     except Incomplete as error:
         # Its own exit code would say that there is no baseline.
         raise RecordError(error.message, error.fix) from error
     findings = _against_median(found)
-    yield _drawn(findings, pairs[0], across_devices, format_)
+    yield _drawn(findings, pairs[0], choice)
     code = exit_code(findings)
     among = f", by the median of {len(earlier)} runs" if len(earlier) > 1 else ""
     yield f"gate: {('same or better', 'worse', 'unclear')[code]}{among}"
@@ -138,13 +136,6 @@ def _against_median(found: list[list[Finding]]) -> list[Finding]:
     return chosen
 
 
-def _plugins(files: list[Path] | None) -> None:
-    from harness.contracts import registry
-
-    for file in files or []:
-        registry.load_plugin(file)
-
-
 def _side(run: Run, label: str) -> Side:
     from harness.report.verdicts import Side
 
@@ -167,14 +158,12 @@ def _pairs(first: Run, second: Run, label: str | None) -> list[Pair]:
     return [(_side(first, each), _side(second, each)) for each in shared]
 
 
-def _findings(
-    pairs: list[Pair], values: list[str] | None, percent: float, absolute: list[str] | None, across: bool
-) -> list[Finding]:
+def _findings(pairs: list[Pair], choice: Choice) -> list[Finding]:
     from harness.report.comparison import compare as judge
     from harness.report.verdicts import Floors
 
     floors = {}
-    for text in absolute or []:
+    for text in choice.absolute or []:
         name, _, number = text.rpartition("=")
         try:
             floors[name] = float(number)
@@ -182,14 +171,14 @@ def _findings(
             raise HarnessError(f"--absolute {text}: expected SECTION:VALUE=NUMBER") from None
         if not name or not 0 <= floors[name] < float("inf"):
             raise HarnessError(f"--absolute {text}: expected SECTION:VALUE=NUMBER, the number not negative")
-    found = judge(pairs, values or (), Floors(percent, floors), across)
-    if not found:
+    findings = judge(pairs, choice.value or (), Floors(choice.percent, floors), choice.across_devices)
+    if not findings:
         raise RecordError("there is no value to compare", "name values with --value SECTION:VALUE")
-    return found
+    return findings
 
 
-def _drawn(findings: list[Finding], pairs: list[Pair], across: bool, format_: str) -> str:
+def _drawn(findings: list[Finding], pairs: list[Pair], choice: Choice) -> str:
     from harness.report.comparison_table import table
     from harness.report.render import RENDERERS
 
-    return RENDERERS[format_][1](table(findings, pairs[0], across))
+    return RENDERERS[choice.format_][1](table(findings, pairs[0], choice.across_devices))

@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from harness.cli.arguments import Plugins, load_plugins
 from harness.contracts import Availability, Metric, registry
 from harness.errors import HarnessError, NotAvailable
 from harness.probes.timing.telemetry import nvml
@@ -32,6 +36,21 @@ class Check:
     detail: str
     fix: str = ""
     required: bool = True
+
+
+def doctor(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs would be written.")] = Path("runs"),
+    plugin: Plugins = None,
+) -> Iterator[str]:
+    """Say what this machine lacks for a run, and what brings it."""
+    load_plugins(plugin)
+    failed = False
+    for item in examine(out):
+        word = "ok" if item.ok else "MISSING" if item.required else "not here"
+        yield f"{word:9} {item.name}: {item.detail}" + (f"\n          {item.fix}" if not item.ok and item.fix else "")
+        failed |= item.required and not item.ok
+    if failed:
+        raise typer.Exit(1)
 
 
 def examine(folder: Path) -> Iterator[Check]:

@@ -25,7 +25,7 @@ def fetch(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Read what is here and compare its digests.")] = False,
 ) -> Iterator[str]:
-    """Bring the weights NAME of a metric or a model, or list what there is."""
+    """Bring the weights of a metric or a model, or list them all."""
     from tabulate import tabulate
 
     from harness.environments.weights.fetch import check as faults_of

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from harness.errors import HarnessError
 from harness.execute.outcome import Tick
 from harness.runs.line import Record
 
@@ -23,6 +24,11 @@ def shown(text: str, width: int = 400) -> str:
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
     plain = " ".join(plain.split())
     return plain if len(plain) <= width else plain[: width - 1] + "…"
+
+
+def complaint(error: HarnessError) -> str:
+    """What is wrong, and on a second line what to do about it."""
+    return "\n  ".join(shown(part, 2000) for part in (f"error: {error.message}", error.fix) if part)
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.arguments import options_of
+
 if TYPE_CHECKING:
     from harness.contracts import Json
     from harness.suite.schema import Suite
@@ -35,8 +37,10 @@ def rank(
     prompt: Annotated[str, typer.Option(help="Of the rollout.")] = PROMPT,
     frames: Annotated[int, typer.Option(min=1, help="Pixel frames of the rollout.")] = 81,
 ) -> Iterator[str]:
-    """Singular values, energy kept and effective rank of every layer: of a checkpoint's maps, or of activations."""
-    from harness.cli.show import options_of
+    """Show the spectra of a checkpoint's maps or of activations.
+
+    For every layer: singular values, energy kept and effective rank.
+    """
     from harness.errors import HarnessError, OptionError
     from harness.execute.run import run_plan
     from harness.report.plots.spectra import parts, plot_spectra, tables
@@ -49,7 +53,7 @@ def rank(
     if not activations and (centred or set_):
         raise OptionError("--centred and --set belong to --activations", "add --activations, or leave them out")
     if activations:
-        suite = _rollout(subject, options_of(set_ or []), {"width": width, "centred": centred}, prompt, frames)
+        suite = _rollout(subject, options_of(set_), {"width": width, "centred": centred}, prompt, frames)
     else:
         suite = _suite(WEIGHTS, {"checkpoint": subject, "width": width, "ema": ema, "lora": lora})
     plan = make(suite)

@@ -39,7 +39,9 @@ def train(
     ] = False,
     bare: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> Iterator[str]:
-    """Train what RECIPE asks for and DIR does not hold yet; under torchrun each training is sharded over its processes.
+    """Do the trainings of RECIPE that DIR does not hold yet.
+
+    Under torchrun each training is sharded over its processes.
 
     Checkpoints are DIR/checkpoints/<arm>-<seed>/<stage>.safetensors. Stages are shared by all recipes beside DIR.
     """

@@ -401,3 +401,42 @@ def test_a_suite_that_is_no_suite_is_one_line(harness: Harness, tmp_path: Path, 
     assert found.err.startswith("error: other.yaml:1: ")
     folder = harness("plan", str(tmp_path))
     assert (folder.code, "Is a directory" in folder.err) == (2, True)
+
+
+def test_the_help_is_in_groups_in_the_order_of_use_and_whole_without_a_terminal(harness: Harness) -> None:
+    listed = harness("--help")
+    assert listed.code == 0
+    assert harness("-h").out == listed.out
+    headings = re.findall(r"^(\w.*):$", listed.out, re.MULTILINE)
+    assert headings[0] == "Options"
+    assert headings[-1] == "From installed packages"
+    names = re.findall(r"^  ([a-z][a-z-]+)  ", listed.out, re.MULTILINE)
+    assert [name for name in names if name in {"table", "doctor", "run", "plan", "gate"}] == [
+        "doctor",
+        "plan",
+        "run",
+        "table",
+        "gate",
+    ]
+    assert {"convert", "kernels", "verify-trace"} <= set(names[-5:])
+    assert "..." not in listed.out.partition("Look around")[2], "every command fits its line"
+    assert "-h, --help" in harness("gate", "-h").out
+    assert "--install-completion" in listed.out
+    assert "--install-completion" not in harness("env", "--help").out
+
+
+def test_version(harness: Harness) -> None:
+    assert harness("--version").out == f"harness {version('videomla-bench')}\n"
+
+
+def test_a_misspelt_command_names_the_nearest_one(harness: Harness) -> None:
+    for written, meant in (("pln", "plan"), ("kernel", "kernels")):
+        refused = harness(written)
+        assert (refused.code, f"did you mean {meant}?" in refused.err) == (2, True)
+
+
+def test_completion_knows_the_commands(tmp_path: Path) -> None:
+    environment = {**os.environ, "_HARNESS_COMPLETE": "complete_bash", "COMP_WORDS": "harness ga", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "harness"]
+    offered = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert offered.stdout.split() == ["gate"], offered.stderr

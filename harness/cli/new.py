@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from harness.contracts import registry
+import typer
+
 from harness.errors import RegistryError
-from harness.system import files
+
+app = typer.Typer(help="Write the skeleton of a plug-in.", no_args_is_help=True)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.\-]*)?")
 
@@ -89,11 +93,20 @@ def test_{module}_keeps_the_contract() -> None:
 '''
 
 
-def new_model(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write the adapter and its contract test for the model `name` into `folder`; their paths.
+@app.callback()
+def _new() -> None:
+    """Write the skeleton of a plug-in."""
 
-    Raises `RegistryError` for a name that cannot be one or is taken, or where a file is in the way.
-    """
+
+@app.command("model")
+def model(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write it.")] = Path(),
+) -> Iterator[str]:
+    """Write an adapter for a video model, and its contract test."""
+    from harness.contracts import registry
+    from harness.system import files
+
     if not _NAME.fullmatch(name):
         raise RegistryError(f"{name!r} cannot name a model", "use letters, digits, _ . - and at most one /")
     if name in registry.models.names():
@@ -102,10 +115,10 @@ def new_model(name: str, folder: Path) -> tuple[Path, Path]:
     if module[0].isdigit():
         module = f"model_{module}"
     cls = "".join(part.capitalize() for part in module.split("_"))
-    adapter, test = folder / f"{module}.py", folder / f"test_{module}.py"
+    adapter, test = out / f"{module}.py", out / f"test_{module}.py"
     for path in (adapter, test):
         if path.exists():
             raise RegistryError(f"{path} is already there", "move it away, or choose another name or --out DIR")
     files.write_bytes(adapter, _ADAPTER.format(name=name, cls=cls).encode())
     files.write_bytes(test, _TEST.format(name=name, module=module).encode())
-    return adapter, test
+    yield f"{adapter}\n{test}\ntry: harness check {name} --plugin {adapter}"

@@ -1,0 +1,76 @@
+"""Arguments that several commands take, each declared once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import typer
+
+from harness.contracts import Json, registry
+from harness.errors import OptionError
+
+R = TypeVar("R")
+
+SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="A suite file, as suites/quickstart.yaml.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE", help="A Python file that registers plug-ins; may be repeated."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value: a dotted path, and YAML. May be repeated."),
+]
+Format = Literal["md", "csv", "latex", "html"]
+
+
+def bundled(command: Callable[..., R]) -> Callable[..., R]:
+    """Let `command` take a dataclass: each of its fields becomes a parameter of the command, with type and default."""
+    parameters: list[inspect.Parameter] = []
+    bundles: dict[str, type[Any]] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        bundle: type[Any] = parameter.annotation
+        if not dataclasses.is_dataclass(bundle):
+            parameters.append(parameter)
+            continue
+        bundles[parameter.name] = bundle
+        hints = get_type_hints(bundle, include_extras=True)
+        parameters += [
+            inspect.Parameter(field.name, parameter.kind, default=field.default, annotation=hints[field.name])
+            for field in dataclasses.fields(bundle)
+        ]
+
+    @functools.wraps(command)
+    def call(**values: Any) -> R:
+        for name, bundle in bundles.items():
+            values[name] = bundle(**{field.name: values.pop(field.name) for field in dataclasses.fields(bundle)})
+        return command(**values)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return call
+
+
+def load_plugins(files: Sequence[Path] | None) -> None:
+    """Import every file that `--plugin` names. Raises `RegistryError`."""
+    for file in files or ():
+        registry.load_plugin(file)
+
+
+def options_of(assignments: Sequence[str] | None) -> dict[str, Json]:
+    """Options from `--set key=value`, the values read as YAML. Raises `OptionError`."""
+    import yaml
+
+    options: dict[str, Json] = {}
+    for assignment in assignments or ():
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise OptionError(f"--set {assignment}: expected key=value")
+        try:
+            options[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise OptionError(f"--set {assignment}: the value is not YAML") from error
+    return options

@@ -1,0 +1,76 @@
+"""`harness table`: the tables of run folders, from their records alone. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.arguments import Format, Plugins, load_plugins
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.report.table import Table
+
+
+def table(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; with --all, folders to search.")],
+    format_: Annotated[Format | None, typer.Option("--format", help="Of what is printed or written.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write files here instead of printing.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Write the tables of every run below RUN beside it.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="With --all: change nothing, exit 1 if a file would.")] = False,
+    plugin: Plugins = None,
+) -> Iterator[str]:
+    """Make the tables of run folders from their records alone. Imports no torch."""
+    from harness.report import files
+    from harness.report.tables import build
+    from harness.runs.records import load_run
+
+    load_plugins(plugin)
+    if check and not every:
+        raise HarnessError("--check needs --all", "harness table --all results --check")
+    if every:
+        yield from _remade([folder for root in runs for folder in files.run_folders(root)], check)
+        return
+    loaded = [load_run(folder) for folder in runs]
+    tables = build(loaded)
+    if out is None:
+        yield from drawn(tables, format_)
+        return
+    contents = files.contents(tables, [format_]) if format_ else files.contents(tables) | files.drawings(loaded)
+    yield from map(str, files.write(out, contents))
+
+
+def _remade(folders: list[Path], check: bool) -> Iterator[str]:
+    from harness.report import files
+
+    stale = 0
+    for folder in folders:
+        contents = files.remake(folder)
+        changed = files.stale(contents)
+        stale += len(changed)
+        if not check:
+            files.write(folder / files.FOLDER, {path.name: content for path, content in contents.items()})
+        word = "differs" if check else "written"
+        yield from (f"{word}: {path}" for path in changed)
+    yield f"{len(folders)} runs, {stale} table files {'differ' if check else 'written'}"
+    if check and stale:
+        raise typer.Exit(1)
+
+
+def drawn(tables: Iterable[Table], format_: Format | None) -> Iterator[str]:
+    """The text of tables: for the eye on a terminal, Markdown elsewhere, or as `format_` says."""
+    from rich.console import Console
+
+    from harness.report.render import RENDERERS, terminal
+
+    console = Console()
+    for each in tables:
+        if format_ is None and console.is_terminal:
+            with console.capture() as capture:
+                console.print(terminal(each))
+            yield capture.get().removesuffix("\n")
+        else:
+            yield RENDERERS[format_ or "md"][1](each)
