@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.contracts import Clip, Subject, Workload, registry
+from harness.contracts import Clip, ProbeContext, Subject, Workload, registry
 from harness.suite.load import load_suite
 from harness.testing import check_model, check_probe
 
@@ -129,7 +129,9 @@ def test_the_probe_of_the_guide_measures(tmp_path: Path) -> None:
     assert [finding for finding in check_probe("lab/chunks") if finding.ok is False] == []
     model = registry.models.create("lab/bar", {"chunk": 5})
     subject = Subject("lab/bar", {"chunk": 5}, model.describe(), "cpu", lambda: model)
-    measurement = registry.probes.create("lab/chunks", {}).measure(subject, Workload(("a",), (0,), 12))
+    measurement = registry.probes.create("lab/chunks", {}).measure(
+        subject, Workload(("a",), (0,), 12), ProbeContext("cpu", tmp_path)
+    )
     assert measurement.values == {"chunks": 3, "first_frames": 5}
     assert measurement.samples == {"frames": [5, 5, 2]}
 

@@ -64,7 +64,7 @@ def train(
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if bare or "TORCHELASTIC_RUN_ID" in os.environ:
         for training in wanted:
-            _probe(training.options, folder, device, training.name).measure(None, _nothing())
+            _result(training, folder, device)
             yield f"{training.name}: done"
         return
     if jobs > 1:
@@ -78,23 +78,6 @@ def _stage(stage: Any) -> str:
     return f"{stage.stage} {stage.steps:,} steps" + (
         f" ({updates:,} generator updates)" if updates < stage.steps else ""
     )
-
-
-def _nothing() -> Any:
-    from harness.contracts import Workload
-
-    return Workload(prompts=(), seeds=(), frames=1, batch=1)
-
-
-def _probe(options: Any, folder: Path, device: str, name: str) -> Any:
-    """The probe that trains, told where and for whom."""
-    from harness.contracts import registry
-    from harness.suite.recipe import PROBE
-
-    probe: Any = registry.probes.get(PROBE)(options)
-    probe.folder, probe.device = folder.parent / STAGES, device
-    probe.report = lambda line: sys.stderr.write(f"{name}  {line}\n")
-    return probe
 
 
 def _side_by_side(
@@ -135,8 +118,7 @@ def _recorded(read: Recipe, trainings: Sequence[Training], folder: Path, device:
             entry = index.get(unit.key)
             record = store.records.at(entry.offset) if entry and entry.status == "ok" else None
             if record is None or not _placed(record, folder, training):
-                probe = _probe(training.options, folder, device, training.name)
-                record = units.attempt(unit, setting, partial(_result, probe))
+                record = units.attempt(unit, setting, partial(_result, training, folder, device))
                 store.records.append(record)
             if record.status == "ok":
                 _placed(record, folder, training)
@@ -162,10 +144,16 @@ def _plan(read: Recipe, trainings: Sequence[Training], device: str) -> Plan:
     return make(Suite.model_validate(suite), device)
 
 
-def _result(probe: Any) -> Any:
+def _result(training: Training, folder: Path, device: str) -> Any:
+    from harness.contracts import ProbeContext, Workload, registry
     from harness.execute.units import Result
+    from harness.suite.recipe import PROBE
 
-    found = probe.measure(None, _nothing())
+    def report(line: str) -> None:
+        sys.stderr.write(f"{training.name}  {line}\n")
+
+    context = ProbeContext(device, folder.parent / STAGES, report)
+    found = registry.probes.get(PROBE)(training.options).measure(None, Workload((), (), 1), context)
     return Result(values=dict(found.values), samples=dict(found.samples), notes=dict(found.notes))
 
 

@@ -26,7 +26,7 @@ from harness.contracts.model import (
     counted_as,
     no_spans,
 )
-from harness.contracts.probe import Measurement, Probe, Subject, Workload
+from harness.contracts.probe import Measurement, Probe, ProbeContext, Subject, Workload
 
 __all__ = [
     "COUNTING",
@@ -44,6 +44,7 @@ __all__ = [
     "Options",
     "Prefix",
     "Probe",
+    "ProbeContext",
     "Request",
     "Spans",
     "Subject",

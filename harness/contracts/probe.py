@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from harness.contracts.base import Availability, Json, Options
 from harness.contracts.metric import Value
-from harness.contracts.model import ModelCard, Prefix, Request, Switch, VideoModel
+from harness.contracts.model import ModelCard, Prefix, Request, Spans, Switch, VideoModel, no_spans
 
 # ---------------------------------------------------------------------------------------------- probes
 
@@ -64,6 +64,28 @@ class Subject:
     plugins: tuple[Path, ...] = ()
 
 
+def _silent(line: str) -> None:
+    """Drop a line of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeContext:
+    """Where a probe measures, and what it may use besides.
+
+    Attributes:
+        device: `cpu`, `cuda` or `cuda:1`.
+        scratch: folder for files that outlive an attempt, so that a later one goes on from them. The measurements of a
+            run share it, and the probe that needs it makes it.
+        report: takes a line of progress.
+        spans: names a step of the measurement while it lasts, as in `with context.spans("warm-up")`; progress shows it.
+    """
+
+    device: str
+    scratch: Path
+    report: Callable[[str], None] = _silent
+    spans: Spans = no_spans
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """What a probe found: headline values, every raw sample by name, and notes for the record."""
@@ -89,7 +111,7 @@ class Probe(ABC):
         self.options: Any = options
 
     def available(self, device: str) -> Availability:
-        """Whether the probe can run on `device`."""
+        """Whether the probe can run on `device`. Asking changes nothing."""
         return Availability(True)
 
     def identity(self) -> Mapping[str, Json]:
@@ -100,5 +122,5 @@ class Probe(ABC):
         return {}
 
     @abstractmethod
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Run the measurement. `subject` is None only where `needs_model` is false."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -96,12 +98,27 @@ class Registry(Generic[T]):
             if not (isinstance(cls, type) and issubclass(cls, self.base)):
                 raise RegistryError(f"{self.kind} {name!r}: {point.value} is no subclass of {self.base.__name__}")
             self._classes[name] = cls
-        return self._classes[name]
+        cls = self._classes[name]
+        if issubclass(cls, Probe):
+            _check_measure(name, cls)
+        return cls
 
     def create(self, name: str, options: Mapping[str, Json]) -> T:
         """The plug-in `name` with checked options. Raises `OptionError` for an unknown or wrong option."""
         cls = self.get(name)
         return cls(check_options(f"{self.kind} {name}", cls.schema, options))
+
+
+@cache
+def _check_measure(name: str, cls: type[Probe]) -> None:
+    """Raise `RegistryError` for a probe that was written before `measure` had a context."""
+    try:
+        inspect.signature(cls.measure).bind(None, None, None, None)
+    except TypeError as error:
+        raise RegistryError(
+            f"probe {name!r}: {cls.__module__}.{cls.__qualname__}.measure takes no context",
+            "write def measure(self, subject, workload, context: ProbeContext); it holds device, scratch and progress",
+        ) from error
 
 
 def check_options(owner: str, schema: type[Options], options: Mapping[str, Json]) -> Options:

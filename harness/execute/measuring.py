@@ -12,14 +12,14 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
 
-from harness.contracts import Subject, registry
+from harness.contracts import ProbeContext, Subject, registry
 from harness.errors import HarnessError, StorageError
 from harness.execute import units
 from harness.execute.models import Models
@@ -49,17 +49,18 @@ class Hello:
     setting: units.Setting
     path: tuple[str, ...]
     plugins: tuple[Path, ...]
+    scratch: Path
 
 
 class Measurer:
     """The run's side. The process starts with the first measurement, and again after it died.
 
     Args:
-        say: is told what goes on, as in `loading dense`.
+        say: is told what goes on, as in `loading dense`. scratch: as in `ProbeContext`.
     """
 
-    def __init__(self, device: str, setting: units.Setting, say: Callable[[str], None]) -> None:
-        self.device, self.setting, self.say = device, setting, say
+    def __init__(self, device: str, setting: units.Setting, say: Callable[[str], None], scratch: Path) -> None:
+        self.device, self.setting, self.say, self.scratch = device, setting, say, scratch
         self._process: subprocess.Popen[bytes] | None = None
 
     def measure(self, unit: Unit, arm: Arm | None) -> Record:
@@ -105,7 +106,8 @@ class Measurer:
         )
         assert process.stdin is not None
         plugins = tuple(registry.plugin_files)
-        pickle.dump(Hello(os.getpid(), self.device, self.setting, tuple(sys.path), plugins), process.stdin)
+        hello = Hello(os.getpid(), self.device, self.setting, tuple(sys.path), plugins, self.scratch)
+        pickle.dump(hello, process.stdin)
         return process
 
     def _answer(self, lines: IO[bytes]) -> Record | None:
@@ -145,12 +147,16 @@ class Serving:
 
     def __init__(self, hello: Hello, answer: IO[bytes]) -> None:
         self.hello, self.answer = hello, answer
-        self.models = Models(hello.device, lambda words: self.tell(SAYS, json.dumps(words).encode()))
+        self.models = Models(hello.device, self.say)
 
     def tell(self, kind: bytes, text: bytes) -> None:
         """Write one line."""
         self.answer.write(kind + text.rstrip(b"\n") + b"\n")
         self.answer.flush()
+
+    def say(self, words: str) -> None:
+        """Tell what goes on."""
+        self.tell(SAYS, json.dumps(words).encode())
 
     def unit(self, unit: Unit, arm: Arm | None) -> None:
         """Measure and answer."""
@@ -160,9 +166,19 @@ class Serving:
             load = partial(self.models.get, arm)
             subject = Subject(arm.name, arm.options, arm.card, hello.device, load, tuple(hello.plugins))
 
+        where = f"{unit.context['section']} {unit.context['arm']}".rstrip()
+
+        def report(line: str) -> None:
+            self.say(f"{where}: {line}")
+
+        @contextmanager
+        def spans(name: str) -> Iterator[None]:
+            report(name)
+            yield
+
         def work() -> units.Result:
             self.models.renew(arm)
-            return units.measure(unit, subject, hello.device)
+            return units.measure(unit, subject, ProbeContext(hello.device, hello.scratch, report, spans))
 
         try:
             self.tell(RECORDS, encode(units.attempt(unit, hello.setting, work)))

@@ -26,6 +26,9 @@ from harness.runs.line import Record
 from harness.runs.plan import Arm, Plan, Unit
 from harness.system import devices
 
+SCRATCH = "scratch"
+"""Folder of a run in which probes may keep files."""
+
 INTERRUPTED = "interrupted; run again to go on"
 
 
@@ -76,7 +79,7 @@ class _Job:
         self.progress, self.limit = progress, limit
         self.index = store.records.newest()
         self.models = Models(plan.device, self._say)
-        self.measurer = Measurer(plan.device, setting, self._say)
+        self.measurer = Measurer(plan.device, setting, self._say, store.folder / SCRATCH)
         self.scorers = Scorers(plan.device, self._say)
         self.flight: deque[tuple[generate.Making, Unit]] = deque()
         self.stopped = ""

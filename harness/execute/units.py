@@ -14,6 +14,7 @@ from harness.contracts import (
     Json,
     ModelCard,
     Prefix,
+    ProbeContext,
     Subject,
     Switch,
     Workload,
@@ -159,12 +160,12 @@ def score(unit: Unit, scorer: Scorer, clip: Clip) -> Result:
 # -------------------------------------------------------------------------------------------- measure
 
 
-def measure(unit: Unit, subject: Subject | None, device: str) -> Result:
+def measure(unit: Unit, subject: Subject | None, context: ProbeContext) -> Result:
     """One probe on one live model, or on the device alone."""
     preimage: Any = unit.preimage
     name, load = preimage["probe"]["name"], preimage["workload"]
     probe = registry.probes.create(name, preimage["probe"]["options"])
-    state = probe.available(device)
+    state = probe.available(context.device)
     if not state.ready:
         raise NotAvailable(f"probe {name} is not available: {state.reason}", state.fix)
     workload = Workload(
@@ -175,7 +176,7 @@ def measure(unit: Unit, subject: Subject | None, device: str) -> Result:
         switches=tuple(Switch(frame, tuple(prompts)) for frame, prompts in load["switches"]),
         prefixes=prefixes_of(unit.context["prefixes"], subject.card) if subject and "prefixes" in load else (),
     )
-    found = probe.measure(subject, workload)
+    found = probe.measure(subject, workload, context)
     declared = enforce.values(f"probe {name}", probe.values, found.values)
     samples = {key: [float(item) for item in items] for key, items in found.samples.items()}
     return Result(values=declared, samples=samples, notes=dict(found.notes))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from pydantic import Field
 
-from harness.contracts import Json, Measurement, Options, Probe, Subject, Value, Workload
+from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Subject, Value, Workload
 from harness.errors import ModelFault, NotAvailable, OptionError
 from harness.probes.batch_child import OUT_OF_MEMORY, Job, Row, require_budget
 from harness.probes.timing.contention import watch
@@ -121,7 +121,7 @@ class BatchScaling(Probe):
         Value("contended", "", "none", "contended"),
     )
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Search the largest batch. The workload's own batch is not used.
 
         Raises `OptionError` when the clip is too short to fill the window or the budget smaller than the weights,
@@ -133,8 +133,13 @@ class BatchScaling(Probe):
         require_budget(subject.device)
         _check_length(subject, workload)
         telemetry = Telemetry(subject.device)
+
+        def attempt(batch: int) -> Row:
+            with context.spans(f"batch {batch}"):
+                return self._attempt(subject, workload, batch)
+
         with watch(telemetry) as other:
-            found = search(lambda batch: self._attempt(subject, workload, batch), self.options.max_batch)
+            found = search(attempt, self.options.max_batch)
         agreed = self._agree(subject, workload, found.largest)
         slope, fixed = line(found.rows)
         by_batch = {row.batch: row for row in found.rows if row.outcome == "ok"}

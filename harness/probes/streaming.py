@@ -10,7 +10,18 @@ from statistics import median
 import numpy as np
 from pydantic import Field
 
-from harness.contracts import Json, Measurement, ModelCard, Options, Probe, Subject, Value, VideoModel, Workload
+from harness.contracts import (
+    Json,
+    Measurement,
+    ModelCard,
+    Options,
+    Probe,
+    ProbeContext,
+    Subject,
+    Value,
+    VideoModel,
+    Workload,
+)
 from harness.errors import ModelFault
 from harness.probes.timing import agreement, caching_audit, flops
 from harness.probes.timing.clock import SECOND, Clock, stage_seconds
@@ -132,7 +143,7 @@ class Streaming(Probe):
         self._clock = clock
         self._sleep = sleep
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Load, count, check, warm up, audit, repeat.
 
         Raises `ModelFault` when the agreement with the reference, the audit or the sanity line fails.
@@ -146,20 +157,27 @@ class Streaming(Probe):
         loaded = (clock.point() - start) / SECOND
         devices.give_back(subject.device)  # what loading needed for a while is no weight
         weights = meter.now() - meter.base
-        counts = flops.take(model, workload.request(0), subject.card) if self.options.count else None
-        agreed = agreement.take(model, workload, subject.card)
+        counts = None
+        if self.options.count:
+            with context.spans("counting"):
+                counts = flops.take(model, workload.request(0), subject.card)
+        with context.spans("agreement"):
+            agreed = agreement.take(model, workload, subject.card)
         devices.give_back(subject.device)  # what the reference needed is none of the model's memory
-        warm = warm_up(
-            clock,
-            lambda i: generate(clock, model, workload.request(i), subject.card, distinct=i == 0),
-            self.options.warmups,
-            max(self.options.warmups, self.options.max_warmups),
-        )
+        with context.spans("warm-up"):
+            warm = warm_up(
+                clock,
+                lambda i: generate(clock, model, workload.request(i), subject.card, distinct=i == 0),
+                self.options.warmups,
+                max(self.options.warmups, self.options.max_warmups),
+            )
         meter.reset()
         before, failed = telemetry.snapshot(), devices.allocation_failures(subject.device)
         with watch(telemetry) as other:
-            checked = self._audit(clock, model, workload, first=warm.runs)
-            timed = self._timed(clock, telemetry, model, subject.card, workload, warm.runs + checked.used)
+            with context.spans("audit"):
+                checked = self._audit(clock, model, workload, first=warm.runs)
+            with context.spans("timing"):
+                timed = self._timed(clock, telemetry, model, subject.card, workload, warm.runs + checked.used)
         found = Found(subject, timed, counts or flops.Census(NAN, NAN, NAN))
         values = {
             **found.values(workload),

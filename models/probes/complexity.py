@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import ClassVar
 
-from harness.contracts import Availability, Json, Measurement, Options, Probe, Subject, Value, Workload
+from harness.contracts import Json, Measurement, Probe, ProbeContext, Subject, Value, Workload
 from harness.probes.timing.contention import watch
 from harness.probes.timing.repeat import FullClock
 from harness.probes.timing.telemetry import Telemetry
@@ -104,17 +104,8 @@ class Complexity(Probe):
         Value("rejected", "", "none", "timings thrown away"),
     )
 
-    def __init__(self, options: Options) -> None:
-        super().__init__(options)
-        self._device = "cpu"
-
-    def available(self, device: str) -> Availability:
-        """Always; remembers where to run, since there is no model that says it."""
-        self._device = device
-        return Availability(True)
-
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
-        """Sweep; neither argument is used."""
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
+        """Sweep; neither subject nor workload is used."""
         import torch
 
         options: ComplexityOptions = self.options
@@ -123,10 +114,10 @@ class Complexity(Probe):
         notes: dict[str, Json] = {"torch": str(torch.__version__)}
         remarks = []
         if options.timed:
-            telemetry = Telemetry(self._device)
+            telemetry = Telemetry(context.device)
             before = telemetry.snapshot()
             with torch.inference_mode(), watch(telemetry) as other:
-                sweep.time(self._device, telemetry)
+                sweep.time(context.device, telemetry)
             notes |= {"device_before": before, "device_after": telemetry.snapshot(), "flags": telemetry.flags()}
             notes["other_work"] = other.to_json()
             remarks += ["Other work was seen while this was timed (rule T1)."] * other.contended

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.contracts import Json, Measurement, Options, Probe, Request, Subject, Value, Workload
+from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Request, Subject, Value, Workload
 from harness.errors import OptionError
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class RankProbe(Probe):
             digests |= {f"lora/{name}": found for name, found in resolve(self.options.lora).digests().items()}
         return {"weights": digests}
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
-        """Read the checkpoint layer by layer; neither argument is used."""
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
+        """Read the checkpoint layer by layer; neither subject nor workload is used."""
         from videomla_models.checkpoints.load import open_checkpoint
         from videomla_models.checkpoints.spectrum import (
             checkpoint_shapes,
@@ -118,7 +118,7 @@ class WeightRankProbe(Probe):
     schema: ClassVar[type[Options]] = WeightRankOptions
     values: ClassVar[tuple[Value, ...]] = VALUES
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Decompose the maps; the workload is not used."""
         from videomla_models.checkpoints.spectrum import network_shapes, network_spectra, random_spectra
 
@@ -175,7 +175,7 @@ class ActivationRankProbe(Probe):
         Value("tokens", "", "none", "activations recorded a layer"),
     )
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Stream the workload's clips and record."""
         from videomla_models.checkpoints.spectrum import recorded
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import ClassVar
 
-from harness.contracts import Json, Measurement, Options, Probe, Subject, Value, Workload
+from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Subject, Value, Workload
 from videomla_models.training.options import TRAINING_VERSION, Chain
 
 
 class Train(Probe):
-    """Trains a chain of stages, or goes on with it. `folder` and `report` may be set before `measure`.
-
-    Attributes:
-        folder: where stages are kept. report: takes progress lines. device: `cpu` or `cuda`.
-    """
+    """Trains a chain of stages, or goes on with it; the scratch folder keeps its stages."""
 
     version: ClassVar[str] = str(TRAINING_VERSION)
     schema: ClassVar[type[Options]] = Chain
@@ -27,12 +22,6 @@ class Train(Probe):
         Value("seconds", "s", "lower", "seconds of all stages"),
         Value("parameters", "", "none", "parameters"),
     )
-    folder = Path("runs/training/stages")
-    device = "cpu"
-
-    @staticmethod
-    def report(line: str) -> None:
-        """Drop progress lines."""
 
     def identity(self) -> Mapping[str, Json]:
         """SHA-256 of the files that the chain starts from or is taught by, and versions of single stages."""
@@ -44,12 +33,11 @@ class Train(Probe):
         weights = {str(place): dict(resolve(file).digests()) for place, file in enumerate(files)}
         return {"weights": weights, **chain.versions()}
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
-        """Train; neither argument is used."""
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
+        """Train; neither subject nor workload is used."""
         from videomla_models.training.chain import train
 
-        report: Callable[[str], None] = self.report
-        done = train(self.options, self.folder, report, self.device)
+        done = train(self.options, context.scratch, context.report, context.device)
         last = done[-1]
         samples = {f"{d.stage}:{learner}": losses for d in done for learner, losses in d.losses.items()}
         stages: list[Json] = [

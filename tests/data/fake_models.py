@@ -20,6 +20,7 @@ from harness.contracts import (
     ModelCard,
     Options,
     Probe,
+    ProbeContext,
     Request,
     Spans,
     Subject,
@@ -294,7 +295,7 @@ class Count(Probe):
 
     values = (Value("chunks", "chunks", "none"), Value("frames", "frames", "none"))
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         assert subject is not None
         request = Request(workload.prompts[: workload.batch], workload.seeds[:1] * workload.batch, workload.frames)
         sizes = [float(chunk.shape[1]) for chunk in subject.load().stream(request)]
@@ -308,6 +309,6 @@ class DeviceAlone(Probe):
     values = (Value("answer"),)
     needs_model = False
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         assert subject is None
         return Measurement({"answer": 42.0})

@@ -19,6 +19,7 @@ from harness.contracts import (
     ModelCard,
     Options,
     Probe,
+    ProbeContext,
     Request,
     Spans,
     Subject,
@@ -87,7 +88,7 @@ class LoggedProbe(Probe):
     schema = FaultOptions
     values = (Value("frames"), Value("nothing"))
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         assert subject is not None
         log(f"measure {subject.options.get('name', 'a')}")
         fault = self.options.fault

@@ -12,6 +12,7 @@ from harness.contracts import (
     ModelCard,
     Options,
     Probe,
+    ProbeContext,
     Request,
     Spans,
     Subject,
@@ -83,7 +84,7 @@ class Drift(Plain):
 class Speed(Probe):
     values = (Value("rate", "frames/s"),)
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         raise NotImplementedError
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from harness.contracts import Availability, Json, Measurement, Options, Probe, Subject, Value, Workload
+from harness.contracts import Availability, Json, Measurement, Options, Probe, ProbeContext, Subject, Value, Workload
 from harness.contracts.kernels import Bench, Case, Compile, Dtype, Shape
 from harness.contracts.registry import kernel_family
 from harness.errors import NotAvailable
@@ -108,7 +108,6 @@ class Kernels(Probe):
         super().__init__(options)
         self._clock = clock
         self._bench = bench or kernel_family(self.options.kernels)
-        self._device = "cpu"
 
     def identity(self) -> Mapping[str, Json]:
         """The family's version and what it names."""
@@ -116,7 +115,6 @@ class Kernels(Probe):
 
     def available(self, device: str) -> Availability:
         """Time is measured on a CUDA device alone; checks also run where the kernels do."""
-        self._device = device
         if self.options.timed and not device.startswith("cuda"):
             fix = "run the suite on a machine with one; `harness kernels` compiles them anywhere"
             return Availability(False, "kernels are timed on a CUDA device only", fix)
@@ -125,19 +123,20 @@ class Kernels(Probe):
     def _family(self, device: str) -> Bench:
         return self._bench(self.options.dtype, self.options.sizes, device)
 
-    def measure(self, subject: Subject | None, workload: Workload) -> Measurement:
-        """Ceilings, then shape by shape; neither argument is used."""
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
+        """Ceilings, then shape by shape; neither subject nor workload is used."""
         options: KernelsOptions = self.options
-        bench, telemetry = self._family(self._device), Telemetry(self._device)
-        timer = _Timer(
-            self._clock or Clock(self._device), options, FullClock(telemetry.clock_ratio, options.min_clock_ratio)
-        )
-        meter, rows, whole = MemoryMeter(self._device), list[Row](), list[Row]()
+        device = context.device
+        bench, telemetry = self._family(device), Telemetry(device)
+        full = FullClock(telemetry.clock_ratio, options.min_clock_ratio)
+        timer = _Timer(self._clock or Clock(device), options, full)
+        meter, rows, whole = MemoryMeter(device), list[Row](), list[Row]()
         meter.reset()
         before = telemetry.snapshot()
         with watch(telemetry) as other:
             ceilings = timer.measure_ceilings() if options.timed else Ceilings()
             for number, shape in enumerate(options.shapes()):
+                context.report(str(shape))
                 rows += _rows(bench, shape, options.seed + number, timer)
             for shape, case in bench.chunks(options.seed, options.compile) if options.chunk else ():
                 whole.append(_row(case, shape))

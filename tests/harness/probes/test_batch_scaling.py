@@ -2,10 +2,11 @@ import json
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from harness.contracts import Workload
+from harness.contracts import ProbeContext, Workload
 from harness.errors import ModelFault, NotAvailable, OptionError
 from harness.probes import batch_child, batch_scaling
 from harness.probes.batch_child import Job, Row, out_of_memory
@@ -15,6 +16,7 @@ from harness.probes.timing.telemetry import Telemetry
 
 MIB = 1 << 20
 PROMPTS = ("a red circle", "a blue square")
+HERE = ProbeContext("cpu", Path("unused"))
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the budget is held by RLIMIT_DATA")
 
 
@@ -65,7 +67,7 @@ def test_the_known_allocation_comes_out_under_a_held_budget(subject):
     # 40 MiB of weights and 24 MiB a request: 4 requests take 136 MiB, 5 would take 160.
     made = subject(time="real", weight_bytes=40 * MIB, request_bytes=24 * MIB, denoise_s=0.001)
     options = BatchScalingOptions(budget_bytes=150 * MIB, max_batch=64, preload=())
-    found = BatchScaling(options).measure(made, Workload(PROMPTS, (0, 1), 12))
+    found = BatchScaling(options).measure(made, Workload(PROMPTS, (0, 1), 12), HERE)
     assert found.values["largest_batch"] == 4
     assert found.values["bounded"] == 1
     assert found.values["slope_bytes"] == pytest.approx(24 * MIB, rel=0.01)
@@ -88,7 +90,7 @@ def test_what_the_driver_counts_is_held_against_the_budget(subject, monkeypatch)
     monkeypatch.setattr(batch_scaling, "run_child", attempt)
     for budget, said in ((110, None), (100, f"batch 4 took up to {10 * MIB:g} bytes"), (60, "batch 4 took up to")):
         options = BatchScalingOptions(budget_bytes=budget * MIB, max_batch=8, preload=())
-        notes = BatchScaling(options).measure(subject(), Workload(PROMPTS, (0,), 12)).notes
+        notes = BatchScaling(options).measure(subject(), Workload(PROMPTS, (0,), 12), HERE).notes
         assert said in notes["over_budget"] if said else "over_budget" not in notes
         tried = [(row["batch"], row["grown_bytes"], row["allocation_failures"]) for row in notes["rows"]]
         assert tried[2] == (4, 110.0 * MIB, {"retries": 4, "ooms": 0})
@@ -100,14 +102,14 @@ def test_a_budget_smaller_than_the_weights_is_refused(subject):
     made = subject(time="real", weight_bytes=64 * MIB)
     probe = BatchScaling(BatchScalingOptions(budget_bytes=32 * MIB, preload=()))
     with pytest.raises(OptionError, match="smaller than the weights of fake/timed"):
-        probe.measure(made, Workload(PROMPTS, (0,), 12))
+        probe.measure(made, Workload(PROMPTS, (0,), 12), HERE)
 
 
 @linux
 def test_not_even_one_request_is_a_row_of_nothing(subject):
     made = subject(time="real", weight_bytes=16 * MIB, request_bytes=64 * MIB)
     probe = BatchScaling(BatchScalingOptions(budget_bytes=48 * MIB, preload=()))
-    found = probe.measure(made, Workload(PROMPTS, (0,), 12))
+    found = probe.measure(made, Workload(PROMPTS, (0,), 12), HERE)
     assert found.values["largest_batch"] == 0
     assert math.isnan(found.values["slope_bytes"])
     assert math.isnan(found.values["fps_largest"])
@@ -118,7 +120,7 @@ def test_a_model_that_ignores_the_batch_is_a_fault(subject):
     made = subject(time="real", ignore_batch=True, denoise_s=0.001)
     probe = BatchScaling(BatchScalingOptions(budget_bytes=256 * MIB, preload=()))
     with pytest.raises(ModelFault, match="batch 2 failed: ModelFault: the model ignores the batch"):
-        probe.measure(made, Workload(PROMPTS, (0,), 12))
+        probe.measure(made, Workload(PROMPTS, (0,), 12), HERE)
 
 
 @linux
@@ -126,7 +128,7 @@ def test_a_model_that_repeats_one_clip_is_a_fault(subject):
     made = subject(time="real", repeat_clip=True, denoise_s=0.001)
     probe = BatchScaling(BatchScalingOptions(budget_bytes=256 * MIB, preload=()))
     with pytest.raises(ModelFault, match="batch 2 failed: ModelFault: the model ignores the batch: clips 0 and 1"):
-        probe.measure(made, Workload(PROMPTS, (0,), 12))
+        probe.measure(made, Workload(PROMPTS, (0,), 12), HERE)
 
 
 @linux
@@ -135,7 +137,7 @@ def test_the_largest_batch_is_held_against_the_reference_outside_the_budget(subj
     sizes = {"weight_bytes": 40 * MIB, "request_bytes": 24 * MIB, "reference_bytes": 64 * MIB}
     made = subject(time="real", denoise_s=0.001, error=2e-4, **sizes)
     options = BatchScalingOptions(budget_bytes=150 * MIB, max_batch=8, preload=())
-    found = BatchScaling(options).measure(made, Workload(PROMPTS, (0, 1), 12))
+    found = BatchScaling(options).measure(made, Workload(PROMPTS, (0, 1), 12), HERE)
     assert (found.values["largest_batch"], found.values["agreement_error"]) == (4, 2e-4)
     said = found.notes["agreement"]
     assert (said["verdict"], said["batch"], said["room"]) == ("passed", 4, 256 * MIB)
@@ -146,7 +148,7 @@ def test_no_figure_of_a_model_that_does_not_agree(subject):
     made = subject(time="real", denoise_s=0.001, error=2e-3)
     probe = BatchScaling(BatchScalingOptions(budget_bytes=256 * MIB, max_batch=2, preload=()))
     with pytest.raises(ModelFault, match=r"batch 2 failed: ModelFault: relative error 2\.00e-03 against slow sums"):
-        probe.measure(made, Workload(PROMPTS, (0,), 12))
+        probe.measure(made, Workload(PROMPTS, (0,), 12), HERE)
 
 
 def test_a_reference_that_finds_no_room_is_asked_for_half_the_batch(subject, monkeypatch):
@@ -164,7 +166,7 @@ def test_a_reference_that_finds_no_room_is_asked_for_half_the_batch(subject, mon
     probe = BatchScaling(BatchScalingOptions(budget_bytes=MIB, max_batch=8, preload=()))
     for room, batches in ((5, [5]), (2, [5, 2]), (0, [5, 2, 1])):
         asked.clear()
-        found = probe.measure(subject(), Workload(PROMPTS, (0,), 12))
+        found = probe.measure(subject(), Workload(PROMPTS, (0,), 12), HERE)
         assert asked == batches
         # Batches 1, 2, 4 and 5 finished, 6 and 8 had no clip to throw away.
         assert found.values["rejected"] == 4 + 2
@@ -194,7 +196,7 @@ def test_a_clip_at_a_low_clock_is_made_anew_and_counted(fake, monkeypatch):
 def test_a_budget_that_is_not_there_is_refused(subject):
     probe = BatchScaling(BatchScalingOptions(budget_bytes=1 << 60, preload=()))
     with pytest.raises(NotAvailable, match="is not free on this machine"):
-        probe.measure(subject(time="real"), Workload(PROMPTS, (0,), 12))
+        probe.measure(subject(time="real"), Workload(PROMPTS, (0,), 12), HERE)
 
 
 @pytest.mark.parametrize("budget", [0, -1])
@@ -206,7 +208,7 @@ def test_a_budget_must_be_positive(budget):
 def test_a_clip_must_fill_the_window(subject):
     probe = BatchScaling(BatchScalingOptions(budget_bytes=MIB))
     with pytest.raises(OptionError, match=r"window of 9 is never full\n  set frames to at least 9"):
-        probe.measure(subject(), Workload(PROMPTS, (0,), 6))
+        probe.measure(subject(), Workload(PROMPTS, (0,), 6), HERE)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from road import write
 
-from harness.contracts import Availability, Workload
+from harness.contracts import Availability, ProbeContext, Workload
 from harness.contracts.kernels import Bench, Case, Crossing, Error, Shape
 from harness.contracts.registry import kernel_family
 from harness.errors import NotAvailable, OptionError, RegistryError
@@ -45,7 +45,9 @@ TIME = Ticking()
 
 def measure(options, bench):
     """On virtual time, so that no load of the machine can move a figure."""
-    return Kernels(options, bench, Clock("cpu", now=TIME.now)).measure(None, NOTHING)
+    return Kernels(options, bench, Clock("cpu", now=TIME.now)).measure(
+        None, NOTHING, ProbeContext("cpu", Path("unused"))
+    )
 
 
 class Sleeps(Bench):

@@ -2,11 +2,12 @@ import math
 import random
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness.contracts import Subject, Switch, Workload
+from harness.contracts import ProbeContext, Subject, Switch, Workload
 from harness.errors import ModelFault, OptionError
 from harness.probes.streaming import MEDIANS, Streaming, StreamingOptions
 from harness.probes.timing import caching_audit
@@ -20,12 +21,13 @@ PROMPTS = ("a red circle", "a blue square", "a green star")
 # What the fake model puts into a chunk, in seconds, unless a test says otherwise.
 DENOISE, CLEAN, DECODE, TO_HOST = 0.04, 0.01, 0.02, 0.005
 CHUNK = DENOISE + CLEAN + DECODE + TO_HOST
+HERE = ProbeContext("cpu", Path("unused"))
 
 
 def run(fake, subject: Subject, *, frames=30, batch=1, switches=(), sleep=lambda s: None, **options):
     chosen = {"warmups": 1, "min_repeats": 6, "min_seconds": 0, "audit_repeats": 0, "count": False, **options}
     probe = Streaming(StreamingOptions(**chosen), Clock("cpu", now=fake.TIME.now), sleep)
-    return probe.measure(subject, Workload(PROMPTS, (0, 1), frames, batch, tuple(switches)))
+    return probe.measure(subject, Workload(PROMPTS, (0, 1), frames, batch, tuple(switches)), HERE)
 
 
 def close(value, expected):
@@ -355,7 +357,7 @@ def test_a_clock_that_goes_backwards_is_refused(fake, subject):
 
     probe = Streaming(StreamingOptions(count=False), Clock("cpu", now=crooked))
     with pytest.raises(ClockFault, match="backwards"):
-        probe.measure(subject(), Workload(PROMPTS, (0,), 30))
+        probe.measure(subject(), Workload(PROMPTS, (0,), 30), HERE)
 
 
 @pytest.mark.parametrize(
@@ -368,7 +370,7 @@ def test_a_clock_that_goes_backwards_is_refused(fake, subject):
 )
 def test_a_workload_that_cannot_be_run_is_refused(subject, workload, message):
     with pytest.raises(OptionError, match=message):
-        Streaming(StreamingOptions()).measure(subject(), workload)
+        Streaming(StreamingOptions()).measure(subject(), workload, HERE)
 
 
 @pytest.mark.parametrize(("guided", "batch", "forwards"), [(False, 1, 4), (False, 3, 4), (True, 2, 8)])
@@ -391,7 +393,7 @@ def test_real_sleeps_come_out_of_the_real_clock(subject):
     options = StreamingOptions(warmups=1, min_repeats=3, min_seconds=0, ceiling_s=0.5, audit_repeats=0, count=False)
     made = subject(time="real", denoise_s=0.03, clean_pass_s=0.01, decode_s=0.02, to_host_s=0.0, window_frames=3)
     outside = time.perf_counter()
-    found = Streaming(options).measure(made, Workload(PROMPTS, (0,), 12))
+    found = Streaming(options).measure(made, Workload(PROMPTS, (0,), 12), HERE)
     outside = time.perf_counter() - outside
     # A sleep never ends early; on a busy machine it may end late, but not after the measurement.
     assert found.values["chunk_s"] >= 0.060

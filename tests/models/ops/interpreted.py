@@ -7,6 +7,7 @@ marked slow.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.contracts import Measurement, Workload
+from harness.contracts import Measurement, ProbeContext, Workload
 from harness.contracts.kernels import Shape
 from harness.probes.kernels.probe import Kernels
 from harness.probes.timing.flops import FlopCounter
@@ -312,7 +313,7 @@ def test_a_kernel_counts_what_attention_needs(name: Any, engine: Any) -> None:
 def probed(**options: Any) -> Measurement:
     probe = Kernels(Kernels.schema(**{**TINY, **options}))
     assert probe.available("cpu").ready
-    return probe.measure(None, Workload((), (), 1))
+    return probe.measure(None, Workload((), (), 1), ProbeContext("cpu", Path("unused")))
 
 
 def test_the_probe_checks_every_form_and_prints_no_speed() -> None:

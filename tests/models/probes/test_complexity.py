@@ -1,12 +1,13 @@
 """The complexity probe: formulas by hand, counts by arithmetic, and the table and plot made of them."""
 
 import math
+from pathlib import Path
 from statistics import median
 
 import pytest
 from road import write
 
-from harness.contracts import Workload
+from harness.contracts import ProbeContext, Workload
 from harness.errors import RecordError, SuiteError
 from harness.execute.run import run_plan
 from harness.probes.timing import repeat
@@ -42,7 +43,9 @@ def measured(**changes):
 
 
 def measured_at(sizes, **changes):
-    return Complexity(ComplexityOptions(**{**sizes, "timed": False, **changes})).measure(None, Workload((), (), 1))
+    return Complexity(ComplexityOptions(**{**sizes, "timed": False, **changes})).measure(
+        None, Workload((), (), 1), ProbeContext("cpu", Path("unused"))
+    )
 
 
 @pytest.fixture(scope="module")

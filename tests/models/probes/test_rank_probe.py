@@ -16,6 +16,7 @@ from harness.contracts import (
     Measurement,
     ModelCard,
     Options,
+    ProbeContext,
     Request,
     Spans,
     Subject,
@@ -30,6 +31,7 @@ from harness.report.render import markdown
 from videomla_models.checkpoints.spectrum import Gram
 
 WORK = Workload(("a", "b", "c"), (0, 1), 4, batch=2)
+HERE = ProbeContext("cpu", Path("unused"))
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def measured(checkpoint: Path) -> Measurement:
     return registry.probes.create("rank", {"checkpoint": str(checkpoint), "width": 2}).measure(
-        None, Workload((), (), 0)
+        None, Workload((), (), 0), HERE
     )
 
 
@@ -63,7 +65,7 @@ def test_ranks_of_a_checkpoint_by_hand(checkpoint: Path) -> None:
 @pytest.mark.parametrize("width", [4, 192])
 def test_a_width_that_reaches_every_direction_has_no_energy_of_its_own(checkpoint: Path, width: int) -> None:
     probe = registry.probes.create("rank", {"checkpoint": str(checkpoint), "width": width})
-    found = probe.measure(None, Workload((), (), 0))
+    found = probe.measure(None, Workload((), (), 0), HERE)
     assert math.isnan(found.values["energy"])
     assert math.isnan(found.values["null_energy"])
     assert all(math.isnan(energy) for energy in found.samples["energy"])
@@ -79,7 +81,7 @@ def test_random_maps_of_a_shape_have_the_spectrum_that_theory_gives_them(tmp_pat
     maps = {f"blocks.0.self_attn.{name}.weight": torch.eye(n) for name in "kv"}
     save_file(maps, tmp_path / "m.safetensors")
     probe = registry.probes.create("rank", {"checkpoint": str(tmp_path / "m.safetensors"), "width": n // 8})
-    found = probe.measure(None, Workload((), (), 0)).values
+    found = probe.measure(None, Workload((), (), 0), HERE).values
     ratio = 0.5
     low, high = (1 - ratio**0.5) ** 2, (1 + ratio**0.5) ** 2
     at = np.linspace(high, low, 200_001)
@@ -156,7 +158,7 @@ def loaded_toy() -> VideoModel:
 
 def test_activations_of_a_rollout() -> None:
     subject = Subject("toy", {}, loaded_toy().describe(), "cpu", loaded_toy)
-    found = registry.probes.create("activation-rank", {"width": 1}).measure(subject, WORK)
+    found = registry.probes.create("activation-rank", {"width": 1}).measure(subject, WORK, HERE)
     assert found.values["tokens"] == 6 * 4
     assert found.values["k_r99"] == 1
     assert math.isnan(found.values["v_r99"])
@@ -167,11 +169,11 @@ def test_activations_of_a_rollout() -> None:
     assert found.samples["k:singular[00]"][0] == pytest.approx((3 * 24) ** 0.5)
     assert found.values.keys() == {value.name for value in registry.probes.get("activation-rank").values}
     # Every row is the same, so nothing is left of them once their mean is gone.
-    centred = registry.probes.create("activation-rank", {"width": 1, "centred": True}).measure(subject, WORK)
+    centred = registry.probes.create("activation-rank", {"width": 1, "centred": True}).measure(subject, WORK, HERE)
     assert centred.samples["k:singular[00]"] == pytest.approx([0, 0, 0], abs=1e-6)
     assert centred.notes["centred"] is True
     with pytest.raises(OptionError, match=r"no block has self_attn\.v or self_attn\.kv_norm"):
-        registry.probes.create("activation-rank", {"activations": ["v", "latent"]}).measure(subject, WORK)
+        registry.probes.create("activation-rank", {"activations": ["v", "latent"]}).measure(subject, WORK, HERE)
 
 
 def test_centred_spectra_are_those_of_rows_less_their_mean() -> None:
@@ -197,14 +199,14 @@ def test_weights_of_several_networks_by_hand() -> None:
     model = Toy(Options())
     model.pipelines = [dense, latent]  # type: ignore[attr-defined]
     subject = Subject("toy", {}, model.describe(), "cpu", lambda: model)
-    found = registry.probes.create("weight-rank", {"width": 1}).measure(subject, WORK)
+    found = registry.probes.create("weight-rank", {"width": 1}).measure(subject, WORK, HERE)
     assert found.samples["seed[0]:energy"] == [pytest.approx(0.64)]
     assert found.samples["seed[1]:energy"] == [pytest.approx(0.5)]
     assert found.samples["seed[1]:singular[00]"] == pytest.approx([2, 2, 0, 0], abs=1e-9)
     assert (found.values["energy"], found.values["r99"]) == (pytest.approx(0.57), (4 + 2) / 2)
     model.pipelines = [attention(q=[1.0] * 4)]  # type: ignore[attr-defined]
     with pytest.raises(OptionError, match="dense or latent"):
-        registry.probes.create("weight-rank", {}).measure(subject, WORK)
+        registry.probes.create("weight-rank", {}).measure(subject, WORK, HERE)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_activations_of_the_presets(name: str, kinds: list[str], outputs: list[s
         return model
 
     subject = Subject(name, tiny, model.describe(), "cpu", load)
-    found = registry.probes.create("activation-rank", {"width": 4}).measure(subject, Workload(("a",), (0,), 9))
+    found = registry.probes.create("activation-rank", {"width": 4}).measure(subject, Workload(("a",), (0,), 9), HERE)
     assert found.notes["of"] == kinds
     assert found.notes["outputs"] == [f"blocks.{layer}.self_attn.{output}" for output in outputs for layer in (0, 1)]
     # Three latent frames of 2 x 3 tokens, four denoising steps and the clean pass.
