@@ -1,4 +1,4 @@
-"""Builds, checks, lists and removes the environments that metrics run in; a half-built one is never used."""
+"""Build, check, list and remove the environments that metrics run in. A half-built one is never used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.environments.lock import FOLDER, Lock, lock_names, normalise, read_lock
 from harness.errors import HarnessError, NotAvailable
-from harness.system.files import cache_folder
+from harness.system.files import cache_folder, write_bytes
 
 MARKER = "built.json"
 """Written last: a folder without it is half-built, and is never used."""
@@ -56,7 +56,7 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class EnvironmentRow:
     """A row of `harness env list`: `state` is `ready`, `not built`, `half-built` or `of an older lock`."""
 
     name: str
@@ -66,16 +66,16 @@ class Listed:
     bytes: int
 
 
-def place(lock: Lock) -> Path:
-    """The folder that belongs to this very lock."""
+def folder_of(lock: Lock) -> Path:
+    """The folder of a lock's environment. Its name holds the lock's digest, so a changed lock gets another folder."""
     return cache_folder() / "envs" / f"{lock.name}-{lock.digest[:12]}"
 
 
 def find(name: str, folder: Path = FOLDER) -> Environment:
     """The built environment `name`. Raises `NotAvailable` with the command that builds it, or the system that can."""
     lock = read_lock(name, folder)
-    root = place(lock)
-    if not _complete(root, lock):
+    root = folder_of(lock)
+    if not _is_built(root, lock):
         lock.require_platform()
         raise NotAvailable(f"environment {name!r} is not built", f"type: harness env build {name}")
     return Environment(name, lock.digest, root)
@@ -98,9 +98,9 @@ def build(
     """
     lock = read_lock(name, folder)
     say = log or (lambda line: None)
-    root = place(lock)
+    root = folder_of(lock)
     with _alone(root):
-        if _complete(root, lock):
+        if _is_built(root, lock):
             return Environment(name, lock.digest, root)
         lock.require_platform()
         if root.exists():
@@ -116,16 +116,16 @@ def build(
             # Bytecode is left to the first import: compiling all 12,000 files would take longer than installing them.
             pip = [str(root / "bin" / "python"), "-m", "pip", "install", "--no-compile"]
             _step([*pip, *arguments], logfile, name)
-        _add_startup(root)
+        for site in (root / "lib").glob("python*/site-packages"):
+            shutil.copyfile(FOLDER / "startup.py", site / "videomla_startup.py")
+            (site / "videomla_startup.pth").write_text("import videomla_startup; videomla_startup.install()\n")
         environment = Environment(name, lock.digest, root)
         say(f"{name}: importing {', '.join(lock.imports)}")
         faults = _faults(environment, lock)
         if faults:
             raise HarnessError(f"environment {name!r} does not pass its check: {faults[0]}", f"the log: {logfile}")
         marker = {"digest": lock.digest, **_listing(environment)}
-        draft = root / (MARKER + ".new")
-        draft.write_text(json.dumps(marker, indent=1), encoding="utf-8")
-        draft.replace(root / MARKER)
+        write_bytes(root / MARKER, json.dumps(marker, indent=1).encode())
     return environment
 
 
@@ -134,71 +134,70 @@ def verify(name: str, folder: Path = FOLDER) -> list[str]:
     return _faults(find(name, folder), read_lock(name, folder))
 
 
-def packages(environment: Environment) -> dict[str, str]:
-    """Installed version by normalised package name, as recorded when the environment was built."""
-    marker = json.loads((environment.root / MARKER).read_text(encoding="utf-8"))
-    return {normalise(name): version for name, version in marker["packages"].items()}
-
-
-def listing(folder: Path = FOLDER) -> list[Listed]:
+def listing(folder: Path = FOLDER) -> list[EnvironmentRow]:
     """Every environment that has a lock, and every folder left of an older lock."""
     rows = []
     current = set()
     for name in lock_names(folder):
         lock = read_lock(name, folder)
-        root = place(lock)
+        root = folder_of(lock)
         current.add(root.name)
-        state = "ready" if _complete(root, lock) else "half-built" if root.exists() else "not built"
-        rows.append(Listed(name, lock.digest[:12], state, root, _size(root)))
-    if (cache_folder() / "envs").is_dir():
-        for root in sorted(
-            path for path in (cache_folder() / "envs").iterdir() if path.is_dir() and path.name not in current
-        ):
+        state = "ready" if _is_built(root, lock) else "half-built" if root.exists() else "not built"
+        rows.append(EnvironmentRow(name, lock.digest[:12], state, root, _size(root)))
+    for root in sorted((cache_folder() / "envs").glob("*/")):
+        if root.name not in current:
             name, _, digest = root.name.rpartition("-")
-            rows.append(Listed(name, digest, "of an older lock", root, _size(root)))
+            rows.append(EnvironmentRow(name, digest, "of an older lock", root, _size(root)))
     return rows
 
 
 def remove(name: str, folder: Path = FOLDER) -> list[Path]:
-    """Delete every built or half-built environment of this name, older locks included; gives what went."""
+    """Delete every built or half-built environment of this name, older locks included. Returns their folders."""
     read_lock(name, folder)
-    gone = []
+    removed = []
     for row in listing(folder):
         if row.name == name and row.root.is_dir():
             with _alone(row.root):
                 shutil.rmtree(row.root)
-            gone.append(row.root)
-    return gone
+            removed.append(row.root)
+    return removed
 
 
-def find_python(lock: Lock, chosen: Path | None = None) -> Path:
+def find_python(lock: Lock, interpreter: Path | None = None) -> Path:
     """An interpreter of the lock's version. Raises `NotAvailable` where there is none."""
-    here = [Path(sys.executable)] if chosen is None else [chosen]
-    named = shutil.which(f"python{lock.python}") if chosen is None else None
-    tried = []
-    for candidate in [*here, *([Path(named)] if named else [])]:
+    candidates = [interpreter] if interpreter else [Path(sys.executable)]
+    if interpreter is None and (on_path := shutil.which(f"python{lock.python}")):
+        candidates.append(Path(on_path))
+    rejected = []
+    for candidate in candidates:
         version = _version(candidate)
         if version == lock.python:
             return candidate
-        tried.append(f"{candidate} is {version or 'no Python'}")
+        rejected.append(f"{candidate} is {version or 'no Python'}")
     raise NotAvailable(
-        f"environment {lock.name!r} needs Python {lock.python} ({'; '.join(tried)})",
+        f"environment {lock.name!r} needs Python {lock.python} ({'; '.join(rejected)})",
         f"type: harness env build {lock.name} --python PATH_OF_A_PYTHON_{lock.python}",
     )
 
 
 def _version(python: Path) -> str:
     try:
-        done = subprocess.run(
-            [str(python), "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        process = _run(python, 60, "import sys; print('%d.%d' % sys.version_info[:2])")
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return process.stdout.strip() if process.returncode == 0 else ""
+
+
+def _run(python: Path, seconds: float, code: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` by an interpreter that sees neither this process's modules (-I) nor the user's."""
+    return subprocess.run(
+        [str(python), "-I", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        env={**os.environ, **settings},
+    )
 
 
 def _pip_steps(lock: Lock) -> Iterator[tuple[str, list[str]]]:
@@ -235,56 +234,43 @@ def _step(command: list[str], logfile: Path, name: str) -> None:
         )
 
 
-def _add_startup(root: Path) -> None:
-    folders = list((root / "lib").glob("python*/site-packages"))
-    for site in folders:
-        shutil.copyfile(FOLDER / "startup.py", site / "videomla_startup.py")
-        (site / "videomla_startup.pth").write_text("import videomla_startup; videomla_startup.install()\n")
-
-
 def _listing(environment: Environment) -> dict[str, object]:
-    done = subprocess.run(
-        [str(environment.python), "-I", "-c", _LIST], capture_output=True, text=True, timeout=120, check=False
-    )
-    if done.returncode:
-        raise HarnessError(f"environment {environment.name!r}: its Python does not start: {done.stderr.strip()[-300:]}")
-    listed: dict[str, object] = json.loads(done.stdout)
-    return listed
+    process = _run(environment.python, 120, _LIST)
+    if process.returncode:
+        raise HarnessError(
+            f"environment {environment.name!r}: its Python does not start: {process.stderr.strip()[-300:]}"
+        )
+    contents: dict[str, object] = json.loads(process.stdout)
+    return contents
 
 
 def _faults(environment: Environment, lock: Lock) -> list[str]:
-    listed = _listing(environment)["packages"]
-    assert isinstance(listed, dict)
-    installed = {normalise(name): str(version) for name, version in listed.items()}
+    packages = _listing(environment)["packages"]
+    assert isinstance(packages, dict)
+    installed = {normalise(name): str(version) for name, version in packages.items()}
     faults = []
     for name, version in sorted(lock.pins.items()):
-        found = installed.get(name)
-        if found is None:
+        version_here = installed.get(name)
+        if version_here is None:
             faults.append(f"{name} is not installed, the lock says {version}")
-        elif found.split("+")[0] != version.split("+")[0]:
-            faults.append(f"{name} is {found}, the lock says {version}")
+        # Behind the plus stands the build (`+cpu`), which the index decides.
+        elif version_here.split("+")[0] != version.split("+")[0]:
+            faults.append(f"{name} is {version_here}, the lock says {version}")
     if not faults and lock.imports:
         faults += _import_faults(environment, lock)
     return faults
 
 
 def _import_faults(environment: Environment, lock: Lock) -> list[str]:
-    settings = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    done = subprocess.run(
-        [str(environment.python), "-I", "-c", _IMPORT, *lock.imports],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env=settings,
-    )
-    if done.returncode:
-        return [f"Python ended with {done.returncode} while importing: {done.stderr.strip()[-300:]}"]
-    faults = json.loads(done.stdout.splitlines()[-1])
+    process = _run(environment.python, 600, _IMPORT, *lock.imports, HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    if process.returncode:
+        return [f"Python ended with {process.returncode} while importing: {process.stderr.strip()[-300:]}"]
+    # The last line alone: packages print while they are imported.
+    faults = json.loads(process.stdout.splitlines()[-1])
     return [f"import {name}: {fault}" for name, fault in faults.items()]
 
 
-def _complete(root: Path, lock: Lock) -> bool:
+def _is_built(root: Path, lock: Lock) -> bool:
     try:
         marker = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -294,8 +280,10 @@ def _complete(root: Path, lock: Lock) -> bool:
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Holds the lock file of `root`, so that two builders of one environment take turns."""
+    """Hold the lock file of `root`, so that two builders of one environment take turns."""
     root.parent.mkdir(parents=True, exist_ok=True)
+    # The system lets go of the lock when its holder dies. The file stays: one who waits would otherwise hold a deleted
+    # file, and the next a new one, both at once.
     with root.with_name(root.name + ".busy").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

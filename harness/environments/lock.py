@@ -1,4 +1,4 @@
-"""The committed locks: which packages, at which exact versions, an environment of metrics is made of."""
+"""The committed locks: the packages of an environment of metrics, at exact versions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Lock:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the lock says: interpreter, pins and start-up file; comments and order do not count."""
+        """SHA-256 of interpreter, pins and start-up file. Comments and the order of lines do not count."""
         lines = [f"python {self.python}", f"startup {STARTUP_VERSION}"]
         lines += [f"{name}=={version}" for name, version in sorted(self.pins.items())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -87,6 +87,6 @@ def read_lock(name: str, folder: Path = FOLDER) -> Lock:
     if not re.fullmatch(r"3\.\d+", header.get("python", "")):
         raise HarnessError(f"{path.name}: no line '# python: 3.N'")
     platforms = tuple(header.get("platforms", " ".join(SUPPORTED)).split())
-    if strange := [platform for platform in platforms if platform not in SUPPORTED]:
-        raise HarnessError(f"{path.name}: unknown platform {strange[0]!r}", nearest(strange[0], SUPPORTED))
+    if unsupported := [platform for platform in platforms if platform not in SUPPORTED]:
+        raise HarnessError(f"{path.name}: unknown platform {unsupported[0]!r}", nearest(unsupported[0], SUPPORTED))
     return Lock(name, path, header["python"], tuple(header.get("imports", "").split()), platforms, pins)

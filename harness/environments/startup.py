@@ -18,7 +18,7 @@ import sys
 class _BeforeTorchvision(importlib.abc.MetaPathFinder):
     """Declares the missing operators just before `torchvision` is first looked for; after that it does nothing.
 
-    It stays among the finders: who leaves while they are walked makes the walk skip the next one.
+    It stays among the finders. Taking one out while Python walks the list would make it skip the next.
     """
 
     waiting = True

@@ -1,8 +1,7 @@
-"""Brings weights into the weights folder: from their hosts, resumably, or from files that the user has; checks them."""
+"""Bring weights into the weights folder, from their hosts or from files that the user has, and check them."""
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -20,6 +19,7 @@ from typing import IO
 from harness.environments.weights.manifest import File, WeightSet
 from harness.environments.weights.store import missing
 from harness.errors import HarnessError, NotAvailable, StorageError, WeightsError
+from harness.system.digests import digest, file_sha256
 
 BLOCK = 1 << 20
 TRIES = 4
@@ -28,15 +28,15 @@ ARCHIVES = ".archives"
 """Folder of a set in which archives lie while their members are taken."""
 
 HUB_DIGEST = "X-Linked-Etag"
-"""Header in which Hugging Face publishes the SHA-256 of a large file, on the redirect to its storage."""
+"""Header in which Hugging Face publishes a large file's SHA-256. It stands on the redirect, not on the last answer."""
 
 
 @dataclass(slots=True)
 class Fetched:
     """What `fetch` did, by path: `here` already, `brought`, `left` (must be asked for by name).
 
-    `recorded` were brought although no digest of them is published: their own SHA-256, which a later fetch and `check`
-    hold them to.
+    `recorded` holds the SHA-256 of files that were brought without a published digest. A later fetch and `check`
+    compare with it.
     """
 
     here: list[str] = field(default_factory=list)
@@ -69,17 +69,17 @@ def fetch(
     if source is not None and not source.is_dir():
         raise NotAvailable(f"{source} is no folder", "give the folder of your files after --from")
     say = log or (lambda line: None)
-    done = Fetched()
-    chosen, done.left = weights.choose(only, asked)
-    gone = set(missing(weights))
+    fetched = Fetched()
+    files, fetched.left = weights.choose(only, asked)
+    missing_paths = set(missing(weights))
     absent: list[File] = []
-    for file in chosen:
+    for file in files:
         target = weights.folder / file.path
-        if not gone & {file.path, *file.links}:
-            done.here.append(file.path)
+        if not missing_paths & {file.path, *file.links}:
+            fetched.here.append(file.path)
             continue
         try:
-            checked = True if file.path not in gone else _bring(file, target, weights, source, say)
+            checked = True if file.path not in missing_paths else _bring(file, target, weights, source, say)
             if checked is None:
                 absent.append(file)
                 continue
@@ -90,43 +90,47 @@ def fetch(
                 f"{target} cannot be written: {error.strerror or error}", "make room, then type it again"
             ) from error
         if checked:
-            done.brought.append(file.path)
+            fetched.brought.append(file.path)
         else:
-            done.recorded[file.path] = _record(target)
+            fetched.recorded[file.path] = _record(target)
     shutil.rmtree(weights.folder / ARCHIVES, ignore_errors=True)
     if absent:
         raise NotAvailable(
-            f"{source} lacks {len(absent)} of {len(chosen)} files: {', '.join(file.path for file in absent[:6])}",
+            f"{source} lacks {len(absent)} of {len(files)} files: {', '.join(file.path for file in absent[:6])}",
             "put them there under these names, or leave out --from to download them",
         )
-    return done
+    return fetched
 
 
 def _bring(
     file: File, target: Path, weights: WeightSet, source: Path | None, say: Callable[[str], None]
 ) -> bool | None:
-    """Write one file of the set: whether a published digest was checked; None where `source` lacks the file."""
+    """Write one file of the set. Returns whether a published digest was checked; None where `source` lacks the file."""
     if file.text:
-        return _write_text(file, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(file.text, encoding="utf-8")
+        return True
     if source is None:
         size = _size(file)
         say(f"{file.path}: {size}{' ' if size else ''}from {file.host} ({file.licence})")
         return _take_member(file, target, weights) if file.member else _download(file, target)
-    found = _find(file, source, weights.name)
-    if found is None:
+    copy = _find(file, source, weights.name)
+    if copy is None:
         return None
-    say(f"{file.path}: from {found}")
-    return _take(file, found, target)
+    say(f"{file.path}: from {copy}")
+    checked = _verify(file, copy, "", recorded_digest(target))
+    _place(copy, target)
+    return checked
 
 
 def check(weights: WeightSet, groups: Sequence[str] = ()) -> list[str]:
-    """Read every file that is here and compare it with what is published; a line for each that differs."""
+    """Compare every file that is here with its published digest and size. Returns a line for each that differs."""
     faults = []
     for file in weights.needed(groups):
         path = weights.folder / file.path
         if path.is_file() and not file.text:
             try:
-                _verify(file, path, "", recorded(path))
+                _verify(file, path, "", recorded_digest(path))
             except WeightsError as error:
                 faults.append(error.message)
     return faults
@@ -140,9 +144,9 @@ def _find(file: File, source: Path, name: str) -> Path | None:
     for candidate in (source / file.path, source / name / file.path):
         if candidate.is_file():
             return candidate
-    wanted = {Path(file.path).name, file.url.rpartition("/")[2]} if not file.member else {Path(file.path).name}
-    found = sorted(path for path in source.rglob("*") if path.name in wanted and path.is_file())
-    fitting = [path for path in found if _fits(file, path)] if len(found) > 1 else found
+    names = {Path(file.path).name, file.url.rpartition("/")[2]} if not file.member else {Path(file.path).name}
+    matches = sorted(path for path in source.rglob("*") if path.name in names and path.is_file())
+    fitting = [path for path in matches if _fits(file, path)] if len(matches) > 1 else matches
     if len(fitting) > 1 and not (file.sha256 or file.sha256_prefix):
         raise HarnessError(
             f"{source} holds {len(fitting)} files called {Path(file.path).name}",
@@ -159,39 +163,26 @@ def _fits(file: File, path: Path) -> bool:
     return True
 
 
-def _take(file: File, found: Path, target: Path) -> bool:
-    checked = _verify(file, found, "", recorded(target))
-    _place(found, target)
-    return checked
-
-
-def _place(found: Path, target: Path) -> None:
-    """A hard link where the disk allows one, a copy elsewhere; never half of one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
+def _place(source: Path, target: Path) -> None:
+    """Link `target` to `source`, or copy it where the disk has no hard links. `target` is never half a file."""
+    part = _part_of(target)
     part.unlink(missing_ok=True)
     try:
-        os.link(found.resolve(), part)
+        os.link(source.resolve(), part)
     except OSError:
-        shutil.copyfile(found, part)
+        shutil.copyfile(source, part)
     part.replace(target)
-
-
-def _write_text(file: File, target: Path) -> bool:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(file.text, encoding="utf-8")
-    return True
 
 
 # ------------------------------------------------------------------------------------------ from the hosts
 
 
 def _download(file: File, target: Path) -> bool:
-    """Bring `file.url` into `target`; True when something published vouches for it."""
+    """Bring `file.url` into `target`. Returns whether there was a published digest to check it by."""
     part = _part_of(target)
-    published = _receive_with_patience(file, part)
+    published = _receive_patiently(file, part)
     try:
-        checked = _verify(file, part, published, recorded(target))
+        checked = _verify(file, part, published, recorded_digest(target))
     except WeightsError:
         part.unlink(missing_ok=True)
         raise
@@ -200,16 +191,16 @@ def _download(file: File, target: Path) -> bool:
 
 
 def _take_member(file: File, target: Path, weights: WeightSet) -> bool:
-    """Bring one member of the archive `file.url` into `target`; the archive is downloaded once for all of them."""
-    archive = weights.folder / ARCHIVES / hashlib.sha256(file.url.encode()).hexdigest()[:16]
+    """Bring one member of the archive `file.url` into `target`. The archive is downloaded once for all its members."""
+    archive = weights.folder / ARCHIVES / digest(file.url)[:16]
     if not archive.is_file():
-        _receive_with_patience(file, _part_of(archive))
+        _receive_patiently(file, _part_of(archive))
         _part_of(archive).replace(archive)
     part = _part_of(target)
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(file.member) as member, part.open("wb") as out:
             shutil.copyfileobj(member, out, BLOCK)
-        checked = _verify(file, part, "", recorded(target))
+        checked = _verify(file, part, "", recorded_digest(target))
     except (zipfile.BadZipFile, KeyError, WeightsError) as error:
         archive.unlink()
         part.unlink(missing_ok=True)
@@ -223,18 +214,19 @@ def _take_member(file: File, target: Path, weights: WeightSet) -> bool:
 
 
 def _part_of(target: Path) -> Path:
-    """Where a file grows until it is whole; its folder is made."""
+    """The path under which a file grows until it is whole. Makes its folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     return target.with_name(target.name + ".part")
 
 
-def _receive_with_patience(file: File, part: Path) -> str:
-    """Bring the whole of `file.url` into `part`, going on where it stopped; the SHA-256 that its host publishes."""
+def _receive_patiently(file: File, part: Path) -> str:
+    """Bring the whole of `file.url` into `part`, from where it stopped. Returns the SHA-256 that its host publishes."""
     for attempt in range(TRIES):
         try:
             return _receive(file.url, part)
         except urllib.error.HTTPError as error:
             error.close()
+            # 416: `part` is already as long as the file, so it is of another version, and is begun anew.
             if error.code == 416:
                 part.unlink(missing_ok=True)
             elif error.code < 500 and error.code != 429:
@@ -282,20 +274,22 @@ def _hub_digest(headers: Message) -> str:
 
 
 def _receive(url: str, part: Path) -> str:
-    """Append to `part` what it lacks of `url`; the SHA-256 that the host publishes, if it does."""
-    have = part.stat().st_size if part.exists() else 0
+    """Append to `part` what it lacks of `url`. Returns the SHA-256 that the host publishes; empty without one."""
+    offset = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "videomla-bench"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    if offset:
+        request.add_header("Range", f"bytes={offset}-")
     redirects = _Redirects()
     with urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT) as answer:
-        resumed = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
+        # A host that knows no ranges answers 200 with the whole file, which then replaces the part.
+        resumed = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {offset}-")
         length = answer.headers.get("Content-Length")
         with part.open("ab" if resumed else "wb") as out:
             received = 0
             while block := answer.read(BLOCK):
                 out.write(block)
                 received += len(block)
+        # urllib takes a connection that closes early for the end of the file.
         if length is not None and received < int(length):
             raise ConnectionError(f"the connection closed after {received} of {length} bytes")
         return _hub_digest(answer.headers) or redirects.published
@@ -305,13 +299,13 @@ def _receive(url: str, part: Path) -> str:
 
 
 def _record(target: Path) -> str:
-    """Keep the SHA-256 of a file of which none is published, in the form of `sha256sum`, and return it."""
-    found = _sha256(target)
-    _record_of(target).write_text(f"{found}  {target.name}\n", encoding="utf-8")
-    return found
+    """Write the SHA-256 of a file of which none is published, in the form of `sha256sum`, and return it."""
+    sha256 = file_sha256(target)
+    _record_of(target).write_text(f"{sha256}  {target.name}\n", encoding="utf-8")
+    return sha256
 
 
-def recorded(target: Path) -> str:
+def recorded_digest(target: Path) -> str:
     """The SHA-256 that the first fetch of `target` recorded; empty where none did."""
     try:
         with _record_of(target).open(encoding="utf-8") as file:
@@ -325,34 +319,32 @@ def _record_of(target: Path) -> Path:
     return target.with_name(target.name + ".sha256")
 
 
-def _verify(file: File, path: Path, published: str, first: str = "") -> bool:
-    """Compare a file with what is published of it; True when there was a digest to compare with.
+def _verify(file: File, path: Path, by_host: str, first_fetch: str = "") -> bool:
+    """Compare a file with its published size and digests. Returns whether there was a digest.
 
-    `first` is the digest that its first fetch recorded, which counts where none is published.
+    Args:
+        file, path: the entry of the manifest, and the file to read.
+        by_host: the SHA-256 that the host sent; empty without one.
+        first_fetch: the digest that the first fetch recorded; counts where none is published.
     """
     size = path.stat().st_size
     if file.bytes is not None and size != file.bytes:
         raise WeightsError(f"{path} has {size} bytes, {file.path} has {file.bytes}", "fetch it again")
     if size == 0:
         raise WeightsError(f"{path} is empty", "fetch it again")
-    expected = [digest for digest in (file.sha256, file.sha256_prefix, published) if digest]
-    if not expected and first and _sha256(path) != first:
+    published_digests = [sha256 for sha256 in (file.sha256, file.sha256_prefix, by_host) if sha256]
+    if not published_digests and first_fetch and file_sha256(path) != first_fetch:
         raise WeightsError(
-            f"{path} is not the file of the first fetch, whose SHA-256 was {first}",
+            f"{path} is not the file of the first fetch, whose SHA-256 was {first_fetch}",
             f"fetch it again; if another was published since, delete the record {Path(file.path).name}.sha256 first",
         )
-    if not expected:
+    if not published_digests:
         return False
-    found = _sha256(path)
-    for digest in expected:
-        if not found.startswith(digest):
-            raise WeightsError(f"{path} has SHA-256 {found}, {file.path} has {digest}", "fetch it again")
+    actual = file_sha256(path)
+    for published in published_digests:
+        if not actual.startswith(published):
+            raise WeightsError(f"{path} has SHA-256 {actual}, {file.path} has {published}", "fetch it again")
     return True
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(file: File) -> str:
@@ -362,14 +354,14 @@ def _size(file: File) -> str:
     return f"about {file.about:g} MB" if file.about else ""
 
 
-def listing(weights: Iterable[WeightSet]) -> list[tuple[str, str, str, str, str]]:
+def listing(sets: Iterable[WeightSet]) -> list[tuple[str, str, str, str, str]]:
     """Rows for people: set, path, size, licence, and whether it is here, left out unless asked for, or missing."""
     rows = []
-    for one in weights:
-        gone = set(missing(one))
-        for file in one.files:
-            state = "missing" if gone & {file.path, *file.links} else "here"
+    for weight_set in sets:
+        absent = set(missing(weight_set))
+        for file in weight_set.files:
+            state = "missing" if absent & {file.path, *file.links} else "here"
             if state == "missing" and file.ask:
                 state = f"missing; only with --with {file.ask}"
-            rows.append((one.name, file.path, _size(file), file.licence, state))
+            rows.append((weight_set.name, file.path, _size(file), file.licence, state))
     return rows

@@ -1,4 +1,4 @@
-"""The manifest of weights: every file that can be fetched, its host, licence and digest, and where it belongs."""
+"""The manifest of weights: every file that can be fetched, with its host, licence, digest and place."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class WeightSet(BaseModel):
         return weights_folder() / (self.repository or self.name)
 
     def choose(self, only: Sequence[str] = (), asked: Sequence[str] = ()) -> tuple[list[File], list[File]]:
-        """Files to take and files to leave because they must be asked for by name.
+        """The files to fetch, and those left out because they must be asked for by name.
 
         Args:
             only: groups to take; all of them when empty.
@@ -94,9 +94,9 @@ class WeightSet(BaseModel):
         for name in asked:
             if name not in names:
                 raise HarnessError(f"weights {self.name} have nothing called {name!r}", nearest(name, names))
-        wanted = [file for file in self.files if not only or not file.groups or set(file.groups) & set(only)]
-        taken = [file for file in wanted if not file.ask or file.ask in asked]
-        return taken, [file for file in wanted if file not in taken]
+        needed = self.needed(only)
+        to_fetch = [file for file in needed if not file.ask or file.ask in asked]
+        return to_fetch, [file for file in needed if file not in to_fetch]
 
     def needed(self, groups: Sequence[str] = ()) -> list[File]:
         """Every file that `groups` need (all of the set when empty), asked for or not."""
@@ -117,6 +117,6 @@ class Manifest:
 
 
 def read_manifest(path: Path = MANIFEST) -> Manifest:
-    """The manifest; `path` is the project's own unless a test says otherwise."""
-    held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return Manifest({name: WeightSet(name=name, **body) for name, body in held.items()})
+    """The manifest at `path`, by default the project's own."""
+    sets = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return Manifest({name: WeightSet(name=name, **body) for name, body in sets.items()})

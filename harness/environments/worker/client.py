@@ -1,4 +1,4 @@
-"""The parent's side of one worker process: start it, ask it, and outlive its death, its silence and its noise."""
+"""The parent's side of one worker process: start it, ask it, and survive its death, its silence and its noise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOG_LINES = 12
 LARGEST_LOG = 64 << 20
 """Bytes of printed output after which the log starts anew."""
 LONGEST_LINE = 64 << 20
-"""Bytes without a line end after which a worker is taken to be out of its mind."""
+"""Bytes without a line end after which a worker counts as broken."""
 
 NO_NETWORK = {
     "HF_HUB_OFFLINE": "1",
@@ -99,11 +99,11 @@ class Limits:
     memory: int = 0
     threads: int = 0
 
-    def chosen(self) -> Limits:
-        """These limits with what the user sets: `$VIDEOMLA_WORKER_MEMORY` (GB), `_SECONDS` (a clip), `_THREADS`.
+    def with_user_settings(self) -> Limits:
+        """These limits, replaced by `$VIDEOMLA_WORKER_MEMORY` (GB), `_SECONDS` (a clip) and `_THREADS` where set.
 
-        Raises `OptionError` for what is no positive number. CUDA reserves far more address space than it uses, so a
-        limit on memory suits the CPU alone. Raises `OptionError` for one where the system would not enforce it, too.
+        CUDA reserves far more address space than it uses, so a limit on memory suits the CPU alone. Raises
+        `OptionError` for what is no positive number, and for a limit on memory that the system would not enforce.
         """
         memory, seconds, threads = (_setting(name) for name in ("MEMORY", "SECONDS", "THREADS"))
         if memory and not on_linux():
@@ -132,7 +132,7 @@ def _setting(name: str) -> float:
 
 
 class Worker:
-    """One worker process. Not started until it is needed, and started again after it died.
+    """One worker process. It starts when it is first needed, and again after it died.
 
     Args:
         python: the interpreter of the environment.
@@ -192,23 +192,23 @@ class Worker:
             WorkerFault: the worker died, fell silent or took too long, and is gone; the next call starts another.
         """
         message = {"op": "score", "job": job, "clip": clip_fields(clip)}
-        given = self._ask(message, self.limits.score, f"scoring {clip.path.name} by {job}")
+        answer = self._ask(message, self.limits.score, f"scoring {clip.path.name} by {job}")
         peak = self._process.peak_bytes if self._process else 0
-        return Answer(given["values"], given["samples"], given["seconds"], peak)
+        return Answer(answer["values"], answer["samples"], answer["seconds"], peak)
 
     def stop(self) -> None:
-        """End the process: asked first, then killed."""
-        process, self._process = self._process, None
-        self._ready.clear()
-        if process is not None:
-            process.end(gently=True)
+        """Ask the process to end, and kill it if it does not."""
+        self._end(gently=True)
 
     def kill(self) -> None:
         """End the process at once, with whatever it started."""
+        self._end(gently=False)
+
+    def _end(self, gently: bool) -> None:
         process, self._process = self._process, None
         self._ready.clear()
         if process is not None:
-            process.end(gently=False)
+            process.end(gently)
 
     def _ask(self, message: Mapping[str, Any], seconds: float, doing: str) -> dict[str, Any]:
         assert self._process is not None
@@ -227,14 +227,15 @@ class Worker:
         return answer
 
     def _wait(self, number: int | None, seconds: float, doing: str) -> dict[str, Any]:
-        """The answer to message `number` (None: the hello). Anything that is not an answer is passed over."""
+        """The answer to message `number` (None: the hello). Any other line is ignored."""
         assert self._process is not None
         process = self._process
         now = time.monotonic()
         deadline, heard = now + seconds, now
+        # Heartbeats begin after the hello.
+        silence = self.limits.silence if number is not None else seconds
         while True:
             now = time.monotonic()
-            silence = self.limits.silence if number is not None else seconds
             until = min(deadline, heard + silence)
             if now >= until:
                 over = "took more than" if now >= deadline else "gave no sign of life for"
@@ -250,9 +251,7 @@ class Worker:
                 if message is not None:
                     heard = time.monotonic()
                     process.peak_bytes = max(process.peak_bytes, int(message.get("peak", 0)))
-                    if (number is None and message["op"] == "hello") or (
-                        number is not None and message.get("id") == number
-                    ):
+                    if message["op"] == "hello" if number is None else message.get("id") == number:
                         return message
 
     def _died(self, doing: str) -> NoReturn:
@@ -266,7 +265,7 @@ class Worker:
 
 @dataclass
 class _Process:
-    """The operating system's side: pipes, log file, and how it ended."""
+    """The operating system's side of a worker: pipes, log file, and how it ended."""
 
     python: Path
     name: str
@@ -280,6 +279,7 @@ class _Process:
         self._log = os.fdopen(descriptor, "rb+", buffering=0)
         # The worker appends through a descriptor of its own: reading here must not move where it writes.
         appended = os.open(path, os.O_WRONLY | os.O_APPEND)
+        # The file lives as long as it is open, so a crash leaves none behind.
         os.unlink(path)
         self._marked = 0
         self._buffer = b""
@@ -295,12 +295,14 @@ class _Process:
                 stderr=appended,
                 pass_fds=(down_read, up_write),
                 env=self._environment(),
+                # A group of its own, so that `end` also kills what packages start.
                 start_new_session=True,
             )
         except OSError as error:
             self._close()
             raise WorkerFault(f"worker {self.name}: cannot start {self.python}: {error}") from error
         finally:
+            # With this process's copy of `up_write` open, the pipe would never end when the worker dies.
             for inherited in (down_read, up_write, appended):
                 os.close(inherited)
         self._selector = selectors.DefaultSelector()
@@ -314,12 +316,13 @@ class _Process:
         return settings
 
     def send(self, message: Mapping[str, Any]) -> None:
+        # A worker reads between jobs alone. It is asked only after it has answered, so this cannot wait for a job.
         data = json.dumps(message).encode() + b"\n"
         while data:
             data = data[os.write(self._down, data) :]
 
     def read(self, seconds: float) -> list[bytes] | None:
-        """Whole lines that came within `seconds`, perhaps none; None when the pipe is closed."""
+        """Whole lines that came within `seconds`, perhaps none; None when the pipe is closed, or a line has no end."""
         if os.fstat(self._log.fileno()).st_size > LARGEST_LOG:
             self._log.truncate(0)
             self._marked = 0
@@ -334,7 +337,7 @@ class _Process:
         return lines
 
     def mark_log(self) -> None:
-        """From here on counts as the log of the next question."""
+        """Let `log_tail` begin here."""
         self._marked = self._log.seek(0, os.SEEK_END)
 
     def log_tail(self) -> str:
@@ -342,8 +345,8 @@ class _Process:
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(self._marked, size - 16_384))
         lines = (self._log.read(16_384) or b"").decode("utf-8", "replace").splitlines()[-LOG_LINES:]
-        kept = [line.rstrip() for line in lines if line.strip()]
-        return "\n  its log ends:\n    " + "\n    ".join(kept) if kept else ""
+        printed = [line.rstrip() for line in lines if line.strip()]
+        return "\n  its log ends:\n    " + "\n    ".join(printed) if printed else ""
 
     def cause_of_death(self) -> str:
         try:
@@ -374,7 +377,7 @@ class _Process:
 
 
 def clip_fields(clip: Clip) -> dict[str, Any]:
-    """A clip as the worker is told of it: every field but the decoder."""
+    """A clip as the worker gets it: every field but the decoder."""
     return {
         "path": str(clip.path.resolve()),
         "prompt": clip.prompt,

@@ -29,7 +29,7 @@ class WorkerMetric(Metric):
 
     Attributes:
         job: the file that runs inside the environment; `harness/environments/worker/program.py` says what it defines.
-            It is told the folder of the set `weights`.
+            Its `setup` gets the folder of the set `weights`.
         weights: the set of the manifest that it loads from; empty for none.
         packages: those whose versions stand in every record.
         limits: time and memory of the worker. The first metric to be set up in an environment decides for all of it.
@@ -46,9 +46,9 @@ class WorkerMetric(Metric):
         self._scorer: Scorer | None = None
 
     def job_options(self) -> dict[str, Json]:
-        """What the job's `setup` is given: the options as JSON."""
-        given: dict[str, Json] = self.options.model_dump(mode="json")
-        return given
+        """The argument of the job's `setup`: the options as JSON."""
+        values: dict[str, Json] = self.options.model_dump(mode="json")
+        return values
 
     def weight_groups(self) -> Sequence[str]:
         """The parts of the set `weights` that these options need; empty for all of it."""
@@ -101,7 +101,7 @@ class WorkerMetric(Metric):
         return self._answer.values
 
     def samples(self) -> Mapping[str, Sequence[float]]:
-        """What the job gave as lists for the last clip."""
+        """The job's lists for the last clip."""
         return self._answer.samples if self._answer else {}
 
     def notes(self) -> Mapping[str, Json]:
@@ -117,7 +117,7 @@ class WorkerMetric(Metric):
         }
 
     def close(self) -> None:
-        """Let go of the worker; the last metric to do so ends it."""
+        """Let go of the worker. The last metric to do so ends it."""
         scorer, self._scorer = self._scorer, None
         if scorer is not None:
             scorer.close()
@@ -135,7 +135,7 @@ class Scorer:
         self._device = device
         self._job = f"{metric.job.stem}:{next(_numbers)}"
         self._key = (environment.name, environment.digest, device, tuple(sorted(metric.settings().items())))
-        limits = metric.limits.chosen()
+        limits = metric.limits.with_user_settings()
         self._worker = _shared.take(
             self._key, lambda: Worker(environment.python, environment.name, metric.settings(), limits)
         )
@@ -157,6 +157,7 @@ class Scorer:
                 self._job, metric.job, metric.job_options(), weights_folder() / metric.weights, self._device
             )
         except HarnessError as error:
+            # A setup that raised raises again. One that died may have been killed from outside, so it gets another try.
             self._deaths += 1
             if self._worker.alive or self._deaths >= DEATHS_IN_SETUP:
                 self._fault = error
@@ -181,6 +182,7 @@ class _Shared:
         self._watched = False
 
     def take(self, key: object, make: Callable[[], Worker]) -> Worker:
+        # At exit, as workers are processes of their own and would outlive an interrupted run.
         if not self._watched:
             atexit.register(self.end)
             self._watched = True

@@ -1,16 +1,16 @@
 """The worker: runs metric jobs inside a metric environment and answers in JSON lines. Standard library only.
 
 Started as `PYTHON -I -u program.py READ WRITE BEAT MEMORY`: two inherited pipe descriptors, the seconds between
-heartbeats, and a limit on address space in bytes (0 for none). One JSON object a line. What it is told:
+heartbeats, and a limit on address space in bytes (0 for none). Messages are one JSON object a line. The parent sends:
 
     {"op": "setup", "id": 1, "job": NAME, "file": PATH, "options": {}, "weights": FOLDER, "device": "cpu"}
     {"op": "score", "id": 2, "job": NAME, "clip": {"path": …, "prompt": …, …}}
     {"op": "stop"}
 
-What it answers: `hello` (protocol, Python, installed versions) once; then for each id `ready`, `result` (values,
-samples, seconds) or `error` (type, message, traceback); and a `beat` (resident and peak bytes) all the while.
+The worker answers `hello` (protocol, Python, installed versions) once. Then it answers each id by `ready`, `result`
+(values, samples, seconds) or `error` (type, message, traceback). It sends a `beat` (resident and peak bytes) meanwhile.
 
-The pipes are its own: whatever a package prints to standard output goes to the log and cannot be taken for an answer.
+Nothing else uses these pipes. What a package prints to standard output goes to the log, and is never an answer.
 
 A job is a Python file that defines
 
@@ -74,14 +74,14 @@ class Worker:
         self.shared: dict[Any, Any] = {}
 
     def say(self, **message: Any) -> None:
-        """Write one line; a parent that is gone ends the process."""
+        """Write one line. Ends the process where the parent is gone."""
         data = json.dumps(message).encode() + b"\n"
         with self.lock:
             try:
                 while data:
                     data = data[os.write(self.write, data) :]
             except OSError:
-                os._exit(1)
+                os._exit(1)  # sys.exit would end only the thread of the heartbeats
 
     def handle(self, message: dict[str, Any]) -> None:
         """Carry out one message and answer it; an exception becomes an `error`."""
@@ -121,43 +121,44 @@ class Worker:
     def score(self, message: dict[str, Any]) -> None:
         """Score one clip by one job."""
         fields = message["clip"]
+        # One clip's frames and features at a time: those of several would fill the memory.
         key = json.dumps([fields["path"], fields["digest"]])
         if key != self.shared_key:
             self.shared_key, self.shared = key, {}
         module, state = self.states[message["job"]]
         began = time.monotonic()
-        values, samples = split(module.score(state, Clip(fields, self.shared)))
+        values, samples = values_and_samples(module.score(state, Clip(fields, self.shared)))
         seconds = time.monotonic() - began
         self.say(op="result", id=message["id"], values=values, samples=samples, seconds=seconds)
 
     def close(self) -> None:
-        """Give every job its chance to clean up."""
+        """Let every job clean up."""
         for module, state in self.states.values():
             if hasattr(module, "close"):
                 module.close(state)
 
 
-def split(scores: dict[str, Any]) -> tuple[dict[str, float], dict[str, list[float]]]:
+def values_and_samples(scores: dict[str, Any]) -> tuple[dict[str, float], dict[str, list[float]]]:
     """A job's answer as values (its numbers) and samples (its lists); raises `TypeError` for anything else."""
     if not isinstance(scores, dict):
         raise TypeError(f"score() gave {type(scores).__name__}, not a dictionary")
     values, samples = {}, {}
-    for name, given in scores.items():
-        if isinstance(given, (list, tuple)):
-            samples[str(name)] = [float(item) for item in given]
+    for name, score in scores.items():
+        if isinstance(score, (list, tuple)):
+            samples[str(name)] = [float(item) for item in score]
         else:
-            values[str(name)] = float(given)
+            values[str(name)] = float(score)
     return values, samples
 
 
 def memory() -> dict[str, int]:
-    """Resident and peak bytes of this process, from /proc; of macOS the peak alone."""
-    found = {}
+    """Resident and peak bytes of this process, from /proc; on macOS the peak alone."""
     if sys.platform == "darwin":
         import resource
 
         # In bytes there. On Linux it is the parent's peak until this process has a higher one, hence /proc below.
         return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    usage = {}
     with (
         contextlib.suppress(OSError, ValueError),
         open("/proc/self/status", encoding="ascii", errors="replace") as file,
@@ -165,19 +166,19 @@ def memory() -> dict[str, int]:
         for line in file:
             key, _, rest = line.partition(":")
             if key in ("VmRSS", "VmHWM"):
-                found["resident" if key == "VmRSS" else "peak"] = int(rest.split()[0]) * 1024
-    return found
+                usage["resident" if key == "VmRSS" else "peak"] = int(rest.split()[0]) * 1024
+    return usage
 
 
 def beat(worker: Worker, seconds: float) -> None:
-    """Say that the process lives, for ever."""
+    """Send heartbeats for ever."""
     while True:
         time.sleep(seconds)
         worker.say(op="beat", **memory())
 
 
 def limit_memory(limit: int) -> None:
-    """Refuse to grow past `limit` bytes of address space, so that an allocation fails and the machine does not."""
+    """Limit the address space to `limit` bytes: then an allocation fails, and not the machine."""
     if limit:
         import resource
 
@@ -185,24 +186,25 @@ def limit_memory(limit: int) -> None:
 
 
 def offer_to_the_killer() -> None:
-    """When memory runs out, have the system end this process and not its parent, which records why."""
+    """Have the system end this process when memory runs out, and not its parent, which records why."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("500")
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the parent until it says stop or closes its pipe."""
-    read, write = int(arguments[0]), int(arguments[1])
-    for descriptor in (read, write):
+    """Serve the parent until it sends `stop` or closes its pipe."""
+    read_descriptor, write_descriptor = int(arguments[0]), int(arguments[1])
+    # What packages start must not hold the pipes: the parent would then not see that this process died.
+    for descriptor in (read_descriptor, write_descriptor):
         os.set_inheritable(descriptor, False)
     limit_memory(int(arguments[3]))
     offer_to_the_killer()
-    worker = Worker(write)
+    worker = Worker(write_descriptor)
     versions = {item.metadata["Name"]: item.version for item in importlib.metadata.distributions()}
     versions.pop(None, None)  # type: ignore[call-overload]
     worker.say(op="hello", protocol=PROTOCOL, pid=os.getpid(), python=sys.version.split()[0], versions=versions)
     threading.Thread(target=beat, args=(worker, float(arguments[2])), daemon=True).start()
-    with os.fdopen(read, encoding="utf-8") as lines:
+    with os.fdopen(read_descriptor, encoding="utf-8") as lines:
         for line in lines:
             message = json.loads(line)
             if message["op"] == "stop":

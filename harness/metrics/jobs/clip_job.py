@@ -12,9 +12,6 @@ import open_clip
 import torch
 from PIL import Image
 
-CONTEXT = 77
-"""Tokens that CLIP's text tower reads, start and end included; the rest of a prompt is cut off."""
-
 
 class Network:
     """A CLIP model with its tokenizer and image transform, in float32 and without gradients."""

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from harness.cli.main import main
-from harness.environments.build import MARKER, place
+from harness.environments.build import MARKER, folder_of
 from harness.environments.lock import read_lock
 from harness.environments.weights.manifest import read_manifest
 
@@ -30,7 +30,7 @@ def test_environments_are_listed_verified_and_removed(type_in):
     code, said = type_in("env list")
     assert code == 0
     assert said.count("not built") == 2
-    root = place(read_lock("vbench"))
+    root = folder_of(read_lock("vbench"))
     (root / "bin").mkdir(parents=True)
     assert "half-built" in type_in("env list")[1]
     code, said = type_in("env verify vbench")

@@ -99,7 +99,7 @@ def test_build_verify_list_remove(offline):
 
     with pytest.raises(NotAvailable, match="harness env build tiny"):
         envs.find("tiny", locks)
-    half = envs.place(read_lock("tiny", locks))
+    half = envs.folder_of(read_lock("tiny", locks))
     half.mkdir(parents=True)
     (half / "left-over").touch()
     assert [row.state for row in envs.listing(locks)] == ["half-built"]
@@ -113,7 +113,7 @@ def test_build_verify_list_remove(offline):
     out = subprocess.run([built.python, "-c", "import tinything as t; print(t.answer)"], capture_output=True, text=True)
     assert out.stdout.strip() == "42"
     assert envs.find("tiny", locks) == built
-    assert envs.packages(built)["tinything"] == "1.0"
+    assert json.loads((built.root / envs.MARKER).read_text())["packages"]["tinything"] == "1.0"
     assert envs.verify("tiny", locks) == []
     said.clear()
     assert envs.build("tiny", log=said.append, folder=locks) == built
@@ -147,7 +147,7 @@ def test_a_lock_for_another_python_says_what_to_type(offline):
 def test_a_marker_of_another_lock_does_not_count(offline):
     locks = offline / "locks"
     write_lock(locks, "tiny")
-    root = envs.place(read_lock("tiny", locks))
+    root = envs.folder_of(read_lock("tiny", locks))
     (root / "bin").mkdir(parents=True)
     (root / "bin" / "python").symlink_to(sys.executable)
     (root / envs.MARKER).write_text(json.dumps({"digest": "0" * 64}))

@@ -146,12 +146,12 @@ def test_peak_memory_is_reported(worker):
 def test_the_user_sets_limits(monkeypatch):
     monkeypatch.setenv("VIDEOMLA_WORKER_MEMORY", "1.5")
     monkeypatch.setenv("VIDEOMLA_WORKER_THREADS", "3")
-    chosen = QUICK.chosen()
+    chosen = QUICK.with_user_settings()
     assert (chosen.memory, chosen.threads, chosen.score) == (1_500_000_000, 3, QUICK.score)
     for wrong in ("much", "-1", "nan"):
         monkeypatch.setenv("VIDEOMLA_WORKER_SECONDS", wrong)
         with pytest.raises(OptionError, match="VIDEOMLA_WORKER_SECONDS is"):
-            QUICK.chosen()
+            QUICK.with_user_settings()
 
 
 def test_a_failing_setup_says_why(worker):

@@ -8,7 +8,7 @@ import pytest
 from test_worker_client import JOB, clip
 
 from harness.contracts import Options, Value, registry
-from harness.environments.build import MARKER, place
+from harness.environments.build import MARKER, folder_of
 from harness.environments.lock import read_lock
 from harness.environments.weights.manifest import read_manifest
 from harness.environments.worker.client import JobFault, Limits, WorkerFault
@@ -45,7 +45,7 @@ def built(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDEOMLA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("VIDEOMLA_WEIGHTS", str(tmp_path / "weights"))
     lock = read_lock("quality")
-    root = place(lock)
+    root = folder_of(lock)
     (root / "bin").mkdir(parents=True)
     (root / "bin" / "python").symlink_to(sys.executable)
     (root / MARKER).write_text(json.dumps({"digest": lock.digest, "packages": {}}))

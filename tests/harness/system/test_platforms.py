@@ -129,12 +129,12 @@ def test_a_memory_budget_is_not_available_on_macos(tmp_path: Path) -> None:
 
 def test_a_workers_memory_limit_is_refused_where_it_would_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDEOMLA_WORKER_MEMORY", "2")
-    assert Limits().chosen().memory == 2e9
+    assert Limits().with_user_settings().memory == 2e9
     pretend(monkeypatch, "darwin", "arm64")
     with pytest.raises(OptionError, match="VIDEOMLA_WORKER_MEMORY needs Linux"):
-        Limits().chosen()
+        Limits().with_user_settings()
     monkeypatch.delenv("VIDEOMLA_WORKER_MEMORY")
-    assert Limits().chosen() == Limits()
+    assert Limits().with_user_settings() == Limits()
 
 
 def test_a_workers_peak_is_in_bytes_on_macos_too(monkeypatch: pytest.MonkeyPatch) -> None:
