@@ -1,8 +1,8 @@
 """CLIP-T and CLIP-F of a clip, and CLIP-T of its segments, through open_clip in the `quality` environment.
 
 CLIP-T is the mean cosine between the features of frames and of the prompt (features: Radford et al. 2021, arXiv
-2103.00020), CLIP-F the mean cosine between neighbouring frames. Published numbers rarely say which model, how many
-frames or which resize they used; here all of it stands in the options, and so in the record.
+2103.00020). CLIP-F is the mean cosine between neighbouring frames. Published numbers rarely say which model, how many
+frames or which resize they used. Here the options hold all of it, and so does the record.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEGMENTS = 12
 
 
 class ClipOptions(Options):
-    """Which CLIP, and what it is shown.
+    """Which CLIP network, and which frames it reads.
 
     Attributes:
         model: open_clip's name of the network.
@@ -47,17 +47,17 @@ class ClipOptions(Options):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_source(cls, given: Any) -> Any:
+    def _one_source(cls, options: Any) -> Any:
         """A checkpoint takes the tag's place, so that no record names weights that were not used."""
-        if not isinstance(given, dict) or not given.get("checkpoint"):
-            return given
-        if given.get("pretrained"):
+        if not isinstance(options, dict) or not options.get("checkpoint"):
+            return options
+        if options.get("pretrained"):
             raise ValueError("give either a pretrained tag or a checkpoint")
-        return {**given, "pretrained": ""}
+        return {**options, "pretrained": ""}
 
 
 class SegmentOptions(ClipOptions):
-    """As for the whole clip; `seconds` is the length of a segment."""
+    """The options of the whole clip, and `seconds`, the length of a segment."""
 
     seconds: Annotated[float, Field(gt=0)] = 10.0
 
@@ -84,8 +84,8 @@ class ClipScore(WorkerMetric):
         """As for any metric of an environment; a checkpoint must exist, and a tag must be one that is fetched."""
         options: ClipOptions = self.options
         if not options.checkpoint and self._file() is None:
-            known = ", ".join(read_manifest().get(self.weights).groups)
-            reason = f"no published weights {options.pretrained!r} of {options.model} are listed (listed: {known})"
+            published = ", ".join(read_manifest().get(self.weights).groups)
+            reason = f"no published weights {options.pretrained!r} of {options.model} are listed (listed: {published})"
             return Availability(False, reason, "name a local file with the option checkpoint")
         if options.checkpoint and not _local(options).is_file():
             return Availability(False, f"checkpoint {_local(options)} does not exist", "put it there, or name another")
@@ -113,9 +113,9 @@ class ClipScore(WorkerMetric):
 class ClipSegments(ClipScore):
     """CLIP-T of each segment against its own prompt.
 
-    A clip is cut where its prompt switches, and every `seconds` between; a rest shorter than half a segment belongs
-    to the one before it. With a switch every ten seconds these are the six numbers that papers on interactive
-    one-minute clips print (there times 100; here cosines).
+    A clip is cut where its prompt switches, and every `seconds` between. A rest shorter than half a segment belongs
+    to the one before it. Papers on interactive one-minute clips print such numbers for six segments of ten seconds
+    (there times 100; here cosines).
     """
 
     schema = SegmentOptions

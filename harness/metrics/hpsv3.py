@@ -1,8 +1,8 @@
 """HPSv3 of a clip (Ma et al. 2025, arXiv 2508.03789) through the hpsv3 package, under three named protocols.
 
-HPSv3 judges images. How its scores of frames become one number of a clip is nobody's standard, and the three ways in
-use are not comparable, so each is a metric of its own name and no number goes by the name of HPSv3 alone. `mu` is an
-unbounded preference score, `sigma` the model's second output, its uncertainty; both are kept for every frame.
+HPSv3 judges images. There is no standard that makes one number of a clip from its frames, and the three ways in use are
+not comparable. So each is a metric with a name of its own, and no number is called HPSv3 alone. `mu` is an unbounded
+preference score. `sigma` is the model's second output, its uncertainty. Records keep both for every frame.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ShareOptions(HPSv3Options):
 
 
 class _HPSv3(WorkerMetric):
-    """What the protocols share."""
+    """The part that the protocols share."""
 
     values = (Value("mu", label="HPSv3"), Value("sigma", direction="none", label="HPSv3 sigma"))
     environment = "quality"
@@ -82,9 +82,9 @@ class _HPSv3(WorkerMetric):
 
     def job_options(self) -> dict[str, Json]:
         """The options, with absolute paths, and the protocol."""
-        given = super().job_options()
-        paths = {name: str(_absolute(given[name])) for name in ("checkpoint", "base") if given[name]}
-        return {**given, **paths, "protocol": self.protocol}
+        options = super().job_options()
+        paths = {name: str(_absolute(options[name])) for name in ("checkpoint", "base") if options[name]}
+        return {**options, **paths, "protocol": self.protocol}
 
     def _own(self) -> list[Path]:
         return [_absolute(path) for path in (self.options.checkpoint, self.options.base) if path]
@@ -105,7 +105,7 @@ class Keyframes(_HPSv3):
 
 
 class BestShare(_HPSv3):
-    """Mean of mu over the best share p of the frames: it forgives bad frames, so it is no measure of drift."""
+    """Mean of mu over the best share p of the frames. It forgives bad frames, so it is no measure of drift."""
 
     schema = ShareOptions
     protocol = "best_share"

@@ -133,37 +133,37 @@ class VBench(VBenchMetric):
         super().__init__(options)
         self._short: dict[str, str] | None = None
 
-    def wanted(self) -> tuple[str, ...]:
-        """The dimensions that will be scored here: those asked for, or all of the mode whose packages are installed."""
-        if self.options.dimensions:
-            named: tuple[str, ...] = self.options.dimensions
-            return named
-        mode = [name for name in LABELS if self.options.mode == "standard" or name not in ONLY_STANDARD]
+    def scored_dimensions(self) -> tuple[str, ...]:
+        """The dimensions that the options name, or else all of the mode whose packages are installed."""
         try:
             environment = find(self.environment)
         except NotAvailable:
-            return tuple(mode)
-        return tuple(name for name in mode if not lacking(environment, name))
+            return self._dimensions()
+        return tuple(name for name in self._dimensions() if self.options.dimensions or not lacking(environment, name))
+
+    def _dimensions(self) -> tuple[str, ...]:
+        """The dimensions that the options name, or else all of the mode."""
+        of_mode = (name for name in LABELS if self.options.mode == "standard" or name not in ONLY_STANDARD)
+        return self.options.dimensions or tuple(of_mode)
 
     def not_available(self) -> dict[str, str]:
-        """Each dimension that would have been scored if its packages were installed, and each mean that needs it.
+        """Why a dimension of the mode, or a mean that needs it, is not scored, by name.
 
-        Empty where the dimensions were named: one that cannot run then makes the whole metric not available.
+        Empty where the options name the dimensions: one that cannot run then makes the whole metric not available.
         """
         if self.options.dimensions:
             return {}
         environment = find(self.environment)
-        mode = [name for name in LABELS if self.options.mode == "standard" or name not in ONLY_STANDARD]
-        missing = {name: lacking(environment, name) for name in mode}
-        reasons = {name: f"needs {', '.join(packages)}" for name, packages in missing.items() if packages}
+        packages_by_dimension = {name: lacking(environment, name) for name in self._dimensions()}
+        reasons = {name: f"needs {', '.join(packages)}" for name, packages in packages_by_dimension.items() if packages}
         for name, (needed, _) in vbench_totals.FORMULAS.items():
-            if lacks := [dimension for dimension in needed if dimension in reasons]:
-                reasons[name] = f"lacks {', '.join(lacks)}"
+            if absent := [dimension for dimension in needed if dimension in reasons]:
+                reasons[name] = f"lacks {', '.join(absent)}"
         return reasons
 
     def weight_groups(self) -> Sequence[str]:
-        """The dimensions wanted that load weights, and the static filter's; none for temporal flickering alone."""
-        groups = set(self.wanted())
+        """The scored dimensions that load weights, and the static filter's; none for temporal flickering alone."""
+        groups = set(self.scored_dimensions())
         if self.options.static_filter and FLICKER in groups:
             groups.add(FILTERED_BY)
         return sorted(groups & set(read_manifest().get(self.weights).groups))
@@ -183,7 +183,7 @@ class VBench(VBenchMetric):
         return availability(self.weights, groups) if groups else Availability(True)
 
     def weight_digests(self) -> dict[str, str]:
-        """SHA-256 of each file that the dimensions wanted load."""
+        """SHA-256 of each file that the scored dimensions load."""
         groups = self.weight_groups()
         return digests(self.weights, groups) if groups else {}
 
@@ -192,7 +192,7 @@ class VBench(VBenchMetric):
         short = self.short_prompts()
         return {
             **super().identity(),
-            "dimensions": list(self.wanted()),
+            "dimensions": list(self.scored_dimensions()),
             "short_prompts": digest(canonical(dict(short))) if short else "",
         }
 
@@ -203,37 +203,42 @@ class VBench(VBenchMetric):
         return self._short
 
     def job_options(self) -> dict[str, Json]:
-        """What the job needs to know."""
+        """The arguments of `vbench_job.short_job.Plan`."""
         return {
             "job": "short",
-            "dimensions": list(self.wanted()),
+            "dimensions": list(self.scored_dimensions()),
             "standard": self.options.mode == "standard",
             "static_filter": self.options.static_filter,
             "short": self.short_prompts(),
         }
 
     def score(self, clip: Clip) -> Mapping[str, float]:
-        """Each dimension of one clip, from 0 to 1; NaN for those not wanted, or not of this prompt."""
-        found = super().score(clip)
-        return {name: found.get(name, float("nan")) for name in LABELS}
+        """Each dimension of one clip, from 0 to 1; NaN for those that are not scored, or not of this prompt."""
+        scores = super().score(clip)
+        return {name: scores.get(name, float("nan")) for name in LABELS}
 
     def notes(self) -> Mapping[str, Json]:
-        """As of any worker metric, and which dimensions and means cannot be had here."""
-        lacks = self.not_available() if self._answer is not None else {}
-        return {**super().notes(), **({"not_available": dict(lacks)} if lacks else {})}
+        """As of any worker metric, and which dimensions and means are not available here."""
+        reasons = self.not_available() if self._answer is not None else {}
+        return {**super().notes(), **({"not_available": dict(reasons)} if reasons else {})}
 
     def keep(self, name: str, prompts: Sequence[int], scores: Sequence[float]) -> Sequence[bool]:
         """The clips on which a dimension is defined; after the static filter, the first five of each prompt."""
         if name != FLICKER or not self.options.static_filter:
             return super().keep(name, prompts, scores)
-        static: dict[int, list[tuple[int, bool]]] = {}
-        places: dict[int, list[int]] = {}
+        # The job returns NaN for a clip that moves, and a sample's number is its place among those of its prompt.
+        stillness_by_prompt: dict[int, list[tuple[int, bool]]] = {}
+        places_by_prompt: dict[int, list[int]] = {}
         for place, (prompt, score) in enumerate(zip(prompts, scores, strict=True)):
-            sample = len(places.setdefault(prompt, []))
-            places[prompt].append(place)
-            static.setdefault(prompt, []).append((sample, score == score))
-        kept = {places[prompt][sample] for prompt, found in static.items() for sample in first_static(found)}
-        return [place in kept for place in range(len(scores))]
+            sample = len(places_by_prompt.setdefault(prompt, []))
+            places_by_prompt[prompt].append(place)
+            stillness_by_prompt.setdefault(prompt, []).append((sample, score == score))
+        defined = {
+            places_by_prompt[prompt][sample]
+            for prompt, samples in stillness_by_prompt.items()
+            for sample in first_static(samples)
+        }
+        return [place in defined for place in range(len(scores))]
 
     def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """Quality, Semantic, Total and the other means, each only where all its dimensions are measured."""
@@ -247,7 +252,7 @@ class VBench(VBenchMetric):
 
 def read_short(path: Path) -> dict[str, str]:
     """`short` by `prompt` from the JSONL file `path`. Raises `HarnessError` that names the line."""
-    found: dict[str, str] = {}
+    short_by_prompt: dict[str, str] = {}
     try:
         lines: Sequence[str] = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -261,6 +266,6 @@ def read_short(path: Path) -> dict[str, str]:
             raise HarnessError(f"{path}:{number}: not JSON") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "short")):
             raise HarnessError(f"{path}:{number}: needs the texts 'prompt' and 'short'")
-        if found.setdefault(row["prompt"], row["short"]) != row["short"]:
+        if short_by_prompt.setdefault(row["prompt"], row["short"]) != row["short"]:
             raise HarnessError(f"{path}:{number}: this prompt has another short one above")
-    return found
+    return short_by_prompt

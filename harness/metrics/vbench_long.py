@@ -35,7 +35,7 @@ RENAMED: Mapping[str, tuple[str, str]] = {
     "none": ("in_clip", "long"),
     "upstream": ("upstream_in_clip", "upstream_dev"),
 }
-"""By the name that a mode without the long-range half had in earlier versions: its name now, and the mode with it."""
+"""Modes without the long-range half, by their names in earlier versions: their present name, and the mode with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,9 @@ class VBenchLongOptions(Options):
     Attributes:
         compat: `long` is VBench-Long's score with its long-range half: pieces are ranges of frames of one decode, of
             any file name, and every video counts once. A clip of one piece has no such half and is refused.
-            `upstream_dev` runs VBench-Long's own code as its README does, for rows beside published ones: re-encoded
-            pieces, every piece a video of its own, the long-range half left out for a clip of one piece or with an
-            underscore in its name. Its overall value is the mean over pieces, which a table's mean over clips equals
+            `upstream_dev` runs VBench-Long's own code as its README does, for rows beside published ones. It re-encodes
+            pieces, counts every piece as a video, and leaves out the long-range half for a clip of one piece or with an
+            underscore in its name. Its overall value is the mean over pieces. A table's mean over clips equals that
             where clips are of one length, as in the suites. `in_clip` and `upstream_in_clip` are the same two without
             the long-range half; the similarity of pieces, by the in-clip features, stands beside.
         seconds: length of a piece; upstream's code always takes 2.
@@ -91,8 +91,8 @@ class VBenchLongOptions(Options):
     @classmethod
     def _renamed(cls, name: object) -> object:
         if isinstance(name, str) and name in RENAMED:
-            now, whole = RENAMED[name]
-            raise ValueError(f"{name!r} is called {now!r} now; with the long-range half it is {whole!r}")
+            in_clip, with_long_range = RENAMED[name]
+            raise ValueError(f"{name!r} is called {in_clip!r} now; with the long-range half it is {with_long_range!r}")
         return name
 
     @model_validator(mode="after")
@@ -137,11 +137,11 @@ class VBenchLong(VBenchMetric):
 
     def notes(self) -> Mapping[str, Json]:
         """As of any worker metric, and the parts of the mode."""
-        held = super().notes()
-        return {**held, "compat": self.options.compat, "parts": self.mode.parts()} if held else held
+        of_worker = super().notes()
+        return {**of_worker, "compat": self.options.compat, "parts": self.mode.parts()} if of_worker else of_worker
 
     def job_options(self) -> dict[str, Json]:
-        """What the job needs to know."""
+        """The arguments of `vbench_job.long_job.Plan`."""
         return {
             "job": "long",
             "dimensions": list(vbench_totals.SIX),
@@ -154,10 +154,10 @@ class VBenchLong(VBenchMetric):
         """The six dimensions of one clip and their parts; `samples()` has a number for every piece.
 
         Of the consistency dimensions `_in_clip` is the mean over pieces, `_clip_to_clip` the similarity of the pieces'
-        first frames, and `_long_range` what the table makes of it.
+        first frames, and `_long_range` that similarity by the table.
         """
-        found = super().score(clip)
-        return {value.name: found.get(value.name, float("nan")) for value in self.values}
+        scores = super().score(clip)
+        return {value.name: scores.get(value.name, float("nan")) for value in self.values}
 
     def derive(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """The mean of the six raw dimensions, where all are measured."""

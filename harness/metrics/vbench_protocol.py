@@ -42,7 +42,7 @@ _NAME = re.compile(r"(?P<prompt>.*)-(?P<index>\d+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class SuitePrompt:
-    """A prompt of the suite, the dimensions it is scored on, and how many clips of it are wanted."""
+    """A prompt of the suite, and the dimensions it is scored on."""
 
     text: str
     dimensions: tuple[str, ...]
@@ -54,8 +54,8 @@ class SuitePrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A clip that was made: from which prompt of the suite, the number of its sample, and its length."""
+class SampleClip:
+    """A clip of a folder: its prompt of the suite, the number of its sample, and its length."""
 
     name: str
     prompt: str
@@ -66,7 +66,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a preflight found: an `error` makes the scores no standard VBench scores, a `note` is worth knowing."""
+    """A line of a preflight. With an `error` the scores are no standard VBench scores; a `note` is worth knowing."""
 
     kind: Literal["error", "note"]
     text: str
@@ -78,30 +78,36 @@ def entries(environment: Environment | None = None) -> list[SuitePrompt]:
     paths = sorted(root.glob("lib/python*/site-packages/vbench/VBench_full_info.json"))
     if not paths:
         raise HarnessError(f"{root} has no VBench_full_info.json", "type: harness env remove vbench")
-    held = json.loads(paths[0].read_text(encoding="utf-8"))
-    return [SuitePrompt(entry["prompt_en"], tuple(entry["dimension"])) for entry in held]
+    rows = json.loads(paths[0].read_text(encoding="utf-8"))
+    return [SuitePrompt(entry["prompt_en"], tuple(entry["dimension"])) for entry in rows]
 
 
-def suite(listed: Sequence[SuitePrompt]) -> list[SuitePrompt]:
+def suite(entry_list: Sequence[SuitePrompt]) -> list[SuitePrompt]:
     """Every prompt once, with the dimensions of all its entries, in the order of the list."""
     merged: dict[str, tuple[str, ...]] = {}
-    for entry in listed:
+    for entry in entry_list:
         merged[entry.text] = tuple(dict.fromkeys((*merged.get(entry.text, ()), *entry.dimensions)))
     return [SuitePrompt(text, dimensions) for text, dimensions in merged.items()]
 
 
-def write_prompts(folder: Path, listed: Sequence[SuitePrompt], augmented: Sequence[str] = ()) -> dict[str, int]:
+def write_prompts(folder: Path, entry_list: Sequence[SuitePrompt], augmented: Sequence[str] = ()) -> dict[str, int]:
     """Write `vbench.jsonl` and `vbench_static.jsonl` (the prompts of temporal flickering) into `folder`.
 
     Each line has `prompt`, what a clip is made from, `short`, what it is scored by, and `dimensions`. `augmented` is
-    one text for each entry of the list, in its order. Gives the number of prompts by file.
+    one text for each entry of the list, in its order. Returns the number of prompts by file.
     """
-    if augmented and len(augmented) != len(listed):
-        raise HarnessError(f"{len(augmented)} augmented prompts for the {len(listed)} entries of VBench's list")
-    longer = {entry.text: text for entry, text in zip(listed, augmented, strict=True)} if augmented else {}
+    if augmented and len(augmented) != len(entry_list):
+        raise HarnessError(f"{len(augmented)} augmented prompts for the {len(entry_list)} entries of VBench's list")
+    augmented_by_prompt = (
+        {entry.text: text for entry, text in zip(entry_list, augmented, strict=True)} if augmented else {}
+    )
     files: dict[str, list[str]] = {"vbench.jsonl": [], "vbench_static.jsonl": []}
-    for entry in suite(listed):
-        row = {"prompt": longer.get(entry.text, entry.text), "short": entry.text, "dimensions": entry.dimensions}
+    for entry in suite(entry_list):
+        row = {
+            "prompt": augmented_by_prompt.get(entry.text, entry.text),
+            "short": entry.text,
+            "dimensions": entry.dimensions,
+        }
         name = "vbench_static.jsonl" if FLICKER in entry.dimensions else "vbench.jsonl"
         files[name].append(json.dumps(row, ensure_ascii=False))
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,13 +121,13 @@ def first_static(clips: Iterable[tuple[int, bool]], keep: int = SAMPLES) -> list
 
     Names end in `-0`, `-1`, `-10`, `-11`, …: sample 10 comes before sample 2.
     """
-    ordered = sorted((str(index) for index, static in clips if static), key=lambda text: f"-{text}.mp4")
-    return [int(text) for text in ordered[:keep]]
+    in_file_order = sorted((str(index) for index, static in clips if static), key=lambda text: f"-{text}.mp4")
+    return [int(text) for text in in_file_order[:keep]]
 
 
-def folder_clips(folder: Path) -> tuple[list[Made], list[Finding]]:
-    """The clips of a folder named `<prompt>-<number>.mp4`, and what cannot be taken for one."""
-    made, findings = [], []
+def folder_clips(folder: Path) -> tuple[list[SampleClip], list[Finding]]:
+    """The clips of a folder named `<prompt>-<number>.mp4`, and an error for every other file."""
+    clips, findings = [], []
     for path in sorted(folder.iterdir()):
         match = _NAME.fullmatch(path.stem)
         if path.is_dir() or path.name.startswith("."):
@@ -134,33 +140,35 @@ def folder_clips(folder: Path) -> tuple[list[Made], list[Finding]]:
         except HarnessError as error:
             findings.append(Finding("error", error.message))
             continue
-        made.append(Made(path.name, match["prompt"], int(match["index"]), info.frames, info.frame_rate))
-    return made, findings
+        clips.append(SampleClip(path.name, match["prompt"], int(match["index"]), info.frames, info.frame_rate))
+    return clips, findings
 
 
-def preflight(clips: Sequence[Made], wanted: Sequence[SuitePrompt], filtered: bool = False) -> list[Finding]:
-    """Whether `clips` are what the standard protocol wants: counts, names and clip lengths.
+def preflight(clips: Sequence[SampleClip], prompts: Sequence[SuitePrompt], filtered: bool = False) -> list[Finding]:
+    """Compare `clips` with the standard protocol: counts, names and clip lengths.
 
     Args:
-        clips: what was made.
-        wanted: the prompts of the suite, each once.
+        clips: those of a folder.
+        prompts: those of the suite, each once.
         filtered: the static filter has been run, so that temporal flickering too has five clips a prompt.
     """
-    known = {entry.text: entry for entry in wanted}
+    prompt_by_text = {entry.text: entry for entry in prompts}
     findings = []
-    by_prompt: Mapping[str, list[Made]] = defaultdict(list)
+    by_prompt: Mapping[str, list[SampleClip]] = defaultdict(list)
     for clip in clips:
-        if clip.prompt in known:
+        if clip.prompt in prompt_by_text:
             by_prompt[clip.prompt].append(clip)
         else:
-            hint = nearest(clip.prompt, known)
+            hint = nearest(clip.prompt, prompt_by_text)
             findings.append(Finding("error", f"{clip.name!r}: {clip.prompt[:60]!r} is no prompt of VBench; {hint}"))
-    missing = [entry.text for entry in wanted if not by_prompt.get(entry.text)]
-    if missing:
-        findings.append(Finding("error", f"{len(missing)} of {len(wanted)} prompts have no clip, first {missing[0]!r}"))
-    for text, made in by_prompt.items():
-        samples = SAMPLES if filtered else known[text].samples
-        numbers = Counter(clip.index for clip in made)
+    without_clip = [entry.text for entry in prompts if not by_prompt.get(entry.text)]
+    if without_clip:
+        findings.append(
+            Finding("error", f"{len(without_clip)} of {len(prompts)} prompts have no clip, first {without_clip[0]!r}")
+        )
+    for text, clips_of_prompt in by_prompt.items():
+        samples = SAMPLES if filtered else prompt_by_text[text].samples
+        numbers = Counter(clip.index for clip in clips_of_prompt)
         lacking = [index for index in range(samples) if index not in numbers]
         beyond = [index for index in numbers if index >= samples]
         if lacking or beyond or max(numbers.values()) > 1:
@@ -175,12 +183,12 @@ def preflight(clips: Sequence[Made], wanted: Sequence[SuitePrompt], filtered: bo
     return findings + _lengths(clips)
 
 
-def _lengths(clips: Sequence[Made]) -> list[Finding]:
+def _lengths(clips: Sequence[SampleClip]) -> list[Finding]:
     findings = []
     lengths = Counter((clip.frames, round(clip.frame_rate, 3)) for clip in clips)
     if len(lengths) > 1:
-        shown = ", ".join(f"{frames} frames at {rate:g}" for (frames, rate), _ in lengths.most_common(4))
-        findings.append(Finding("error", f"clips differ in length or frame rate: {shown}"))
+        frequent = ", ".join(f"{frames} frames at {rate:g}" for (frames, rate), _ in lengths.most_common(4))
+        findings.append(Finding("error", f"clips differ in length or frame rate: {frequent}"))
     short = [clip.name for clip in clips if clip.frames < 3]
     if short:
         findings.append(Finding("error", f"{len(short)} clips have fewer than 3 frames, first {short[0]!r}"))
@@ -201,18 +209,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     writer.add_argument("--augmented", type=Path, help="one text a line, in the order of VBench's all_dimension.txt")
     checker = commands.add_parser("check", help="compare a folder of clips with the protocol")
     checker.add_argument("folder", type=Path)
-    chosen = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     try:
-        listed = entries()
-        if chosen.command == "prompts":
-            lines = chosen.augmented.read_text(encoding="utf-8").splitlines() if chosen.augmented else []
-            write_prompts(chosen.folder, listed, [line for line in lines if line.strip()])
+        entry_list = entries()
+        if parsed.command == "prompts":
+            lines = parsed.augmented.read_text(encoding="utf-8").splitlines() if parsed.augmented else []
+            write_prompts(parsed.folder, entry_list, [line for line in lines if line.strip()])
             return
-        made, findings = folder_clips(chosen.folder)
-        findings += preflight(made, suite(listed), filtered=True)
+        clips, findings = folder_clips(parsed.folder)
+        findings += preflight(clips, suite(entry_list), filtered=True)
         sys.stderr.writelines(f"{finding.kind}: {finding.text}\n" for finding in findings)
         if any(finding.kind == "error" for finding in findings):
-            raise Incomplete(f"{chosen.folder} is not a full set of VBench's standard clips")
+            raise Incomplete(f"{parsed.folder} is not a full set of VBench's standard clips")
     except (HarnessError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(error.exit_code if isinstance(error, HarnessError) else 2) from error

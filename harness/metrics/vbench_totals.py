@@ -1,4 +1,4 @@
-"""VBench's aggregate scores from raw dimension means: Quality, Semantic, Total, and two other means in use. Pure.
+"""VBench's aggregate scores from raw means of dimensions: Quality, Semantic, Total, and two other means in use. Pure.
 
 Ranges and weights are those of the official leaderboard script (Vchitect/VBench, scripts/constant.py and
 scripts/cal_final_score.py). Raw values are on the scale of VBench's own result files: 0 to 1, imaging quality included.
@@ -74,14 +74,14 @@ QUALITY_WEIGHT, SEMANTIC_WEIGHT = 4.0, 1.0
 """Weights of the two groups in the Total."""
 
 
-def _present(raw: Mapping[str, float], wanted: Iterable[str], score: str) -> None:
+def _require(raw: Mapping[str, float], names: Iterable[str], score: str) -> None:
     for name in raw:
         if name not in RANGES:
             raise HarnessError(f"VBench has no dimension {name!r}", nearest(name, DIMENSIONS))
-    missing = [name for name in wanted if name not in raw or not math.isfinite(raw[name])]
-    if missing:
+    absent = [name for name in names if name not in raw or not math.isfinite(raw[name])]
+    if absent:
         raise Incomplete(
-            f"VBench {score} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not measured",
+            f"VBench {score} needs {', '.join(absent)}, which {'is' if len(absent) == 1 else 'are'} not measured",
             "measure every dimension of the score, or report the dimensions alone",
         )
 
@@ -94,39 +94,39 @@ def normalised(dimension: str, raw: float) -> float:
     return (raw - low) / (high - low)
 
 
-def _weighted(raw: Mapping[str, float], names: tuple[str, ...]) -> float:
+def _weighted_mean(raw: Mapping[str, float], names: tuple[str, ...]) -> float:
     total = math.fsum(WEIGHTS[name] * normalised(name, raw[name]) for name in names)
     return total / math.fsum(WEIGHTS[name] for name in names)
 
 
 def quality(raw: Mapping[str, float]) -> float:
     """Quality score: weighted mean of the seven normalised quality dimensions. `Incomplete` when one is missing."""
-    _present(raw, QUALITY, "Quality")
-    return _weighted(raw, QUALITY)
+    _require(raw, QUALITY, "Quality")
+    return _weighted_mean(raw, QUALITY)
 
 
 def semantic(raw: Mapping[str, float]) -> float:
     """Semantic score: mean of the nine normalised semantic dimensions. `Incomplete` when one is missing."""
-    _present(raw, SEMANTIC, "Semantic")
-    return _weighted(raw, SEMANTIC)
+    _require(raw, SEMANTIC, "Semantic")
+    return _weighted_mean(raw, SEMANTIC)
 
 
 def total(raw: Mapping[str, float]) -> float:
     """Total score, (4 Quality + Semantic) / 5. `Incomplete` when one of the sixteen dimensions is missing."""
-    _present(raw, DIMENSIONS, "Total")
+    _require(raw, DIMENSIONS, "Total")
     parts = QUALITY_WEIGHT * quality(raw) + SEMANTIC_WEIGHT * semantic(raw)
     return parts / (QUALITY_WEIGHT + SEMANTIC_WEIGHT)
 
 
 def mean_of_six(raw: Mapping[str, float]) -> float:
     """Plain mean of the six raw long-video dimensions: what some tables call "Overall". Not VBench's Total."""
-    _present(raw, SIX, "mean of six")
+    _require(raw, SIX, "mean of six")
     return math.fsum(raw[name] for name in SIX) / len(SIX)
 
 
 def mean_of_quality_and_semantic(raw: Mapping[str, float]) -> float:
     """Plain mean of Quality and Semantic: what some ablation tables call "Total". Not VBench's Total."""
-    _present(raw, DIMENSIONS, "mean of Quality and Semantic")
+    _require(raw, DIMENSIONS, "mean of Quality and Semantic")
     return (quality(raw) + semantic(raw)) / 2
 
 

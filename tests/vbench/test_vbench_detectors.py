@@ -37,7 +37,7 @@ def test_without_detectron2_the_four_are_not_available(environment):
         found = VBench(VBenchOptions(mode="standard", dimensions=(name,))).available()
         assert not found.ready
         assert "detectron2" in found.reason
-    assert len(VBench(VBenchOptions(mode="standard")).wanted()) == 12
+    assert len(VBench(VBenchOptions(mode="standard")).scored_dimensions()) == 12
 
 
 def test_the_suite_is_the_packages_own(environment):

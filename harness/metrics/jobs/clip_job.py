@@ -45,14 +45,14 @@ class Network:
     @torch.inference_mode()
     def images(self, clip: Any, numbers: list[int]) -> torch.Tensor:
         """Unit features of frames, float32 [frames, width]; each frame goes through the network once a clip."""
-        held: dict[int, torch.Tensor] = clip.shared.setdefault(("clip", self.key), {})
-        missing = [number for number in dict.fromkeys(numbers) if number not in held]
-        for start in range(0, len(missing), self.batch):
-            part = missing[start : start + self.batch]
-            pixels = [self.transform(Image.fromarray(frame)) for frame in job_frames.read(clip, part)]
+        feature_by_number: dict[int, torch.Tensor] = clip.shared.setdefault(("clip", self.key), {})
+        absent = [number for number in dict.fromkeys(numbers) if number not in feature_by_number]
+        for start in range(0, len(absent), self.batch):
+            numbers_of_batch = absent[start : start + self.batch]
+            pixels = [self.transform(Image.fromarray(frame)) for frame in job_frames.read(clip, numbers_of_batch)]
             features = self.model.encode_image(torch.stack(pixels).to(self.device), normalize=True).float().cpu()
-            held.update(zip(part, features, strict=True))
-        return torch.stack([held[number] for number in numbers])
+            feature_by_number.update(zip(numbers_of_batch, features, strict=True))
+        return torch.stack([feature_by_number[number] for number in numbers])
 
     @torch.inference_mode()
     def text(self, prompt: str) -> torch.Tensor:
@@ -68,7 +68,7 @@ class Network:
 
 
 def load(model: torch.nn.Module, path: Path) -> None:
-    """Load a checkpoint strictly; of pickles only tensors are read, and of TorchScript archives only the weights."""
+    """Load a checkpoint strictly. Of pickles only tensors are read, and of TorchScript archives only the weights."""
     try:
         if _is_script(path):
             state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
@@ -90,21 +90,21 @@ def _is_script(path: Path) -> bool:
 
 
 _networks: dict[str, Network] = {}
-"""Networks by what they are made from: the metrics of this job share them."""
+"""Networks by options, weights and device. The metrics of this job share them."""
 
 
 def setup(options: dict[str, Any], weights: str, device: str) -> dict[str, Any]:
     """The network and what to do with it."""
-    made_from = ("model", "pretrained", "checkpoint", "file", "quick_gelu", "resize", "batch")
-    chosen = {name: options[name] for name in made_from}
-    key = json.dumps([chosen, weights, device])
+    names = ("model", "pretrained", "checkpoint", "file", "quick_gelu", "resize", "batch")
+    network_options = {name: options[name] for name in names}
+    key = json.dumps([network_options, weights, device])
     if key not in _networks:
-        _networks[key] = Network(chosen, weights, device)
+        _networks[key] = Network(network_options, weights, device)
     return {"network": _networks[key], **options}
 
 
 def score(state: dict[str, Any], clip: Any) -> dict[str, Any]:
-    """The whole clip, or its segments, as the metric asks."""
+    """The scores of the whole clip, or of its segments."""
     return segments(state, clip) if state["by"] == "segment" else whole(state, clip)
 
 
@@ -130,20 +130,20 @@ def whole(state: dict[str, Any], clip: Any) -> dict[str, Any]:
 def segments(state: dict[str, Any], clip: Any) -> dict[str, Any]:
     """CLIP-T of each segment against its own prompt."""
     network: Network = state["network"]
-    parts = job_frames.cut(clip, state["seconds"])
+    ranges = job_frames.cut(clip, state["seconds"])
     scores = []
-    for start, end in parts:
+    for start, end in ranges:
         numbers = [start + number for number in job_frames.spread(end - start, state["frames"])]
         text = network.text(job_frames.prompt_at(clip, start))
         scores.append(float((network.images(clip, numbers) @ text).double().mean()))
-    named = {f"segment_{number}": score for number, score in enumerate(scores, 1) if number <= state["segments"]}
+    by_segment = {f"segment_{number}": score for number, score in enumerate(scores, 1) if number <= state["segments"]}
     return {
         **{f"segment_{number}": float("nan") for number in range(1, state["segments"] + 1)},
-        **named,
+        **by_segment,
         "mean": sum(scores) / len(scores),
         "first": scores[0],
         "last": scores[-1],
         "change": scores[-1] - scores[0],
         "segment_scores": scores,
-        "segment_starts": [float(start) for start, _ in parts],
+        "segment_starts": [float(start) for start, _ in ranges],
     }

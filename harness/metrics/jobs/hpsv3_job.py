@@ -41,24 +41,29 @@ class Judge:
     @torch.no_grad()
     def scores(self, clip: Any, numbers: list[int]) -> list[tuple[float, float]]:
         """(mu, sigma) of frames, each against the prompt in force at it; a frame is judged once a clip."""
-        held: dict[int, tuple[float, float]] = clip.shared.setdefault(("hpsv3", self.key), {})
-        missing: dict[str, list[int]] = {}
+        score_by_number: dict[int, tuple[float, float]] = clip.shared.setdefault(("hpsv3", self.key), {})
+        numbers_by_prompt: dict[str, list[int]] = {}
         for number in dict.fromkeys(numbers):
-            if number not in held:
-                missing.setdefault(job_frames.prompt_at(clip, number), []).append(number)
-        for prompt, frames in missing.items():
+            if number not in score_by_number:
+                numbers_by_prompt.setdefault(job_frames.prompt_at(clip, number), []).append(number)
+        for prompt, frames in numbers_by_prompt.items():
             if not prompt.strip():
                 raise ValueError("the clip has no prompt, which HPSv3 judges its frames by")
             # Frames of one prompt have equally many tokens, so that nothing in a batch is padded.
             for start in range(0, len(frames), self.batch):
-                part = frames[start : start + self.batch]
-                images = [Image.fromarray(frame) for frame in job_frames.read(clip, part)]
+                numbers_of_batch = frames[start : start + self.batch]
+                images = [Image.fromarray(frame) for frame in job_frames.read(clip, numbers_of_batch)]
                 # Keywords: the order of these two differs between versions of the package.
-                given = self.inferencer.reward(image_paths=images, prompts=[prompt] * len(images)).float().cpu()
-                if given.shape != (len(part), 2):
-                    raise ValueError(f"the package gave {tuple(given.shape)} numbers, not (mu, sigma) a frame")
-                held.update({number: (float(row[0]), float(row[1])) for number, row in zip(part, given, strict=True)})
-        return [held[number] for number in numbers]
+                rewards = self.inferencer.reward(image_paths=images, prompts=[prompt] * len(images)).float().cpu()
+                if rewards.shape != (len(numbers_of_batch), 2):
+                    raise ValueError(f"the package gave {tuple(rewards.shape)} numbers, not (mu, sigma) a frame")
+                score_by_number.update(
+                    {
+                        number: (float(row[0]), float(row[1]))
+                        for number, row in zip(numbers_of_batch, rewards, strict=True)
+                    }
+                )
+        return [score_by_number[number] for number in numbers]
 
 
 _judges: dict[str, Judge] = {}
@@ -76,23 +81,24 @@ def setup(options: dict[str, Any], weights: str, device: str) -> dict[str, Any]:
 
 
 def score(state: dict[str, Any], clip: Any) -> dict[str, Any]:
-    """The protocol's number, with every frame's mu and sigma."""
-    numbers = chosen(state, clip.frames)
-    given = state["judge"].scores(clip, numbers)
-    kept = list(range(len(given)))
+    """The protocol's mu and sigma, and those of every frame."""
+    numbers = frame_numbers(state, clip.frames)
+    frame_scores = state["judge"].scores(clip, numbers)
+    places = list(range(len(frame_scores)))
     if state["protocol"] == "best_share":
-        count = max(1, math.ceil(state["p"] * len(given) - 1e-9))
-        kept = sorted(kept, key=lambda place: given[place][0], reverse=True)[:count]
+        # 0.07 of 100 frames is 7.000000000000001 in floating point, which must not become 8.
+        count = max(1, math.ceil(state["p"] * len(frame_scores) - 1e-9))
+        places = sorted(places, key=lambda place: frame_scores[place][0], reverse=True)[:count]
     return {
-        "mu": math.fsum(given[place][0] for place in kept) / len(kept),
-        "sigma": math.fsum(given[place][1] for place in kept) / len(kept),
+        "mu": math.fsum(frame_scores[place][0] for place in places) / len(places),
+        "sigma": math.fsum(frame_scores[place][1] for place in places) / len(places),
         "frames": [float(number) for number in numbers],
-        "mu_per_frame": [mu for mu, _ in given],
-        "sigma_per_frame": [sigma for _, sigma in given],
+        "mu_per_frame": [mu for mu, _ in frame_scores],
+        "sigma_per_frame": [sigma for _, sigma in frame_scores],
     }
 
 
-def chosen(state: dict[str, Any], count: int) -> list[int]:
+def frame_numbers(state: dict[str, Any], count: int) -> list[int]:
     """The frames that the protocol looks at."""
     place = job_frames.middles if state["protocol"] == "keyframes" else job_frames.spread
     numbers: list[int] = place(count, state["n"])

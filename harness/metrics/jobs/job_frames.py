@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 KEEP_BYTES = 256 << 20
-"""A clip whose frames take no more than this is kept whole for the next jobs; of a larger one, what was asked for."""
+"""Bytes. A smaller clip is kept whole for the next jobs; of a larger one only the frames that a job reads are kept."""
 
 _FORMATS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,ogg,flv"
 _SIZE = re.compile(r"videomla-bench size=(\d+)x(\d+)")
@@ -20,16 +20,16 @@ class ClipError(ValueError):
     """A clip cannot be read, or is not what its record says."""
 
 
-def spread(count: int, wanted: int | None) -> list[int]:
+def spread(count: int, number_of_frames: int | None) -> list[int]:
     """`wanted` frame numbers evenly spread over `count` frames, first and last included; the middle one for 1.
 
     All of them when `wanted` is None or not below `count`.
     """
-    if wanted is None or wanted >= count:
+    if number_of_frames is None or number_of_frames >= count:
         return list(range(count))
-    if wanted == 1:
+    if number_of_frames == 1:
         return [(count - 1) // 2]
-    return [round(number * (count - 1) / (wanted - 1)) for number in range(wanted)]
+    return [round(number * (count - 1) / (number_of_frames - 1)) for number in range(number_of_frames)]
 
 
 def middles(count: int, parts: int) -> list[int]:
@@ -46,13 +46,13 @@ def cut(clip: Any, seconds: float) -> list[tuple[int, int]]:
     """
     length = max(1, round(seconds * clip.frame_rate))
     edges = [0, *(frame for frame, _ in clip.switches if 0 < frame < clip.frames), clip.frames]
-    found = []
+    segments = []
     for start, end in itertools.pairwise(edges):
         starts = list(range(start, end, length))
         if len(starts) > 1 and end - starts[-1] < length / 2:
             starts.pop()
-        found += list(zip(starts, [*starts[1:], end], strict=True))
-    return found
+        segments += list(zip(starts, [*starts[1:], end], strict=True))
+    return segments
 
 
 def prompt_at(clip: Any, frame: int) -> str:
@@ -64,21 +64,21 @@ def prompt_at(clip: Any, frame: int) -> str:
     return prompt
 
 
-def read(clip: Any, wanted: Sequence[int]) -> list[np.ndarray]:
+def read(clip: Any, numbers: Sequence[int]) -> list[np.ndarray]:
     """The frames of these numbers, uint8 [height, width, 3] each. Raises `ClipError`."""
-    held: dict[int, np.ndarray] = clip.shared.setdefault("frames", {})
-    missing = set(wanted) - held.keys()
-    if missing:
-        whole = clip.frames * clip.height * clip.width * 3 <= KEEP_BYTES
-        held.update(_decode(clip, set(range(clip.frames)) if whole else missing))
-    return [held[number] for number in wanted]
+    frame_by_number: dict[int, np.ndarray] = clip.shared.setdefault("frames", {})
+    absent = set(numbers) - frame_by_number.keys()
+    if absent:
+        keep_all = clip.frames * clip.height * clip.width * 3 <= KEEP_BYTES
+        frame_by_number.update(_decode(clip, set(range(clip.frames)) if keep_all else absent))
+    return [frame_by_number[number] for number in numbers]
 
 
-def _decode(clip: Any, wanted: set[int]) -> dict[int, np.ndarray]:
+def _decode(clip: Any, numbers: set[int]) -> dict[int, np.ndarray]:
     import av
 
-    found = {}
-    last = max(wanted)
+    frame_by_number = {}
+    last = max(numbers)
     number = -1
     try:
         with open(clip.path, "rb") as file:
@@ -89,15 +89,15 @@ def _decode(clip: Any, wanted: set[int]) -> dict[int, np.ndarray]:
                 container.streams.video[0].thread_count = 1
                 size = _true_size(container)
                 for number, frame in enumerate(container.decode(video=0)):
-                    if number in wanted:
-                        found[number] = _pixels(frame, size)
+                    if number in numbers:
+                        frame_by_number[number] = _pixels(frame, size)
                     if number == last:
                         break
     except (av.error.FFmpegError, OSError) as error:
         raise ClipError(f"{clip.path} cannot be decoded: {error.strerror or error}") from error
     if number < last:
         raise ClipError(f"{clip.path} ends after {number + 1} of {clip.frames} frames")
-    return found
+    return frame_by_number
 
 
 def _true_size(container: Any) -> tuple[int, int] | None:

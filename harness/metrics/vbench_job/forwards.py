@@ -1,4 +1,4 @@
-"""The package's networks run with less work for the same numbers: nothing here changes a result but by rounding."""
+"""The package's networks with less work for the same numbers. Nothing here changes a result but by rounding."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional
 
 ROWS, FEW = 512, 64
-"""Tokens that an MLP's layers and its activation take at a time on a CPU, so that what they make stays in its cache."""
+"""Tokens that an MLP's layers and its activation take at a time on a CPU, so that their results stay in its cache."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a vision transformer's block is made of, whatever its networks call them.
+    """The parts of a vision transformer's block, under one name for every network.
 
     Attributes:
         norms: before the attention, before the MLP. qkv: weight and bias that make queries, keys and values.
@@ -37,19 +37,19 @@ def slices(x: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
     return torch.split(x, size) if x.device.type == "cpu" else (x,)
 
 
-def add_linear(layer: nn.Linear, taken: torch.Tensor, place: torch.Tensor) -> None:
-    """Add what `layer` makes of `taken` [n, in] to `place` [n, out], which needs no memory of its own."""
-    place.add_(layer.bias).addmm_(taken, layer.weight.t())
+def add_linear(layer: nn.Linear, tokens: torch.Tensor, place: torch.Tensor) -> None:
+    """Add `layer`'s outputs for `tokens` [n, in] to `place` [n, out], with no memory for the outputs."""
+    place.add_(layer.bias).addmm_(tokens, layer.weight.t())
 
 
 class Block(nn.Module):
     """A block of a vision transformer, with fused attention and results in the place of its input.
 
     Args:
-        block: whose parts they are.
+        block: the block, which keeps the parameters.
         parts: its parts.
-        tokens: how many, from the first one, are wanted (of the last block nothing is read but the class token); all of
-            them unless given.
+        tokens: how many of the first tokens to compute; all of them by default. Of the last block only the class token
+            is read.
     """
 
     def __init__(self, block: nn.Module, parts: Parts, tokens: int | None = None) -> None:
@@ -57,7 +57,7 @@ class Block(nn.Module):
         self.block, self.parts, self.tokens = block, parts, tokens
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens [batch, n, width], which are overwritten, to the wanted ones."""
+        """From tokens [batch, n, width], which are overwritten, to the first `self.tokens` of them."""
         batch, _, width = x.shape
         attended = self._attend(self.parts.norms[0](x))
         flat = x[:, : self.tokens].reshape(-1, width)
@@ -71,15 +71,17 @@ class Block(nn.Module):
         return flat.view(batch, -1, width)
 
     def _attend(self, x: torch.Tensor) -> torch.Tensor:
-        """Normed tokens [batch, n, width] to what the wanted ones gather [batch * wanted, width]."""
+        """Attention of the first `self.tokens` over all normed tokens [batch, n, width], as [batch * tokens, width]."""
         batch, _, width = x.shape
         weight, bias = self.parts.qkv
         if self.tokens is None:
-            made = list(functional.linear(x, weight, bias).chunk(3, dim=-1))
+            projections = list(functional.linear(x, weight, bias).chunk(3, dim=-1))
         else:
-            made = [functional.linear(x[:, : self.tokens], weight[:width], bias[:width])]
-            made += functional.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
-        q, k, v = (part.view(batch, -1, self.parts.heads, width // self.parts.heads).transpose(1, 2) for part in made)
+            projections = [functional.linear(x[:, : self.tokens], weight[:width], bias[:width])]
+            projections += functional.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
+        q, k, v = (
+            part.view(batch, -1, self.parts.heads, width // self.parts.heads).transpose(1, 2) for part in projections
+        )
         return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, width)
 
 
@@ -97,7 +99,7 @@ def quick_gelu(x: torch.Tensor) -> None:
 
 
 def lean_clip(clip: Any) -> Any:
-    """`clip`, whose image tower works in place and no longer finishes tokens that it throws away."""
+    """`clip` with an image tower that works in place and does not finish tokens that it throws away."""
     transformer = clip.visual.transformer
     last = len(transformer.resblocks) - 1
     lean: list[nn.Module] = [Swapped()]  # the tower holds its tokens first
@@ -116,7 +118,7 @@ def lean_clip(clip: Any) -> Any:
 
 
 def lean_dino(dino: Any) -> Any:
-    """`dino`, likewise."""
+    """`dino` with blocks as in `lean_clip`."""
     last = len(dino.blocks) - 1
     for index, block in enumerate(dino.blocks):
         parts = Parts(
@@ -151,7 +153,7 @@ class Musiq(nn.Module):
         network: Any = self.network
         patches = get_multiscale_patches((frames - 0.5) * 2, **network.data_preprocess_opts)
         real = patches[0, :, -1] > 0  # the last entry of a patch is its mask, the same for every frame
-        network.training = True  # by this flag, of the outer module alone, it is told that patches are given
+        network.training = True  # the outer module alone: with this flag it takes patches in place of frames
         scores: torch.Tensor = network(patches[:, real])
         return scores
 
@@ -165,7 +167,7 @@ class Seen:
 
 
 def look(raft: Any, frame: torch.Tensor) -> Seen:
-    """What RAFT computes from one frame [1, 3, h, w] in 0 to 255, whichever end of a pair it will be."""
+    """RAFT's image and features of one frame [1, 3, h, w] in 0 to 255, which serve both ends of a pair."""
     from vbench.third_party.RAFT.core.utils_core.utils import InputPadder
 
     with torch.inference_mode():
@@ -191,7 +193,7 @@ class Gru:
         ]
 
     def _split(self, layers: list[Any], context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """The weights that see what changes, what the context gives, and the padding."""
+        """The weights for inputs that change, the constant part from the context, and the padding."""
         weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
         end = self.hidden + context.shape[1]
         padding = layers[0].padding
@@ -201,12 +203,12 @@ class Gru:
     def __call__(self, state: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
         """The next state [1, hidden, h, w]."""
         for (gates, gate_constant, padding), (new, new_constant, _) in self.halves:
-            joined = torch.cat([state, motion], dim=1)
-            both = torch.sigmoid(functional.conv2d(joined, gates, padding=padding).add_(gate_constant))
-            update, reset = both.chunk(2, dim=1)
-            joined = torch.cat([reset * state, motion], dim=1)
-            fresh = torch.tanh(functional.conv2d(joined, new, padding=padding).add_(new_constant))
-            state = (1 - update) * state + update * fresh
+            inputs = torch.cat([state, motion], dim=1)
+            gates_now = torch.sigmoid(functional.conv2d(inputs, gates, padding=padding).add_(gate_constant))
+            update, reset = gates_now.chunk(2, dim=1)
+            inputs = torch.cat([reset * state, motion], dim=1)
+            candidate = torch.tanh(functional.conv2d(inputs, new, padding=padding).add_(new_constant))
+            state = (1 - update) * state + update * candidate
         return state
 
 
@@ -221,10 +223,10 @@ def flow(raft: Any, before: Seen, after: Seen, iterations: int = 20) -> torch.Te
     with torch.inference_mode():
         lookup = CorrBlock(before.features, after.features, radius=raft.args.corr_radius)
         context = raft.cnet(before.image)
-        state, given = torch.split(context, [raft.hidden_dim, raft.context_dim], dim=1)
-        state, given = torch.tanh(state), torch.relu(given)
+        state, context_features = torch.split(context, [raft.hidden_dim, raft.context_dim], dim=1)
+        state, context_features = torch.tanh(state), torch.relu(context_features)
         start, end = raft.initialize_flow(before.image)
-        gru = Gru(update.gru, given, raft.hidden_dim)
+        gru = Gru(update.gru, context_features, raft.hidden_dim)
         for _ in range(iterations):
             motion = update.encoder(end - start, lookup(end))
             state = gru(state, motion)

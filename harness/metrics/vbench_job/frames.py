@@ -52,11 +52,11 @@ class Batch:
         return len(self.rgb)
 
     def get(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` gives, computed once a batch under `name`, so that dimensions share it."""
+        """The result of `make`, computed once a batch under `name`, so that dimensions share it."""
         if name not in self._made:
             self._made[name] = make()
-        made: T = self._made[name]
-        return made
+        value: T = self._made[name]
+        return value
 
     def floats(self) -> torch.Tensor:
         """The frames as float32 [frames, 3, height, width] in 0 to 255."""
@@ -106,16 +106,16 @@ def decode(path: str, size: int, device: str) -> Iterator[Batch]:
     import cv2
 
     capture = _open(path)
-    start, held = 0, []
+    start, batch = 0, []
     try:
         while True:
-            good, frame = capture.read()
-            if good:
-                held.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-            if held and (not good or len(held) == size):
-                yield Batch(start, np.stack(held), device)
-                start, held = start + len(held), []
-            if not good:
+            decoded, frame = capture.read()
+            if decoded:
+                batch.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            if batch and (not decoded or len(batch) == size):
+                yield Batch(start, np.stack(batch), device)
+                start, batch = start + len(batch), []
+            if not decoded:
                 break
     finally:
         capture.release()

@@ -30,9 +30,9 @@ def setup(options: dict[str, Any], weights: str, device: str) -> Any:
     """
     os.environ.setdefault("TORCH_HOME", str(Path(weights) / "torch"))
     networks = _own("loading").shared(Path(weights), device)
-    chosen = dict(options)
-    job = chosen.pop("job")
-    return _own(f"{job}_job").Plan(networks, **chosen)
+    plan_options = dict(options)
+    job = plan_options.pop("job")
+    return _own(f"{job}_job").Plan(networks, **plan_options)
 
 
 def score(state: Any, clip: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reads VBench checkpoints into the package's networks: no code in them runs, no key is missing, nothing downloads."""
+"""Read VBench checkpoints into the package's networks. No code in them runs, no key is missing, nothing downloads."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ FILES: Mapping[str, str] = {
     "subject_table": "long_tables/subject_mapping_table.yaml",
     "background_table": "long_tables/background_mapping_table.yaml",
 }
-"""Each checkpoint's place below the weights folder: the layout of the package's own cache."""
+"""Each checkpoint's place below the weights folder, in the layout of the package's own cache."""
 
 
 class Inert:
-    """What stands for any object in a checkpoint that is no tensor or container: takes everything, does nothing."""
+    """Stands for any object in a checkpoint that is no tensor or container. It takes everything and does nothing."""
 
-    def __init__(self, *given: Any, **named: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
@@ -82,7 +82,7 @@ KNOWN = frozenset(
         ),
     }
 )
-"""Everything that a checkpoint may name and get; whatever else it names becomes `Inert`."""
+"""The only names that a checkpoint may load. Any other name becomes `Inert`."""
 
 
 class Harmless(pickle.Unpickler):
@@ -101,7 +101,7 @@ _torch_load = torch.load  # kept, as a run of upstream has `torch.load` replaced
 
 
 def read(path: Path) -> Any:
-    """What the checkpoint `path` holds, on the CPU. Nothing in it runs: foreign objects come back `Inert`.
+    """The content of the checkpoint `path`, on the CPU. Nothing in it runs: foreign objects come back `Inert`.
 
     PyTorch's own `weights_only` would refuse files that carry a configuration beside the weights, as AMT's does.
     """
@@ -120,24 +120,24 @@ def tensors(path: Path, entry: str = "") -> dict[str, torch.Tensor]:
 
     The `module.` of data-parallel training is taken off. Raises `WeightsFault` for anything else, or nothing at all.
     """
-    held = read(path)
+    content = read(path)
     if entry:
-        if not isinstance(held, Mapping) or entry not in held:
+        if not isinstance(content, Mapping) or entry not in content:
             raise WeightsFault(f"{path} has no entry {entry!r}")
-        held = held[entry]
-    named = isinstance(held, Mapping) and all(isinstance(value, torch.Tensor) for value in held.values())
-    if not named or not held:
+        content = content[entry]
+    by_name = isinstance(content, Mapping) and all(isinstance(value, torch.Tensor) for value in content.values())
+    if not by_name or not content:
         raise WeightsFault(f"{path} holds no weights by name")
-    return {str(key).removeprefix("module."): value for key, value in held.items()}
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
 def fit(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path, extra: bool = False) -> None:
     """Load `state` into `network`; a missing, wrongly shaped or (unless `extra`) unknown key is a `WeightsFault`."""
     own = network.state_dict()
-    missing = [key for key in own if key not in state]
+    absent = [key for key in own if key not in state]
     unknown = [] if extra else [key for key in state if key not in own]
-    shaped = [key for key in own if key in state and state[key].shape != own[key].shape]
-    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has wrongly shaped", shaped)):
+    misshapen = [key for key in own if key in state and state[key].shape != own[key].shape]
+    for what, keys in (("lacks", absent), ("has unknown", unknown), ("has wrongly shaped", misshapen)):
         if keys:
             raise WeightsFault(
                 f"{path} is no checkpoint of {type(network).__name__}: it {what} {len(keys)} of {len(own)} tensors, "
@@ -229,9 +229,9 @@ class Networks:
             network, _ = clip.load(str(path), device=self.device)
         except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, AttributeError) as error:
             raise WeightsFault(f"{path} is not the TorchScript archive that openai-clip reads") from error
-        found = network.visual.conv1.weight.shape[-1]
-        if found != patch:
-            raise WeightsFault(f"{path} holds a CLIP with patches of {found} pixels where {patch} are wanted")
+        patch_here = network.visual.conv1.weight.shape[-1]
+        if patch_here != patch:
+            raise WeightsFault(f"{path} holds a CLIP with patches of {patch_here} pixels where {patch} are wanted")
         if width is not None and network.visual.output_dim != width:
             raise WeightsFault(f"{path} holds a CLIP with {network.visual.output_dim} features, not {width}")
         return self.ready(lean_clip(network))

@@ -72,10 +72,10 @@ def read_table(path: Path) -> tuple[list[float], list[float]]:
     if not path.is_file():
         raise WeightsFault(f"{path} is missing")
     try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise WeightsFault(f"{path} is no table of similarities: it cannot be read as YAML") from error
-    pairs = list(held.items()) if isinstance(held, Mapping) else []
+    pairs = list(content.items()) if isinstance(content, Mapping) else []
     numbers = all(isinstance(number, float | int) and 0 <= number <= 1 for pair in pairs for number in pair)
     if len(pairs) < 2 or not numbers:
         raise WeightsFault(f"{path} is no table of similarities: it wants two or more pairs of numbers from 0 to 1")
@@ -88,18 +88,18 @@ def read_table(path: Path) -> tuple[list[float], list[float]]:
 
 @contextlib.contextmanager
 def hub_from_files(networks: Networks) -> Iterator[None]:
-    """torch.hub gives the DINO and the DINOv2 of the weights folder: no host is asked, and its own folder stays."""
+    """Have torch.hub load the DINO and the DINOv2 of the weights folder, without asking a host or moving its folder."""
     hub: Any = torch.hub
     load, set_dir = hub.load, hub.set_dir
 
-    def held(repo_or_dir: str, model: str, *given: Any, **named: Any) -> Any:
+    def load_from_files(repo_or_dir: str, model: str, *args: Any, **kwargs: Any) -> Any:
         if repo_or_dir == "facebookresearch/dinov2":
             return networks.dinov2
         if repo_or_dir == "facebookresearch/dino:main":
             return networks.from_hub("dino", model)
-        return load(repo_or_dir, model, *given, **named)
+        return load(repo_or_dir, model, *args, **kwargs)
 
-    hub.load, hub.set_dir = held, lambda folder: None
+    hub.load, hub.set_dir = load_from_files, lambda folder: None
     try:
         yield
     finally:
@@ -109,7 +109,7 @@ def hub_from_files(networks: Networks) -> Iterator[None]:
 def load_dreamsim(networks: Networks) -> Any:
     """The package's own network from the weights folder. Raises `WeightsFault` where a file is missing or wrong.
 
-    The package takes an adapter that fits no layer without a word, so its names are compared here.
+    The package silently accepts an adapter that fits no layer, so its names are compared here.
     """
     for name, entry in DREAMSIM_ENTRIES.items():
         tensors(networks.path(name), entry)

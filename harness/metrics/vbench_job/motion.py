@@ -84,7 +84,7 @@ class MotionSmoothness(Scorer):
 class DynamicDegree(Scorer):
     """Whether the clip moves (1) or not (0): enough pairs of frames, about 8 a second, with strong optical flow.
 
-    Stops looking at pairs once the answer is sure, which changes nothing but the time.
+    It stops looking at pairs once the answer is sure, which changes nothing but the time.
     """
 
     def __init__(self, networks: Networks, task: Task) -> None:
@@ -107,8 +107,8 @@ class DynamicDegree(Scorer):
                 if self.last is None:
                     self.upstream.set_params(frame=frame, count=self.sampled)
                 else:
-                    found = flow(self.networks.raft, self.last, sight)
-                    self.moving += self.upstream.get_score(found, found) > self.upstream.params["thres"]
+                    optical_flow = flow(self.networks.raft, self.last, sight)
+                    self.moving += self.upstream.get_score(optical_flow, optical_flow) > self.upstream.params["thres"]
                     self.pairs += 1
                 self.last = sight
             self.seen += 1
@@ -116,8 +116,8 @@ class DynamicDegree(Scorer):
     def _sure(self) -> bool:
         if not self.pairs:
             return False
-        wanted = self.upstream.params["count_num"]
-        return bool(self.moving >= wanted or self.moving + (self.sampled - 1 - self.pairs) < wanted)
+        enough = self.upstream.params["count_num"]
+        return bool(self.moving >= enough or self.moving + (self.sampled - 1 - self.pairs) < enough)
 
     def finish(self) -> float:
         """1 when the clip moves."""
@@ -140,8 +140,8 @@ class Static(Scorer):
         self.moving = 0
 
     def _score(self, before: Seen, after: Seen) -> float:
-        found = flow(self.networks.raft, before, after)
-        return float(self.upstream.get_score(found, found))
+        optical_flow = flow(self.networks.raft, before, after)
+        return float(self.upstream.get_score(optical_flow, optical_flow))
 
     def push(self, batch: Batch, part: slice) -> None:
         """Take frames."""

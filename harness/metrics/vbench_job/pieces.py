@@ -1,4 +1,4 @@
-"""Long clips in pieces of a few seconds, as ranges of frames of one decode: nothing is cut into files or re-encoded."""
+"""Score long clips in pieces of a few seconds, as ranges of frames of one decode. Nothing is re-encoded."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def ranges(frames: int, length: int) -> list[tuple[int, int]]:
     """
     if frames <= length:
         return [(0, frames)]
-    found = [(start, start + length) for start in range(0, frames - length + 1, length)]
+    spans = [(start, start + length) for start in range(0, frames - length + 1, length)]
     if frames % length:
-        found.append((frames - length, frames))
-    return found
+        spans.append((frames - length, frames))
+    return spans
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a long clip gave.
+    """The scores of a long clip.
 
     Attributes:
         ranges: each piece's frames as (first, last + 1).
@@ -84,33 +84,33 @@ def score_pieces(
     info = counted(path, networks.device)
     if info.frame_rate <= 0:
         raise ClipFault(f"{path} has no frame rate")
-    found = ranges(info.frames, max(1, round(info.frame_rate * seconds)))
-    if len(found) < least:
+    spans = ranges(info.frames, max(1, round(info.frame_rate * seconds)))
+    if len(spans) < least:
         raise ClipFault(
             f"{path} has {info.frames} frames, no more than one piece of {seconds:g} s: there is nothing to compare it "
             "with; score it with vbench, or with vbench_long's compat in_clip"
         )
-    waiting = list(found)
+    waiting = list(spans)
     running: list[Piece] = []
     scores: dict[str, list[float]] = {name: [] for name in dimensions}
-    across = {name: Consistency() for name in links if name in dimensions}
-    seen = 0
+    consistency_by_dimension = {name: Consistency() for name in links if name in dimensions}
+    frames_so_far = 0
     for batch in decode(path, batch_size(info, networks.device), networks.device):
-        seen += len(batch)
-        while waiting and waiting[0][0] < seen:
+        frames_so_far += len(batch)
+        while waiting and waiting[0][0] < frames_so_far:
             running.append(_start(waiting.pop(0), networks, info.path, info.frame_rate, prompt, dimensions))
         for piece in running:
             _push(piece, batch)
             if batch.start <= piece.first < batch.start + len(batch):
-                for name, link in across.items():
+                for name, link in consistency_by_dimension.items():
                     link.push(links[name](networks, batch, piece.first - batch.start))
-        for piece in [piece for piece in running if piece.end <= seen]:
+        for piece in [piece for piece in running if piece.end <= frames_so_far]:
             running.remove(piece)
             for name, scorer in piece.scorers.items():
                 scores[name].append(scorer.finish())
-    whole(info, seen)
-    linked = {name: link.mean() for name, link in across.items() if link.pairs}
-    return Pieces(found, scores, linked)
+    whole(info, frames_so_far)
+    clip_to_clip = {name: link.mean() for name, link in consistency_by_dimension.items() if link.pairs}
+    return Pieces(spans, scores, clip_to_clip)
 
 
 def _start(
@@ -133,16 +133,16 @@ def drift(values: Sequence[float]) -> tuple[float, float]:
     return float(np.std(values)), float(values[-1] - values[0])
 
 
-def summary(found: Pieces) -> dict[str, Any]:
+def summary(pieces: Pieces) -> dict[str, Any]:
     """One number a dimension and video: the mean over its pieces; drift; and the numbers behind them."""
-    out: dict[str, Any] = {name: float(np.mean(values)) for name, values in found.scores.items()}
+    out: dict[str, Any] = {name: float(np.mean(values)) for name, values in pieces.scores.items()}
     for name in IN_CLIP_LINKS:
         if name in out:
             out[f"{name}_in_clip"] = out[name]
-            out[f"{name}_clip_to_clip"] = found.clip_to_clip.get(name, float("nan"))
-    if "imaging_quality" in found.scores:
-        out["imaging_spread"], out["imaging_change"] = drift(found.scores["imaging_quality"])
-    out["pieces"] = float(len(found.ranges))
-    for name, values in found.scores.items():
+            out[f"{name}_clip_to_clip"] = pieces.clip_to_clip.get(name, float("nan"))
+    if "imaging_quality" in pieces.scores:
+        out["imaging_spread"], out["imaging_change"] = drift(pieces.scores["imaging_quality"])
+    out["pieces"] = float(len(pieces.ranges))
+    for name, values in pieces.scores.items():
         out[f"{name}_by_piece"] = values
     return out

@@ -78,11 +78,11 @@ class HumanAction(Sampled):
         )
         frames = prepare(self.pixels()).unsqueeze(0).to(self.networks.device)
         with torch.inference_mode():
-            sure, classes = torch.topk(torch.sigmoid(self.networks.umt(frames)), 5, dim=1)
+            probabilities, classes = torch.topk(torch.sigmoid(self.networks.umt(frames)), 5, dim=1)
         names = human_action.build_dict()
-        seen = [
+        likely_actions = [
             names[str(index)]
-            for index, chance in zip(classes[0].tolist(), sure[0].tolist(), strict=True)
+            for index, chance in zip(classes[0].tolist(), probabilities[0].tolist(), strict=True)
             if round(chance, 4) >= 0.85
         ]
-        return float(self.task.prompt.lower().split("person is ")[-1] in seen)
+        return float(self.task.prompt.lower().split("person is ")[-1] in likely_actions)

@@ -1,4 +1,4 @@
-"""What a scorer is: one dimension of one clip, fed with frames in batches."""
+"""The base of scorers: one dimension of one clip, fed with frames in batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .loading import Networks
 
 @dataclass(frozen=True)
 class Task:
-    """What is scored: a clip, or a piece of one.
+    """A clip to score, or a piece of one.
 
     Attributes:
         name: for messages.
@@ -33,7 +33,7 @@ class Task:
 
 
 class Scorer(ABC):
-    """One dimension of one task. `push` takes its frames in order, `finish` gives its number."""
+    """One dimension of one task. `push` takes its frames in order, `finish` returns its number."""
 
     least = 1
     """Fewest frames for which the dimension is defined."""

@@ -24,8 +24,8 @@ def clip_frames(batch: Batch) -> torch.Tensor:
     """Frames as CLIP wants them, shared by the two CLIPs."""
     from vbench.utils import clip_transform
 
-    made: torch.Tensor = batch.get("clip_frames", lambda: clip_transform(224)(batch.floats()))
-    return made
+    frames: torch.Tensor = batch.get("clip_frames", lambda: clip_transform(224)(batch.floats()))
+    return frames
 
 
 # ------------------------------------------------------------------------------------------- consistency

@@ -1,4 +1,4 @@
-"""Scores one clip on any of VBench's dimensions in one decode."""
+"""Score one clip on any of VBench's dimensions in one decode."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def batch_size(info: ClipInfo, device: str) -> int:
 
 def scorer_for(dimension: str, networks: Networks, task: Task) -> Scorer:
     """The scorer of `dimension`. Raises `ImportError` if its packages are not installed, `ClipFault` if too short."""
-    missing = lacking(dimension)
-    if missing:
-        raise ImportError(f"{dimension} needs {', '.join(missing)}, not installed in this environment")
-    made: Scorer = {**SCORERS, **DETECTORS}[dimension](networks, task)
-    return made
+    packages = lacking(dimension)
+    if packages:
+        raise ImportError(f"{dimension} needs {', '.join(packages)}, not installed in this environment")
+    scorer: Scorer = {**SCORERS, **DETECTORS}[dimension](networks, task)
+    return scorer
 
 
 def feed(scorers: Sequence[Scorer], batch: Batch) -> None:
-    """Give a whole batch to every scorer."""
+    """Push a whole batch to every scorer."""
     for scorer in scorers:
         scorer.push(batch, slice(None))
 
@@ -58,11 +58,11 @@ def score_clip(
     info = counted(path, networks.device)
     task = Task(info.path, info.frames, info.frame_rate, prompt, auxiliary)
     scorers = {name: scorer_for(name, networks, task) for name in dimensions}
-    seen = 0
+    frames_so_far = 0
     for batch in decode(path, batch_size(info, networks.device), networks.device):
-        seen += len(batch)
-        if seen > info.frames:
+        frames_so_far += len(batch)
+        if frames_so_far > info.frames:
             raise ClipFault(f"{path} has more frames than the {info.frames} that its header promises")
         feed(list(scorers.values()), batch)
-    whole(info, seen)
+    whole(info, frames_so_far)
     return {name: scorer.finish() for name, scorer in scorers.items()}

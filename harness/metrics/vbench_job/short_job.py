@@ -44,28 +44,28 @@ class Plan:
     def suite(self) -> Mapping[str, tuple[set[str], dict[str, Any]]]:
         """Dimensions and auxiliary facts by prompt, from the package; a prompt that stands twice has both entries'."""
         package = Path(importlib.import_module("vbench").__file__ or "").parent
-        found: dict[str, tuple[set[str], dict[str, Any]]] = {}
+        facts_by_prompt: dict[str, tuple[set[str], dict[str, Any]]] = {}
         for entry in json.loads((package / "VBench_full_info.json").read_text(encoding="utf-8")):
-            dimensions, auxiliary = found.setdefault(entry["prompt_en"], (set(), {}))
+            dimensions, auxiliary = facts_by_prompt.setdefault(entry["prompt_en"], (set(), {}))
             dimensions |= set(entry["dimension"])
             auxiliary |= entry.get("auxiliary_info", {})
-        return found
+        return facts_by_prompt
 
     def score(self, clip: Any) -> dict[str, float]:
         """One number for each dimension wanted, NaN where the prompt does not belong to it."""
         prompt = self.short.get(clip.prompt, clip.prompt)
-        wanted: list[str] = list(self.dimensions)
+        to_score: list[str] = list(self.dimensions)
         auxiliary: dict[str, Any] = {}
         if self.standard:
             if prompt not in self.suite:
                 raise PromptFault(f"the prompt {prompt[:60]!r} is not in VBench's suite")
-            belongs, auxiliary = self.suite[prompt]
-            wanted = [name for name in wanted if name in belongs]
-        if not prompt.strip() and (asking := sorted(READ_THE_PROMPT & set(wanted))):
-            raise PromptFault(f"the clip has no prompt; {', '.join(asking)} cannot be scored without")
-        if self.static_filter and "temporal_flickering" in wanted:
-            wanted.append("static")
-        scores = score_clip(self.networks, clip.path, wanted, prompt, auxiliary) if wanted else {}
+            of_prompt, auxiliary = self.suite[prompt]
+            to_score = [name for name in to_score if name in of_prompt]
+        if not prompt.strip() and (reading_prompt := sorted(READ_THE_PROMPT & set(to_score))):
+            raise PromptFault(f"the clip has no prompt; {', '.join(reading_prompt)} cannot be scored without")
+        if self.static_filter and "temporal_flickering" in to_score:
+            to_score.append("static")
+        scores = score_clip(self.networks, clip.path, to_score, prompt, auxiliary) if to_score else {}
         if scores.pop("static", 1.0) == 0.0:
             scores["temporal_flickering"] = math.nan
         return {name: scores.get(name, math.nan) for name in self.dimensions}

@@ -1,7 +1,7 @@
 """VBench-Long as published: its own code on one clip, faults included, for comparison with published rows.
 
-It cuts the clip into files with lossy encoding and whole frames per second, calls every piece a video of its own, cuts
-names at the first underscore, and leaves the comparison of pieces out of the score without its development flag, for a
+It cuts the clip into files with lossy encoding and whole frames per second. It counts every piece as a video, and cuts
+names at the first underscore. It leaves the comparison of pieces out of the score without its development flag, for a
 clip of one piece, and for a name with an underscore.
 """
 
@@ -44,16 +44,16 @@ LONG_CHECKPOINTS = {
 
 @contextlib.contextmanager
 def _files_only(networks: Networks) -> Iterator[None]:
-    """The package reads the weights folder, without running anything in it, and asks no host.
+    """Have the package read the weights folder, without running anything in it, and ask no host.
 
-    It asks DreamSim for a CUDA device whatever its own is; here the network comes from the folder, on that device.
+    It asks DreamSim for a CUDA device whatever its own is. Here the network comes from the folder, on that device.
     """
     utils = importlib.import_module("vbench.utils")
     background = importlib.import_module("vbench2_beta_long.background_consistency")
     cache, dreamsim = utils.CACHE_DIR, background.dreamsim
-    load, torch.load = torch.load, lambda file, *given, **named: read(Path(file))
+    load, torch.load = torch.load, lambda file, *args, **kwargs: read(Path(file))
     utils.CACHE_DIR = str(networks.root)  # type: ignore[attr-defined]
-    background.dreamsim = lambda **named: (dreamsim_of(networks), None)  # type: ignore[attr-defined]
+    background.dreamsim = lambda **kwargs: (dreamsim_of(networks), None)  # type: ignore[attr-defined]
     try:
         with hub_from_files(networks):
             yield
@@ -121,8 +121,8 @@ def evaluate(
     long(networks.device, str(info), str(out)).evaluate(
         str(videos), "run", dimension_list=list(dimensions), local=True, mode="long_custom_input", **options
     )
-    held: dict[str, Any] = json.loads((out / "run_eval_results.json").read_text())
-    return held
+    results: dict[str, Any] = json.loads((out / "run_eval_results.json").read_text())
+    return results
 
 
 def _layout(results: dict[str, Any], dev: bool) -> dict[str, Any]:

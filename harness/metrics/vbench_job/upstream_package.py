@@ -1,4 +1,4 @@
-"""Imports vbench2_beta_long, with stand-ins for what it imports and an environment of today has not."""
+"""Import vbench2_beta_long, with stand-ins for modules that it imports and that today's environment lacks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 
 
 def write_video(filename: str, video_array: Any, fps: float, **unused: Any) -> None:
-    """What torchvision.io.write_video was until torchvision 0.28: x264 at its defaults, 4:2:0, but repeatable.
+    """torchvision.io.write_video as it was until torchvision 0.28: x264 at its defaults, 4:2:0, but repeatable.
 
-    x264's macroblock tree reads memory that it has not written, so that upstream's own pieces, and their similarity by
-    some 1e-4, change from run to run. It is left out here, as in this project's own clips.
+    x264's macroblock tree reads memory that it has not written. So upstream's own pieces change from run to run, and
+    their similarity by some 1e-4. It is off here, as in this project's own clips.
     """
     import av
 
@@ -40,7 +40,7 @@ def _absent(name: str, attributes: Sequence[str]) -> None:
     module = types.ModuleType(name)
     module.__path__ = []  # so that its submodules can be entered too
 
-    def raising(*given: Any, **named: Any) -> Any:
+    def raising(*args: Any, **kwargs: Any) -> Any:
         raise ImportError(f"{name} is not installed")
 
     for attribute in attributes:

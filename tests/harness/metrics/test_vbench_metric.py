@@ -59,8 +59,8 @@ def test_a_dimension_whose_package_is_not_installed_is_not_available(tmp_path):
     assert not found.ready
     assert "detectron2" in found.reason
     everything = make(mode="standard")
-    assert "color" not in everything.wanted()
-    assert "scene" in everything.wanted()
+    assert "color" not in everything.scored_dimensions()
+    assert "scene" in everything.scored_dimensions()
     four = {"object_class", "multiple_objects", "color", "spatial_relationship"}
     lacks = everything.not_available()
     assert set(lacks) == four | {"semantic", "total", "mean_of_quality_and_semantic"}
@@ -71,7 +71,7 @@ def test_a_dimension_whose_package_is_not_installed_is_not_available(tmp_path):
 
 def test_a_dimension_whose_package_is_installed_is_wanted(tmp_path):
     built(tmp_path, "detectron2", "fairscale", "transformers")
-    assert set(make(mode="standard").wanted()) == set(vbench_totals.DIMENSIONS)
+    assert set(make(mode="standard").scored_dimensions()) == set(vbench_totals.DIMENSIONS)
     assert make(mode="standard").not_available() == {}
 
 
@@ -91,8 +91,8 @@ def test_options_are_checked():
         make(dimensions=["imaging_quality", "imaging_quality"])
     with pytest.raises(OptionError, match="upstream_dev"):
         registry.metrics.create("vbench_long", {"compat": "downstream"})
-    assert len(make().wanted()) == 10
-    assert len(make(mode="standard").wanted()) == 16
+    assert len(make().scored_dimensions()) == 10
+    assert len(make(mode="standard").scored_dimensions()) == 16
 
 
 def test_a_total_is_left_out_unless_every_dimension_is_there():

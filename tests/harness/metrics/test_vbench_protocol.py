@@ -7,7 +7,7 @@ import pytest
 from harness.errors import HarnessError, NotAvailable
 from harness.metrics import vbench_protocol as protocol
 from harness.metrics.vbench import read_short
-from harness.metrics.vbench_protocol import Made, SuitePrompt
+from harness.metrics.vbench_protocol import SampleClip, SuitePrompt
 from harness.system.video import write
 
 LISTED = [
@@ -19,7 +19,7 @@ LISTED = [
 
 
 def clips(prompt, samples, frames=48, rate=16.0):
-    return [Made(f"{prompt}-{i}.mp4", prompt, i, frames, rate) for i in samples]
+    return [SampleClip(f"{prompt}-{i}.mp4", prompt, i, frames, rate) for i in samples]
 
 
 def whole_set():
@@ -61,11 +61,11 @@ def test_an_unknown_prompt_is_answered_with_the_nearest():
 
 def test_clip_lengths_are_compared_and_long_ones_are_noted():
     made = whole_set()
-    mixed = [*made[:-1], Made("a bund-4.mp4", "a bund", 4, 2, 16.0)]
+    mixed = [*made[:-1], SampleClip("a bund-4.mp4", "a bund", 4, 2, 16.0)]
     found = texts(protocol.preflight(mixed, protocol.suite(LISTED)))
     assert any("differ in length" in text for text in found)
     assert any("fewer than 3 frames" in text for text in found)
-    long = [Made(clip.name, clip.prompt, clip.index, 81, 16.0) for clip in made]
+    long = [SampleClip(clip.name, clip.prompt, clip.index, 81, 16.0) for clip in made]
     assert texts(protocol.preflight(long, protocol.suite(LISTED))) == []
     assert "VBench-Long" in texts(protocol.preflight(long, protocol.suite(LISTED)), "note")[0]
 
