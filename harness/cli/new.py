@@ -119,6 +119,6 @@ def model(
     for path in (adapter, test):
         if path.exists():
             raise RegistryError(f"{path} is already there", "move it away, or choose another name or --out DIR")
-    files.write_bytes(adapter, _ADAPTER.format(name=name, cls=cls).encode())
-    files.write_bytes(test, _TEST.format(name=name, module=module).encode())
+    files.write_atomic(adapter, _ADAPTER.format(name=name, cls=cls))
+    files.write_atomic(test, _TEST.format(name=name, module=module))
     yield f"{adapter}\n{test}\ntry: harness check {name} --plugin {adapter}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from harness.system.digests import file_sha256
 
 if TYPE_CHECKING:
     from harness.runs.line import Record
@@ -162,18 +163,13 @@ def _placed(record: Record, folder: Path, training: Training) -> bool:
     notes: Any = record.notes
     for stage in notes["stages"]:
         source = folder.parent / STAGES / stage["file"]
-        if not source.is_file() or _digest(source) != stage["sha256"]:
+        if not source.is_file() or file_sha256(source) != stage["sha256"]:
             return False
         places = {stage["stage"]: source}
         places |= {f"{stage['stage']}-{step}": folder.parent / STAGES / file for step, file in stage["kept"].items()}
         for name, file in places.items():
             _link(file, folder / CHECKPOINTS / training.name / f"{name}.safetensors")
     return True
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _link(source: Path, target: Path) -> None:

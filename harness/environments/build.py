@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.environments.lock import FOLDER, Lock, lock_names, normalise, read_lock
 from harness.errors import HarnessError, NotAvailable
-from harness.system.files import cache_folder, write_bytes
+from harness.system.files import cache_folder, write_atomic
 
 MARKER = "built.json"
 """Written last: a folder without it is half-built, and is never used."""
@@ -125,7 +125,7 @@ def build(
         if faults:
             raise HarnessError(f"environment {name!r} does not pass its check: {faults[0]}", f"the log: {logfile}")
         marker = {"digest": lock.digest, **_listing(environment)}
-        write_bytes(root / MARKER, json.dumps(marker, indent=1).encode())
+        write_atomic(root / MARKER, json.dumps(marker, indent=1))
     return environment
 
 

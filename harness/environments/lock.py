@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError, NotAvailable, nearest
+from harness.system.digests import digest
 from harness.system.platforms import SUPPORTED, described, here
 
 FOLDER = Path(__file__).parent
@@ -42,7 +42,7 @@ class Lock:
         """SHA-256 of interpreter, pins and start-up file. Comments and the order of lines do not count."""
         lines = [f"python {self.python}", f"startup {STARTUP_VERSION}"]
         lines += [f"{name}=={version}" for name, version in sorted(self.pins.items())]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return digest("\n".join(lines))
 
     def require_platform(self) -> None:
         """Raise `NotAvailable` where a pin has nothing to install on this system."""

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 
 from harness.contracts import Availability, Json, Options, Value
 from harness.environments.weights.manifest import File, read_manifest
-from harness.environments.weights.store import digest
 from harness.environments.worker.metric import JOBS, WorkerMetric
+from harness.system.digests import remembered_sha256
 
 SEGMENTS = 12
 """Segments with a value of their own: two minutes of ten-second ones. All of them are among the samples."""
@@ -95,7 +95,7 @@ class ClipScore(WorkerMetric):
         """SHA-256 of the checkpoint, or of the tag's file."""
         if self.options.checkpoint:
             path = _local(self.options)
-            return {path.name: digest(path) if path.is_file() else ""}
+            return {path.name: remembered_sha256(path) if path.is_file() else ""}
         return super().weight_digests() if self._file() else {}
 
     def job_options(self) -> dict[str, Json]:

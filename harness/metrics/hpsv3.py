@@ -13,8 +13,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from harness.contracts import Availability, Json, Options, Value
-from harness.environments.weights.store import digest
 from harness.environments.worker.metric import JOBS, WorkerMetric
+from harness.system.digests import remembered_sha256
 
 
 class HPSv3Options(Options):
@@ -78,7 +78,7 @@ class _HPSv3(WorkerMetric):
         files: list[Path] = []
         for path in self._own():
             files += sorted(path.iterdir()) if path.is_dir() else [path]
-        return {path.name: digest(path) for path in files if path.is_file()}
+        return {path.name: remembered_sha256(path) for path in files if path.is_file()}
 
     def job_options(self) -> dict[str, Json]:
         """The options, with absolute paths, and the protocol."""

@@ -21,7 +21,7 @@ from typing import Literal
 
 from harness.environments.build import Environment, find
 from harness.errors import HarnessError, Incomplete, nearest
-from harness.system.files import write_bytes
+from harness.system.files import write_atomic
 from harness.system.video import inspect
 
 ENTRIES = 946
@@ -112,7 +112,7 @@ def write_prompts(folder: Path, entry_list: Sequence[SuitePrompt], augmented: Se
         files[name].append(json.dumps(row, ensure_ascii=False))
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
-        write_bytes(folder / name, ("\n".join(lines) + "\n").encode())
+        write_atomic(folder / name, "\n".join(lines) + "\n")
     return {name: len(lines) for name, lines in files.items()}
 
 

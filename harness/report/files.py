@@ -13,7 +13,7 @@ from harness.report.render import RENDERERS
 from harness.report.table import Table
 from harness.report.tables import build
 from harness.runs.records import Run, load_run
-from harness.system.files import make_folder, storage, write_bytes
+from harness.system.files import make_folder, storage, write_atomic
 
 FOLDER = "tables"
 
@@ -49,7 +49,7 @@ def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
     for name, content in files.items():
         path = folder / name
         if not (path.is_file() and path.read_bytes() == content):
-            write_bytes(path, content)
+            write_atomic(path, content)
     return [folder / name for name in files]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import re
@@ -15,6 +14,7 @@ from harness.errors import ClipError, RecordError, StorageError
 from harness.runs.folder import agrees, inside
 from harness.runs.records import Run
 from harness.system import files
+from harness.system.digests import digest
 
 MAX_NAME = 180
 """Bytes of a prompt in a file name; file systems allow 255 for the whole name."""
@@ -35,7 +35,7 @@ def safe_name(prompt: str) -> str:
     kept = plain.strip().lstrip(".-")
     if kept == prompt and kept and len(kept.encode()) <= MAX_NAME:
         return prompt
-    tag = hashlib.sha256(prompt.encode()).hexdigest()[:12]
+    tag = digest(prompt)[:12]
     stem = kept.encode()[: MAX_NAME - 13].decode(errors="ignore").rstrip()
     return f"{stem}~{tag}" if stem else tag
 
@@ -86,7 +86,7 @@ def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    files.write_bytes(view / "index.csv", text.getvalue().encode())
+    files.write_atomic(view / "index.csv", text.getvalue())
     return view, len(rows)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from harness.errors import HarnessError, RecordError
 from harness.runs.plan import Plan, to_json
 from harness.runs.records import RecordFile
-from harness.system import files, video
+from harness.system import files
+from harness.system.digests import file_sha256
 
 
 class Store:
@@ -64,7 +65,7 @@ class Store:
         content = ("{\n" + ",\n".join(members) + "\n}\n").encode()
         path = self.folder / "plan.json"
         if not (path.is_file() and path.read_bytes() == content):
-            files.write_bytes(path, content)
+            files.write_atomic(path, content)
 
     def clip_path(self, key: str) -> Path:
         """Where the clip of the generate unit `key` lies."""
@@ -97,7 +98,7 @@ def agrees(folder: Path, clip: Mapping[str, Any], verify: bool = False) -> bool:
         path = inside(folder, clip["path"])
         if path.stat().st_size != clip["bytes"]:
             return False
-        return not verify or video.file_digest(path) == clip["sha256"]
+        return not verify or file_sha256(path) == clip["sha256"]
     except (OSError, KeyError, HarnessError):
         return False
 

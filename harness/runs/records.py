@@ -87,7 +87,7 @@ class RecordFile:
             self._handle = handle
             os.ftruncate(handle, _complete(handle))
             if new:
-                files.sync_folder(self.path.parent)
+                files.sync(self.path.parent)
         return self._handle
 
     def close(self) -> None:

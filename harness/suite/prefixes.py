@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 from collections import deque
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from harness.contracts import Frames, ModelCard, Prefix
 from harness.errors import ClipError
 from harness.system import video
+from harness.system.digests import digest
 
 MAX_BYTES = 256 * 2**20
 MAX_FRAMES = 480
@@ -39,7 +39,7 @@ def inspect(path: Path) -> PrefixFacts:
     count, size = 0, (0, 0)
     for picture in _pictures(data, path):
         count, size = count + 1, picture.shape[:2]
-    return PrefixFacts(hashlib.sha256(data).hexdigest(), count, *size)
+    return PrefixFacts(digest(data), count, *size)
 
 
 def used(frames: int, ratio: int) -> int:
@@ -57,7 +57,7 @@ def opened(path: Path, sha256: str, frames: int, card: ModelCard) -> Prefix:
     @functools.cache
     def read() -> Frames:
         data = _bytes(path)
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if digest(data) != sha256:
             raise ClipError(f"prefix {path} has changed since it was planned", "run again, or bring the file back")
         fitted = deque((fit(picture, card.height, card.width) for picture in _pictures(data, path)), maxlen=kept)
         return np.stack(fitted)

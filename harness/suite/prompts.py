@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import SuiteError, nearest
+from harness.system.digests import digest
 
 MAX_BYTES = 256 * 2**20
 MAX_PROMPT = 100_000
@@ -39,10 +39,10 @@ def read_prompts(
         raise SuiteError(f"{where}: prompt file {path} is not UTF-8") from error
     except OSError as error:
         raise SuiteError(f"{where}: prompt file {path} cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if sha256 and digest != sha256:
+    own = digest(data)
+    if sha256 and own != sha256:
         raise SuiteError(
-            f"{where}: prompt file {path} has SHA-256 {digest}, not {sha256}",
+            f"{where}: prompt file {path} has SHA-256 {own}, not {sha256}",
             "restore the file, or write its new digest if the change is meant",
         )
     readers = {".csv": _from_csv, ".jsonl": _from_jsonl}
@@ -52,7 +52,7 @@ def read_prompts(
     names = [column, *([prefix_column] if prefix_column else [])]
     rows = reader(text, names, f"{where}: {path.name}") if reader else [[line] for line in text.split("\n")]
     rows = [row for row in rows if row[0].strip()]
-    return [row[0].rstrip("\r") for row in rows], [row[1] for row in rows if prefix_column], digest
+    return [row[0].rstrip("\r") for row in rows], [row[1] for row in rows if prefix_column], own
 
 
 def check_prompts(prompts: list[str], where: str) -> None:

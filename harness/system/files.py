@@ -32,9 +32,9 @@ def storage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk, so that a new or renamed file survives the loss of power."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's entries, to the disk, so that they survive the loss of power."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:
@@ -47,37 +47,47 @@ def make_folder(folder: Path) -> None:
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
+    sync(folder.parent)
 
 
-def write(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
-    """Have `fill` write the new content of `path`. On any failure the old content stands and no part is left.
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` for its new content, which takes its place at the end. Makes the folder.
 
-    Raises `StorageError`, or whatever `fill` raises besides `OSError`.
+    On any failure the old content stands and no part is left. Raises `StorageError` for an `OSError`.
     """
-    part = path.with_name(f".{path.name}{TEMPORARY}")
+    # The process is in the name, as two of them may fill one cache.
+    part = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with storage(path):
         make_folder(path.parent)
         try:
-            with part.open("w+b") as file:
-                fill(file)
-                file.flush()
-                # Before the renaming, which the file system may otherwise bring to the disk ahead of the content.
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
+            yield part
+            put(part, path)
+        finally:
             part.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the content of `path` as a whole or not at all."""
+def put(part: Path, path: Path) -> None:
+    """Let a whole file `part` of the same folder take the place of `path`, and bring both to the disk."""
+    # First the content, as the file system may otherwise bring the renaming to the disk ahead of it.
+    sync(part)
+    os.replace(part, path)
+    sync(path.parent)
 
-    def fill(file: IO[bytes]) -> None:
-        file.write(content)
 
-    write(path, fill)
+def write_atomic(path: Path, content: bytes | str | Callable[[IO[bytes]], object]) -> None:
+    """Replace the content of `path` as a whole or not at all. Makes the folder.
+
+    Args:
+        content: bytes, a text for UTF-8, or what writes to the opened file (`w+b`).
+
+    Raises `StorageError`, or whatever `content` raises besides `OSError`.
+    """
+    with aside(path) as part, part.open("w+b") as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode() if isinstance(content, str) else content)
 
 
 def cache_folder() -> Path:

@@ -26,7 +26,6 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from harness.contracts import Frames, Json
 from harness.errors import ClipError
 from harness.system import files, h264
-from harness.system.digests import file_sha256
 
 MAX_SIDE = 16384
 """Pixels of a side, beyond which a file is refused unread."""
@@ -76,7 +75,7 @@ def write(path: Path, chunks: Iterable[Frames], frame_rate: float, crf: int, pre
             "pyav": av.__version__,
         }
 
-    files.write(path, fill)
+    files.write_atomic(path, fill)
     return facts
 
 
@@ -100,7 +99,7 @@ def keep(path: Path, source: Path, frames: int, height: int, width: int) -> Mapp
         size, sha256, _ = _file_facts(file)
         facts.update(asdict(info), bytes=size, sha256=sha256, encoder={"kept": "as it was"})
 
-    files.write(path, fill)
+    files.write_atomic(path, fill)
     return facts
 
 
@@ -186,14 +185,6 @@ def _file_facts(file: IO[bytes]) -> tuple[int, str, str]:
         if not core and (match := _ENCODER.search(block)):
             core = match.group(1).decode()
     return size, sha.hexdigest(), core
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of the bytes of `path`. Raises `ClipError`."""
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise ClipError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def inspect(source: Path | IO[bytes]) -> ClipInfo:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from pydantic import Field
 from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.errors import ClipError, ModelFault, NotAvailable, OptionError
 from harness.system import video
+from harness.system.digests import file_sha256
 
 LOG_LINES = 50
 """Last lines of the program's output that its error shows."""
@@ -87,8 +87,7 @@ class CommandModel(VideoModel):
         for name in self.options.files:
             path = Path(self.options.folder) / name
             try:
-                with path.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = file_sha256(path)
             except OSError as error:
                 raise NotAvailable(f"file {path} cannot be read: {error.strerror}", "correct `files`") from error
             found[path.name if path.name not in found else name] = digest

@@ -15,6 +15,7 @@ from pydantic import Field
 from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.errors import ClipError, NotAvailable, OptionError
 from harness.system import video
+from harness.system.digests import file_sha256
 
 ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
 
@@ -62,7 +63,10 @@ class FolderModel(VideoModel):
     def request_identity(self, prompt: str, seed: int) -> Mapping[str, Json]:
         """The digest of the clip's file; null where there is none, whose unit then fails."""
         path = self._path(prompt, seed)
-        return {"file": video.file_digest(path) if path and path.is_file() else None}
+        try:
+            return {"file": file_sha256(path) if path and path.is_file() else None}
+        except OSError as error:
+            raise ClipError(f"{path} cannot be read: {error.strerror}") from error
 
     def file(self, request: Request) -> Path | None:
         """The clip's own file where it is what was asked for, so that metrics see the pixels that its maker wrote.

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import NotAvailable, WeightsError
-from harness.system.files import cache_folder, weights_folder
+from harness.system.digests import remembered_sha256
+from harness.system.files import weights_folder
 from videomla_models.spec.published_models import FETCHED
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -20,7 +17,6 @@ INDEX_SUFFIX = ".index.json"
 COMPONENTS = {"transformer": "diffusion_pytorch_model*", "text_encoder": "models_t5_*", "vae": "Wan2.1_VAE*"}
 """Parts of a pipeline: subfolder in a diffusers repository, and file name in an original Wan2.1 one."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w][\w./-]*)?")
-_ALWAYS_HASHED = 8 << 20  # below this, hashing costs less than keeping a cache honest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class Source:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 by file name."""
-        return {path.name: digest(path) for path in self.files}
+        return {path.name: remembered_sha256(path) for path in self.files}
 
 
 def resolve(name: str | Path, component: str = "transformer") -> Source:
@@ -150,53 +146,3 @@ def _shards(index: Path) -> tuple[Path, ...]:
             f"put them into {index.parent}",
         )
     return tuple(shards)
-
-
-# --------------------------------------------------------------------------------------------- digests
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hex.
-
-    For a large file it is remembered by path, size, inode and times in `$VIDEOMLA_CACHE` (or the user's cache folder).
-    """
-    state = path.stat()
-    if state.st_size < _ALWAYS_HASHED:
-        return hash_file(path)
-    key = f"{path.resolve()}|{state.st_size}|{state.st_ino}|{state.st_mtime_ns}|{state.st_ctime_ns}"
-    cache = cache_folder() / "digests.json"
-    known = _read_cache(cache)
-    if key not in known:
-        known[key] = hash_file(path)
-        with contextlib.suppress(OSError):  # a read-only home costs time, not correctness
-            write_atomically(cache, json.dumps(known, indent=0).encode())
-    return known[key]
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hex, read now."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old bytes or the new ones, never a part. Makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _read_cache(path: Path) -> dict[str, str]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.errors import StorageError, WeightsError
+from harness.errors import WeightsError
+from harness.system.files import aside
 from videomla_models.checkpoints.locate import Source, read_index
 
 TRUNCATED = "copy or download it again"
@@ -198,31 +197,8 @@ def save_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str,
 
     Raises `StorageError` when the disk refuses it.
     """
-    with _aside(path) as part:
-        save_file(dict(state), part, dict(metadata))
-
-
-def write_whole(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Have `fill` write a file that appears whole, and on the disk, or not at all. Makes the folder.
-
-    Raises `StorageError` when the disk refuses it.
-    """
-    with _aside(path) as part, part.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A name beside `path` that takes its place once written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"{path} cannot be written: {reason}", "make room; what was there before is kept") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with aside(path) as part:
+        try:
+            save_file(dict(state), part, dict(metadata))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import NotAvailable
+from harness.system.digests import digest
 from videomla_models.checkpoints.load import Checkpoint, load_into, open_checkpoint
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.spec.config import TransformerConfig
@@ -61,7 +61,7 @@ def random_embeddings(tokens: int, width: int) -> Callable[[tuple[str, ...]], Te
     """Stand-in for a text encoder beside random weights: normal numbers [batch, tokens, width], fixed by each text."""
 
     def embed(texts: tuple[str, ...]) -> Tensor:
-        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") for text in texts]
+        seeds = [int(digest(text)[:12], 16) for text in texts]
         drawn = [torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(drawn)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from harness.contracts import Json
 from harness.errors import NotAvailable, OptionError
-from harness.system.files import cache_folder
+from harness.system.files import cache_folder, write_atomic
 from videomla_models.ops import variants
 from videomla_models.ops.device import UNNAMED, column, no_triton
 from videomla_models.ops.device import device_name as device_name
@@ -243,11 +243,8 @@ def write_thresholds(
     devices[device_name] = [{name: _plain(getattr(t, name)) for name in t.__dataclass_fields__} for t in measured]
     if rates is not None:
         kept[device_name] = list(rates)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
     body = {"version": CACHE_VERSION, "devices": devices, "rates": kept}
-    draft.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_atomic(path, json.dumps(body, indent=1) + "\n")
     return path
 
 

@@ -7,7 +7,6 @@ Needs only what the triton package ships: ptxas, cuobjdump and nvdisasm.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import re
@@ -23,6 +22,7 @@ from triton.compiler import ASTSource
 
 from harness.contracts import Json
 from harness.errors import NotAvailable, OptionError, nearest
+from harness.system import digests
 from videomla_models.ops import triton_absorbed, triton_expand, variants
 from videomla_models.spec.config import LatentSizes
 
@@ -286,7 +286,7 @@ def digest() -> str:
         ))]
         for job in jobs()
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps([sorted(sources.values()), listed], sort_keys=True).encode()).hexdigest()
+    return digests.digest(json.dumps([sorted(sources.values()), listed], sort_keys=True))
 
 
 def header() -> dict[str, Json]:

@@ -6,7 +6,6 @@ models nor the encoder's weights in memory.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
@@ -20,9 +19,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from harness.errors import NotAvailable, WeightsError
-from harness.system.files import cache_folder
+from harness.system.digests import digest, file_sha256
+from harness.system.files import cache_folder, write_atomic
 from videomla_models.checkpoints.load import Checkpoint, load_into
-from videomla_models.checkpoints.locate import Source, hash_file, resolve, write_atomically
+from videomla_models.checkpoints.locate import Source, resolve
 from videomla_models.checkpoints.tensors import TensorFile, open_tensors
 
 PACKAGES = "pip install 'videomla-bench[wan]'"
@@ -88,7 +88,7 @@ class TextEncoder:
     def digests(self) -> dict[str, str]:
         """SHA-256 by file name, of weights and tokenizer."""
         files = [self.tokenizer / name for name in _TOKENIZER_FILES]
-        return self.source.digests() | {path.name: hash_file(path) for path in files if path.is_file()}
+        return self.source.digests() | {path.name: file_sha256(path) for path in files if path.is_file()}
 
     def unload(self) -> None:
         """Free the encoder's weights; the next unknown prompt loads them again."""
@@ -102,14 +102,14 @@ class TextEncoder:
         except (OSError, SafetensorError, KeyError):
             pass
         row = self._encode(text)
-        write_atomically(path, save({"embedding": row.contiguous()}, {"text": text}))
+        write_atomic(path, save({"embedding": row.contiguous()}, {"text": text}))
         return row
 
     def _key(self, text: str) -> str:
         if not self._identity:
             parts = {"format": _FORMAT, "files": self.digests(), "tokens": self.tokens, "dtype": str(self.dtype)}
             self._identity = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(f"{self._identity}\n{text}".encode()).hexdigest()
+        return digest(f"{self._identity}\n{text}")
 
     @torch.no_grad()
     def _encode(self, text: str) -> Tensor:

@@ -5,7 +5,6 @@ Pure numpy and integer arithmetic, so that (caption, seed) gives the same bytes 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass
@@ -14,6 +13,8 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+
+from harness.system.digests import digest
 
 SIZE = 32
 """Height and width of a frame, in pixels. The frame is a torus: what leaves on one side enters on the other."""
@@ -136,7 +137,7 @@ def held_out() -> tuple[Caption, ...]:
 
     Every word occurs in training too, so these test whether known words are combined anew.
     """
-    return tuple(caption for caption in all_captions() if _digest(f"held out: {caption}") % 10 == 0)
+    return tuple(caption for caption in all_captions() if _number(f"held out: {caption}") % 10 == 0)
 
 
 @cache
@@ -146,13 +147,13 @@ def training_captions() -> tuple[Caption, ...]:
     return tuple(caption for caption in all_captions() if caption not in kept_back)
 
 
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+def _number(text: str) -> int:
+    return int(digest(text)[:16], 16)
 
 
 def start_position(seed: int) -> tuple[int, int]:
     """Pixel (x, y) of the shape's centre in frame 0: all that a seed decides."""
-    place = _digest(f"start: {seed}") % (SIZE * SIZE)
+    place = _number(f"start: {seed}") % (SIZE * SIZE)
     return place % SIZE, place // SIZE
 
 

@@ -6,7 +6,6 @@ ROOT/<key>/state   ROOT/<key>/model.safetensors   ROOT/<key>/step-000500.safeten
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +19,12 @@ from torch import Tensor
 
 from harness.contracts import Json
 from harness.errors import OptionError, StorageError, WeightsError
+from harness.system.digests import file_sha256
+from harness.system.files import write_atomic
 from videomla_models.checkpoints import convert
 from videomla_models.checkpoints.load import load_into, open_checkpoint
 from videomla_models.checkpoints.spectrum import operator_of
-from videomla_models.checkpoints.tensors import save_tensors, write_whole
+from videomla_models.checkpoints.tensors import save_tensors
 from videomla_models.network.cache import Grid
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.small_world.presets import PATCH
@@ -108,15 +109,9 @@ def _finished(folder: Path) -> Done | None:
     try:
         found = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
         done = Done(**(found | {"path": folder / found["path"]}))
-        return done if digest(done.path) == done.sha256 else None
+        return done if file_sha256(done.path) == done.sha256 else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Run:
@@ -153,10 +148,10 @@ class _Run:
         curves = {learner: curve(losses) for learner, losses in loop.losses.items()}
         updates = {learner: len(losses) for learner, losses in loop.losses.items()}
         seconds = round(loop.seconds, 1)
-        done = Done(name, folder.name, path, digest(path), loop.step, seconds, parameters, curves, kept, updates)
-        body = json.dumps(asdict(done) | {"path": path.name}, indent=1).encode()
+        done = Done(name, folder.name, path, file_sha256(path), loop.step, seconds, parameters, curves, kept, updates)
+        body = json.dumps(asdict(done) | {"path": path.name}, indent=1)
         if sharding.world()[0] == 0:
-            write_whole(folder / "stage.json", lambda file: file.write(body))
+            write_atomic(folder / "stage.json", body)
         sharding.own(folder / "state").unlink(missing_ok=True)
         sharding.barrier()
         return done

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from harness.contracts import Json
 from harness.errors import HarnessError, WeightsError
-from videomla_models.checkpoints.tensors import write_whole
+from harness.system.files import write_atomic
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.training import sharding
 
@@ -212,7 +212,7 @@ class Loop:
             "losses": self.losses,
             "learners": {name: learner.state() for name, learner in self.stage.learners.items()},
         }
-        write_whole(sharding.own(path), lambda file: torch.save(state, file))
+        write_atomic(sharding.own(path), lambda file: torch.save(state, file))
 
     def resume(self, path: Path) -> None:
         """Go on from a saved state. Raises `WeightsError` when it belongs to another recipe or is damaged."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from harness.contracts import Options
 from harness.errors import OptionError
-from harness.system.digests import file_sha256
+from harness.system.digests import digest, file_sha256
 from videomla_models.small_world.presets import PATCH
 from videomla_models.small_world.world import TEXT_LENGTH, vocabulary
 from videomla_models.spec.config import LatentSizes, TransformerConfig
@@ -245,7 +244,7 @@ class Chain(Options):
         chain = self.model_copy(update={"stages": self.stages[: stage + 1]})
         body = {"version": TRAINING_VERSION, **_by_bytes(chain.model_dump(mode="json")), **chain.versions()}
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        return digest(text)[:24]
 
     def versions(self) -> dict[str, dict[str, int]]:
         """`stage_versions` of its stages and of those of every chain it starts from or is taught by; empty if all 1."""

@@ -9,7 +9,6 @@ as an unbroken run. Writes `<model>.safetensors` (float16, exponential average) 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import platform
@@ -22,6 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.system.digests import file_sha256
+from harness.system.files import write_atomic
 from videomla_models.network.cache import Grid
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.small_world.presets import CHUNK, PATCH, WINDOW, network_config
@@ -109,12 +110,12 @@ def write_checkpoint(trainer: Loop, folder: Path) -> dict[str, Any]:
         "loss_last_steps": round(float(np.mean(losses[-window:])), 5),
         "losses": [round(float(np.mean(losses[i : i + window])), 5) for i in range(0, len(losses), window)],
         "losses_are_means_of_steps": window,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_sha256(path),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_atomic(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
     return record
 
 
@@ -137,7 +138,7 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(given.start.read_bytes()).hexdigest() if given.start else ""
+    digest = file_sha256(given.start) if given.start else ""
     recipe = Recipe(
         given.model, steps=given.steps, seed=given.seed, decay=given.decay, crosses=given.crosses, start=digest
     )

@@ -6,7 +6,6 @@ Writes `NAME.safetensors` (float16) and `NAME.json`, the record of how the weigh
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import platform
@@ -17,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import HarnessError
+from harness.system.digests import file_sha256
+from harness.system.files import write_atomic
 from videomla_models.training.data import FIRST_TRAINING_SEED
 from videomla_models.training.header import read_header
 
@@ -43,16 +44,16 @@ def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
     record = {
         "model": f"toy/{target.name}",
         "chain": chain.model_dump(mode="json"),
-        "start": hashlib.sha256(Path(start).read_bytes()).hexdigest() if start else "",
+        "start": file_sha256(Path(start)) if start else "",
         "first_training_seed": FIRST_TRAINING_SEED,
         "stages": [{name: stage[name] for name in kept} | {"updates": stage.get("updates", {})} for stage in done],
         "losses_are_means_of": "equal parts of a stage",
         "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_sha256(path),
         "torch": torch.__version__,
         "machine": platform.machine(),
     }
-    target.with_name(f"{target.name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_atomic(target.with_name(f"{target.name}.json"), json.dumps(record, indent=1) + "\n")
     return record
 
 

@@ -19,6 +19,7 @@ from typing import IO
 from harness.environments.weights.manifest import File, WeightSet
 from harness.environments.weights.store import missing
 from harness.errors import HarnessError, NotAvailable, StorageError, WeightsError
+from harness.system import files
 from harness.system.digests import digest, file_sha256
 
 BLOCK = 1 << 20
@@ -107,8 +108,7 @@ def _bring(
 ) -> bool | None:
     """Write one file of the set. Returns whether a published digest was checked; None where `source` lacks the file."""
     if file.text:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(file.text, encoding="utf-8")
+        files.write_atomic(target, file.text)
         return True
     if source is None:
         size = _size(file)
@@ -165,13 +165,11 @@ def _fits(file: File, path: Path) -> bool:
 
 def _place(source: Path, target: Path) -> None:
     """Link `target` to `source`, or copy it where the disk has no hard links. `target` is never half a file."""
-    part = _part_of(target)
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), part)
-    except OSError:
-        shutil.copyfile(source, part)
-    part.replace(target)
+    with files.aside(target) as part:
+        try:
+            os.link(source.resolve(), part)
+        except OSError:
+            shutil.copyfile(source, part)
 
 
 # ------------------------------------------------------------------------------------------ from the hosts
@@ -186,7 +184,7 @@ def _download(file: File, target: Path) -> bool:
     except WeightsError:
         part.unlink(missing_ok=True)
         raise
-    part.replace(target)
+    files.put(part, target)
     return checked
 
 
@@ -195,22 +193,19 @@ def _take_member(file: File, target: Path, weights: WeightSet) -> bool:
     archive = weights.folder / ARCHIVES / digest(file.url)[:16]
     if not archive.is_file():
         _receive_patiently(file, _part_of(archive))
-        _part_of(archive).replace(archive)
-    part = _part_of(target)
+        files.put(_part_of(archive), archive)
     try:
-        with zipfile.ZipFile(archive) as opened, opened.open(file.member) as member, part.open("wb") as out:
-            shutil.copyfileobj(member, out, BLOCK)
-        checked = _verify(file, part, "", recorded_digest(target))
+        with files.aside(target) as part:
+            with zipfile.ZipFile(archive) as opened, opened.open(file.member) as member, part.open("wb") as out:
+                shutil.copyfileobj(member, out, BLOCK)
+            return _verify(file, part, "", recorded_digest(target))
     except (zipfile.BadZipFile, KeyError, WeightsError) as error:
         archive.unlink()
-        part.unlink(missing_ok=True)
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
             f"what {file.host} sent for {file.path} is no archive with {file.member}", "type it again"
         ) from error
-    part.replace(target)
-    return checked
 
 
 def _part_of(target: Path) -> Path:
@@ -301,7 +296,7 @@ def _receive(url: str, part: Path) -> str:
 def _record(target: Path) -> str:
     """Write the SHA-256 of a file of which none is published, in the form of `sha256sum`, and return it."""
     sha256 = file_sha256(target)
-    _record_of(target).write_text(f"{sha256}  {target.name}\n", encoding="utf-8")
+    files.write_atomic(_record_of(target), f"{sha256}  {target.name}\n")
     return sha256
 
 

@@ -1,19 +1,13 @@
-"""The weights folder: which files are missing, and digests of those that are there, remembered by size and time."""
+"""The weights folder: which files are missing, and the digests of those that are there."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.contracts import Availability
 from harness.environments.weights.manifest import WeightSet, read_manifest
-from harness.system.digests import file_sha256
-from harness.system.files import weights_folder
-
-REMEMBERED = ".digests.json"
+from harness.system.digests import remembered_sha256
 
 
 def missing(weights: WeightSet, groups: Sequence[str] = ()) -> list[str]:
@@ -38,39 +32,9 @@ def digests(name: str, groups: Sequence[str] = ()) -> dict[str, str]:
     """SHA-256 by path of what `groups` need and is here; a file that is not here has an empty one."""
     weights = read_manifest().get(name)
     return {
-        file.path: digest(weights.folder / file.path) if _is_there(weights.folder / file.path) else ""
+        file.path: remembered_sha256(weights.folder / file.path) if _is_there(weights.folder / file.path) else ""
         for file in weights.needed(groups)
     }
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file; remembered in the weights folder until its size, inode or times change."""
-    state = path.stat()
-    # Copying can keep the time of modification. The inode and the time of the last change of state it cannot.
-    stamp = [state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns]
-    memory = weights_folder() / REMEMBERED
-    remembered = _remembered(memory)
-    entry = remembered.get(str(path.resolve()))
-    if entry is not None and entry[:-1] == stamp:
-        return str(entry[-1])
-    sha256 = file_sha256(path)
-    remembered[str(path.resolve())] = [*stamp, sha256]
-    with contextlib.suppress(OSError):  # a read-only folder costs time, not correctness
-        # By process: two at once would write into one file. What one of them remembered may be lost, and is read again.
-        draft = memory.with_name(f"{REMEMBERED}.{os.getpid()}")
-        draft.write_text(json.dumps(remembered, indent=0), encoding="utf-8")
-        draft.replace(memory)
-    return sha256
-
-
-def _remembered(memory: Path) -> dict[str, list[int | str]]:
-    try:
-        entries = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(entries, dict):
-        return {}
-    return {path: entry for path, entry in entries.items() if isinstance(entry, list) and len(entry) == 5}
 
 
 def _is_there(path: Path) -> bool:

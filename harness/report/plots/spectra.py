@@ -11,6 +11,7 @@ import numpy as np
 from harness.errors import RecordError
 from harness.report.plots import style
 from harness.report.table import Cell, Heading, Row, Table
+from harness.system.files import write_atomic
 
 PER_LAYER = {
     "energy": "energy kept at {width}",
@@ -99,7 +100,7 @@ def plot_spectra(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any
         right.set(xlabel="layer", ylabel="effective rank", ylim=(0, None))
         right.legend(frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(style.encoded(figure, path.suffix))
+        write_atomic(path, style.encoded(figure, path.suffix))
 
 
 def _layers(samples: Mapping[str, Sequence[float]]) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from harness.environments.weights import fetch as fetching
 from harness.environments.weights.fetch import check, fetch
 from harness.environments.weights.manifest import File, WeightSet, read_manifest
-from harness.environments.weights.store import availability, digest, digests, missing
+from harness.environments.weights.store import availability, digests, missing
 from harness.errors import HarnessError, NotAvailable, WeightsError
 from harness.system.files import weights_folder
 from videomla_models.checkpoints.locate import resolve
@@ -220,18 +220,6 @@ def test_check_reads_every_file(host):
     assert check(weights) == []
     (weights.folder / "a/b.pth").write_bytes(BODY[:-1])
     assert len(check(weights)) == 1
-
-
-def test_a_digest_is_remembered_until_the_file_changes(host):
-    weights_folder().mkdir(parents=True)
-    path = weights_folder() / "x"
-    path.write_bytes(b"one")
-    assert digest(path) == hashlib.sha256(b"one").hexdigest()
-    assert digest(path) == hashlib.sha256(b"one").hexdigest()
-    path.write_bytes(b"two")
-    assert digest(path) == hashlib.sha256(b"two").hexdigest()
-    (weights_folder() / ".digests.json").write_text("[torn")
-    assert digest(path) == hashlib.sha256(b"two").hexdigest()
 
 
 def test_availability_says_what_to_type(host):

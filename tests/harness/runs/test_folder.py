@@ -14,6 +14,7 @@ from harness.errors import ClipError, RecordError
 from harness.runs import by_prompt, folder
 from harness.runs.records import load_run
 from harness.system import video
+from harness.system.digests import file_sha256
 
 HOSTILE = [
     "../../../etc/passwd",
@@ -121,7 +122,7 @@ def test_a_record_cannot_name_a_file_outside_of_its_folder(tmp_path: Path, name:
 def test_agreement_is_of_length_and_on_request_of_content(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"abcd")
-    clip = {"path": "a.mp4", "bytes": 4, "sha256": video.file_digest(path)}
+    clip = {"path": "a.mp4", "bytes": 4, "sha256": file_sha256(path)}
     assert folder.agrees(tmp_path, clip)
     assert folder.agrees(tmp_path, clip, verify=True)
     path.write_bytes(b"abcx")

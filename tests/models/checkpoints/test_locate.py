@@ -1,10 +1,9 @@
-import os
 from pathlib import Path
 
 import pytest
 
 from harness.errors import NotAvailable, WeightsError
-from videomla_models.checkpoints.locate import digest, resolve, write_atomically
+from videomla_models.checkpoints.locate import resolve
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -84,43 +83,6 @@ def test_a_malformed_index_is_refused(tmp_path: Path, text: str) -> None:
     index.write_text(text)
     with pytest.raises(WeightsError, match="no shard index"):
         resolve(index)
-
-
-def test_digest_of_a_small_file(tmp_path: Path) -> None:
-    path = tmp_path / "w.pt"
-    path.touch()
-    assert digest(path) == EMPTY
-    assert not (tmp_path / "cache").exists()
-
-
-def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path) -> None:
-    path = tmp_path / "w.pt"
-    path.write_bytes(bytes(9 << 20))
-    first = digest(path)
-    cache = tmp_path / "cache" / "digests.json"
-    cache.write_text(cache.read_text().replace(first, "0" * 64))
-    assert digest(path) == "0" * 64
-    state = path.stat()
-    with path.open("r+b") as file:
-        file.write(b"x")
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert digest(path) not in (first, "0" * 64)
-    cache.write_text("{broken")
-    assert len(digest(path)) == 64
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "f"
-    write_atomically(path, b"old")
-
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [found.name for found in tmp_path.iterdir() if found.is_file()] == ["f"]
 
 
 def test_a_component_of_a_pipeline(tmp_path: Path) -> None:
