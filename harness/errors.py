@@ -90,3 +90,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not names:
         return "none is registered"
     return "known: " + ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+
+
+def shown(text: str, width: int = 400) -> str:
+    """`text` on one line, without the control characters that a terminal would obey, at most `width` letters."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    plain = " ".join(plain.split())
+    return plain if len(plain) <= width else plain[: width - 1] + "…"
+
+
+def complaint(error: HarnessError) -> str:
+    """What is wrong, and on a second line what to do about it."""
+    return "\n  ".join(shown(part, 2000) for part in (f"error: {error.message}", error.fix) if part)

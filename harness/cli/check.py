@@ -20,7 +20,7 @@ def check(
     set_: Sets = None,
 ) -> Iterator[str]:
     """Try a model, metric or probe against its contract."""
-    from harness.cli.progress import shown
+    from harness.errors import shown
     from harness.testing import check_named
 
     load_plugins(plugin)

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.arguments import Plugins, load_plugins
-from harness.cli.progress import shown
 from harness.contracts import registry
-from harness.errors import HarnessError, RegistryError, nearest
+from harness.errors import HarnessError, RegistryError, nearest, shown
 
 KINDS = ("models", "metrics", "probes", "suites")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.plugins import Commands
-from harness.errors import HarnessError
+from harness.errors import HarnessError, complaint
 from harness.system.platforms import refuse_windows
 
 GROUPS = {
@@ -90,8 +90,6 @@ def main(arguments: list[str] | None = None) -> None:
         refuse_windows()
         app(args=arguments, prog_name="harness")
     except HarnessError as error:
-        from harness.cli.progress import complaint
-
         print(complaint(error), file=sys.stderr)
         sys.exit(error.exit_code)
 

@@ -11,24 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from harness.errors import HarnessError
+from harness.errors import shown
 from harness.execute.outcome import Tick
 from harness.runs.line import Record
 
 LINE_SECONDS = 10.0
 """Plain lines come no closer than this, except for failures and for what is being loaded."""
-
-
-def shown(text: str, width: int = 400) -> str:
-    """`text` on one line, without the control characters that a terminal would obey, at most `width` letters."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    plain = " ".join(plain.split())
-    return plain if len(plain) <= width else plain[: width - 1] + "…"
-
-
-def complaint(error: HarnessError) -> str:
-    """What is wrong, and on a second line what to do about it."""
-    return "\n  ".join(shown(part, 2000) for part in (f"error: {error.message}", error.fix) if part)
 
 
 def duration(seconds: float) -> str:

@@ -56,9 +56,8 @@ def _dry_run(plan: Plan, folder: Path) -> Iterator[str]:
 
 def _report(outcome: Outcome) -> Iterator[str]:
     """The tables of a run that has ended, how it ended, and where everything is."""
-    from harness.cli.progress import complaint
     from harness.cli.table import drawn
-    from harness.errors import Incomplete
+    from harness.errors import Incomplete, complaint
     from harness.report import files
     from harness.report.tables import build
     from harness.runs.records import load_run

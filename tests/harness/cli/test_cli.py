@@ -18,7 +18,8 @@ import pytest
 from rich.console import Console
 
 from harness.cli.main import main
-from harness.cli.progress import Meter, duration, failure, pace, shown
+from harness.cli.progress import Meter, duration, failure, pace
+from harness.errors import shown
 from harness.execute.outcome import Tick
 from harness.runs.line import Record
 
