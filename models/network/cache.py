@@ -18,6 +18,7 @@ from videomla_models.network.attention.context import Kernel, rotate_tail
 from videomla_models.network.attention.linear import State
 from videomla_models.ops.latent import rotate_first
 from videomla_models.ops.rope import RotaryTable, Rotation, rotate
+from videomla_models.ops.step import step
 from videomla_models.spec.window import Placement, Ring, Run, WindowPolicy
 
 
@@ -51,6 +52,7 @@ class LayerCache:
         return self.key, self.rest
 
     @staticmethod
+    @step("cache_writes")
     def write(
         buffers: tuple[Tensor, Tensor],
         runs: Sequence[Run],
@@ -91,6 +93,7 @@ class StreamCache:
         self.states: list[State | None] = [None] * layers
         self.rotated: Tensor | None = None
 
+    @step("rope")
     def chunk(self, first: int, count: int, device: torch.device) -> ChunkContext:
         """Make room for frames `first` to `first + count - 1` and return what their passes attend to."""
         placement = self.ring.place(first, count)

@@ -22,6 +22,7 @@ from videomla_models.ops.choice import Name
 from videomla_models.ops.inplace import reuse
 from videomla_models.ops.latent import Attention
 from videomla_models.ops.rope import RotaryTable
+from videomla_models.ops.step import step
 from videomla_models.spec.config import TransformerConfig
 
 
@@ -50,6 +51,7 @@ class InplaceGELU(nn.Module):
     ROWS = 64
     """Tokens at a time, so that what lies between the steps stays in a core's cache."""
 
+    @step("activation")
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
         if torch.is_grad_enabled():
@@ -83,6 +85,7 @@ class Block(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(dim, config.ffn), InplaceGELU(), nn.Linear(config.ffn, dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
+    @step("modulation")
     def _modulated(self, x: Tensor, frames: int, shift: Tensor, scale: Tensor) -> Tensor:
         if scale.numel() == x.shape[-1]:
             return F.layer_norm(x, x.shape[-1:], 1 + scale.flatten(), shift.flatten(), self.eps)
@@ -90,6 +93,7 @@ class Block(nn.Module):
         return torch.addcmul(shift, normed, 1 + scale, out=reuse(normed, shift, scale)).flatten(1, 2)
 
     @staticmethod
+    @step("modulation")
     def _gated(x: Tensor, made: Tensor, frames: int, gate: Tensor) -> Tensor:
         x = _per_frame(x, frames)
         return torch.addcmul(x, _per_frame(made, frames), gate, out=reuse(x, made, gate)).flatten(1, 2)

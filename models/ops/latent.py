@@ -15,6 +15,7 @@ from videomla_models.ops.choice import Form, choose
 from videomla_models.ops.device import no_triton
 from videomla_models.ops.rope import Rotation, rotate
 from videomla_models.ops.sdpa import say_once
+from videomla_models.ops.step import step
 from videomla_models.spec.cost import attention_flops
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Attention:
         if form.fallback:
             self._fall_back(form.fallback)
 
+    @step("attention")
     def expanded(self, query: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
         """Rebuild keys and values of every head, then dense attention (paper App. D.4).
 
@@ -71,6 +73,7 @@ class Attention:
             out = sdpa.attend(q, k, v, scale)
         return out.transpose(1, 2)
 
+    @step("attention")
     def absorbed(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
         """Attention of every head on the latents (paper App. E).
 
@@ -128,6 +131,7 @@ class Attention:
         self._workspace = self._workspace or triton_expand.Workspace()
         return self._workspace
 
+    @step("expansion")
     def _expand(self, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> tuple[Tensor, Tensor]:
         from videomla_models.ops import triton_expand
 
@@ -150,6 +154,7 @@ class Attention:
         say_once(f"latent attention ({self.form.name}) runs in PyTorch: {reason}")
 
 
+@step("rope")
 def rotate_first(keys: Tensor, rotation: Rotation, out: Tensor | None = None) -> Tensor:
     """Rotate the first pairs of keys that all heads share, as many as `rotation` has, and copy the others.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.errors import OptionError
 from videomla_models.ops.inplace import reuse
+from videomla_models.ops.step import step
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class RotaryTable:
         ).flatten(0, 2)
 
 
+@step("rope")
 def rotate(x: Tensor, rotation: Rotation, out: Tensor | None = None) -> Tensor:
     """Rotate the channel pairs (x[2i], x[2i+1]) of `x` (Wan2.1 `rope_apply`), in float32 or wider.
 

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from harness.contracts import counted_as
 from harness.errors import NotAvailable, OptionError
 from videomla_models.ops.choice import preferred_backend
+from videomla_models.ops.step import step
 from videomla_models.spec.cost import attention_flops
 
 Backend = Literal["auto", "cudnn", "flash", "efficient", "math"]
@@ -36,6 +37,7 @@ def say_once(line: str) -> None:
         log.warning(line)
 
 
+@step("attention")
 def attend_with_preferred(q: Tensor, k: Tensor, v: Tensor, scale: float, strict: bool = False) -> Tensor:
     """`attend` with the backend that every arm on this kind of device and dtype asks for, so that arms compare.
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.contracts import counted_as
+from videomla_models.ops.step import step
 from videomla_models.spec.cost import attention_flops
 
 
@@ -32,6 +33,7 @@ def absorbed(query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
     return out.view(batch, queries, heads, width)[..., : c.shape[2]]
 
 
+@step("expansion")
 def expand(c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values of every head from the latents (paper App. D.4).
 

@@ -1,62 +1,76 @@
-"""Names for the steps of a network's pass, put around them only while somebody asks where the time goes.
+"""Label parts of a forward pass for profiling; costs nothing when off.
 
-A name costs the host as much as a small launch, so the network itself carries none.
+A label costs the host as much as a small launch, so functions carry an attribute alone (`videomla_models.ops.step`),
+and are wrapped while somebody asks where the time goes.
 """
 
 from __future__ import annotations
 
-import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from importlib import import_module
-from operator import attrgetter
+from types import FunctionType, ModuleType
 from typing import Any
 
-from harness.contracts import Spans
+import torch.nn.functional
 
-STEPS = (
-    ("torch.nn.functional", "linear", "projections"),
-    ("videomla_models.network.transformer", "Block._modulated", "modulation"),
-    ("videomla_models.network.transformer", "Block._gated", "modulation"),
-    ("videomla_models.network.transformer", "InplaceGELU.forward", "activation"),
-    ("videomla_models.network.attention.dense", "RMSNorm.forward", "norms"),
-    ("videomla_models.network.cache", "StreamCache.chunk", "rope"),
-    ("videomla_models.network.cache", "rotate", "rope"),
-    ("videomla_models.network.cache", "rotate_first", "rope"),
-    ("videomla_models.network.cache", "rotate_tail", "rope"),
-    ("videomla_models.network.cache", "LayerCache.write", "cache_writes"),
-    ("videomla_models.network.attention.dense", "attend_with_preferred", "attention"),
-    ("videomla_models.ops.latent", "Attention.expanded", "attention"),
-    ("videomla_models.ops.latent", "Attention.absorbed", "attention"),
-    ("videomla_models.ops.latent", "Attention._expand", "expansion"),
-    ("videomla_models.ops.torch_forms", "expand", "expansion"),
-)
-"""(module, function, stage). Of steps inside each other the inner one counts: keys rotated while they are written are
-rope, the products that rebuild keys and values are the expansion."""
+from harness.contracts import Spans
+from videomla_models.ops.step import ATTRIBUTE
+
+PACKAGE = "videomla_models."
+PROJECTIONS = "projections"
+"""Step of `torch.nn.functional.linear`, the one function that is not ours to decorate."""
+
+Place = tuple[Any, str, Callable[..., Any], str]
+"""A module or class, the name that it has for a function, the function, and its step."""
+
+
+def places() -> Iterator[Place]:
+    """Every place in the loaded modules of this package by which a function with a step is called."""
+    yield torch.nn.functional, "linear", torch.nn.functional.linear, PROJECTIONS
+    for name, module in list(sys.modules.items()):
+        if name.startswith(PACKAGE):
+            yield from _carriers(module)
+            for member in vars(module).values():
+                if isinstance(member, type) and member.__module__ == name:
+                    yield from _carriers(member)
+
+
+def _carriers(owner: ModuleType | type) -> Iterator[Place]:
+    for name, member in vars(owner).items():
+        function = member.__func__ if isinstance(member, staticmethod) else member
+        if isinstance(function, FunctionType) and ATTRIBUTE in vars(function):
+            yield owner, name, function, vars(function)[ATTRIBUTE]
 
 
 @contextmanager
 def named(spans: Spans) -> Iterator[None]:
-    """Report every step of `STEPS` to `spans` while the context lasts, whichever network makes it in this process."""
+    """Report every step to `spans` while the context lasts, whichever network makes it in this process.
+
+    Of steps inside each other the inner one counts: keys rotated while they are written are rope, the products that
+    rebuild keys and values are the expansion. A step inside one of its own name is not reported again.
+    """
+    running: list[str] = []
     with ExitStack() as stack:
-        for module, path, stage in STEPS:
-            *outer, name = path.split(".")
-            owner = attrgetter(".".join(outer))(import_module(module)) if outer else import_module(module)
-            original = inspect.getattr_static(owner, name)
+        for owner, name, function, stage in list(places()):
+            original = vars(owner)[name]
             stack.callback(setattr, owner, name, original)
-            setattr(owner, name, _around(original, stage, spans))
+            wrapper = _around(function, stage, spans, running)
+            setattr(owner, name, staticmethod(wrapper) if isinstance(original, staticmethod) else wrapper)
         yield
 
 
-def _around(function: Any, stage: str, spans: Spans) -> Any:
-    if isinstance(function, staticmethod):
-        return staticmethod(_around(function.__func__, stage, spans))
-    plain: Callable[..., Any] = function
-
-    @wraps(plain)
+def _around(function: Callable[..., Any], stage: str, spans: Spans, running: list[str]) -> Callable[..., Any]:
+    @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
+        if running[-1:] == [stage]:
+            return function(*arguments, **named)
         with spans(stage):
-            return plain(*arguments, **named)
+            running.append(stage)
+            try:
+                return function(*arguments, **named)
+            finally:
+                running.pop()
 
     return call

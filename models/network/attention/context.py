@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from videomla_models.ops.rope import Rotation, rotate_own
+from videomla_models.ops.step import step
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(query, key, rest) -> output: [B, Lq, H, d], [B, Lk, ..., p], [B, Lk, ...] -> [B, Lq, H * d_v]; rotated already."""
@@ -33,6 +34,7 @@ class Context(Protocol):
         ...
 
 
+@step("rope")
 def rotate_tail(query: Tensor, rotation: Rotation) -> Tensor:
     """Rotate the last `2 * pairs` channels of [B, L, H, d], which the caller gives up, leaving the others."""
     width = 2 * rotation.cos.shape[-1]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from videomla_models.network.attention.context import Context, Kernel
 from videomla_models.ops.inplace import reuse
 from videomla_models.ops.sdpa import attend_with_preferred
+from videomla_models.ops.step import step
 
 TextKeys = tuple[Tensor, Tensor]
 """Keys and values of the prompt for one layer, each [batch, text tokens, heads, head dim]."""
@@ -21,6 +22,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
+    @step("norms")
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim], which the caller gives up, to [..., dim]."""
         wide = x if x.dtype == torch.float64 else x.float()

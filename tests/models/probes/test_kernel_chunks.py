@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from harness.contracts import no_spans
 from harness.errors import NotAvailable
 from harness.probes.kernels.account import account, count_operators
 from harness.probes.timing.clock import Clock
 from videomla_models.network.transformer import Block
 from videomla_models.ops import choice, sdpa
-from videomla_models.probes import kernel_chunks
+from videomla_models.probes import kernel_chunks, stages
 from videomla_models.probes.kernel_chunks import Chunk, Setting
 from videomla_models.probes.kernel_family import LatentAttentionBench
 from videomla_models.spec.config import LatentSizes, TransformerConfig
@@ -89,11 +90,11 @@ def test_the_account_of_a_chunk_names_its_steps(name: str) -> None:
     assert F.linear is nn.functional.linear
     assert 0 < found["host_s"] <= found["whole_s"]
     assert "launches" not in found
-    stages = found["stages_s"]
-    assert isinstance(stages, dict)
+    seconds_by_step = found["stages_s"]
+    assert isinstance(seconds_by_step, dict)
     steps = {"rest", "rope", "projections", "modulation", "norms", "activation", "cache_writes", "attention"}
-    assert set(stages) == steps | ({"expansion"} if name == "expanded" else set())
-    assert all(seconds > 0 for seconds in stages.values())
+    assert set(seconds_by_step) == steps | ({"expansion"} if name == "expanded" else set())
+    assert all(seconds > 0 for seconds in seconds_by_step.values())
 
 
 def test_steps_are_named_once_for_each_block_and_pass_and_only_while_asked() -> None:
@@ -115,6 +116,34 @@ def test_steps_are_named_once_for_each_block_and_pass_and_only_while_asked() -> 
     assert named.count("projections") == 5 * (2 * 8 + 5)
     made.next()
     assert named.count("cache_writes") == 2 * 5
+
+
+STEPS = {
+    ("linear", "projections"),
+    ("Block._modulated", "modulation"),
+    ("Block._gated", "modulation"),
+    ("InplaceGELU.forward", "activation"),
+    ("RMSNorm.forward", "norms"),
+    ("StreamCache.chunk", "rope"),
+    ("rotate", "rope"),
+    ("rotate_first", "rope"),
+    ("rotate_tail", "rope"),
+    ("LayerCache.write", "cache_writes"),
+    ("attend_with_preferred", "attention"),
+    ("Attention.expanded", "attention"),
+    ("Attention.absorbed", "attention"),
+    ("Attention._expand", "expansion"),
+    ("expand", "expansion"),
+}
+
+
+def test_the_steps_of_a_pass_and_nothing_else_are_named_and_given_back() -> None:
+    before = {(id(owner), name): function for owner, name, function, _ in stages.places()}
+    assert {(function.__qualname__, step) for _, _, function, step in stages.places()} == STEPS
+    with stages.named(no_spans):
+        wrapped = {(id(owner), name): function for owner, name, function, _ in stages.places() if name != "linear"}
+        assert all(function is not before[place] for place, function in wrapped.items())
+    assert {(id(owner), name): function for owner, name, function, _ in stages.places()} == before
 
 
 @pytest.mark.parametrize("form", ["expanded", "absorbed"])
