@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.arguments import Format, Plugins, bundled, load_plugins
-from harness.errors import HarnessError, Incomplete, RecordError, nearest
+from harness.errors import HarnessError, Incomplete, RecordError
 
 if TYPE_CHECKING:
     from harness.report.comparison import Pair
-    from harness.report.verdicts import Finding, Side
+    from harness.report.verdicts import Finding
     from harness.runs.records import Run
 
 MOST_BASELINES = 5
@@ -57,14 +57,15 @@ def compare(
 
     The verdict speaks of the second of them, measured against the first.
     """
+    from harness.report.comparison import paired, side_of
     from harness.runs.records import load_run
 
     load_plugins(choice.plugin)
     if len(what) == 3 and choice.arm is None:
         run = load_run(Path(what[0]))
-        pairs = [(_side(run, what[1]), _side(run, what[2]))]
+        pairs = [(side_of(run, what[1]), side_of(run, what[2]))]
     elif len(what) == 2:
-        pairs = _pairs(load_run(Path(what[0])), load_run(Path(what[1])), choice.arm)
+        pairs = paired(load_run(Path(what[0])), load_run(Path(what[1])), choice.arm)
     else:
         raise HarnessError(
             "name a run and two of its models, or two runs (with --arm LABEL)", "harness compare RUN A B"
@@ -86,6 +87,7 @@ def gate(
 
     With several baselines, earlier runs of the same suite, each value is held to the run that has the median of it.
     """
+    from harness.report.comparison import paired
     from harness.report.verdicts import exit_code
     from harness.runs.records import load_run
 
@@ -103,7 +105,7 @@ def gate(
             yield f"no baseline: {folder} holds no result"
             raise typer.Exit(3)
     try:
-        pairs = [_pairs(before, now, choice.arm) for before in earlier]
+        pairs = [paired(before, now, choice.arm) for before in earlier]
         found = [_findings(each, choice) for each in pairs]
     except Incomplete as error:
         # Its own exit code would say that there is no baseline.
@@ -134,28 +136,6 @@ def _against_median(found: list[list[Finding]]) -> list[Finding]:
         middle = known[(len(known) - 1) // 2] if known else candidates[0]
         chosen.append(replace(middle, evidence=f"{middle.evidence}; median of {len(known)} runs"))
     return chosen
-
-
-def _side(run: Run, label: str) -> Side:
-    from harness.report.verdicts import Side
-
-    for arm in run.arms:
-        if arm.label == label:
-            return Side(run, arm)
-    raise RecordError(f"{run.folder} has no model {label!r}", nearest(label, [arm.label for arm in run.arms]))
-
-
-def _pairs(first: Run, second: Run, label: str | None) -> list[Pair]:
-    """The arms of two runs that share a label; of two runs with one arm each, those."""
-    if label is not None:
-        return [(_side(first, label), _side(second, label))]
-    if len(first.arms) == len(second.arms) == 1:
-        return [(_side(first, first.arms[0].label), _side(second, second.arms[0].label))]
-    labels = {arm.label for arm in second.arms}
-    shared = [arm.label for arm in first.arms if arm.label in labels]
-    if not shared:
-        raise RecordError(f"{first.folder} and {second.folder} share no model", "compare two models of one run instead")
-    return [(_side(first, each), _side(second, each)) for each in shared]
 
 
 def _findings(pairs: list[Pair], choice: Choice) -> list[Finding]:

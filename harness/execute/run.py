@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import harness
 from harness.errors import NotAvailable
 from harness.execute import generate, units
 from harness.execute.measuring import Measurer
@@ -48,7 +47,7 @@ def run_plan(
     so. Raises `HarnessError` where the run cannot start, and `StorageError` where the disk refuses: in both cases what
     is recorded stays, and the next run goes on from there.
     """
-    folders = [Path(harness.__file__).parent, *([suite_folder] if suite_folder else [])]
+    folders = [Path(__file__).parent, *([suite_folder] if suite_folder else [])]
     setting = units.Setting(devices.describe(plan.device), devices.versions(), devices.git_state(*folders))
     with Store(out) as store:
         store.sweep()

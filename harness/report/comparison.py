@@ -17,11 +17,35 @@ from harness.report.samples import effect as effect_of
 from harness.report.table import INCOMPLETE, RANDOM_WEIGHTS, UNDEFINED
 from harness.report.verdicts import COUNTED, Finding, Floors, Side, verdict_of
 from harness.runs.line import Record, device_label
-from harness.runs.records import RecordFile
+from harness.runs.records import RecordFile, Run
 from harness.stats.estimates import Effect, Estimate, holm, ratio_of_medians
 from harness.suite.schema import GenerateSection
 
 Pair = tuple[Side, Side]
+
+
+def side_of(run: Run, label: str) -> Side:
+    """The arm `label` of `run`. Raises `RecordError`."""
+    for arm in run.arms:
+        if arm.label == label:
+            return Side(run, arm)
+    raise RecordError(f"{run.folder} has no model {label!r}", nearest(label, [arm.label for arm in run.arms]))
+
+
+def paired(first: Run, second: Run, label: str | None = None) -> list[Pair]:
+    """The arms of two runs that share a label, or only `label`; of two runs with one arm each, those.
+
+    Raises `RecordError` where there are none.
+    """
+    if label is not None:
+        return [(side_of(first, label), side_of(second, label))]
+    if len(first.arms) == len(second.arms) == 1:
+        return [(Side(first, first.arms[0]), Side(second, second.arms[0]))]
+    labels = {arm.label for arm in second.arms}
+    shared = [arm.label for arm in first.arms if arm.label in labels]
+    if not shared:
+        raise RecordError(f"{first.folder} and {second.folder} share no model", "compare two models of one run instead")
+    return [(side_of(first, each), side_of(second, each)) for each in shared]
 
 
 def compare(

@@ -29,7 +29,7 @@ def markdown(table: Table) -> str:
         return f"*{_markdown_escape(_label(row))}*" if row.published else _markdown_escape(_label(row))
 
     headings = [
-        _markdown_escape(heading) for heading in (table.corner, *(_heading(column) for column in table.columns))
+        _markdown_escape(heading) for heading in (table.corner, *(column_name(column) for column in table.columns))
     ]
     rows = [[named(row), *(entry(cell, row) for cell in row.cells)] for row in table.rows]
     drawn = tabulate(rows, headings, tablefmt="github", disable_numparse=True)
@@ -50,7 +50,7 @@ def comma_separated(table: Table) -> str:
     parts: list[list[Callable[[Cell], str]]] = []
     for index, column in enumerate(table.columns):
         cells = [row.cells[index] for row in table.rows]
-        name = _heading(column, arrow=False)
+        name = column_name(column, arrow=False)
         headings.append(name)
         readers: list[Callable[[Cell], str]] = [lambda cell: cell.text if cell.value is None else _number(cell.value)]
         if any(cell.spread for cell in cells):
@@ -135,7 +135,9 @@ def latex(table: Table) -> str:
 
     measured = [row for row in table.rows if not row.published]
     published = [row for row in table.rows if row.published]
-    headings = [_latex_escape(heading) for heading in (table.corner, *(_heading(column) for column in table.columns))]
+    headings = [
+        _latex_escape(heading) for heading in (table.corner, *(column_name(column) for column in table.columns))
+    ]
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -209,7 +211,7 @@ def html(table: Table) -> str:
     template = Environment(autoescape=True, keep_trailing_newline=True).from_string(_PAGE)
     return template.render(
         table=table,
-        heading=_heading,
+        heading=column_name,
         label=_label,
         number=_number,
         joined=_joined,
@@ -226,7 +228,7 @@ def terminal(table: Table) -> RichTable:
     drawn = RichTable(title=escape(table.title), title_justify="left", caption_justify="left")
     drawn.add_column(escape(table.corner))
     for column in table.columns:
-        drawn.add_column(escape(_heading(column)), justify="right")
+        drawn.add_column(escape(column_name(column)), justify="right")
     for row in table.rows:
         cells = []
         for cell in row.cells:
@@ -247,7 +249,8 @@ RENDERERS: dict[str, tuple[str, Callable[[Table], str]]] = {
 """File suffix and renderer by format."""
 
 
-def _heading(column: Heading, arrow: bool = True) -> str:
+def column_name(column: Heading, arrow: bool = True) -> str:
+    """What stands above a column: its label and unit, and which way is better."""
     unit = f"({column.unit})" if column.unit else ""
     return _joined(column.label, unit, ARROWS[column.direction] if arrow else "")
 

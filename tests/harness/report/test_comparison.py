@@ -10,10 +10,9 @@ import pytest
 from run_folders import Arm, Speed, write_run
 
 from harness.cli import main
-from harness.cli.compare import _pairs as pairs_of
 from harness.contracts import Value
 from harness.errors import Incomplete, RecordError, SuiteError
-from harness.report.comparison import compare
+from harness.report.comparison import compare, paired
 from harness.report.comparison_table import table
 from harness.report.render import RENDERERS
 from harness.report.verdicts import Finding, Floors, Side, exit_code
@@ -62,7 +61,7 @@ def test_quality_is_paired_and_judged_past_a_floor(tmp_path: Path, shift: float,
 def test_pairs_are_found_by_prompt_and_seed_across_runs_of_different_length(tmp_path: Path) -> None:
     write_run(tmp_path / "a", [Arm("dense", BASE)], prompts=6, seeds=2, metric="fake/plain")
     write_run(tmp_path / "b", [Arm("latent", BASE[::2])], prompts=6, seeds=1, metric="fake/plain")
-    (found,) = compare(pairs_of(load_run(tmp_path / "a"), load_run(tmp_path / "b"), None))
+    (found,) = compare(paired(load_run(tmp_path / "a"), load_run(tmp_path / "b")))
     assert found.evidence == "6 pairs, 6 prompts"
     assert found.first == found.second == pytest.approx(np.mean(BASE[::2]))
 
@@ -105,7 +104,7 @@ def test_equal_work_with_equal_frames_is_the_same_and_equal_keys_alone_are_not(t
     def verdict(first: str, second: str, label: str = "dense") -> tuple[str, int]:
         for name, frames, arm in (("old", first, "dense"), ("new", second, label)):
             write_run(tmp_path / name, [Arm(arm, passes, frames=frames)], prompts=6, seeds=2, metric="fake/share")
-        (found,) = compare(pairs_of(load_run(tmp_path / "old"), load_run(tmp_path / "new"), None))
+        (found,) = compare(paired(load_run(tmp_path / "old"), load_run(tmp_path / "new")))
         return found.verdict, exit_code([found])
 
     assert verdict("a", "a") == ("SAME", 0)
@@ -233,10 +232,10 @@ def test_random_weights_have_no_quality(tmp_path: Path) -> None:
 def test_other_terms_are_not_compared(tmp_path: Path) -> None:
     for name, metric in (("a", "fake/plain"), ("b", "fake/quality")):
         write_run(tmp_path / name, [Arm("dense", BASE)], prompts=6, seeds=2, metric=metric)
-    found = compare(pairs_of(load_run(tmp_path / "a"), load_run(tmp_path / "b"), None))
+    found = compare(paired(load_run(tmp_path / "a"), load_run(tmp_path / "b")))
     assert {finding.verdict for finding in found} == {"not measured"}
     with pytest.raises(SuiteError, match="nothing"):
-        compare(pairs_of(load_run(tmp_path / "a"), load_run(tmp_path / "b"), None), ["short:nothing"])
+        compare(paired(load_run(tmp_path / "a"), load_run(tmp_path / "b")), ["short:nothing"])
 
 
 def command(*arguments: str) -> int:

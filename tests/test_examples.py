@@ -1,0 +1,84 @@
+"""Every file of examples/ runs as it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.runs.records import RecordFile
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+PLUGINS = ("--plugin", str(EXAMPLES / "own_model.py"), "--plugin", str(EXAMPLES / "own_metric.py"))
+
+
+def done(folder: Path, *command: str | Path) -> str:
+    """What a command that succeeds prints. `python` is this interpreter."""
+    (folder / "bin").mkdir(exist_ok=True)
+    if not (python := folder / "bin" / "python").exists():
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
+    environment = {**os.environ, "PATH": os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])}
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the notebook has run; what it printed is in `printed`."""
+    path = tmp_path_factory.mktemp("examples")
+    (path / "printed").write_text(done(path, "python", EXAMPLES / "notebook_api.py"))
+    return path
+
+
+def test_the_notebook_prints_scores_a_table_and_verdicts(folder: Path) -> None:
+    printed = (folder / "printed").read_text()
+    assert "### A bar against a small model" in printed
+    assert "short:brightness" in printed
+    cells = (EXAMPLES / "notebook_api.py").read_text().split("# %%")[2:]
+    lines = [line for cell in cells for line in cell.splitlines()[1:] if line.strip()]
+    assert len(lines) <= 10, "a notebook does in ten lines what the commands do"
+
+
+def test_the_own_model_and_metric_keep_their_contracts(folder: Path) -> None:
+    for name in ("lab/bar", "lab/brightness"):
+        assert "FAILED" not in done(folder, "python", "-m", "harness", "check", name, *PLUGINS)
+    again = done(folder, "python", "-m", "harness", "run", EXAMPLES / "own.yaml", "--out", "runs/own", *PLUGINS)
+    assert "nothing to do: all 36 units are done" in again
+
+
+def test_a_folder_of_clips_gets_the_scores_that_its_maker_had(folder: Path) -> None:
+    done(folder, "python", "-m", "harness", "by-prompt", "runs/own", "--arm", "bar")
+    clips = folder / "runs/own/by-prompt/bar/short"
+    done(folder, EXAMPLES / "score_a_folder.sh", clips, "21", folder / "scored")
+    first = {
+        record.context["prompt"]: record.values["brightness"]
+        for record in RecordFile(folder / "runs/own/records.jsonl").records()
+        if record.context["arm"] == "bar" and record.context["plugin"] == "lab/brightness"
+    }
+    second = {
+        record.context["prompt"]: record.values["brightness"]
+        for record in RecordFile(folder / "scored/records.jsonl").records()
+        if record.kind == "score"
+    }
+    assert len(first) == 6
+    assert second == first
+
+
+@pytest.mark.parametrize(
+    ("page", "example"), [("README.md", "own_model.py"), ("docs/add-a-metric.md", "own_metric.py")]
+)
+def test_the_pages_show_the_examples(page: str, example: str) -> None:
+    (block,) = (ROOT / page).read_text(encoding="utf-8").split("```python\n")[1:]
+    code = block.partition("```")[0]
+    assert (EXAMPLES / example).read_text(encoding="utf-8").endswith(code)
+
+
+def test_every_example_is_tried_here() -> None:
+    names = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    assert names == {"own_model.py", "own_metric.py", "own.yaml", "notebook_api.py", "score_a_folder.sh"}
