@@ -116,7 +116,7 @@ def now() -> str:
 
 def prefixes_of(files: Sequence[Mapping[str, Any]], card: ModelCard) -> tuple[Prefix, ...]:
     """The prefixes that a unit names, as a model of this card takes them; read when asked for."""
-    return tuple(prefixes.opened(Path(file["file"]), file["sha256"], file["frames"], card) for file in files)
+    return tuple(prefixes.lazy_prefix(Path(file["file"]), file["sha256"], file["frames"], card) for file in files)
 
 
 # ---------------------------------------------------------------------------------------------- score

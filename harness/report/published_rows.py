@@ -6,7 +6,7 @@ import string
 from collections.abc import Sequence
 
 from harness.report.table import Cell, Row
-from harness.suite.published import RATIO, Figure, _origin, _read, chosen
+from harness.suite.published import RATIO, SCALES, Figure, select
 from harness.suite.schema import Column, TableSpec
 
 
@@ -17,7 +17,7 @@ def rows(spec: TableSpec) -> tuple[list[Row], tuple[tuple[str, str], ...]]:
     by_setting = any(column.published and not column.published.setting for column in spec.columns)
     for wanted in spec.published:
         groups: dict[tuple[str, str, str], list[Figure]] = {}
-        for figure in chosen(wanted):
+        for figure in select(wanted):
             setting = figure.setting if by_setting else ""
             groups.setdefault((figure.source, figure.model, setting), []).append(figure)
         settings = {(source, setting) for source, _, setting in groups}
@@ -47,7 +47,7 @@ def _cells(
             continue
         used.append(figure)
         noted = tuple(marks.setdefault(note, f"[{_letters(len(marks))}]") for note in figure.notes)
-        text, value = _read(figure, column.format)
+        text, value = _text_and_number(figure, column.format)
         cells.append(Cell(text, value, marks=noted))
     return tuple(cells), used
 
@@ -56,3 +56,20 @@ def _letters(number: int) -> str:
     """The `number`-th mark: a to z, then aa, ab and so on."""
     first, last = divmod(number, 26)
     return (string.ascii_lowercase[first - 1] if first else "") + string.ascii_lowercase[last]
+
+
+def _text_and_number(figure: Figure, spec: str) -> tuple[str, float | None]:
+    """The text to show, with the digits of the print, and the number in the unit of the column."""
+    try:
+        number = float(figure.value)
+    except ValueError:
+        return figure.value, None
+    if figure.unit not in SCALES:
+        return figure.value, number
+    number *= SCALES[figure.unit]
+    return (format(number, spec), number) if spec else (f"{figure.value} {figure.unit}", number)
+
+
+def _origin(source: str, table: str, figures: Sequence[Figure]) -> str:
+    hardware = dict.fromkeys(figure.hardware for figure in figures if figure.hardware)
+    return f"{source}, {table}, " + (" and ".join(hardware) or "hardware not given")

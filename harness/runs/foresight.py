@@ -76,9 +76,9 @@ def of_workload(suite: Suite, section: MeasureSection, label: str, model: VideoM
 
 
 def _opened(file: PrefixFile, card: ModelCard) -> Prefix:
-    from harness.suite.prefixes import opened  # reads videos, which most plans have none of
+    from harness.suite.prefixes import lazy_prefix  # reads videos, which most plans have none of
 
-    return opened(Path(file.file), file.sha256, file.frames, card)
+    return lazy_prefix(Path(file.file), file.sha256, file.frames, card)
 
 
 def _identity(file: PrefixFile) -> dict[str, Json]:

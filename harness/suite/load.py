@@ -1,4 +1,4 @@
-"""Reads a suite file and resolves it: includes, overrides, grids, prompt files, and every name it mentions."""
+"""Read a suite file and resolve it: includes, overrides, grids, prompt files, and every name it mentions."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     doc = positions.read(path)
     for assignment in overrides:
         positions.override(doc, assignment)
-    written = validate(doc, Suite)
-    origins, arms = _arms(doc, written)
-    prompts = {name: _prompts(doc, name, entry) for name, entry in written.prompts.items()}
-    generate = [_generate(doc, index, section) for index, section in enumerate(written.generate)]
-    measure = [_measure(doc, index, section) for index, section in enumerate(written.measure)]
-    suite = written.model_copy(
+    unresolved = validate(doc, Suite)
+    origins, arms = _arms(doc, unresolved)
+    prompts = {name: _prompts(doc, name, entry) for name, entry in unresolved.prompts.items()}
+    generate = [_generate(doc, index, section) for index, section in enumerate(unresolved.generate)]
+    measure = [_measure(doc, index, section) for index, section in enumerate(unresolved.measure)]
+    suite = unresolved.model_copy(
         update={
             "models": arms,
             "prompts": prompts,
             "generate": generate,
             "measure": measure,
-            "reference": written.reference or next((arm.label for arm in arms), ""),
+            "reference": unresolved.reference or next((arm.label for arm in arms), ""),
         }
     )
     _check_references(doc, suite, origins)
     _check_columns(doc, suite)
-    picked = {("tables", index): table.models for index, table in enumerate(suite.tables)}
-    picked |= {("plots", index): plot.models for index, plot in enumerate(suite.plots)}
-    for (kind, index), models in picked.items():
+    labels_by_place = {("tables", index): table.models for index, table in enumerate(suite.tables)}
+    labels_by_place |= {("plots", index): plot.models for index, plot in enumerate(suite.plots)}
+    for (kind, index), models in labels_by_place.items():
         for label in models or []:
-            _known(doc, (kind, index, "models"), "model label", label, origins)
+            _require(doc, (kind, index, "models"), "model label", label, origins)
     for index, table in enumerate(suite.tables):
         _check_published(doc, index, table)
     _check_rows(doc, suite)
@@ -77,7 +77,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
 
 
 def _arms(doc: Located, suite: Suite) -> tuple[dict[str, list[str]], list[ModelEntry]]:
-    """The arms after their grids, and by each label as written the labels it stands for."""
+    """The arms after their grids, and by each label of the file the labels it stands for."""
     arms: list[ModelEntry] = []
     origins: dict[str, list[str]] = {}
     for index, entry in enumerate(suite.models):
@@ -112,10 +112,10 @@ def _combinations(doc: Located, loc: Loc, entry: ModelEntry) -> list[tuple[str, 
         raise SuiteError(f"{doc.where((*loc, 'grid'))}: the grid has {size} combinations (at most {MAX_ARMS})")
     combinations = []
     for point in itertools.product(*entry.grid.values()):
-        chosen = dict(zip(entry.grid, point, strict=True))
-        name = chosen.pop("name", entry.name)
-        suffix = ", ".join(f"{key}={value}" for key, value in chosen.items())
-        combinations.append((name, {**entry.options, **chosen}, f" [{suffix}]" if suffix else ""))
+        settings = dict(zip(entry.grid, point, strict=True))
+        name = settings.pop("name", entry.name)
+        suffix = ", ".join(f"{key}={value}" for key, value in settings.items())
+        combinations.append((name, {**entry.options, **settings}, f" [{suffix}]" if suffix else ""))
     return combinations
 
 
@@ -126,22 +126,19 @@ def _plugin(
     name: str,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Check that `name` is registered and takes `options`; the options with every default filled in."""
+    """Check that `name` is registered and takes `options`. Returns the options with every default filled in."""
     try:
         schema: type[Options] = kind.get(name).schema
         checked = registry.check_options(f"{kind.kind} {name}", schema, options)
     except OptionError as error:
-        wrong = [key for key in options if f"{key!r}" in error.message]
-        place = next((at for key in wrong for at in _option_places(doc, loc, key)), (*loc, "options"))
+        keys = [key for key in options if f"{key!r}" in error.message]
+        places: list[Loc] = [(*loc, part, key) for key in keys for part in ("options", "grid")]
+        place = next((place for place in places if place in doc.positions), (*loc, "options"))
         raise _at(doc, place, error) from error
     except HarnessError as error:
         raise _at(doc, (*loc, "name") if kind.kind != "probe" else (*loc, "probe"), error) from error
     resolved: dict[str, Any] = checked.model_dump(mode="json")
     return resolved
-
-
-def _option_places(doc: Located, loc: Loc, key: str) -> list[Loc]:
-    return [at for at in ((*loc, "options", key), (*loc, "grid", key)) if at in doc.marks]
 
 
 def _at(doc: Located, loc: Loc, error: HarnessError) -> SuiteError:
@@ -157,28 +154,28 @@ def _prompts(doc: Located, name: str, entry: PromptSet) -> PromptSet:
     where = str(doc.where(loc))
     if bool(entry.texts) == bool(entry.file):
         raise SuiteError(f"{where}: prompt set {name!r} needs either texts or a file")
-    texts, sha256, mark = entry.texts, entry.sha256, doc.where((*loc, "texts"))
-    files, folder = [prefix.file for prefix in entry.prefixes], mark.file.parent
+    texts, sha256, position = entry.texts, entry.sha256, doc.where((*loc, "texts"))
+    files, folder = [prefix.file for prefix in entry.prefixes], position.file.parent
     if entry.file:
-        mark = doc.where((*loc, "file"))
-        path = mark.file.parent / entry.file
-        texts, files, sha256 = read_prompts(path, entry.column, entry.sha256, str(mark), entry.prefix_column)
+        position = doc.where((*loc, "file"))
+        path = position.file.parent / entry.file
+        texts, files, sha256 = read_prompts(path, entry.column, entry.sha256, str(position), entry.prefix_column)
         folder = path.parent
     check_prompts(texts, where)
     prefixes = {text: folder / file for text, file in zip(texts, files, strict=False)}
     for text, file in zip(texts, files, strict=False):
         if prefixes[text] != folder / file:
             raise SuiteError(
-                f"{mark}: prompt {text[:60]!r} stands twice, with two prefixes; a clip is known by its prompt"
+                f"{position}: prompt {text[:60]!r} stands twice, with two prefixes; a clip is known by its prompt"
             )
-    once = list(dict.fromkeys(texts))[: entry.limit]
-    found = [_prefix(prefixes[text], str(mark)) for text in once if prefixes]
-    return entry.model_copy(update={"texts": once, "prefixes": found, "sha256": sha256})
+    distinct = list(dict.fromkeys(texts))[: entry.limit]
+    prefix_files = [_prefix(prefixes[text], str(position)) for text in distinct if prefixes]
+    return entry.model_copy(update={"texts": distinct, "prefixes": prefix_files, "sha256": sha256})
 
 
 def _prefix(path: Path, where: str) -> PrefixFile:
-    """What `path` holds. Raises `SuiteError` that starts with `where`."""
-    from harness.suite.prefixes import inspect
+    """The facts of the file `path`. Raises `SuiteError` that starts with `where`."""
+    from harness.suite.prefixes import inspect  # here: it loads the video library
 
     try:
         return PrefixFile(file=str(path), **asdict(inspect(path)))
@@ -216,9 +213,12 @@ def _check_prefix(doc: Located, suite: Suite, index: int, section: MeasureSectio
 def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str]]) -> None:
     arms = [arm.label for arm in suite.models]
     if arms or suite.reference:
-        _known(doc, ("reference",), "model label", suite.reference, arms)
-    elif needing := _needing_models(suite):
-        raise SuiteError(f"{doc.file}:1: section {needing[0]!r} needs `models`, at least one")
+        _require(doc, ("reference",), "model label", suite.reference, arms)
+    else:
+        needing = [section.name for section in suite.generate]
+        needing += [section.name for section in suite.measure if registry.probes.get(section.probe).needs_model]
+        if needing:
+            raise SuiteError(f"{doc.file}:1: section {needing[0]!r} needs `models`, at least one")
     names: set[str] = set()
     for kind in ("generate", "measure"):
         sections: Sequence[GenerateSection | MeasureSection] = getattr(suite, kind)
@@ -228,97 +228,91 @@ def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str
                 raise SuiteError(f"{doc.where((*loc, 'name'))}: two sections are called {section.name!r}")
             names.add(section.name)
             for label in section.models or []:
-                _known(doc, (*loc, "models"), "model label", label, origins)
+                _require(doc, (*loc, "models"), "model label", label, origins)
             if section.prompts:
-                _known(doc, (*loc, "prompts"), "prompt set", section.prompts, suite.prompts)
+                _require(doc, (*loc, "prompts"), "prompt set", section.prompts, suite.prompts)
             if isinstance(section, MeasureSection):
                 _check_prefix(doc, suite, index, section)
             if len(set(section.seeds)) != len(section.seeds):
                 raise SuiteError(f"{doc.where((*loc, 'seeds'))}: a seed stands twice")
             for number, switch in enumerate(section.switches):
-                place: Loc = (*loc, "switches", number)
-                _known(doc, (*place, "prompts"), "prompt set", switch.prompts, suite.prompts)
+                switch_loc: Loc = (*loc, "switches", number)
+                _require(doc, (*switch_loc, "prompts"), "prompt set", switch.prompts, suite.prompts)
                 if suite.prompts[switch.prompts].prefixes:
                     raise SuiteError(
-                        f"{doc.where(place)}: prompt set {switch.prompts!r} has prefixes; a switch takes none"
+                        f"{doc.where(switch_loc)}: prompt set {switch.prompts!r} has prefixes; a switch takes none"
                     )
-                have, want = len(suite.prompts[switch.prompts].texts), _size(suite, section)
-                if have not in (1, want):
+                count = len(suite.prompts[switch.prompts].texts)
+                needed = len(suite.prompts[section.prompts].texts) if section.prompts else 0
+                if count not in (1, needed):
                     raise SuiteError(
-                        f"{doc.where(place)}: prompt set {switch.prompts!r} has {have} prompts; "
-                        f"a switch needs 1 or {want}, as many as the section"
+                        f"{doc.where(switch_loc)}: prompt set {switch.prompts!r} has {count} prompts; "
+                        f"a switch needs 1 or {needed}, as many as the section"
                     )
     if not names:
         raise SuiteError(f"{doc.file}:1: nothing to do: neither `generate` nor `measure` has a section")
 
 
-def _needing_models(suite: Suite) -> list[str]:
-    """Names of the sections that run on models."""
-    probing = [section.name for section in suite.measure if registry.probes.get(section.probe).needs_model]
-    return [section.name for section in suite.generate] + probing
+def _require(doc: Located, loc: Loc, what: str, name: str, choices: Collection[str]) -> None:
+    if name not in choices:
+        raise SuiteError(f"{doc.where(loc)}: unknown {what} {name!r}; {nearest(name, choices)}")
 
 
-def _size(suite: Suite, section: GenerateSection | MeasureSection) -> int:
-    return len(suite.prompts[section.prompts].texts) if section.prompts else 0
-
-
-def _known(doc: Located, loc: Loc, what: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        raise SuiteError(f"{doc.where(loc)}: unknown {what} {name!r}; {nearest(name, known)}")
-
-
-def _labels(written: list[str] | None, origins: Mapping[str, list[str]]) -> list[str] | None:
-    if written is None:
+def _labels(labels: list[str] | None, origins: Mapping[str, list[str]]) -> list[str] | None:
+    if labels is None:
         return None
-    return list(dict.fromkeys(label for name in written for label in origins[name]))
+    return list(dict.fromkeys(label for name in labels for label in origins[name]))
 
 
 # ---------------------------------------------------------------------------------------------- columns
 
 
 def _check_columns(doc: Located, suite: Suite) -> None:
-    """Every column names a section (or `card`), a value that it gives, and a metric that it has."""
-    given = {section.name: _scores(section) for section in suite.generate}
-    given |= {section.name: _measured(section) for section in suite.measure}
-    given["card"] = {"": list(ModelCard.__slots__)}
+    """Check that every column names a section (or `card`), a value of it, and a metric of it."""
+    scores_by_section = {section.name: _scores(section) for section in suite.generate}
+    values_by_section = {**scores_by_section, "card": {"": list(ModelCard.__slots__)}}
+    for section in suite.measure:
+        probe = registry.probes.get(section.probe)
+        values_by_section[section.name] = {section.probe: [value.name for value in probe.values]}
     for index, table in enumerate(suite.tables):
         for number, column in enumerate(table.columns):
-            _check_column(doc, ("tables", index, "columns", number), column, given)
-    scored = {section.name: _scores(section) for section in suite.generate}
+            _check_column(doc, ("tables", index, "columns", number), column, values_by_section)
     for index, plot in enumerate(suite.plots):
         loc: Loc = ("plots", index)
         for value in plot.values:
-            source = given if plot.kind == "quality_by_option" else scored
+            source = values_by_section if plot.kind == "quality_by_option" else scores_by_section
             _check_column(doc, loc, Column(value=value, metric=plot.metric), source)
         if plot.option:
             options = {name for model in suite.models for name in registry.models.get(model.name).schema.model_fields}
-            _known(doc, (*loc, "option"), "option of the models", plot.option, options)
+            _require(doc, (*loc, "option"), "option of the models", plot.option, options)
         if plot.section:
             probes = {"memory_by_batch": "batch_scaling", "chunk_time": "streaming", "complexity": "complexity"}
-            _known(doc, (*loc, "section"), "section of measurements", plot.section, {s.name for s in suite.measure})
-            has = next(section.probe for section in suite.measure if section.name == plot.section)
-            if has != probes[plot.kind]:
+            _require(doc, (*loc, "section"), "section of measurements", plot.section, {s.name for s in suite.measure})
+            probe_of_section = next(section.probe for section in suite.measure if section.name == plot.section)
+            if probe_of_section != probes[plot.kind]:
                 raise SuiteError(
                     f"{doc.where((*loc, 'section'))}: {plot.kind} draws what {probes[plot.kind]!r} measures; "
-                    f"section {plot.section!r} is of {has!r}"
+                    f"section {plot.section!r} is of {probe_of_section!r}"
                 )
 
 
-def _check_column(doc: Located, loc: Loc, column: Column, given: Mapping[str, Mapping[str, list[str]]]) -> None:
+def _check_column(
+    doc: Located, loc: Loc, column: Column, values_by_section: Mapping[str, Mapping[str, list[str]]]
+) -> None:
     source, _, value = column.value.partition(":")
-    _known(doc, (*loc, "value"), "section", source, given)
-    plugins = given[source]
+    _require(doc, (*loc, "value"), "section", source, values_by_section)
+    plugins = values_by_section[source]
     if column.metric:
-        _known(doc, (*loc, "metric"), "metric", column.metric, plugins)
+        _require(doc, (*loc, "metric"), "metric", column.metric, plugins)
     owners = [name for name in plugins if value in plugins[name] and column.metric in ("", name)]
     if not owners:
         every = [name for values in plugins.values() for name in values]
-        _known(doc, (*loc, "value"), "value", value, every)
+        _require(doc, (*loc, "value"), "value", value, every)
         raise SuiteError(f"{doc.where(loc)}: metric {column.metric!r} gives no value {value!r}")
     for place, name in enumerate(column.joined):
         where: Loc = (*loc, "joined", place)
-        _known(doc, where, "section", name, given)
-        if owners[0] not in given[name]:
+        _require(doc, where, "section", name, values_by_section)
+        if owners[0] not in values_by_section[name]:
             raise SuiteError(f"{doc.where(where)}: section {name!r} has no metric {owners[0]!r} to join")
     if len(owners) > 1:
         raise SuiteError(
@@ -327,42 +321,42 @@ def _check_column(doc: Located, loc: Loc, column: Column, given: Mapping[str, Ma
 
 
 def _check_published(doc: Located, index: int, table: TableSpec) -> None:
-    """Published rows name figures that there are, and columns show some of them."""
-    found: list[published.Figure] = []
-    for number, wanted in enumerate(table.published):
+    """Check that published rows name existing figures, and that columns show some of them."""
+    selection: list[published.Figure] = []
+    for number, rows in enumerate(table.published):
         loc: Loc = ("tables", index, "published", number)
-        every = published.figures()
-        if wanted.source:
-            _known(doc, (*loc, "source"), "published source", wanted.source, {f.source for f in every})
-        here = [figure for figure in every if wanted.source in ("", figure.source)]
-        _known(doc, (*loc, "table"), "published table", wanted.table, {f.table for f in here})
-        here = [figure for figure in here if figure.table == wanted.table]
-        for model in wanted.models:
-            _known(doc, (*loc, "models"), "published model", model, {f.model for f in here})
-        for setting in wanted.settings:
-            _known(doc, (*loc, "settings"), "published setting", setting, {f.setting for f in here})
-        found += published.chosen(wanted)
+        all_figures = published.figures()
+        if rows.source:
+            _require(doc, (*loc, "source"), "published source", rows.source, {f.source for f in all_figures})
+        candidates = [figure for figure in all_figures if rows.source in ("", figure.source)]
+        _require(doc, (*loc, "table"), "published table", rows.table, {f.table for f in candidates})
+        candidates = [figure for figure in candidates if figure.table == rows.table]
+        for model in rows.models:
+            _require(doc, (*loc, "models"), "published model", model, {f.model for f in candidates})
+        for setting in rows.settings:
+            _require(doc, (*loc, "settings"), "published setting", setting, {f.setting for f in candidates})
+        selection += published.select(rows)
     for number, column in enumerate(table.columns):
         place: Loc = ("tables", index, "columns", number, "published")
         if column.published is None:
             continue
         if not table.published:
             raise SuiteError(f"{doc.where(place)}: the table asks for no `published` rows, so none can stand here")
-        _known(doc, place, "published metric", column.published.metric, {f.metric for f in found})
-        ratio = any(f.unit == published.RATIO for f in found if f.metric == column.published.metric)
+        _require(doc, place, "published metric", column.published.metric, {f.metric for f in selection})
+        ratio = any(f.unit == published.RATIO for f in selection if f.metric == column.published.metric)
         if ratio != bool(column.relative):
             kind = "a ratio, so its column must be" if ratio else "no ratio, so its column must not be"
             raise SuiteError(f"{doc.where(place)}: published {column.published.metric!r} is {kind} `relative`")
         if column.published.setting:
-            settings = {f.setting for f in found if f.metric == column.published.metric}
-            _known(doc, place, "published setting", column.published.setting, settings)
+            settings = {f.setting for f in selection if f.metric == column.published.metric}
+            _require(doc, place, "published setting", column.published.setting, settings)
     if table.published and not any(column.published for column in table.columns):
         where = doc.where(("tables", index, "published"))
         raise SuiteError(f"{where}: no column says which published metric it shows; give one `published: NAME`")
 
 
 def _check_rows(doc: Located, suite: Suite) -> None:
-    """No section, table or plot is left without anything to run or to show, by `models: []` for one."""
+    """Refuse a section, table or plot with nothing to run or to show, as with `models: []`."""
     alone = {section.name for section in suite.measure if not registry.probes.get(section.probe).needs_model}
     for kind in ("generate", "measure"):
         for index, section in enumerate(getattr(suite, kind)):
@@ -370,8 +364,8 @@ def _check_rows(doc: Located, suite: Suite) -> None:
                 raise SuiteError(f"{doc.where((kind, index, 'models'))}: section {section.name!r} names no model")
     for index, table in enumerate(suite.tables):
         sources = {column.value.partition(":")[0] for column in table.columns}
-        shown = suite.models if table.models is None else table.models
-        if not (shown or table.published or sources & alone):
+        arms = suite.models if table.models is None else table.models
+        if not (arms or table.published or sources & alone):
             loc: Loc = ("tables", index, "columns" if table.models is None else "models")
             raise SuiteError(f"{doc.where(loc)}: table {table.name!r} would be empty: it shows no model")
     for index, plot in enumerate(suite.plots):
@@ -383,7 +377,3 @@ def _scores(section: GenerateSection) -> dict[str, list[str]]:
     """Names of values by the metric that gives them."""
     classes = {use.name: registry.metrics.get(use.name) for use in section.metrics}
     return {name: [value.name for value in (*cls.values, *cls.derived)] for name, cls in classes.items()}
-
-
-def _measured(section: MeasureSection) -> dict[str, list[str]]:
-    return {section.probe: [value.name for value in registry.probes.get(section.probe).values]}

@@ -1,4 +1,4 @@
-"""YAML as plain data that remembers where each value was written, with `include:` and `--set`."""
+"""Read YAML as plain data with the position of each value, and apply `include:` and `--set`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLAIN_TAGS = ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a value was written: the file as the user named it, and its line from 1 (0 for `--set`)."""
+    """Where a value stands: the file as the user named it, and its line from 1 (0 for `--set`)."""
 
     file: Path
     line: int
@@ -31,23 +31,23 @@ class Position:
 
 @dataclass(slots=True)
 class Located:
-    """Plain data (mappings, lists, scalars) and the mark of every value and key by its path."""
+    """Plain data (mappings, lists, scalars), and the position of every value and key by its path."""
 
     data: dict[str, Any]
     file: Path
-    marks: dict[Loc, Position] = field(default_factory=dict)
+    positions: dict[Loc, Position] = field(default_factory=dict)
 
     def where(self, loc: Sequence[str | int]) -> Position:
-        """The mark of `loc`, or of the nearest enclosing value."""
+        """The position of `loc`, or of the nearest enclosing value."""
         for end in range(len(loc), -1, -1):
-            mark = self.marks.get(tuple(loc[:end]))
-            if mark is not None:
-                return mark
+            position = self.positions.get(tuple(loc[:end]))
+            if position is not None:
+                return position
         return Position(self.file, 1)
 
 
 def read(path: Path, stack: tuple[Path, ...] = ()) -> Located:
-    """Read the YAML mapping in `path`; files under its `include:` key come first and are overridden by it.
+    """Read the YAML mapping in `path`, merged over the files under its `include:` key.
 
     Mappings merge key by key; a list or scalar replaces the included one. Raises `SuiteError`.
     """
@@ -71,7 +71,7 @@ def read(path: Path, stack: tuple[Path, ...] = ()) -> Located:
 
 
 def override(doc: Located, assignment: str) -> None:
-    """Apply one `--set key=value`: a dotted path, in which a list entry is named by its label, name or number."""
+    """Apply one `--set key=value`. The key is a dotted path; a list entry goes by its label, name or number."""
     path, equals, text = assignment.partition("=")
     if not equals or not path.strip():
         raise SuiteError(f"--set {assignment}: expected key=value", "for example --set prompts.heldout.limit=4")
@@ -81,15 +81,15 @@ def override(doc: Located, assignment: str) -> None:
         raise SuiteError(
             f"--set {assignment}: the value is not YAML", f"it reads {text!r}: quote it, or close its brackets"
         ) from error
-    mark = Position(doc.file, 0, f"--set {assignment}")
+    position = Position(doc.file, 0, f"--set {assignment}")
     node: Any = doc.data
     loc: Loc = ()
     parts = path.strip().split(".")
     while True:
-        key, used = _step(node, parts, mark)
+        key, length = _step(node, parts, position)
         loc = (*loc, key)
-        doc.marks[loc] = mark
-        parts = parts[used:]
+        doc.positions[loc] = position
+        parts = parts[length:]
         if not parts:
             break
         if isinstance(node, dict) and not isinstance(node.get(str(key)), dict | list):
@@ -98,8 +98,11 @@ def override(doc: Located, assignment: str) -> None:
     node[key] = value
 
 
-def _step(node: Any, parts: Sequence[str], mark: Position) -> tuple[str | int, int]:
-    """The key of `node` that the longest run of `parts` names, and the length of that run."""
+def _step(node: Any, parts: Sequence[str], position: Position) -> tuple[str | int, int]:
+    """The key of `node` that the longest run of `parts` names, and the length of that run.
+
+    The longest, because labels and names may hold dots.
+    """
     names: dict[str, str | int] = {}
     if isinstance(node, list):
         for index, entry in enumerate(node):
@@ -109,13 +112,13 @@ def _step(node: Any, parts: Sequence[str], mark: Position) -> tuple[str | int, i
                     names[entry[field_name]] = index
     elif isinstance(node, dict):
         names = {str(key): key for key in node}
-    for used in range(len(parts), 0, -1):
-        name = ".".join(parts[:used])
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
         if name in names:
-            return names[name], used
+            return names[name], length
     if isinstance(node, list):
-        known = [name for name in names if not name.isdigit()]
-        raise SuiteError(f"{mark}: no entry is called {parts[0]!r}; {nearest(parts[0], known)}")
+        entry_names = [name for name in names if not name.isdigit()]
+        raise SuiteError(f"{position}: no entry is called {parts[0]!r}; {nearest(parts[0], entry_names)}")
     return parts[0], 1
 
 
@@ -124,16 +127,16 @@ def _merge(into: Located, new: Located) -> None:
 
 
 def _merge_maps(old: dict[str, Any], new: dict[str, Any], loc: Loc, into: Located, source: Located) -> None:
-    if loc in source.marks:
-        into.marks[loc] = source.marks[loc]
+    if loc in source.positions:
+        into.positions[loc] = source.positions[loc]
     for key, value in new.items():
-        here = (*loc, key)
+        child = (*loc, key)
         if isinstance(value, dict) and isinstance(old.get(key), dict):
-            _merge_maps(old[key], value, here, into, source)
+            _merge_maps(old[key], value, child, into, source)
             continue
-        for known in [mark for mark in into.marks if mark[: len(here)] == here]:
-            del into.marks[known]
-        into.marks.update({mark: at for mark, at in source.marks.items() if mark[: len(here)] == here})
+        for stale in [path for path in into.positions if path[: len(child)] == child]:
+            del into.positions[stale]
+        into.positions.update({path: at for path, at in source.positions.items() if path[: len(child)] == child})
         old[key] = value
 
 
@@ -146,6 +149,7 @@ def _parse(path: Path) -> Located:
         raise SuiteError(f"{path}:1: the file is no text in UTF-8", "save it as UTF-8") from error
     except OSError as error:
         raise SuiteError(f"{path}:1: the file cannot be read: {error.strerror}", "name a suite file") from error
+    # The loader in C is absent where PyYAML was built without libyaml.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
         root = loader.get_single_node()
@@ -155,7 +159,7 @@ def _parse(path: Path) -> Located:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SuiteError(f"{path}:{line}: not YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SuiteError(f"{path}:1: not YAML: {_one_line(error)}") from error
+        raise SuiteError(f"{path}:1: not YAML: {' '.join(str(error).split())}") from error
     finally:
         loader.dispose()
     if not isinstance(doc.data, dict):
@@ -164,24 +168,24 @@ def _parse(path: Path) -> Located:
 
 
 class _Builder:
-    """Turns composed YAML nodes into plain data, noting marks."""
+    """Turns composed YAML nodes into plain data and records their positions."""
 
     def __init__(self, doc: Located, loader: Any) -> None:
         self.doc = doc
         self.loader = loader
         self.count = 0
-        self.open: set[int] = set()
+        self.ancestors: set[int] = set()
 
     def build(self, node: yaml.Node, loc: Loc) -> Any:
         line = node.start_mark.line + 1
-        self.doc.marks.setdefault(loc, Position(self.doc.file, line))
+        self.doc.positions.setdefault(loc, Position(self.doc.file, line))
         self.count += 1
-        if self.count > MAX_NODES or id(node) in self.open:
-            what = "an alias contains itself" if id(node) in self.open else f"more than {MAX_NODES} values"
+        if self.count > MAX_NODES or id(node) in self.ancestors:
+            what = "an alias contains itself" if id(node) in self.ancestors else f"more than {MAX_NODES} values"
             raise SuiteError(f"{self.doc.file}:{line}: {what}")
         if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
             raise SuiteError(f"{self.doc.file}:{line}: tag {node.tag!r} is not allowed")
-        self.open.add(id(node))
+        self.ancestors.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):
                 return [self.build(child, (*loc, index)) for index, child in enumerate(node.value)]
@@ -189,20 +193,20 @@ class _Builder:
                 return self._mapping(node, loc)
             return self.loader.construct_object(node, deep=True)
         finally:
-            self.open.discard(id(node))
+            self.ancestors.discard(id(node))
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 raise SuiteError(f"{self.doc.file}:{line}: a key must be a word")
             key = key_node.value
-            if key in found:
+            if key in mapping:
                 raise SuiteError(f"{self.doc.file}:{line}: key {key!r} is written twice")
-            self.doc.marks[(*loc, key)] = Position(self.doc.file, line)
-            found[key] = self.build(value_node, (*loc, key))
-        return found
+            self.doc.positions[(*loc, key)] = Position(self.doc.file, line)
+            mapping[key] = self.build(value_node, (*loc, key))
+        return mapping
 
 
 def _siblings(path: Path) -> str:
@@ -210,7 +214,3 @@ def _siblings(path: Path) -> str:
     if not folder.is_dir():
         return ""
     return nearest(path.name, [other.name for other in folder.glob("*.yaml")])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Images and videos that clips continue: untrusted files, read whole within bounds and fitted to a model's frame."""
+"""Images and videos that clips continue. The files are untrusted; they are read within bounds and fitted to a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_PIXELS = 2**30
 
 @dataclass(frozen=True, slots=True)
 class PrefixFacts:
-    """What a file holds: SHA-256 of its bytes, frames, and their size in pixels."""
+    """A file's SHA-256, number of frames, and their size in pixels."""
 
     sha256: str
     frames: int
@@ -42,27 +42,30 @@ def inspect(path: Path) -> PrefixFacts:
     return PrefixFacts(digest(data), count, *size)
 
 
-def used(frames: int, ratio: int) -> int:
-    """Pixel frames of a file of `frames` that are used: whole latent frames, the first of which is one pixel frame."""
+def frames_used(frames: int, ratio: int) -> int:
+    """How many of a file's pixel frames are used: whole latent frames, the first of which is one pixel frame."""
     return 1 + (frames - 1) // ratio * ratio
 
 
-def opened(path: Path, sha256: str, frames: int, card: ModelCard) -> Prefix:
-    """The file as a request gives it to the model of `card`; it is read when the model first asks, and kept.
+def lazy_prefix(path: Path, sha256: str, frames: int, card: ModelCard) -> Prefix:
+    """The file as a request hands it to the model of `card`. It is read when the model first asks, and kept.
 
-    `sha256` and `frames` are what `inspect` found; `read` raises `ClipError` where the file has changed since.
+    `sha256` and `frames` are those of `inspect`. `read` raises `ClipError` where the file has changed since.
     """
-    kept = used(frames, card.temporal_ratio)
+    count = frames_used(frames, card.temporal_ratio)
 
     @functools.cache
     def read() -> Frames:
         data = _bytes(path)
         if digest(data) != sha256:
             raise ClipError(f"prefix {path} has changed since it was planned", "run again, or bring the file back")
-        fitted = deque((fit(picture, card.height, card.width) for picture in _pictures(data, path)), maxlen=kept)
-        return np.stack(fitted)
+        # The last frames: the clip goes on where the file ends.
+        frames_fitted = deque(
+            (fit(picture, card.height, card.width) for picture in _pictures(data, path)), maxlen=count
+        )
+        return np.stack(frames_fitted)
 
-    return Prefix(path, sha256, kept, read)
+    return Prefix(path, sha256, count, read)
 
 
 def fit(picture: Frames, height: int, width: int) -> Frames:

@@ -31,8 +31,8 @@ def read_prompts(
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
-        known = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
-        hint = f"; {nearest(path.name, known)}" if known else ""
+        siblings = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        hint = f"; {nearest(path.name, siblings)}" if siblings else ""
         fix = "write its path from the suite file's folder on"
         raise SuiteError(f"{where}: prompt file {path} does not exist{hint}", fix) from error
     except UnicodeDecodeError as error:
@@ -72,8 +72,8 @@ def _from_csv(text: str, columns: Sequence[str], where: str) -> list[list[str]]:
     try:
         rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         names = list(rows.fieldnames or [])
-        if missing := [column for column in columns if column not in names]:
-            raise SuiteError(f"{where}: no column {missing[0]!r}; {nearest(missing[0], names)}")
+        if absent := [column for column in columns if column not in names]:
+            raise SuiteError(f"{where}: no column {absent[0]!r}; {nearest(absent[0], names)}")
         return [[row[column] or "" for column in columns] for row in rows]
     except csv.Error as error:
         raise SuiteError(f"{where}: not CSV: {error}") from error
@@ -92,8 +92,8 @@ def _from_jsonl(text: str, columns: Sequence[str], where: str) -> list[list[str]
         for column in columns:
             value = row.get(column) if isinstance(row, dict) else None
             if not isinstance(value, str):
-                known = [str(name) for name in row] if isinstance(row, dict) else []
-                raise SuiteError(f"{where}:{number}: no text {column!r}; {nearest(column, known)}")
+                keys = [str(name) for name in row] if isinstance(row, dict) else []
+                raise SuiteError(f"{where}:{number}: no text {column!r}; {nearest(column, keys)}")
             texts.append(value)
         rows.append(texts)
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,13 +15,13 @@ HERE = Path(__file__).parent
 FIGURES, FAULTS = HERE / "published.csv", HERE / "published_faults.csv"
 
 SHA256 = "99406d17f900a38cbd788b9ccd96bd3a14bfde3aa51833c2e03f07b47f4f9737"
-"""Of `published.csv`, so that no published figure changes unseen."""
+"""Of `published.csv`. A test compares it, so that no published figure changes unseen."""
 
 SCALES = {"%": 0.01, "GB/request": 1e9}
-"""What a printed figure is multiplied by to stand in the unit of the measured ones."""
+"""Factors from printed units to those of the measured figures."""
 
 RATIO = "x"
-"""The unit of a figure that is set against another model, and so belongs into relative columns alone."""
+"""The unit of a figure that compares with another model. It belongs in relative columns alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Figure:
 
 @cache
 def figures() -> tuple[Figure, ...]:
-    """Every published figure, in the order of the file, with the faults known of it."""
+    """Every published figure, in the order of the file, with its known faults as notes."""
     with FAULTS.open(encoding="utf-8", newline="") as file:
         faults = list(csv.DictReader(file))
     with FIGURES.open(encoding="utf-8", newline="") as file:
@@ -56,36 +56,19 @@ def figures() -> tuple[Figure, ...]:
 
 def _figure(line: Mapping[str, str], faults: Iterable[Mapping[str, str]]) -> Figure:
     keys = ("source", "table", "model", "setting", "metric")
-    known = [fault["note"] for fault in faults if all(fault[key] in ("", line[key]) for key in keys)]
-    own = [note.strip() for note in line["note"].split(";") if note.strip()]
-    given = {name: line[name] for name in (*keys, "value", "unit", "hardware")}
-    return Figure(**given, notes=tuple(dict.fromkeys([*own, *known])))
+    of_faults = [fault["note"] for fault in faults if all(fault[key] in ("", line[key]) for key in keys)]
+    of_figure = [note.strip() for note in line["note"].split(";") if note.strip()]
+    fields = {name: line[name] for name in (*keys, "value", "unit", "hardware")}
+    return Figure(**fields, notes=tuple(dict.fromkeys([*of_figure, *of_faults])))
 
 
-def chosen(wanted: PublishedRows) -> list[Figure]:
+def select(rows: PublishedRows) -> list[Figure]:
     """The figures that `wanted` asks for."""
     return [
         figure
         for figure in figures()
-        if figure.table == wanted.table
-        and wanted.source in ("", figure.source)
-        and (not wanted.models or figure.model in wanted.models)
-        and (not wanted.settings or figure.setting in wanted.settings)
+        if figure.table == rows.table
+        and rows.source in ("", figure.source)
+        and (not rows.models or figure.model in rows.models)
+        and (not rows.settings or figure.setting in rows.settings)
     ]
-
-
-def _read(figure: Figure, spec: str) -> tuple[str, float | None]:
-    """What is shown, with the digits of the print, and the number in the unit of the column."""
-    try:
-        number = float(figure.value)
-    except ValueError:
-        return figure.value, None
-    if figure.unit not in SCALES:
-        return figure.value, number
-    number *= SCALES[figure.unit]
-    return (format(number, spec), number) if spec else (f"{figure.value} {figure.unit}", number)
-
-
-def _origin(source: str, table: str, used: Sequence[Figure]) -> str:
-    hardware = dict.fromkeys(figure.hardware for figure in used if figure.hardware)
-    return f"{source}, {table}, " + (" and ".join(hardware) or "hardware not given")

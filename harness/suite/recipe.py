@@ -1,4 +1,4 @@
-"""Reads a training recipe: a base, arms that differ from it, and seeds; each arm and seed becomes one training."""
+"""Read a training recipe: a base, arms that differ from it, and seeds. Each arm and seed becomes one training."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Recipe(Part):
     Attributes:
         recipe: the name; checkpoints go to runs/training/<name>/checkpoints. title: for people.
         seeds: every arm is trained with each, on the same data as the other arms.
-        base: options of all arms. An `{arm: LABEL, stage: NAME}` where an origin is asked for stands for that arm's
-            weights at the same seed, after its last stage of that name.
+        base: options of all arms. As an origin, `{arm: LABEL, stage: NAME}` stands for that arm's weights at the same
+            seed, after its last stage of that name.
     """
 
     recipe: Name
@@ -72,13 +72,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list
     schema = registry.probes.get(PROBE).schema
     trainings: list[Training] = []
     for seed in recipe.seeds:
-        made: dict[str, Any] = {}
+        chains: dict[str, Any] = {}
         for index, label, options in _arms(doc, recipe):
-            if label in made:
+            if label in chains:
                 raise SuiteError(f"{doc.where(('arms', index, 'label'))}: two arms are called {label!r}")
             place = _Place(doc, index)
-            made[label] = _checked(place, schema, _resolved({**options, "seed": seed}, made, place, ()))
-            trainings.append(Training(f"{label}-{seed}", label, seed, made[label]))
+            chains[label] = _checked(place, schema, _resolved({**options, "seed": seed}, chains, place, ()))
+            trainings.append(Training(f"{label}-{seed}", label, seed, chains[label]))
     return recipe, trainings
 
 
@@ -93,11 +93,11 @@ def _arms(doc: Located, recipe: Recipe) -> Iterator[tuple[int, str, dict[str, An
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    both = copy.deepcopy(dict(old))
+    result = copy.deepcopy(dict(old))
     for key, value in new.items():
-        nested = isinstance(value, dict) and isinstance(both.get(key), dict)
-        both[key] = _merged(both[key], value) if nested else copy.deepcopy(value)
-    return both
+        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if nested else copy.deepcopy(value)
+    return result
 
 
 def _put(doc: Located, index: int, options: Any, dotted: str, value: Any) -> None:
@@ -114,42 +114,42 @@ def _put(doc: Located, index: int, options: Any, dotted: str, value: Any) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the options of one arm were written."""
+    """Positions of one arm's options in the file."""
 
     doc: Located
     arm: int
 
     def __call__(self, loc: Loc) -> positions.Position:
-        """The mark of an option: in the arm's own `set`, or its `grid`, or the base."""
+        """The position of an option: in the arm's own `set`, or its `grid`, or the base."""
         for end in range(len(loc), 0, -1):
             part = loc[:end]
             dotted = ".".join(map(str, part))
             for at in (("arms", self.arm, "set", *part), ("arms", self.arm, "grid", dotted), ("base", *part)):
-                if at in self.doc.marks:
-                    return self.doc.marks[at]
+                if at in self.doc.positions:
+                    return self.doc.positions[at]
         return self.doc.where(("arms", self.arm))
 
 
-def _resolved(value: Any, made: Mapping[str, Any], place: _Place, loc: Loc) -> Any:
-    """`value` with every `{arm: LABEL}` replaced by that arm's chain, as checked before."""
+def _resolved(value: Any, chains: Mapping[str, Any], place: _Place, loc: Loc) -> Any:
+    """`value` with every `{arm: LABEL}` replaced by that arm's checked chain."""
     if isinstance(value, list):
-        return [_resolved(item, made, place, (*loc, number)) for number, item in enumerate(value)]
+        return [_resolved(item, chains, place, (*loc, number)) for number, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
     if "arm" not in value:
-        return {key: _resolved(item, made, place, (*loc, key)) for key, item in value.items()}
+        return {key: _resolved(item, chains, place, (*loc, key)) for key, item in value.items()}
     if unknown := value.keys() - {"arm", "stage"}:
         raise SuiteError(f"{place(loc)}: unknown key {sorted(unknown)[0]!r} beside `arm`; known: stage")
-    if value["arm"] not in made:
+    if value["arm"] not in chains:
         raise SuiteError(
-            f"{place(loc)}: no arm {value['arm']!r} stands before this one; {nearest(str(value['arm']), made)}"
+            f"{place(loc)}: no arm {value['arm']!r} stands before this one; {nearest(str(value['arm']), chains)}"
         )
-    chain = made[value["arm"]]
+    chain = chains[value["arm"]]
     if "stage" in value:
-        known = [stage.stage for stage in chain.stages]
-        if value["stage"] not in known:
+        stage_names = [stage.stage for stage in chain.stages]
+        if value["stage"] not in stage_names:
             raise SuiteError(
-                f"{place(loc)}: arm {value['arm']!r} has no stage {value['stage']!r}; known: {', '.join(known)}"
+                f"{place(loc)}: arm {value['arm']!r} has no stage {value['stage']!r}; known: {', '.join(stage_names)}"
             )
         chain = chain.until(value["stage"])
     return {"chain": chain.model_dump(mode="json")}
@@ -160,8 +160,8 @@ def _checked(place: _Place, schema: type[Options], options: dict[str, Any]) -> A
         checked: Any = schema.model_validate(options)
     except ValidationError as error:
         fault = first(error)
-        written = _written(tuple(fault["loc"]), options)
-        raise SuiteError(f"{place(written)}: {explain(fault, schema)}") from None
+        option = _written(tuple(fault["loc"]), options)
+        raise SuiteError(f"{place(option)}: {explain(fault, schema)}") from None
     for loc, problem in checked.problems():
         raise SuiteError(f"{place(loc)}: {problem}")
     return checked
@@ -175,6 +175,6 @@ def _written(loc: Loc, options: Any) -> Loc:
         if isinstance(node, dict) and part not in node and node.get("stage") == part:
             continue
         path.append(part)
-        known = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
-        node = node[part] if known else None
+        inside = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
+        node = node[part] if inside else None
     return tuple(path)

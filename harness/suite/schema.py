@@ -1,4 +1,4 @@
-"""What a suite file may say, as pydantic models; `harness.suite.load.load_suite` reads one. Torch-free."""
+"""The schema of suite files, as pydantic models; `harness.suite.load.load_suite` reads one. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from harness.contracts import Json
 
 JsonValue = Any
-"""What YAML can say; pydantic cannot build a schema from the recursive `Json`."""
+"""Any value of YAML; pydantic cannot build a schema from the recursive `Json`."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,79}$")]
 Label = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f:]{0,120}$")]
@@ -52,7 +52,7 @@ class PrefixFile(Part):
 
 
 class PromptSet(Part):
-    """A named list of prompts. In a loaded suite `texts` holds them: each once, where it first stood, up to `limit`.
+    """A named list of prompts. In a loaded suite `texts` holds each once, in order of first appearance, up to `limit`.
 
     Attributes:
         texts: the prompts themselves, when they are written in the suite. One that continues an image or a video is
@@ -92,15 +92,15 @@ class PromptSet(Part):
         return self
 
 
-def _listed(value: Any) -> Any:
+def _texts_to_set(value: Any) -> Any:
     return {"texts": value} if isinstance(value, list) else value
 
 
-def _named(value: Any) -> Any:
+def _name_to_use(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Prompts = Annotated[PromptSet, BeforeValidator(_listed)]
+Prompts = Annotated[PromptSet, BeforeValidator(_texts_to_set)]
 Frames = Annotated[int, Field(ge=1, le=1_000_000)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 
@@ -139,7 +139,7 @@ class Video(Part):
 
 
 class Section(Part):
-    """What generate and measure sections share.
+    """The keys that generate and measure sections share.
 
     Attributes:
         name: unique in the suite; tables refer to it.
@@ -171,14 +171,14 @@ class Section(Part):
 class GenerateSection(Section):
     """Clips for every arm, prompt and seed, and the metrics that score them.
 
-    `frames` are those that a model makes: where its prompt continues an image or a video, that is no part of the clip,
-    and frame 0 is the first after it, for switches and metrics alike.
+    `frames` counts those that a model makes. Where its prompt continues an image or a video, that is no part of the
+    clip: frame 0 is the first after it, for switches and metrics alike.
     """
 
     prompts: str
     seeds: Seeds = [0]
     frames: Frames
-    metrics: list[Annotated[MetricUse, BeforeValidator(_named)]] = []
+    metrics: list[Annotated[MetricUse, BeforeValidator(_name_to_use)]] = []
 
 
 class MeasureSection(Section):
@@ -221,7 +221,7 @@ class PublishedRows(Part):
     settings: list[str] = []
 
 
-def _figure(value: Any) -> Any:
+def _metric_to_value(value: Any) -> Any:
     return {"metric": value} if isinstance(value, str) else value
 
 
@@ -236,8 +236,8 @@ class Column(Part):
         relative: divide by the value of the suite's reference arm, as for headroom or a speed-up; `inverse` divides
             the reference's value instead, as for a reduction.
         joined: other sections of the same metric whose values complete a derived one, as when the dimensions of a
-            total are scored on different clips. What two of them give counts from the last.
-        published: what published rows show here. In a relative column it must be a ratio, elsewhere it must be none.
+            total are scored on different clips. Of a value that several give, the last section's counts.
+        published: the figure of published rows here. In a relative column it must be a ratio, elsewhere it must not.
     """
 
     value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
@@ -246,7 +246,7 @@ class Column(Part):
     metric: str = ""
     relative: bool | Literal["inverse"] = False
     joined: list[str] = []
-    published: Annotated[PublishedValue | None, BeforeValidator(_figure)] = None
+    published: Annotated[PublishedValue | None, BeforeValidator(_metric_to_value)] = None
 
 
 class TableSpec(Part):

@@ -1,4 +1,4 @@
-"""Checks a located document against a schema; the first fault becomes one line with file, line and nearest name."""
+"""Check a located document against a schema. The first fault becomes one line with file, line and nearest name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def first(error: ValidationError) -> Any:
 
 
 def explain(fault: Any, schema: type[BaseModel], data: Any = None) -> str:
-    """What pydantic found wrong, in one line, with the nearest key or choice."""
+    """pydantic's fault in one line, with the nearest key or choice."""
     loc: Loc = tuple(fault["loc"])
     last = str(loc[-1]) if loc else "file"
     if fault["type"] == "extra_forbidden":
@@ -37,18 +37,18 @@ def explain(fault: Any, schema: type[BaseModel], data: Any = None) -> str:
         return f"key {last!r} is missing"
     dotted = ".".join(str(part) for part in loc)
     message = fault["msg"].removeprefix("Value error, ")
-    given = repr(fault["input"])
-    shown = f" (got {given if len(given) < 60 else given[:57] + '...'})" if "Value error" not in fault["msg"] else ""
-    return f"{dotted}: {message}{shown}{_near_literal(fault)}"
+    value = repr(fault["input"])
+    received = f" (got {value if len(value) < 60 else value[:57] + '...'})" if "Value error" not in fault["msg"] else ""
+    return f"{dotted}: {message}{received}{_near_literal(fault)}"
 
 
 def _near_literal(fault: Any) -> str:
     key = {"literal_error": "expected", "union_tag_invalid": "expected_tags"}.get(fault["type"])
     if key is None:
         return ""
-    given = fault["input"] if isinstance(fault["input"], str) else fault["ctx"].get("tag", "")
+    value = fault["input"] if isinstance(fault["input"], str) else fault["ctx"].get("tag", "")
     choices = str(fault["ctx"][key]).replace(" or ", ", ").replace("'", "").split(", ")
-    return f"; {nearest(given, choices)}" if given else ""
+    return f"; {nearest(value, choices)}" if value else ""
 
 
 def fields(schema: type[BaseModel], loc: Loc, included: bool = True) -> list[str]:
@@ -57,15 +57,12 @@ def fields(schema: type[BaseModel], loc: Loc, included: bool = True) -> list[str
     for part in loc:
         if not isinstance(part, str):
             continue
-        inner = [m for model in models if part in model.model_fields for m in _models(model, part)]
+        containers = [model for model in models if part in model.model_fields]
+        inner = [m for model in containers for m in _within(model.model_fields[part].annotation)]
         tagged = [m for m in models if _tag(m) == part]
         models = inner or tagged or models
     names = list(dict.fromkeys(name for model in models for name in model.model_fields))
     return [*names, *(["include"] if models == [schema] and included else [])]
-
-
-def _models(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
-    return _within(model.model_fields[name].annotation)
 
 
 def _within(annotation: Any) -> list[type[BaseModel]]:

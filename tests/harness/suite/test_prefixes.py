@@ -40,7 +40,7 @@ def card(height: int, width: int, ratio: int = 1) -> ModelCard:
 
 def read(path: Path, shape: ModelCard) -> np.ndarray:
     facts = prefixes.inspect(path)
-    return prefixes.opened(path, facts.sha256, facts.frames, shape).read()
+    return prefixes.lazy_prefix(path, facts.sha256, facts.frames, shape).read()
 
 
 @pytest.mark.parametrize("frames", [1, 7])
@@ -117,7 +117,7 @@ def test_a_file_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_file_that_has_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     facts = prefixes.inspect(image(tmp_path / "a.png"))
-    given = prefixes.opened(tmp_path / "a.png", facts.sha256, facts.frames, card(16, 16))
+    given = prefixes.lazy_prefix(tmp_path / "a.png", facts.sha256, facts.frames, card(16, 16))
     image(tmp_path / "a.png", level=10)
     with pytest.raises(ClipError, match="has changed"):
         given.read()
