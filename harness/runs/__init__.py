@@ -1,1 +1,1 @@
-"""What a run folder is: plan, keys, records and clips."""
+"""A run folder: plan, keys, records and clips."""

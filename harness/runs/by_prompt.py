@@ -19,24 +19,21 @@ from harness.system.digests import digest
 MAX_NAME = 180
 """Bytes of a prompt in a file name; file systems allow 255 for the whole name."""
 
-
-# -------------------------------------------------------------------------------------- view by prompt
-
 _UNSAFE = re.compile(r"[^\w \-,.'()!&+=@#$;\[\]]")
 
 
 def safe_name(prompt: str) -> str:
-    """A file name for `prompt`: the prompt itself where it is harmless, else what is harmless of it and a digest.
+    """A file name for `prompt`: the prompt itself where it is harmless, else its harmless characters and a digest.
 
     VBench finds a clip by its prompt in the file name, so a plain prompt stays as it is. Never empty, never with a
     separator, a control character or a leading dot or dash, at most `MAX_NAME` bytes.
     """
-    plain = _UNSAFE.sub("_", prompt)
-    kept = plain.strip().lstrip(".-")
-    if kept == prompt and kept and len(kept.encode()) <= MAX_NAME:
+    replaced = _UNSAFE.sub("_", prompt)
+    harmless = replaced.strip().lstrip(".-")
+    if harmless == prompt and harmless and len(harmless.encode()) <= MAX_NAME:
         return prompt
     tag = digest(prompt)[:12]
-    stem = kept.encode()[: MAX_NAME - 13].decode(errors="ignore").rstrip()
+    stem = harmless.encode()[: MAX_NAME - 13].decode(errors="ignore").rstrip()
     return f"{stem}~{tag}" if stem else tag
 
 
@@ -44,7 +41,7 @@ def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()
     """Make RUN/by-prompt/<arm>/<section>/<prompt>-<i>.mp4, hard links to the clips, and `index.csv` that names each.
 
     i counts the seeds of a prompt from 0, as VBench counts samples. `labels` and `sections` narrow the choice to those
-    arms and sections. The index gives arm, section, prompt, seed, index and file, so that any name can be traced back.
+    arms and sections. The index has arm, section, prompt, seed, index and file of every clip.
     Returns the folder and the number of clips. Raises `RecordError` where there is none to show, `ClipError` where a
     clip does not agree with its record.
     """
@@ -56,14 +53,14 @@ def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()
             continue
         if wanted_sections and group.section not in wanted_sections:
             continue
-        seen: dict[str, int] = {}
+        last_index: dict[str, int] = {}
         for key in group.keys:
             entry = run.index.get(key)
             if entry is None:
                 continue
             prompt = str(entry.context["prompt"])
-            index = seen.setdefault(prompt, -1) + 1
-            seen[prompt] = index
+            # A failed clip takes its number too: a sample keeps it when the run is completed later.
+            index = last_index[prompt] = last_index.get(prompt, -1) + 1
             if entry.status != "ok":
                 continue
             if not agrees(run.folder, entry.clip):

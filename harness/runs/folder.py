@@ -38,6 +38,7 @@ class Store:
         with files.storage(path):
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
+            # The system gives this lock back when the process dies, so no run is locked out by a crash.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
@@ -60,7 +61,8 @@ class Store:
         self.close()
 
     def write_plan(self, plan: Plan) -> None:
-        """Keep `plan` as what this folder is about; the records of an earlier one stay."""
+        """Write `plan` as this folder's plan. Records of an earlier one stay."""
+        # A line each, so that a diff of two plans names the member that differs.
         members = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in to_json(plan).items())
         content = ("{\n" + ",\n".join(members) + "\n}\n").encode()
         path = self.folder / "plan.json"
@@ -68,7 +70,7 @@ class Store:
             files.write_atomic(path, content)
 
     def clip_path(self, key: str) -> Path:
-        """Where the clip of the generate unit `key` lies."""
+        """The path of the generate unit `key`'s clip."""
         return self.folder / clip_name(key)
 
     def agrees(self, clip: Mapping[str, Any], verify: bool = False) -> bool:
@@ -77,10 +79,9 @@ class Store:
 
     def sweep(self) -> None:
         """Delete the parts of files that a crash left behind."""
-        for part in (self.folder / "clips").glob(f"*/.*{files.TEMPORARY}"):
-            part.unlink(missing_ok=True)
-        for part in self.folder.glob(f".*{files.TEMPORARY}"):
-            part.unlink(missing_ok=True)
+        for pattern in (f"clips/*/.*{files.TEMPORARY}", f".*{files.TEMPORARY}"):
+            for part in self.folder.glob(pattern):
+                part.unlink(missing_ok=True)
 
 
 def clip_name(key: str) -> str:
@@ -91,8 +92,8 @@ def clip_name(key: str) -> str:
 def agrees(folder: Path, clip: Mapping[str, Any], verify: bool = False) -> bool:
     """Whether the file that a record's `clip` names is in `folder` and as recorded.
 
-    The number of bytes is always compared. `verify` also compares the SHA-256 of the file, which finds a change that
-    keeps its length; times of modification are never looked at, as copying changes them.
+    The number of bytes is always compared. `verify` also compares the SHA-256, which finds a change that keeps the
+    length. Times of modification do not count, as copying changes them.
     """
     try:
         path = inside(folder, clip["path"])

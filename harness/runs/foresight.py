@@ -13,69 +13,70 @@ from harness.errors import HarnessError, RegistryError, SuiteError
 from harness.suite.schema import GenerateSection, MeasureSection, PrefixFile, Suite, switched
 
 T = TypeVar("T")
-Said = tuple[dict[str, Json], dict[str, Any]]
-"""What a unit's pre-image gets of it, and what its context gets."""
+Additions = tuple[dict[str, Json], dict[str, Any]]
+"""Members to add to a unit's pre-image, and to its context."""
 MAX_REQUESTS = 1000
 """Requests of one workload that a model is asked about."""
 
 
-class Clips:
-    """The clips of one arm in one section. Raises `SuiteError` for the first that the model refuses."""
+class ClipRequests:
+    """The requests for one arm's clips in one section. Raises `SuiteError` for the first that the model refuses."""
 
     def __init__(self, suite: Suite, section: GenerateSection, label: str, model: VideoModel, card: ModelCard) -> None:
         self.prompts = suite.prompts[section.prompts]
         self.model, self.card = model, card
         self.section, self.suite = section, suite
         self.where = f"section {section.name!r}, model {label!r}"
-        self._stated: dict[int, list[int | None]] = {}
+        self._frames_by_length: dict[int, list[int | None]] = {}
 
-    def of(self, number: int, seed: int) -> Said:
-        """For the clip of prompt `number` and `seed`."""
+    def additions(self, number: int, seed: int) -> Additions:
+        """What the clip of prompt `number` and `seed` adds to its unit."""
         file = self.prompts.prefixes[number] if self.prompts.prefixes else None
-        length = _opened(file, self.card).frames if file else 0
-        if length not in self._stated:
-            self._stated[length] = _foresee(self.where, self.model, self._request(number, seed, file))
-        stated = self._stated[length]
-        said, where = _switches([switch.frame for switch in self.section.switches], stated)
+        length = _prefix(file, self.card).frames if file else 0
+        if length not in self._frames_by_length:
+            self._frames_by_length[length] = _switch_frames(self.where, self.model, self._request(number, seed, file))
+        switch_frames = self._frames_by_length[length]
+        for_preimage, for_context = _switches([switch.frame for switch in self.section.switches], switch_frames)
         if file:
-            said["prefix"] = _identity(file)
-            where["prefix"] = {**file.model_dump(mode="json"), "used": length}
-        return said, where
+            for_preimage["prefix"] = _identity(file)
+            for_context["prefix"] = {**file.model_dump(mode="json"), "used": length}
+        return for_preimage, for_context
 
     def _request(self, number: int, seed: int, file: PrefixFile | None) -> Request:
         switches = tuple(
             Switch(switch.frame, (switched(self.suite, switch, number),)) for switch in self.section.switches
         )
-        prefixes = (_opened(file, self.card),) if file else ()
+        prefixes = (_prefix(file, self.card),) if file else ()
         return Request((self.prompts.texts[number],), (seed,), self.section.frames, switches, prefixes)
 
 
-def of_workload(suite: Suite, section: MeasureSection, label: str, model: VideoModel, card: ModelCard) -> Said:
-    """For the measurement of one arm. Raises `SuiteError` where the model refuses one of its requests."""
+def of_workload(suite: Suite, section: MeasureSection, label: str, model: VideoModel, card: ModelCard) -> Additions:
+    """What the measurement of one arm adds to its unit. Raises `SuiteError` where the model refuses a request of it."""
     if not section.prompts:
         return {}, {}
     prompts = suite.prompts[section.prompts]
-    every = range(len(prompts.texts))
+    numbers = range(len(prompts.texts))
     switches = tuple(
-        Switch(switch.frame, tuple(switched(suite, switch, number) for number in every)) for switch in section.switches
+        Switch(switch.frame, tuple(switched(suite, switch, number) for number in numbers))
+        for switch in section.switches
     )
-    prefixes = tuple(_opened(file, card) for file in prompts.prefixes)
+    prefixes = tuple(_prefix(file, card) for file in prompts.prefixes)
     workload = Workload(tuple(prompts.texts), tuple(section.seeds), section.frames, section.batch, switches, prefixes)
     pairs = len(workload.prompts) * len(workload.seeds)
     # After so many requests the pairs come round to the same places of a batch.
-    around = pairs // math.gcd(pairs, section.batch)
+    requests_until_repeat = pairs // math.gcd(pairs, section.batch)
     where = f"section {section.name!r}, model {label!r}"
-    stated: list[int | None] = []
-    for number in range(min(around, MAX_REQUESTS)):
-        stated = _foresee(where, model, workload.request(number))
-    said, context = _switches([switch.frame for switch in switches], stated)
+    switch_frames: list[int | None] = []
+    for number in range(min(requests_until_repeat, MAX_REQUESTS)):
+        switch_frames = _switch_frames(where, model, workload.request(number))
+    for_preimage, for_context = _switches([switch.frame for switch in switches], switch_frames)
     if prompts.prefixes:
-        said["prefixes"] = [_identity(file) for file in prompts.prefixes]
-        context["prefixes"] = [file.model_dump(mode="json") for file in prompts.prefixes]
-    return said, context
+        for_preimage["prefixes"] = [_identity(file) for file in prompts.prefixes]
+        for_context["prefixes"] = [file.model_dump(mode="json") for file in prompts.prefixes]
+    return for_preimage, for_context
 
 
-def _opened(file: PrefixFile, card: ModelCard) -> Prefix:
+def _prefix(file: PrefixFile, card: ModelCard) -> Prefix:
     from harness.suite.prefixes import lazy_prefix  # reads videos, which most plans have none of
 
     return lazy_prefix(Path(file.file), file.sha256, file.frames, card)
@@ -85,26 +86,26 @@ def _identity(file: PrefixFile) -> dict[str, Json]:
     return {"sha256": file.sha256, "rule": PREFIX_RULE}
 
 
-def _foresee(where: str, model: VideoModel, request: Request) -> list[int | None]:
-    """The frames at which the model says that it switches; refuses one that never comes, or hides another."""
+def _switch_frames(where: str, model: VideoModel, request: Request) -> list[int | None]:
+    """The frames at which the model will switch. Refuses a switch that never happens, or hides another."""
     _ask(where, lambda: model.check_request(request))
-    stated = _ask(where, lambda: list(model.switch_frames(request)))
-    if len(stated) != len(request.switches):
-        raise RegistryError(f"{where}: it states {len(stated)} switches of {len(request.switches)}")
-    for switch, frame in zip(request.switches, stated, strict=True):
+    happening = _ask(where, lambda: list(model.switch_frames(request)))
+    if len(happening) != len(request.switches):
+        raise RegistryError(f"{where}: it states {len(happening)} switches of {len(request.switches)}")
+    for switch, frame in zip(request.switches, happening, strict=True):
         if frame is not None and frame >= request.frames:
             raise SuiteError(
                 f"{where}: a switch at frame {switch.frame} never happens: no chunk starts between it and the end of "
                 f"{request.frames} frames",
                 "ask for it earlier, or for a longer clip",
             )
-    for (one, first), (other, second) in pairwise(zip(request.switches, stated, strict=True)):
+    for (one, first), (other, second) in pairwise(zip(request.switches, happening, strict=True)):
         if first is not None and first == second:
             raise SuiteError(
                 f"{where}: the switches at frames {one.frame} and {other.frame} both happen at {first}",
                 "ask for them a chunk apart",
             )
-    return stated
+    return happening
 
 
 def _ask(where: str, question: Callable[[], T]) -> T:
@@ -116,10 +117,10 @@ def _ask(where: str, question: Callable[[], T]) -> T:
         raise RegistryError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-def _switches(asked: Sequence[int], stated: Sequence[int | None]) -> Said:
-    if not asked:
+def _switches(requested: Sequence[int], happening: Sequence[int | None]) -> Additions:
+    if not requested:
         return {}, {}
-    context: dict[str, Any] = {"switched_at": list(stated)}
-    # A switch that happens where it was asked for, as all were once taken to, needs no word of its own in the key.
-    apart = any(frame not in (None, at) for at, frame in zip(asked, stated, strict=True))
-    return ({"switched_at": list(stated)} if apart else {}), context
+    context: dict[str, Any] = {"switched_at": list(happening)}
+    # Earlier versions took every switch to happen where it was requested: those that do so keep their keys.
+    differs = any(frame not in (None, at) for at, frame in zip(requested, happening, strict=True))
+    return ({"switched_at": list(happening)} if differs else {}), context

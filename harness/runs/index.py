@@ -13,13 +13,13 @@ from pydantic_core import from_json
 
 from harness.errors import RecordError
 from harness.runs.line import (
-    _CLIP,
-    _CONTEXT,
-    _KEY,
-    _START,
-    _TAGS,
-    _VALUES,
+    CLIP,
+    CONTEXT,
+    KEY,
+    LINE_START,
     SPLIT,
+    TAGS,
+    VALUES,
     Status,
     Tag,
     decode,
@@ -32,8 +32,8 @@ from harness.runs.plan import Kind
 class IndexEntry:
     """The part of a record that comes first in the line and is read alone.
 
-    Members other than key, kind, status and schema are decoded each time anew; asking for them raises `RecordError`
-    where the line is damaged.
+    Members other than key, kind, status and schema are decoded at every access, which raises `RecordError` where the
+    line is damaged.
 
     Attributes:
         key, kind, status, schema: as in `Record`. offset: byte at which the line starts.
@@ -51,44 +51,44 @@ class IndexEntry:
     @property
     def values(self) -> Mapping[str, float]:
         """Headline numbers by name; NaN where undefined."""
-        return numbers(self._decoded(_VALUES, _CLIP))
+        return numbers(self._decoded(VALUES, CLIP))
 
     @property
     def clip(self) -> Mapping[str, Any]:
         """Of a generate unit `path` (relative to the run), `bytes`, `sha256`, `digest`, `frames`, …; of a score
         the `digest` that was scored; empty otherwise.
         """
-        return self._decoded(_CLIP, _CONTEXT)
+        return self._decoded(CLIP, CONTEXT)
 
     @property
     def context(self) -> Mapping[str, Any]:
         """Where the unit first stood: suite, arm, section, plugin, prompt, seed, index."""
-        return self._decoded(_CONTEXT, None)
+        return self._decoded(CONTEXT, None)
 
-    def _decoded(self, before: bytes, after: bytes | None) -> dict[str, Any]:
-        start = self.text.find(before)
-        end = self.text.find(after, start) if after else len(self.text)
+    def _decoded(self, start_mark: bytes, end_mark: bytes | None) -> dict[str, Any]:
+        start = self.text.find(start_mark)
+        end = self.text.find(end_mark, start) if end_mark else len(self.text)
         try:
             if min(start, end) < 0:
-                raise ValueError(f"it has no {before[2:-3].decode()}")
-            found: dict[str, Any] = from_json(self.text[start + len(before) - 1 : end])
+                raise ValueError(f"it has no {start_mark[2:-3].decode()}")
+            member: dict[str, Any] = from_json(self.text[start + len(start_mark) - 1 : end])
         except ValueError as error:
             raise RecordError(
                 f"record {self.key[:12]} at byte {self.offset} is damaged: {error}",
                 "remove that line; its unit will be run again",
             ) from error
-        return found
+        return member
 
 
 def own_entry(line: bytes, offset: int) -> IndexEntry | None:
-    """The entry of a line as `records.encode` writes it, the rest of the line not looked at; None for any other."""
+    """The entry of a line that `line.encode` wrote, without decoding the rest of it; None for any other line."""
     index = Index()
     index.fill([line], lambda *_: None, offset)
     return next(iter(index.values()), None)
 
 
 class Index(Mapping[str, IndexEntry]):
-    """The entry that counts for each key, the one added last, in columns; an `IndexEntry` is made when asked for.
+    """The entry that counts for each key: the one added last. Kept in columns; an `IndexEntry` is made on access.
 
     Attributes:
         tags: of every entry that was added, by its row.
@@ -104,25 +104,26 @@ class Index(Mapping[str, IndexEntry]):
     def fill(
         self, lines: Iterable[bytes], fallback: Callable[[bytes, int, int], IndexEntry | None], offset: int = 0
     ) -> None:
-        """Add the entries of `lines`, the first of which starts at byte `offset`; a torn last line is passed over.
+        """Add the entries of `lines`, the first of which starts at byte `offset`. A torn last line is left out.
 
-        `fallback(line, number, offset)` reads a line that `records.encode` did not write.
+        `fallback(line, number, offset)` reads a line that `line.encode` did not write.
         """
-        start, end, tag_of, rows, keys = _KEY.start, _KEY.stop, _TAGS.get, self._rows, self._keys
+        # Looked up once, as the loop runs for every record.
+        start, end, tag_of, rows, keys = KEY.start, KEY.stop, TAGS.get, self._rows, self._keys
         add_key, add_tag, add_text = keys.append, self.tags.append, self._texts.append
         add_offset = self._offsets.append
         for number, line in enumerate(lines, 1):
             values = line.find(b"{", end)
             tag = tag_of(line[end:values])
-            cut = line.find(SPLIT, values)
+            split = line.find(SPLIT, values)
             if not line.endswith(b"\n"):
                 return
-            if tag is not None and cut > 0 and line.startswith(_START):
+            if tag is not None and split > 0 and line.startswith(LINE_START):
                 key = line[start:end].decode("latin-1")
                 rows[key] = len(keys)
                 add_key(key)
                 add_tag(tag)
-                add_text(line[:cut])
+                add_text(line[:split])
                 add_offset(offset)
             elif (entry := fallback(line, number, offset)) is not None:
                 self.add(entry)
@@ -146,16 +147,18 @@ class Index(Mapping[str, IndexEntry]):
 
     def values_at(self, rows: Sequence[int]) -> list[Mapping[str, float]]:
         """`IndexEntry.values` of the entries in `rows`, decoded in one go. Raises `RecordError` as it does."""
-        width = len(_VALUES) - 1
+        # One call of the decoder for all of them, as their texts are short.
+        width = len(VALUES) - 1
         texts = [self._texts[row] for row in rows]
-        raw = b",".join([text[text.find(_VALUES) + width : text.find(_CLIP)] for text in texts])
+        raw = b",".join([text[text.find(VALUES) + width : text.find(CLIP)] for text in texts])
         try:
-            found: list[Mapping[str, float]] = from_json(b"[%b]" % raw)
+            values_by_row: list[Mapping[str, float]] = from_json(b"[%b]" % raw)
         except ValueError:
-            found = []
-        if len(found) != len(rows):
+            values_by_row = []
+        # A damaged line fails the whole, or shifts the rest. Decoding one by one finds it and names it.
+        if len(values_by_row) != len(rows):
             return [self.at(row).values for row in rows]
-        return [numbers(values) for values in found] if b"null" in raw else found
+        return [numbers(values) for values in values_by_row] if b"null" in raw else values_by_row
 
     def __getitem__(self, key: str) -> IndexEntry:
         return self.at(self._rows[key])
@@ -169,9 +172,10 @@ class Index(Mapping[str, IndexEntry]):
 
 def decode_entry(line: bytes, offset: int = 0, where: str = "record") -> IndexEntry:
     """The entry of the record in one line, whose members may stand in any order."""
+    # Encoded anew, so that the entry's text has the order of members that `IndexEntry` cuts by.
     record = decode(line, where)
     if record.kind not in get_args(Kind) or record.status not in get_args(Status):
         raise RecordError(f"{where}: not a record: kind {record.kind!r}, status {record.status!r}")
-    written = encode(record)
+    encoded = encode(record)
     tag = (record.kind, record.status, record.schema)
-    return IndexEntry(record.key, tag, offset, written[: written.find(SPLIT)])
+    return IndexEntry(record.key, tag, offset, encoded[: encoded.find(SPLIT)])

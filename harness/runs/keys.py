@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
 
 from harness.contracts import Json
-from harness.system.digests import _encode, canonical, digest
+from harness.system.digests import canonical, digest, encode_json
 
 IDENTITY_VERSION = 1
 """Part of every key; raised whenever the same unit would get another key, so that old records are not mistaken."""
@@ -19,20 +19,20 @@ def key(preimage: Mapping[str, Json]) -> str:
 
 def _text(value: Json) -> str:
     """`canonical`, quickly for the two types that vary from unit to unit."""
-    kind = type(value)
+    kind = type(value)  # not isinstance: True is an int, and its JSON is `true`
     if kind is str:
         return encode_basestring_ascii(str(value))
     return str(value) if kind is int else canonical(value)
 
 
 class Template:
-    """Keys for many pre-images that share most of their members: the shared ones are encoded once.
+    """Keys for many pre-images that share most of their members. The shared members are encoded once.
 
-    `Template(shared).key({...})` equals `key({**shared, ...})`.
+    `Template(shared).key({...})` equals `key({**shared, ...})`. A plan may have a million units of one model.
     """
 
     def __init__(self, shared: Mapping[str, Json]) -> None:
-        self._fixed = {name: f"{_encode(name)}:{canonical(value)}" for name, value in shared.items()}
+        self._fixed = {name: f"{encode_json(name)}:{canonical(value)}" for name, value in shared.items()}
         self._frames: dict[tuple[str, ...], tuple[list[tuple[str, str]], str]] = {}
 
     def key(self, varying: Mapping[str, Json]) -> str:
@@ -60,7 +60,7 @@ class Template:
             if name in self._fixed:
                 text += comma + self._fixed[name]
             else:
-                gaps.append((f"{text}{comma}{_encode(name)}:", name))
+                gaps.append((f"{text}{comma}{encode_json(name)}:", name))
                 text = ""
             comma = ","
         return gaps, text + "}"

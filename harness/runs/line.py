@@ -29,20 +29,20 @@ Tag = tuple[Kind, Status, int]
 SPLIT = b',"unit":{'
 """Where the indexed part of a line ends."""
 
-_VALUES, _CLIP, _CONTEXT = b',"values":{', b',"clip":{', b',"context":{'
+VALUES, CLIP, CONTEXT = b',"values":{', b',"clip":{', b',"context":{'
 """Where members of the indexed part begin. Inside a JSON text quotes are escaped, so that these bytes, and those of
 `SPLIT`, occur nowhere else before the pre-image."""
 
-_START = b'{"schema":%d,"key":"' % RECORD_SCHEMA
+LINE_START = b'{"schema":%d,"key":"' % RECORD_SCHEMA
 
-_KEY = slice(len(_START), len(_START) + 64)
+KEY = slice(len(LINE_START), len(LINE_START) + 64)
 
-_TAGS: dict[bytes, Tag] = {
+TAGS: dict[bytes, Tag] = {
     f'","kind":"{kind}","status":"{status}","values":'.encode(): (kind, status, RECORD_SCHEMA)
     for kind in get_args(Kind)
     for status in get_args(Status)
 }
-"""What stands between a key and its values, by which a line as `records.encode` writes it is told."""
+"""The bytes between a key and its values. A line with one of them was written by `encode`."""
 
 
 def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
@@ -52,7 +52,7 @@ def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that is known of one attempt at one unit. The newest record of a key counts.
+    """One attempt at one unit. The newest record of a key counts.
 
     Attributes:
         key: digest of `preimage`. kind: what was done.
@@ -82,7 +82,7 @@ class Record:
 
 
 def device_label(device: Mapping[str, Json]) -> str:
-    """How tables and comparisons name the machine of a record; two of one label count as the same."""
+    """The name of a record's machine in tables and comparisons. Two of one label count as the same."""
     cores = device.get("cores") if device.get("kind") == "cpu" else None
     return f"{device.get('name', 'unknown')}" + (f" ({cores} cores)" if cores else "")
 
@@ -92,7 +92,7 @@ _INDEXED = ("schema", "key", "kind", "status", "values", "clip", "context")
 _REST = ("preimage", "samples", "notes", "device", "versions", "git", "started", "ended", "error")
 
 _JSON_NAMES = {"preimage": "unit"}
-"""How the line calls a member that goes by another name here."""
+"""Members that have another name in the line."""
 
 
 def encode(record: Record) -> bytes:

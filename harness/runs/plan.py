@@ -27,8 +27,8 @@ class Unit:
         key: digest of `preimage`.
         kind: `generate` (one clip), `score` (a clip under one metric) or `measure` (a probe on one model).
         preimage: everything that could change the result.
-        context: what readers want besides: suite, arm, section, plugin (metric or probe), prompt, seed, index (of
-            the seed among the prompt's), and for a score `of`, the key of its generate unit. Not part of the key.
+        context: further facts for readers, not part of the key: suite, arm, section, plugin (metric or probe), prompt,
+            seed, index (of the seed among the prompt's), and for a score `of`, the key of its generate unit.
     """
 
     key: str
@@ -42,9 +42,9 @@ class Arm:
     """A model with all options resolved, as compared in tables.
 
     Attributes:
-        label: how tables call it. name, options: how to make it.
+        label: its name in tables. name, options: of the registered model.
         identity: the model's part of its units' pre-images.
-        card: what the model says of itself.
+        card: the model's own description.
     """
 
     label: str
@@ -56,9 +56,9 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The planned units of one arm in one section: what `scored/planned` counts.
+    """The planned units of one arm in one section, which `scored/planned` counts.
 
-    Two groups may share keys, where sections ask for the same thing; the unit runs once.
+    Two groups may share keys where sections ask for the same thing. The unit then runs once.
 
     Attributes:
         arm: label; empty for a probe that needs no model.
@@ -85,7 +85,7 @@ class Plan:
 
 
 def to_json(plan: Plan) -> dict[str, Json]:
-    """What `plan.json` in a run folder holds: the resolved suite, the arms with their cards, the planned keys."""
+    """The content of `plan.json` in a run folder: the resolved suite, the arms with their cards, the planned keys."""
     return {
         "schema": PLAN_SCHEMA,
         "device": plan.device,
@@ -106,7 +106,7 @@ def _plain(item: Arm | Group) -> dict[str, Any]:
 
 
 def make(suite: Suite, device: str | None = None) -> Plan:
-    """The plan of a loaded suite on `device` (the suite's own, resolved here, unless given).
+    """The plan of a loaded suite on `device`, by default the suite's own.
 
     Asks every model and metric for its identity and card, which imports no torch. Raises `HarnessError`.
     """
@@ -127,7 +127,7 @@ def make(suite: Suite, device: str | None = None) -> Plan:
 def _arm(entry: ModelEntry, model: VideoModel, device: str) -> Arm:
     try:
         card = model.describe()
-        more = dict(model.identity(device))
+        own_identity = dict(model.identity(device))
     except HarnessError:
         raise
     except Exception as error:  # a plug-in may raise anything
@@ -136,7 +136,7 @@ def _arm(entry: ModelEntry, model: VideoModel, device: str) -> Arm:
         "name": entry.name,
         "options": {name: value for name, value in entry.options.items() if name not in model.unkeyed},
         "version": model.version,
-        "identity": more,
+        "identity": own_identity,
     }
     canonical(identity)
     return Arm(entry.label, entry.name, entry.options, identity, card)
@@ -149,12 +149,12 @@ def _taking_part(section: GenerateSection | MeasureSection, arms: Mapping[str, A
 def _clips(
     suite: Suite, section: GenerateSection, arm: Arm, model: VideoModel, device: str, units: dict[str, Unit]
 ) -> list[Group]:
-    """Enter the section's generate and score units of one arm; their groups."""
+    """Add the section's generate and score units of one arm to `units`. Returns their groups."""
     scorers = [_Scorer(use, device) for use in section.metrics]
-    asked = foresight.Clips(suite, section, arm.label, model, arm.card)
+    requests = foresight.ClipRequests(suite, section, arm.label, model, arm.card)
     keys: list[str] = []
-    scored: dict[str, list[str]] = {scorer.name: [] for scorer in scorers}
-    shared: dict[str, Json] = {
+    score_keys: dict[str, list[str]] = {scorer.name: [] for scorer in scorers}
+    common: dict[str, Json] = {
         "identity": IDENTITY_VERSION,
         "kind": "generate",
         "model": arm.identity,
@@ -164,8 +164,8 @@ def _clips(
         "video": {"codec": "h264", "mbtree": False, "frame_rate": arm.card.frame_rate, **suite.video.model_dump()},
     }
     if not section.switches:
-        shared["switches"] = []
-    template = Template(shared)
+        common["switches"] = []
+    template = Template(common)
     base = {"suite": suite.suite, "arm": arm.label, "section": section.name}
     for number, prompt in enumerate(suite.prompts[section.prompts].texts):
         by_prompt: dict[str, Json] = {"prompt": prompt}
@@ -175,19 +175,25 @@ def _clips(
             varying = {**by_prompt, "seed": seed}
             if request := model.request_identity(prompt, seed):
                 varying["request"] = dict(request)
-            said, where = asked.of(number, seed)
-            varying |= said
+            for_preimage, for_context = requests.additions(number, seed)
+            varying |= for_preimage
             key = template.key(varying)
             keys.append(key)
-            context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index, **where}
+            context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index, **for_context}
             if key not in units:
-                units[key] = Unit(key, "generate", {**shared, **varying}, context)
+                units[key] = Unit(key, "generate", {**common, **varying}, context)
             for scorer in scorers:
                 unit = scorer.unit(key, context)
-                scored[scorer.name].append(unit.key)
+                score_keys[scorer.name].append(unit.key)
                 units.setdefault(unit.key, unit)
     clips = Group(section.name, arm.label, "generate", "", tuple(keys))
-    return [clips, *(Group(section.name, arm.label, "score", name, tuple(found)) for name, found in scored.items())]
+    return [
+        clips,
+        *(
+            Group(section.name, arm.label, "score", name, tuple(keys_of_scores))
+            for name, keys_of_scores in score_keys.items()
+        ),
+    ]
 
 
 class _Scorer:
@@ -219,7 +225,7 @@ def _measures(
     device: str,
     units: dict[str, Unit],
 ) -> list[Group]:
-    """Enter the section's units: one an arm and round, or a round where the probe needs no model."""
+    """Add the section's units to `units`: one an arm and round, or one a round where the probe needs no model."""
     probe = registry.probes.create(section.probe, section.options)
     texts = suite.prompts[section.prompts].texts if section.prompts else []
     workload: dict[str, Json] = {
@@ -248,12 +254,12 @@ def _measures(
         label = arm.label if arm else ""
         context = {"suite": suite.suite, "arm": label, "section": section.name, "plugin": section.probe}
         if arm:
-            said, where = foresight.of_workload(suite, section, arm.label, models[label], arm.card)
-            preimage["workload"] = {**workload, **said}
-            context |= where
+            for_preimage, for_context = foresight.of_workload(suite, section, arm.label, models[label], arm.card)
+            preimage["workload"] = {**workload, **for_preimage}
+            context |= for_context
         keys = []
         for number in range(section.rounds):
-            # A single round has no number, so that asking for more of them later keeps what is there.
+            # The first round has no number, so that its record counts when a suite asks for more rounds later.
             turn = {"round": number} if number else {}
             unit = Unit(key_of({**preimage, **turn}), "measure", {**preimage, **turn}, {**context, "round": number})
             units.setdefault(unit.key, unit)

@@ -39,7 +39,7 @@ class RecordFile:
                     yield decode(line, f"{self.path}:{number}")
 
     def newest(self) -> Index:
-        """The entry that counts for each key, the last one written. A torn last line is passed over."""
+        """The newest entry of each key, which is the one that counts. A torn last line is left out."""
         index = Index()
         with self._lines() as lines:
             index.fill(lines, lambda line, number, offset: decode_entry(line, offset, f"{self.path}:{number}"))
@@ -62,20 +62,22 @@ class RecordFile:
             raise RecordError(f"{self.path} cannot be read: {error.strerror}") from error
 
     def append(self, record: Record) -> IndexEntry:
-        """Write one line and bring it to the disk; its index entry.
+        """Write one line, bring it to the disk, and return its index entry.
 
-        On failure the file is as before; raises `StorageError`.
+        Raises `StorageError`; the file is then as before.
         """
         line = encode(record)
         with self._writing, files.storage(self.path):
             handle = self._open()
             start = os.lseek(handle, 0, os.SEEK_END)
             try:
-                written = 0
-                while written < len(line):
-                    written += os.write(handle, line[written:])
+                position = 0
+                while position < len(line):
+                    position += os.write(handle, line[position:])
+                # Before the unit counts as done: a run that goes on after a loss of power must not miss its record.
                 os.fsync(handle)
             except OSError:
+                # The next record must not be glued to half of this one.
                 os.ftruncate(handle, start)
                 raise
             return own_entry(line, start) or decode_entry(line, start)
@@ -85,7 +87,8 @@ class RecordFile:
             new = not self.path.exists()
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._handle = handle
-            os.ftruncate(handle, _complete(handle))
+            # A crash may have left a torn last line.
+            os.ftruncate(handle, _length_of_whole_lines(handle))
             if new:
                 files.sync(self.path.parent)
         return self._handle
@@ -103,8 +106,8 @@ class RecordFile:
         self.close()
 
 
-def _complete(handle: int) -> int:
-    """Bytes up to and including the last newline."""
+def _length_of_whole_lines(handle: int) -> int:
+    """Bytes up to and including the last newline, looked for from the end."""
     end = os.lseek(handle, 0, os.SEEK_END)
     while end > 0:
         start = max(0, end - 65536)
@@ -118,10 +121,10 @@ def _complete(handle: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder as tables read it: what was planned, and the newest record of every key.
+    """A run folder as tables read it: its plan, and the newest record of every key.
 
     Attributes:
-        folder: of the run. suite, device, arms, groups: as planned last.
+        folder: of the run. suite, device, arms, groups: of the latest plan.
         index: by key, the entry of the newest record; also of units that are no longer planned.
     """
 

@@ -14,13 +14,13 @@ from harness.system.files import cache_folder, write_atomic
 ALWAYS_HASHED = 8 << 20
 """Bytes below which a file is hashed each time, which costs less than remembering it."""
 
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+encode_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 
 
 def canonical(value: Json) -> str:
     """The one JSON text of `value`: keys sorted, ASCII, no blanks, floats as `repr`. Raises for NaN and infinity."""
     try:
-        return _encode(value)
+        return encode_json(value)
     except (ValueError, TypeError) as error:
         raise HarnessError(f"cannot make an identity of a value: {error}", "use finite numbers, texts and lists") from (
             error
