@@ -84,11 +84,11 @@ def _report(outcome: Outcome) -> Iterator[str]:
 
 
 def _counts(outcome: Outcome) -> str:
-    if not (outcome.made or outcome.failed or outcome.skipped or outcome.pending):
+    if not (outcome.done_now or outcome.failed or outcome.skipped or outcome.pending):
         return f"nothing to do: all {outcome.planned:,} units are done"
     counts = {
-        "done before": outcome.found,
-        "done now": outcome.made,
+        "done before": outcome.already_done,
+        "done now": outcome.done_now,
         "failed": outcome.failed,
         "skipped": outcome.skipped,
         "to do": outcome.pending,

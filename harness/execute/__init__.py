@@ -1,1 +1,1 @@
-"""Running planned units: one unit, all units in this process, or over many devices."""
+"""Run planned units: clips and scores in this process, measurements in another."""

@@ -32,8 +32,8 @@ QUEUE_CHUNKS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A clip that is a file already, and what it must hold."""
+class ClipFile:
+    """A clip that is a file already, with its frames and size."""
 
     path: Path
     frames: int
@@ -41,8 +41,8 @@ class Finished:
     width: int
 
 
-def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames | Finished]:
-    """Checked chunks of a generate unit's clip, uint8 [frames, height, width, 3]; or the one file that it is."""
+def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames | ClipFile]:
+    """Checked chunks of a generate unit's clip, uint8 [frames, height, width, 3]; or one file that is the clip."""
     preimage: Any = unit.preimage
     files = [unit.context["prefix"]] if "prefix" in preimage else []
     request = Request(
@@ -53,26 +53,26 @@ def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames
         prefixes=prefixes_of(files, card),
     )
     if path := model.file(request):
-        return iter((Finished(path, request.frames, card.height, card.width),))
+        return iter((ClipFile(path, request.frames, card.height, card.width),))
     # A copy, since a model may fill the same array again while the encoder still reads it.
     return (chunk[0].copy() for chunk in enforce.chunks(model, request, card))
 
 
-def _asked_and_given(unit: Unit) -> dict[str, Json]:
-    """What the record of a clip says of its prompt switches (`frame` null: the model cannot say) and its prefix."""
+def _switches_and_prefix(unit: Unit) -> dict[str, Json]:
+    """The members of a clip's record for its prompt switches (`frame` null: the model cannot say) and its prefix."""
     preimage: Any = unit.preimage
-    said: dict[str, Json] = {}
+    facts: dict[str, Json] = {}
     if preimage["switches"]:
         pairs = zip(preimage["switches"], unit.context["switched_at"], strict=True)
-        said["switches"] = [{"asked": asked, "frame": frame} for (asked, _), frame in pairs]
+        facts["switches"] = [{"asked": requested, "frame": frame} for (requested, _), frame in pairs]
     if "prefix" in preimage:
         file: dict[str, Json] = dict(unit.context["prefix"])
         del file["file"]
-        said["prefix"] = {**file, "in_clip": False}
-    return said
+        facts["prefix"] = {**file, "in_clip": False}
+    return facts
 
 
-class _Stopped(Exception):
+class _ModelFailed(Exception):
     """The model failed with `fault`; a type of its own, so that its `OSError` is not taken for the disk's."""
 
     def __init__(self, fault: BaseException) -> None:
@@ -80,7 +80,7 @@ class _Stopped(Exception):
         self.fault = fault
 
 
-class Making:
+class ClipAttempt:
     """One attempt at a clip: the model runs in the caller's thread, all else in another.
 
     So the model goes on, to the next chunk and to the next clip, while this one is encoded, read back, brought to the
@@ -95,8 +95,8 @@ class Making:
         self, unit: Unit, setting: Setting, path: Path, name: str, keep: Callable[[Record], IndexEntry]
     ) -> None:
         self.stopped = False
-        self._waiting: queue.Queue[Frames | Finished | _Stopped | None] = queue.Queue(QUEUE_CHUNKS)
-        self._made: tuple[Record, IndexEntry] | None = None
+        self._waiting: queue.Queue[Frames | ClipFile | _ModelFailed | None] = queue.Queue(QUEUE_CHUNKS)
+        self._recorded: tuple[Record, IndexEntry] | None = None
         self._fault: BaseException | None = None
         preimage: Any = unit.preimage
         video_settings = preimage["video"]
@@ -106,26 +106,26 @@ class Making:
             arrivals = self._arrivals()
             try:
                 first = next(arrivals, None)
-                if isinstance(first, Finished):
-                    found = video.keep(path, first.path, first.frames, first.height, first.width)
+                if isinstance(first, ClipFile):
+                    clip = video.keep(path, first.path, first.frames, first.height, first.width)
                 else:
-                    found = video.write(path, self._chunks(first, arrivals), *settings)
-                return Result(clip={"path": name, **found, **_asked_and_given(unit)})
-            except _Stopped as stopped:
+                    clip = video.write(path, self._chunks(first, arrivals), *settings)
+                return Result(clip={"path": name, **clip, **_switches_and_prefix(unit)})
+            except _ModelFailed as stopped:
                 raise stopped.fault from None
 
         def work() -> None:
             try:
-                made = attempt(unit, setting, write)
-                self._made = made, keep(made)
+                record = attempt(unit, setting, write)
+                self._recorded = record, keep(record)
             except BaseException as fault:  # noqa: BLE001 - raised again in the thread that asks for the record
                 self._fault = fault
 
         self._thread = threading.Thread(target=work, name="clip", daemon=True)
         self._thread.start()
 
-    def feed(self, start: Callable[[], Iterator[Frames | Finished]]) -> None:
-        """Run the model: hand on everything that `start()` yields. Only an interrupt comes through."""
+    def feed(self, start: Callable[[], Iterator[Frames | ClipFile]]) -> None:
+        """Run the model, and hand on everything that `start()` yields. Raises nothing but an interrupt."""
         try:
             for chunk in start():
                 if not self._hand_over(chunk):
@@ -133,33 +133,34 @@ class Making:
             self._hand_over(None)
         except BaseException as fault:
             self.stopped = True
-            self._hand_over(_Stopped(fault))
+            self._hand_over(_ModelFailed(fault))
             if isinstance(fault, KeyboardInterrupt):
                 raise
 
     def record(self) -> tuple[Record, IndexEntry]:
-        """Wait for the clip; its record, which is on the disk. Raises what came in the way of that."""
+        """Wait for the clip, and return its record, which is on the disk. Raises the fault that prevented it."""
         self._thread.join()
-        if self._made is None:
+        if self._recorded is None:
             raise self._fault or RuntimeError("a clip ended without a record")
-        return self._made
+        return self._recorded
 
     @staticmethod
-    def _chunks(first: Frames | None, rest: Iterator[Frames | Finished]) -> Iterator[Frames]:
+    def _chunks(first: Frames | None, rest: Iterator[Frames | ClipFile]) -> Iterator[Frames]:
         if first is not None:
             yield first
         for chunk in rest:
-            assert not isinstance(chunk, Finished)
+            assert not isinstance(chunk, ClipFile)
             yield chunk
 
-    def _arrivals(self) -> Iterator[Frames | Finished]:
+    def _arrivals(self) -> Iterator[Frames | ClipFile]:
         while (item := self._waiting.get()) is not None:
-            if isinstance(item, _Stopped):
+            if isinstance(item, _ModelFailed):
                 raise item
             yield item
 
-    def _hand_over(self, item: Frames | Finished | _Stopped | None) -> bool:
+    def _hand_over(self, item: Frames | ClipFile | _ModelFailed | None) -> bool:
         """Queue `item`; false when the other thread has ended."""
+        # With a timeout: a full queue of a thread that has ended would never take the item.
         while self._thread.is_alive():
             try:
                 self._waiting.put(item, timeout=0.1)

@@ -1,7 +1,7 @@
 """Measurements in a process that makes no clip (rule T1): the run's side, and `python -m harness.execute.measuring`.
 
-The process is asked for one unit after the other over a pipe, and answers with records. It has a session of its own, so
-that an interrupt reaches the run alone, which then ends it with all that it has started.
+The process gets one unit after the other over a pipe, and answers with records. It has a session of its own, so that an
+interrupt reaches the run alone. The run then ends the process with all that it has started.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from harness.runs.line import Record, decode, encode
 from harness.runs.plan import Arm, Unit
 from harness.system import devices
 
-SAYS, RECORDS, REFUSES = b"s", b"r", b"x"
-"""First byte of an answer's line: progress in words, the record, and what concerns the run and not the unit."""
-FAREWELL_S = 30.0
+PROGRESS, RECORD, RUN_FAULT = b"s", b"r", b"x"
+"""First byte of an answer's line: progress in words, the record, or a fault that ends the run."""
+CLOSING_S = 30.0
 """Seconds that the process has for freeing its model after the last unit."""
 
 
@@ -42,7 +42,7 @@ class MeasuringEnded(HarnessError):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the process is told first: where it runs, what every record says, and what to import."""
+    """The first message to the process: the device, the common part of all records, and what to import."""
 
     parent: int
     device: str
@@ -56,7 +56,7 @@ class Measurer:
     """The run's side. The process starts with the first measurement, and again after it died.
 
     Args:
-        say: is told what goes on, as in `loading dense`. scratch: as in `ProbeContext`.
+        say: gets progress, as in `loading dense`. scratch: as in `ProbeContext`.
     """
 
     def __init__(self, device: str, setting: units.Setting, say: Callable[[str], None], scratch: Path) -> None:
@@ -64,24 +64,25 @@ class Measurer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def measure(self, unit: Unit, arm: Arm | None) -> Record:
-        """Its record, a failed one where the process dies. Raises `StorageError` as the probe does."""
-        started = units.now()
+        """The unit's record, a failed one where the process dies. Raises `StorageError` as the probe does."""
+        start = units.now()
         try:
             process = self._process or self._start()
             assert process.stdin is not None
             assert process.stdout is not None
+            # A process that has just died still may have said why; its status is read below.
             with suppress(BrokenPipeError):
                 pickle.dump((unit, arm), process.stdin)
                 process.stdin.flush()
-            if (made := self._answer(process.stdout)) is not None:
-                return made
+            if (record := self._answer(process.stdout)) is not None:
+                return record
         except BaseException:
             self._kill()
             raise
-        how = _how(process.wait())
+        how = _how_it_ended(process.wait())
         self._kill()
         fault = MeasuringEnded(f"the process that measures ended {how}", "see what it printed")
-        return units.record(unit, self.setting, "failed", units.Result(), started, units.describe(fault))
+        return units.record(unit, self.setting, "failed", units.Result(), start, units.describe(fault))
 
     def close(self) -> None:
         """Let the process free its model and end; kill it where it does not, or is in the middle of a unit."""
@@ -92,16 +93,16 @@ class Measurer:
         with suppress(BrokenPipeError):
             process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(FAREWELL_S)
+            process.wait(CLOSING_S)
         self._kill()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        holds = {PARENT_HOLDS_CONTEXT: str(int(devices.holds_context()))}
+        environment = {PARENT_HOLDS_CONTEXT: str(int(devices.holds_context()))}
         self._process = process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | holds,
+            env=os.environ | environment,
             start_new_session=True,
         )
         assert process.stdin is not None
@@ -114,11 +115,11 @@ class Measurer:
         """The record that comes; None where the process ends before."""
         for line in lines:
             kind, text = line[:1], line[1:]
-            if kind == SAYS:
+            if kind == PROGRESS:
                 self.say(json.loads(text))
-            elif kind == REFUSES:
+            elif kind == RUN_FAULT:
                 raise StorageError(*json.loads(text))
-            elif kind == RECORDS and text.endswith(b"\n"):
+            elif kind == RECORD and text.endswith(b"\n"):
                 return decode(text)
         return None
 
@@ -135,15 +136,15 @@ class Measurer:
                     pipe.close()
 
 
-def _how(status: int) -> str:
+def _how_it_ended(status: int) -> str:
     return f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
 
 
 # ------------------------------------------------------------------------------ the process itself
 
 
-class Serving:
-    """What the process does with a unit: load its model anew, measure, record."""
+class Server:
+    """The process's side: load a unit's model anew, measure, record."""
 
     def __init__(self, hello: Hello, answer: IO[bytes]) -> None:
         self.hello, self.answer = hello, answer
@@ -155,8 +156,8 @@ class Serving:
         self.answer.flush()
 
     def say(self, words: str) -> None:
-        """Tell what goes on."""
-        self.tell(SAYS, json.dumps(words).encode())
+        """Send progress."""
+        self.tell(PROGRESS, json.dumps(words).encode())
 
     def unit(self, unit: Unit, arm: Arm | None) -> None:
         """Measure and answer."""
@@ -181,27 +182,28 @@ class Serving:
             return units.measure(unit, subject, ProbeContext(hello.device, hello.scratch, report, spans))
 
         try:
-            self.tell(RECORDS, encode(units.attempt(unit, hello.setting, work)))
+            self.tell(RECORD, encode(units.attempt(unit, hello.setting, work)))
         except StorageError as refused:
-            self.tell(REFUSES, json.dumps([refused.message, refused.fix]).encode())
+            self.tell(RUN_FAULT, json.dumps([refused.message, refused.fix]).encode())
 
 
 def main() -> None:
-    """Answer until the run closes its pipe; end with the run, should that die."""
-    asked = os.fdopen(os.dup(0), "rb")
+    """Answer until the run closes its pipe. Ends with the run, should that die."""
+    requests = os.fdopen(os.dup(0), "rb")
     answer = os.fdopen(os.dup(1), "wb")
-    # What models print goes where errors go, and nothing of theirs reads the run's words.
+    # Models' output goes to standard error, so that it is never taken for an answer. Models cannot read the requests.
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    hello: Hello = pickle.load(asked)
+    hello: Hello = pickle.load(requests)
     devices.end_with_parent(hello.parent)
+    # Plug-ins import from where the run's interpreter found them.
     sys.path[:] = hello.path
     for path in hello.plugins:
         registry.load_plugin(path)
-    serving = Serving(hello, answer)
+    serving = Server(hello, answer)
     with suppress(EOFError):
         while True:
-            serving.unit(*pickle.load(asked))
+            serving.unit(*pickle.load(requests))
     serving.models.unload()
 
 

@@ -11,7 +11,7 @@ from harness.system import devices
 
 
 class Models:
-    """The one model that is loaded; a load that failed is not tried again for every unit."""
+    """The one model that is loaded. A load that failed is not tried again for every unit."""
 
     def __init__(self, device: str, say: Callable[[str], None]) -> None:
         self.device, self.say = device, say
@@ -21,7 +21,7 @@ class Models:
         self._imported: set[str] = set()
 
     def get(self, arm: Arm, doing: str = "loading") -> VideoModel:
-        """The model of `arm`, loaded on first use, `doing` being the word for it. Raises what loading raised."""
+        """The model of `arm`, loaded on first use; progress calls that `doing`. Raises what loading raised."""
         if self._label != arm.label:
             self.unload()
             self._label = arm.label
@@ -43,8 +43,8 @@ class Models:
     def renew(self, arm: Arm | None) -> None:
         """Free the model and its memory, so that a measurement loads its own and begins with an empty device.
 
-        On a CPU memory is the whole process's, and modules that loading imports would pass for weights: an arm that
-        this process has not loaded yet is loaded once for them alone. A load that failed stays known, and is raised.
+        On a CPU the memory of the whole process is measured, and modules that loading imports would count as weights.
+        So an arm that this process has not loaded yet is first loaded once for its modules. Raises what loading raised.
         """
         self._clear()
         if arm is not None and self.device == "cpu" and arm.label not in self._imported:

@@ -1,4 +1,4 @@
-"""How a run went: progress, counts, and when failures end it."""
+"""Progress and counts of a run, and the rule by which failures end it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Tick:
     """Progress of a run, after each unit and whenever `message` changes.
 
     Attributes:
-        finished: units of this run's work that are through, whatever their status. total: all of that work.
+        finished: units that this run has finished, whatever their status. total: those that it had to do.
         failed: of those finished.
         seconds: since the run began its work.
         message: what is going on, as in `loading dense`; empty with a record.
@@ -39,15 +39,15 @@ class Outcome:
 
     Attributes:
         folder: the run folder.
-        planned: units of the plan. found: of those, done before this run. made: done by it.
-        failed, skipped: what the newest record says. pending: neither tried nor done.
-        stopped: why the run ended early; empty when it went through.
+        planned: units of the plan. already_done: of those, before this run. done_now: by it.
+        failed, skipped: by the newest record. pending: neither tried nor done.
+        stopped: why the run ended early; empty for a complete run.
     """
 
     folder: Path
     planned: int
-    found: int
-    made: int
+    already_done: int
+    done_now: int
     failed: int
     skipped: int
     pending: int

@@ -40,19 +40,19 @@ def run_plan(
     verify: bool = False,
     suite_folder: Path | None = None,
 ) -> Outcome:
-    """Do what `plan` asks for and `out` does not hold yet; at most `limit` units of it.
+    """Run the units of `plan` that `out` does not hold yet; at most `limit` of them.
 
-    `verify` compares the digest of every clip's file, not its length alone. `suite_folder` tells whose git commit to
-    record where the harness itself is not under git. An interrupt (Ctrl-C) ends the run in order, and `stopped` says
-    so. Raises `HarnessError` where the run cannot start, and `StorageError` where the disk refuses: in both cases what
-    is recorded stays, and the next run goes on from there.
+    `verify` compares the digest of every clip's file, not its length alone. The git commit of `suite_folder` is
+    recorded where the harness itself is not under git. An interrupt (Ctrl-C) ends the run in order, and `stopped` says
+    so. Raises `HarnessError` where the run cannot start, and `StorageError` where the disk refuses. In both cases the
+    records stay, and the next run goes on from there.
     """
     folders = [Path(__file__).parent, *([suite_folder] if suite_folder else [])]
     setting = units.Setting(devices.describe(plan.device), devices.versions(), devices.git_state(*folders))
     with Store(out) as store:
         store.sweep()
         store.write_plan(plan)
-        job = _Job(plan, store, setting, verify, progress or (lambda tick: None), limit)
+        job = _RunningPlan(plan, store, setting, verify, progress or (lambda tick: None), limit)
         try:
             job.work()
         except _Stop as stop:
@@ -68,8 +68,8 @@ class _Stop(Exception):
     """Ends the run between two units; its text is the reason, empty for a limit."""
 
 
-class _Job:
-    """One run: what is done, what is loaded, and the counts."""
+class _RunningPlan:
+    """One run: the finished units, the loaded models and metrics, and the counts."""
 
     def __init__(
         self, plan: Plan, store: Store, setting: units.Setting, verify: bool, progress: Progress, limit: int | None
@@ -80,9 +80,9 @@ class _Job:
         self.models = Models(plan.device, self._say)
         self.measurer = Measurer(plan.device, setting, self._say, store.folder / SCRATCH)
         self.scorers = Scorers(plan.device, self._say)
-        self.flight: deque[tuple[generate.Making, Unit]] = deque()
+        self.unfinished: deque[tuple[generate.ClipAttempt, Unit]] = deque()
         self.stopped = ""
-        self.finished = self.failed = self.made = 0
+        self.finished = self.failed = self.done_now = 0
         self.began = time.monotonic()
         self.scores: dict[str, list[Unit]] = defaultdict(list)
         for unit in plan.units:
@@ -95,16 +95,16 @@ class _Job:
                 clip = entry.clip
                 if unit.kind != "generate" or store.agrees(clip, verify):
                     self.digests[unit.key] = str(clip.get("digest", ""))
-        self.found = sum(self._done(unit) for unit in plan.units)
-        self.total = len(plan.units) - self.found
+        self.already_done = sum(self._done(unit) for unit in plan.units)
+        self.total = len(plan.units) - self.already_done
 
     # ------------------------------------------------------------------------------- what is done
 
     def _done(self, unit: Unit) -> bool:
-        """Whether the unit's newest record is ok and agrees with the clip it speaks of.
+        """Whether the unit's newest record is ok and agrees with its clip.
 
-        `digests` holds the clip digest of every unit whose record is ok and whose own file agrees; a score is done
-        only while it is of the clip that is there.
+        `digests` holds the clip digest of every unit whose record is ok and whose own file agrees. A score is done only
+        while it is of the present clip.
         """
         digest = self.digests.get(unit.key)
         if digest is None or unit.kind != "score":
@@ -114,31 +114,31 @@ class _Job:
     # --------------------------------------------------------------------------------- the order
 
     def work(self) -> None:
-        """Every unit that is not done: all clips and scores, then all measurements."""
+        """Do every unit that is not done: all clips and scores, then all measurements."""
         clips: dict[str, list[Unit]] = defaultdict(list)
-        timed: dict[str, list[Unit]] = defaultdict(list)
+        measurements: dict[str, list[Unit]] = defaultdict(list)
         rounds: dict[int, list[Unit]] = defaultdict(list)
-        repeated = {
+        of_rounds = {
             key for group in self.plan.groups if group.kind == "measure" and len(group.keys) > 1 for key in group.keys
         }
         for unit in self.plan.units:
-            if unit.key in repeated:
+            if unit.key in of_rounds:
                 rounds[int(unit.context["round"])].append(unit)
             elif unit.kind != "score":
-                by_arm = clips if unit.kind == "generate" else timed
+                by_arm = clips if unit.kind == "generate" else measurements
                 by_arm[str(unit.context["arm"])].append(unit)
         for arm in self.plan.arms:
             self._clips(arm, clips[arm.label])
         self.scorers.close()
         for arm in self.plan.arms:
-            for unit in timed[arm.label]:
+            for unit in measurements[arm.label]:
                 self._measure(unit, arm)
-        for unit in timed[""]:
+        for unit in measurements[""]:
             self._measure(unit, None)
         self._rounds(rounds)
 
     def _rounds(self, rounds: dict[int, list[Unit]]) -> None:
-        """Measurements of several rounds: A B B A, so that drift of the device falls on every arm alike (rule T12)."""
+        """Measure in the order A B B A, so that drift of the device falls on every arm alike (rule T12)."""
         arms = {arm.label: arm for arm in self.plan.arms}
         place = {label: index for index, label in enumerate(arms)}
         for number in sorted(rounds):
@@ -153,30 +153,31 @@ class _Job:
         self.models.unload()
 
     def _clip(self, arm: Arm, unit: Unit) -> None:
-        """One clip; the scores of the clip before it."""
+        """Make one clip, and score the one before it."""
         if self._done(unit):
             self._collect()
             self._scores(unit)
             return
-        if self.limit is not None and self.finished + self._in_flight() >= self.limit:
+        if self.limit is not None and self.finished + self._units_in_work() >= self.limit:
             self._collect()
         path = self.store.clip_path(unit.key)
-        making = generate.Making(unit, self.setting, path, clip_name(unit.key), self._keep)
-        self.flight.append((making, unit))
-        making.feed(lambda: generate.frames_of(unit, self.models.get(arm), arm.card))
-        self._collect(0 if making.stopped else 1)
+        attempt = generate.ClipAttempt(unit, self.setting, path, clip_name(unit.key), self._keep)
+        self.unfinished.append((attempt, unit))
+        attempt.feed(lambda: generate.frames_of(unit, self.models.get(arm), arm.card))
+        # One clip may be unfinished while the next is made. A failure is counted at once, as it may end the run.
+        self._collect(0 if attempt.stopped else 1)
 
-    def _in_flight(self) -> int:
-        """Units that the clips being finished will bring: themselves and their scores."""
-        return sum(1 + len(self.scores[unit.key]) for _, unit in self.flight)
+    def _units_in_work(self) -> int:
+        """Units that the unfinished clips stand for: themselves and their scores."""
+        return sum(1 + len(self.scores[unit.key]) for _, unit in self.unfinished)
 
     def _collect(self, leave: int = 0) -> None:
-        """Wait for the clips that are being finished, but for the last `leave`; count and score each."""
-        while len(self.flight) > leave:
-            making, unit = self.flight[0]
-            made = making.record()
-            self.flight.popleft()
-            self._count(*made)
+        """Wait for all unfinished clips but the last `leave`, and count and score each."""
+        while len(self.unfinished) > leave:
+            attempt, unit = self.unfinished[0]
+            record_and_entry = attempt.record()
+            self.unfinished.popleft()
+            self._count(*record_and_entry)
             self._scores(unit)
 
     def _scores(self, of: Unit) -> None:
@@ -200,38 +201,38 @@ class _Job:
 
     # -------------------------------------------------------------------------------- the records
 
-    def _write(self, done: Record) -> None:
-        self._count(done, self._keep(done))
+    def _write(self, record: Record) -> None:
+        self._count(record, self._keep(record))
 
-    def _keep(self, done: Record) -> IndexEntry:
-        """Append a record; the entry that counts from now on.
+    def _keep(self, record: Record) -> IndexEntry:
+        """Append a record, and return the entry that counts from now on.
 
-        A unit that is passed over again for the same reason gets no second record, so that running again adds nothing.
+        A unit that is skipped again for the same reason gets no second record, so that running again adds nothing.
         """
-        entry = self.index.get(done.key)
-        passed_over = done.status == "skipped" and entry is not None and entry.status == "skipped"
-        if entry is not None and passed_over and self.store.records.at(entry.offset).notes == done.notes:
+        entry = self.index.get(record.key)
+        skipped_again = record.status == "skipped" and entry is not None and entry.status == "skipped"
+        if entry is not None and skipped_again and self.store.records.at(entry.offset).notes == record.notes:
             return entry
-        return self.store.records.append(done)
+        return self.store.records.append(record)
 
-    def _count(self, done: Record, entry: IndexEntry) -> None:
-        """Note what a record says, and stop where the suite or the limit says so."""
-        self._note(done, entry)
+    def _count(self, record: Record, entry: IndexEntry) -> None:
+        """Count a record, and stop where the suite or the limit says so."""
+        self._note(record, entry)
         if reason := stop_reason(self.plan.suite.errors, self.failed, len(self.plan.units)):
             raise _Stop(reason)
         if self.limit is not None and self.finished >= self.limit:
             raise _Stop("")
 
-    def _note(self, done: Record, entry: IndexEntry) -> None:
+    def _note(self, record: Record, entry: IndexEntry) -> None:
         self.index.add(entry)
-        if done.status == "ok":
-            self.digests[done.key] = str(done.clip.get("digest", ""))
+        if record.status == "ok":
+            self.digests[record.key] = str(record.clip.get("digest", ""))
         else:
-            self.digests.pop(done.key, None)
+            self.digests.pop(record.key, None)
         self.finished += 1
-        self.made += done.status == "ok"
-        self.failed += done.status == "failed"
-        self.progress(self._tick(record=done))
+        self.done_now += record.status == "ok"
+        self.failed += record.status == "failed"
+        self.progress(self._tick(record=record))
 
     def _say(self, message: str) -> None:
         self.progress(self._tick(message=message))
@@ -241,12 +242,12 @@ class _Job:
         return Tick(self.finished, self.total, self.failed, seconds, message, record)
 
     def release(self) -> None:
-        """Let the clips that are being finished be finished, and free models and metrics."""
-        while self.flight:
-            making, _ = self.flight.popleft()
+        """Finish the unfinished clips, and free models and metrics."""
+        while self.unfinished:
+            attempt, _ = self.unfinished.popleft()
             # The run ends with the fault that brought it here; an interrupted clip gives its interrupt again.
             with suppress(Exception, KeyboardInterrupt):
-                self._note(*making.record())
+                self._note(*attempt.record())
         self.scorers.close()
         self.models.unload()
         self.measurer.close()
@@ -262,8 +263,8 @@ class _Job:
         return Outcome(
             folder=self.store.folder,
             planned=len(self.plan.units),
-            found=self.found,
-            made=self.made,
+            already_done=self.already_done,
+            done_now=self.done_now,
             failed=status["failed"],
             skipped=status["skipped"],
             pending=status["pending"],

@@ -24,7 +24,7 @@ class Scorer(Protocol):
         ...
 
     def notes(self) -> Mapping[str, Json]:
-        """What else the record of the last score should say."""
+        """Further facts for the record of the last score."""
         ...
 
     def close(self) -> None:
@@ -48,7 +48,7 @@ def scorer_for(name: str, options: Mapping[str, Json], device: str) -> Scorer:
 
 
 class Scorers:
-    """Metrics that are set up, by name and options; one that cannot be is not tried again for every clip."""
+    """Metrics that are set up, by name and options. One whose setup failed is not tried again for every clip."""
 
     def __init__(self, device: str, say: Callable[[str], None]) -> None:
         self.device, self.say = device, say

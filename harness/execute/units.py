@@ -1,4 +1,4 @@
-"""Run one unit and say what happened, as a record. Knows no order, no folder layout and no other unit."""
+"""Run one unit and return its record. Nothing here knows an order, the folder's layout or another unit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from harness.system import video
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What every record of a run says of the machine and the code."""
+    """The machine and the code, the same in every record of a run."""
 
     device: Mapping[str, Json]
     versions: Mapping[str, Json]
@@ -40,7 +40,7 @@ class Setting:
 
 @dataclass(slots=True)
 class Result:
-    """What a unit gave, as far as it is not the same for all units."""
+    """The part of a record that the work of a unit returns."""
 
     values: Mapping[str, float] = field(default_factory=dict)
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -49,9 +49,9 @@ class Result:
 
 
 def attempt(unit: Unit, setting: Setting, work: Callable[[], Result]) -> Record:
-    """Do `work` and record how it ended; an exception makes a failed record, `NotAvailable` a skipped one.
+    """Do `work` and return its record: a failed one after an exception, a skipped one after `NotAvailable`.
 
-    Only `StorageError` and the user's interrupt come through: they concern the run, not the unit.
+    Raises only `StorageError` and the user's interrupt, which concern the run and not the unit.
     """
     started = now()
     status, result, error = "ok", Result(), {}
@@ -63,12 +63,13 @@ def attempt(unit: Unit, setting: Setting, work: Callable[[], Result]) -> Record:
         status, result = "skipped", Result(notes={"reason": reason.message, "fix": reason.fix})
     except (Exception, SystemExit) as fault:  # noqa: BLE001 - a plug-in may raise anything
         status, error = "failed", describe(fault)
-    made = record(unit, setting, status, result, started, error)
+    record_of_attempt = record(unit, setting, status, result, started, error)
+    # A plug-in's values may be no JSON, and then the failure is the unit's, not the run's.
     try:
-        encode(made)
+        encode(record_of_attempt)
     except RecordError as fault:
-        made = record(unit, setting, "failed", Result(), started, describe(fault))
-    return made
+        record_of_attempt = record(unit, setting, "failed", Result(), started, describe(fault))
+    return record_of_attempt
 
 
 def describe(fault: BaseException) -> dict[str, Json]:
@@ -115,7 +116,7 @@ def now() -> str:
 
 
 def prefixes_of(files: Sequence[Mapping[str, Any]], card: ModelCard) -> tuple[Prefix, ...]:
-    """The prefixes that a unit names, as a model of this card takes them; read when asked for."""
+    """The prefixes that a unit names, for a model of this card. Their files are read when the model asks."""
     return tuple(prefixes.lazy_prefix(Path(file["file"]), file["sha256"], file["frames"], card) for file in files)
 
 
@@ -141,20 +142,20 @@ def clip_of(unit: Unit, info: Mapping[str, Any], path: Path, index: int) -> Clip
 
 
 def _happened(preimage: Any, info: Mapping[str, Any]) -> list[int]:
-    """The frame of each switch: as the clip's record has it, or as it was asked for where the model cannot say."""
+    """The frame of each switch: that of the clip's record, or the requested one where the model cannot say."""
     if "switches" not in info:
         return [frame for frame, _ in preimage["switches"]]
-    return [said["asked"] if said["frame"] is None else said["frame"] for said in info["switches"]]
+    return [switch["asked"] if switch["frame"] is None else switch["frame"] for switch in info["switches"]]
 
 
 def score(unit: Unit, scorer: Scorer, clip: Clip) -> Result:
     """One metric on one clip."""
     preimage: Any = unit.preimage
     name = preimage["metric"]["name"]
-    given = scorer.score(clip)
-    found = enforce.values(f"metric {name}", registry.metrics.get(name).values, given)
+    raw = scorer.score(clip)
+    values = enforce.values(f"metric {name}", registry.metrics.get(name).values, raw)
     samples = {key: [float(item) for item in items] for key, items in scorer.samples().items()}
-    return Result(values=found, samples=samples, notes=scorer.notes(), clip={"digest": clip.digest})
+    return Result(values=values, samples=samples, notes=scorer.notes(), clip={"digest": clip.digest})
 
 
 # -------------------------------------------------------------------------------------------- measure
@@ -176,7 +177,7 @@ def measure(unit: Unit, subject: Subject | None, context: ProbeContext) -> Resul
         switches=tuple(Switch(frame, tuple(prompts)) for frame, prompts in load["switches"]),
         prefixes=prefixes_of(unit.context["prefixes"], subject.card) if subject and "prefixes" in load else (),
     )
-    found = probe.measure(subject, workload, context)
-    declared = enforce.values(f"probe {name}", probe.values, found.values)
-    samples = {key: [float(item) for item in items] for key, items in found.samples.items()}
-    return Result(values=declared, samples=samples, notes=dict(found.notes))
+    measurement = probe.measure(subject, workload, context)
+    values = enforce.values(f"probe {name}", probe.values, measurement.values)
+    samples = {key: [float(item) for item in items] for key, items in measurement.samples.items()}
+    return Result(values=values, samples=samples, notes=dict(measurement.notes))

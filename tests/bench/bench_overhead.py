@@ -175,7 +175,7 @@ def measure(case: str, clips: int, rounds: int) -> None:
             pair = ((loops, partial(bare, made)), (runs, run))
             for kept, work in reversed(pair) if number % 2 else pair:
                 kept.append(timed(work))
-            assert run().found == clips
+            assert run().already_done == clips
     loop, each = median(loop.wall for loop in loops), [period for loop in loops for period in loop.periods]
     whole, kept_each = median(run.wall for run in runs), [period for run in runs for period in run.periods]
     once = median(run.wall - sum(run.periods) for run in runs) - median(each)

@@ -67,7 +67,7 @@ def main() -> None:
                 start, cpu = time.perf_counter(), time.process_time()
                 outcome = run_plan(made, folder / "run")
                 runs.append((time.perf_counter() - start, time.process_time() - cpu))
-                assert outcome.found == len(index) == len(made.units)
+                assert outcome.already_done == len(index) == len(made.units)
             (scan, scan_cpu), (run, run_cpu) = (tuple(map(min, zip(*pair, strict=True))) for pair in (scans, runs))
             cost = scan_cpu / len(index) * 1e6
             line = f"{len(index):>8} {written / 1e6:>6.0f} {scan:>8.3f} {scan_cpu:>8.3f} {cost:>14.2f}"

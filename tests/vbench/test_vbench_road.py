@@ -67,9 +67,9 @@ def suite(clips, incomplete):
 
 def test_bad_clips_are_failed_records_and_the_rest_is_scored(weights, clips, tmp_path):
     stopped = run(tmp_path, suite(clips, "refuse"), limit=3)
-    assert (stopped.made, stopped.failed) == (3, 0)
+    assert (stopped.done_now, stopped.failed) == (3, 0)
     outcome: Outcome = run(tmp_path, suite(clips, "refuse"))
-    assert outcome.found == 3
+    assert outcome.already_done == 3
     assert (outcome.failed, outcome.skipped, outcome.pending) == (len(BAD), len(BAD), 0)
     assert outcome.exit_code == 1
     held = RecordFile(tmp_path / "run" / "records.jsonl")

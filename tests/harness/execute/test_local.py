@@ -31,7 +31,7 @@ def records(folder: Path) -> list[Record]:
 
 
 def counts(outcome: Outcome) -> tuple[int, int, int, int, int, int]:
-    return outcome.planned, outcome.found, outcome.made, outcome.failed, outcome.skipped, outcome.pending
+    return outcome.planned, outcome.already_done, outcome.done_now, outcome.failed, outcome.skipped, outcome.pending
 
 
 def faulty(name: str, when: str = "two", **options: Any) -> list[dict[str, Any]]:
@@ -241,7 +241,7 @@ def test_a_model_that_does_not_load_is_tried_once_and_fails_all_its_units(tmp_pa
     before = cls.loads  # type: ignore[attr-defined]
     outcome = run_plan(plan, tmp_path / "run")
     assert cls.loads - before == 1  # type: ignore[attr-defined]
-    assert (outcome.failed, outcome.skipped, outcome.made) == (5, 4, 19)
+    assert (outcome.failed, outcome.skipped, outcome.done_now) == (5, 4, 19)
     failed = [record for record in records(tmp_path) if record.status == "failed"]
     assert all("size mismatch" in str(record.error["message"]) for record in failed)
 
@@ -299,7 +299,7 @@ def test_an_interrupt_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
 
     outcome = run(tmp_path, base(), progress=interrupt)
     assert outcome.stopped == "interrupted; run again to go on"
-    assert (outcome.made, outcome.pending, outcome.exit_code) == (4, 4, 3), "the clip being finished is finished"
+    assert (outcome.done_now, outcome.pending, outcome.exit_code) == (4, 4, 3), "the clip being finished is finished"
     assert counts(run(tmp_path, base())) == (8, 4, 4, 0, 0, 0)
 
 

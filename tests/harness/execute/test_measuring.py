@@ -66,7 +66,7 @@ def test_clips_come_first_and_another_process_measures_with_models_of_its_own(
         said.append(tick.message or str(tick.record and tick.record.kind))
 
     outcome = run_plan(planned(tmp_path, generate=CLIPS), tmp_path / "run", progress=note)
-    assert (outcome.made, outcome.failed) == (2 * (2 + 2 + 1), 0)
+    assert (outcome.done_now, outcome.failed) == (2 * (2 + 2 + 1), 0)
     here = [event for pid, event in events() if pid == os.getpid()]
     assert here == ["load a", "setup", "unload a", "load b", "unload b", "close"]
     there = [(pid, event) for pid, event in events() if pid != os.getpid()]
@@ -108,7 +108,7 @@ def test_a_fault_fails_its_unit_alone(
 ) -> None:
     bad = {**SPEED, "name": "bad", "options": {"fault": fault}}
     outcome = run_plan(planned(tmp_path, measure=[bad, SPEED], models=MODELS[:1]), tmp_path / "run")
-    assert (outcome.made, outcome.failed) == (1, 1)
+    assert (outcome.done_now, outcome.failed) == (1, 1)
     failed, sound = records(tmp_path)
     assert failed.error["type"] == kind
     assert says in str(failed.error["message"])

@@ -50,7 +50,7 @@ def test_arms_alternate_and_the_table_takes_the_median_of_the_rounds(fake, tmp_p
     plan = planned(tmp_path)
     assert [len(group.keys) for group in plan.groups] == [4, 4]
     outcome = run_plan(plan, tmp_path / "run")
-    assert (outcome.made, outcome.failed) == (8, 0)
+    assert (outcome.done_now, outcome.failed) == (8, 0)
     records = list(RecordFile(tmp_path / "run" / "records.jsonl").records())
     order = [(record.context["arm"], record.context["round"]) for record in records]
     assert order == [

@@ -104,7 +104,7 @@ def test_a_run_over_existing_clips_scores_them_and_moving_the_folder_changes_no_
     outcome = run_plan(planned(tmp_path, suite(view)), tmp_path / "again")
     assert outcome.exit_code == 0
     shutil.copytree(view, tmp_path / "copy")
-    assert run_plan(planned(tmp_path, suite(tmp_path / "copy")), tmp_path / "again").found == 8
+    assert run_plan(planned(tmp_path, suite(tmp_path / "copy")), tmp_path / "again").already_done == 8
     one, two = (RecordFile(tmp_path / name / "records.jsonl") for name in ("run", "again"))
     first, again = (
         {(r.context["prompt"], r.context["seed"]): r.values["brightness"] for r in file.records() if r.kind == "score"}
@@ -126,7 +126,7 @@ def test_a_clip_is_kept_byte_for_byte_and_only_a_longer_one_is_cut(tmp_path: Pat
     cut = folder / "two-0.mp4"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     data = base(models=[{"name": "folder", "label": "f", "options": {"path": str(folder)}}], errors="continue")
-    assert run(tmp_path, data).made == 6
+    assert run(tmp_path, data).done_now == 6
     records = RecordFile(tmp_path / "run" / "records.jsonl").records()
     found = {(r.context["prompt"], r.context["seed"]): r for r in records if r.kind == "generate"}
     for seed in (0, 1):
@@ -141,6 +141,6 @@ def test_a_missing_clip_fails_its_unit_until_it_is_there(tmp_path: Path) -> None
     folder = clips(tmp_path / "c", **{"one-0": 10, "one-1": 20, "two-0": 30})
     data = base(models=[{"name": "folder", "label": "f", "options": {"path": str(folder)}}])
     outcome = run(tmp_path, data)
-    assert (outcome.made, outcome.failed, outcome.skipped) == (6, 1, 1)
+    assert (outcome.done_now, outcome.failed, outcome.skipped) == (6, 1, 1)
     clips(folder, **{"two-1": 40})
     assert run(tmp_path, data).exit_code == 0

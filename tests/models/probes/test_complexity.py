@@ -245,7 +245,7 @@ def test_the_forms_are_the_rows_of_one_table_and_the_curves_of_one_plot(tmp_path
     body = {"suite": "complexity", "models": [], "measure": [section], "tables": tables}
     outcome = run_plan(make(load_suite(write(tmp_path, body)), "cpu"), tmp_path / "run")
     record = next(iter(RecordFile(tmp_path / "run" / "records.jsonl").records()))
-    assert (outcome.made, record.error) == (1, {})
+    assert (outcome.done_now, record.error) == (1, {})
     ratio, forms = build([load_run(tmp_path / "run")])
     assert ratio.rows[0].cells[0].text == "1.75"
     # Windows 3, 5 and 7 of the longest clip and the whole of the shorter; without a window one row a clip.
