@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -31,7 +31,8 @@ class Registry(Generic[T]):
     """Classes of one kind by name.
 
     Args:
-        kind: what is registered, as in `model`; its entry-point group is `harness.<kind>s`.
+        kind: what is registered, as in `model`. A package adds one by an entry point of the group `harness.<kind>s`,
+            and several by one of `harness.<kind>_families`, a function that returns classes by name.
         base: the contract that every entry must subclass.
     """
 
@@ -66,7 +67,7 @@ class Registry(Generic[T]):
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._points is None:
             found: dict[str, EntryPoint] = {}
-            for point in entry_points(group=f"harness.{self.kind}s"):
+            for point in (*entry_points(group=f"harness.{self.kind}s"), *self._members()):
                 other = found.setdefault(point.name, point)
                 if other.value != point.value:
                     raise RegistryError(
@@ -76,8 +77,26 @@ class Registry(Generic[T]):
             self._points = found
         return self._points
 
+    def _members(self) -> Iterator[EntryPoint]:
+        """An entry point for each class of the families; one that fails stands for itself, and `get` says why."""
+        for point in entry_points(group=f"harness.{self.kind}_families"):
+            try:
+                names = list(self._load(point.name, point))
+            except RegistryError:
+                names = [point.name]
+            yield from (EntryPoint(name, point.value, point.group) for name in names)
+
+    def _load(self, name: str, point: EntryPoint) -> Any:
+        """What `point` names: a class, or of a family all of its classes by name. Raises `RegistryError`."""
+        try:
+            return dict(point.load()()) if point.group.endswith("_families") else point.load()
+        except Exception as error:  # a package may raise anything
+            raise RegistryError(
+                f"{self.kind} {name!r} ({point.value}) cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+
     def names(self) -> list[str]:
-        """Every known name, sorted; imports nothing."""
+        """Every known name, sorted; imports no plug-in but families."""
         return sorted({*self._classes, *self._entry_points()})
 
     def __iter__(self) -> Iterator[str]:
@@ -91,10 +110,9 @@ class Registry(Generic[T]):
                 near = nearest(name, self.names())
                 more = "" if near.startswith("did you mean") else "; --plugin FILE brings one of your own"
                 raise RegistryError(f"unknown {self.kind} {name!r}", near + more)
-            try:
-                cls = point.load()
-            except (ImportError, AttributeError) as error:
-                raise RegistryError(f"{self.kind} {name!r} ({point.value}) cannot be imported: {error}") from error
+            cls = self._load(name, point)
+            if point.group.endswith("_families"):
+                cls = cls[name]
             if not (isinstance(cls, type) and issubclass(cls, self.base)):
                 raise RegistryError(f"{self.kind} {name!r}: {point.value} is no subclass of {self.base.__name__}")
             self._classes[name] = cls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from harness.errors import OptionError, WeightsError, nearest
 from videomla_models.adapters.transformer_model import RANDOM, StreamingModel, StreamingOptions
 from videomla_models.checkpoints.locate import resolve
 from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
-from videomla_models.spec.published_models import PRESETS, Preset
+from videomla_models.spec.published_models import PUBLISHED, Preset
 from videomla_models.spec.window import WindowPolicy
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class WanOptions(StreamingOptions):
 
 
 class WanModel(StreamingModel):
-    """A full-size preset; subclasses name it."""
+    """A full-size preset; `wan_model` names it."""
 
     schema: ClassVar[type[WanOptions]] = WanOptions
     temporal_ratio = 4
@@ -98,9 +99,9 @@ class WanModel(StreamingModel):
         return bool(self.options.codec == "wan")
 
     def network_config(self) -> TransformerConfig:
-        """Wan2.1-T2V-1.3B's sizes, or tiny ones."""
-        base = TINY if self.options.network == "tiny" else TransformerConfig()
-        return replace(base, attention=self.preset.attention)
+        """The preset's sizes, or tiny ones."""
+        network = self.preset.network
+        return replace(TINY, attention=network.attention) if self.options.network == "tiny" else network
 
     def window_policy(self) -> WindowPolicy:
         """The preset's, or the reading that the options choose, with what they change of it."""
@@ -208,7 +209,7 @@ class WanModel(StreamingModel):
         return TextEncoder(self.options.text, tokens=config.text_tokens, dtype=dtype, device=device)
 
 
-class VideoMLAOptions(WanOptions):
+class LatentWanOptions(WanOptions):
     """Widths that the paper varies (Table 5), each the preset's unless given.
 
     Attributes:
@@ -221,13 +222,12 @@ class VideoMLAOptions(WanOptions):
     d_rope: int | None = Field(None, ge=6, multiple_of=2)
 
 
-class VideoMLA(WanModel):
-    """VideoMLA: one content latent and one head-shared rope key per token."""
+class LatentWanModel(WanModel):
+    """A preset with latent attention, whose widths are options."""
 
-    schema = VideoMLAOptions
-    preset = PRESETS["videomla-1.3b"]
+    schema = LatentWanOptions
 
-    def __init__(self, options: VideoMLAOptions) -> None:
+    def __init__(self, options: LatentWanOptions) -> None:
         super().__init__(options)
         head = super().network_config().head_dim
         if options.d_rope is not None and options.d_rope > head:
@@ -245,62 +245,17 @@ class VideoMLA(WanModel):
         return replace(config, latent=latent)
 
 
-class DenseWindow(WanModel):
-    """The fair control: dense attention under VideoMLA's window and positions."""
-
-    preset = PRESETS["dense-window-1.3b"]
-
-
-class Dense21(WanModel):
-    """Dense attention over 21 latent frames."""
-
-    preset = PRESETS["dense-21-1.3b"]
-
-
-class SelfForcing(WanModel):
-    """Self-Forcing, chunk-wise."""
-
-    preset = PRESETS["self-forcing"]
+@cache
+def wan_model(name: str) -> type[WanModel]:
+    """The class of the preset `name` of `PUBLISHED`."""
+    preset = PUBLISHED[name]
+    base = LatentWanModel if preset.network.attention == "latent" else WanModel
+    body = {"__module__": __name__, "__doc__": preset.about, "preset": preset}
+    if preset.version:
+        body["version"] = preset.version
+    return type(preset.title, (base,), body)
 
 
-class SelfForcingFramewise(WanModel):
-    """Self-Forcing, one latent frame per chunk."""
-
-    preset = PRESETS["self-forcing-framewise"]
-
-
-class CausVid(WanModel):
-    """CausVid: three steps at shift 8; a clip longer than the window goes on from its last chunk, encoded again."""
-
-    version = "3"
-    preset = PRESETS["causvid"]
-
-
-class LongLive(WanModel):
-    """LongLive: 12 frames, 3 of them sink; a prompt switch rebuilds the cache; `window` has two readings."""
-
-    preset = PRESETS["longlive"]
-
-
-class InfinityRope(WanModel):
-    """Infinity-RoPE: unrotated keys at window-relative positions, cache flushed at a prompt switch."""
-
-    preset = PRESETS["infinity-rope"]
-
-
-class RewardForcing(WanModel):
-    """Reward Forcing: the sink is a running average of what leaves."""
-
-    preset = PRESETS["reward-forcing"]
-
-
-class RollingForcing(WanModel):
-    """Rolling Forcing: five noise levels in flight."""
-
-    preset = PRESETS["rolling-forcing"]
-
-
-class CausalForcing(WanModel):
-    """Causal Forcing: Self-Forcing's window with other weights."""
-
-    preset = PRESETS["causal-forcing"]
+def family() -> dict[str, type[WanModel]]:
+    """The class of every preset, by its name in suites."""
+    return {name: wan_model(name) for name in PUBLISHED}

@@ -22,14 +22,11 @@ from videomla_models.rollout.replay_arithmetic import RecordedOrder
 from videomla_models.rollout.rolling import RollingRollout
 from videomla_models.rollout.rollout import PromptSwitch, Rollout
 from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
+from videomla_models.spec.published_models import FULL_WINDOW, PUBLISHED
 from videomla_models.spec.window import WindowPolicy
 
 TOLERANCE = 5e-5
 """Largest absolute difference of a faithful float32 replay; measured replays agree to about 5e-6."""
-
-DEFAULT_WINDOW = 21
-"""Latent frames that `local: -1` stands for (Self-Forcing: 32,760 tokens of 1,560)."""
-
 
 RECORDED_WEIGHTS = 4_000_000
 """Weights up to which a rollout is replayed in the recordings' order of operations, which is slow."""
@@ -102,24 +99,20 @@ class TraceNoise:
 
 
 def window_policy(spec: dict[str, Any]) -> WindowPolicy:
-    """The window policy that a trace's `family`, `local` and `sink` stand for."""
-    frames, sink = int(spec["local"]), int(spec["sink"])
-    frames = DEFAULT_WINDOW if frames == -1 else frames
-    at_read = {"rotation": "read", "positions": "relative"}
-    families: dict[str, dict[str, Any]] = {
-        "self_forcing": {},
-        "infinity_rope": at_read | {"switch": "flush"},
-        "videomla": at_read,
-        "reward_forcing": at_read | {"sink_kind": "average"},
-        "longlive": {"switch": "rebuild", "keep_sink_on_rebuild": bool(spec.get("global_sink", False))},
-        "rolling_forcing": {"schedule": "rolling"},
-    }
+    """The window policy that a trace's `family`, `local` (-1: Self-Forcing's 32,760 tokens) and `sink` stand for."""
+    windows = {preset.trace: preset.window for preset in PUBLISHED.values() if preset.trace}
     family = str(spec["family"])
-    if family not in families:
-        raise WeightsError(f"unknown trace family {family!r}", nearest(family, families))
-    if family == "rolling_forcing":
-        frames, sink = int(spec["cache_frames"]), int(spec["block"])
-    return WindowPolicy(frames=frames, sink=sink, **families[family])
+    if family not in windows:
+        raise WeightsError(f"unknown trace family {family!r}", nearest(family, windows))
+    window, local = windows[family], int(spec["local"])
+    if window.schedule == "rolling":
+        return replace(window, frames=int(spec["cache_frames"]), sink=int(spec["block"]))
+    return replace(
+        window,
+        frames=FULL_WINDOW if local == -1 else local,
+        sink=int(spec["sink"]),
+        keep_sink_on_rebuild=window.keep_sink_on_rebuild and bool(spec.get("global_sink", False)),
+    )
 
 
 def network_config(spec: dict[str, Any]) -> TransformerConfig:
@@ -153,7 +146,7 @@ def verify(path: Path, form: Name = "expanded") -> Replay:
     free = roll(path, spec, tensors, form)
     recorded = tensors.get("latents")
     difference = _difference(free, recorded)
-    if spec["family"] == "rolling_forcing" or (difference is not None and difference <= TOLERANCE):
+    if window_policy(spec).schedule == "rolling" or (difference is not None and difference <= TOLERANCE):
         return Replay(spec["family"], free, difference)
     ordered = roll(path, spec, tensors, order=RecordedOrder()) if _order_is_known(spec, tensors) else None
     found = Replay(spec["family"], free, difference, ordered, _difference(ordered, recorded))

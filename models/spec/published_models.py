@@ -1,4 +1,6 @@
-"""The published sliding-window models as data: what each says of window, positions, sampler and checkpoint. Torch-free.
+"""The published sliding-window models as data. Torch-free.
+
+An entry of `PUBLISHED` is a model: its class, its name in suites and the trace that it replays are made from it.
 
 Sources by preset: VideoMLA, arXiv 2605.30351; Self-Forcing, 2506.08009 (`pipeline/causal_inference.py`); CausVid,
 2412.07772; LongLive, 2509.22622 (branch v1.0: `configs/longlive_inference.yaml` and, rotating at each read in
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from videomla_models.spec.config import SamplerConfig
+from videomla_models.spec.config import SamplerConfig, TransformerConfig
 from videomla_models.spec.window import WindowPolicy
 
 FULL_WINDOW = 21
@@ -26,23 +28,29 @@ class Preset:
     """One published model, or a control.
 
     Attributes:
-        family: the method. title: for tables. attention: `dense` or `latent`.
+        family: the method. title: for tables. about: one line for lists.
         window: what attention sees; other readings of the same paper under their own names in `readings`.
+        network: sizes and attention of the transformer.
         chunk: latent frames per chunk. sampler: denoising steps and shift.
         checkpoint: what the authors publish, how to name it, and the command that brings it where there is one; empty
             where nothing is published.
         licence: of that checkpoint.
+        trace: what recorded rollouts call it in their `family`; empty where none is recorded.
+        version: of its class, where it is not that of all presets.
     """
 
     family: str
     title: str
+    about: str
     window: WindowPolicy
-    attention: str = "dense"
+    network: TransformerConfig = TransformerConfig()  # noqa: RUF009 (frozen)
     chunk: int = 3
     sampler: SamplerConfig = SamplerConfig()  # noqa: RUF009 (frozen)
     readings: dict[str, WindowPolicy] = field(default_factory=dict)
     checkpoint: str = ""
     licence: str = ""
+    trace: str = ""
+    version: str = ""
 
 
 def _at_read(frames: int, sink: int) -> WindowPolicy:
@@ -54,11 +62,13 @@ def _longlive() -> WindowPolicy:
     return WindowPolicy(frames=12, sink=3, switch="rebuild", keep_sink_on_rebuild=True)
 
 
-PRESETS: dict[str, Preset] = {
+PUBLISHED: dict[str, Preset] = {
     "videomla-1.3b": Preset(
         family="videomla",
         title="VideoMLA",
-        attention="latent",
+        about="VideoMLA: one content latent and one head-shared rope key per token.",
+        trace="videomla",
+        network=TransformerConfig(attention="latent"),
         window=_at_read(6, 1),
         readings={"la6_sink1": _at_read(6, 1), "la7_sink1": _at_read(7, 1)},
         checkpoint="Hidir/VideoMLA: stage3_la6_sink1/model.pt (also stage1, stage2, stage3; 21 GB in all; key names "
@@ -68,6 +78,7 @@ PRESETS: dict[str, Preset] = {
     "dense-window-1.3b": Preset(
         family="dense",
         title="dense, VideoMLA's window",
+        about="The fair control: dense attention under VideoMLA's window and positions.",
         window=_at_read(6, 1),
         readings={"la6_sink1": _at_read(6, 1), "la7_sink1": _at_read(7, 1)},
         checkpoint="any checkpoint of the Self-Forcing family",
@@ -75,12 +86,15 @@ PRESETS: dict[str, Preset] = {
     "dense-21-1.3b": Preset(
         family="dense",
         title="dense, 21 frames",
+        about="Dense attention over 21 latent frames.",
         window=WindowPolicy(frames=FULL_WINDOW),
         checkpoint="any checkpoint of the Self-Forcing family",
     ),
     "self-forcing": Preset(
         family="self_forcing",
         title="Self-Forcing",
+        about="Self-Forcing, chunk-wise.",
+        trace="self_forcing",
         window=WindowPolicy(frames=FULL_WINDOW),
         checkpoint="gdhe17/Self-Forcing: checkpoints/self_forcing_dmd.pt (generator_ema)",
         licence="Apache-2.0",
@@ -88,6 +102,7 @@ PRESETS: dict[str, Preset] = {
     "self-forcing-framewise": Preset(
         family="self_forcing",
         title="Self-Forcing, frame-wise",
+        about="Self-Forcing, one latent frame per chunk.",
         window=WindowPolicy(frames=FULL_WINDOW),
         chunk=1,
         checkpoint="the frame-wise checkpoint of Self-Forcing's authors",
@@ -96,6 +111,9 @@ PRESETS: dict[str, Preset] = {
     "causvid": Preset(
         family="causvid",
         title="CausVid",
+        about="CausVid: three steps at shift 8; a clip longer than the window goes on from its last chunk, encoded "
+        "again.",
+        version="3",
         window=WindowPolicy(frames=FULL_WINDOW, schedule="restart"),
         sampler=SamplerConfig(steps=(1000, 757, 522), shift=8.0, warp=False),
         checkpoint="tianweiy/CausVid: autoregressive_checkpoint/model.pt",
@@ -104,6 +122,8 @@ PRESETS: dict[str, Preset] = {
     "longlive": Preset(
         family="longlive",
         title="LongLive",
+        about="LongLive: 12 frames, 3 of them sink; a prompt switch rebuilds the cache; `window` has two readings.",
+        trace="longlive",
         window=_longlive(),
         readings={
             "la12_sink3": _longlive(),
@@ -115,6 +135,8 @@ PRESETS: dict[str, Preset] = {
     "infinity-rope": Preset(
         family="infinity_rope",
         title="Infinity-RoPE",
+        about="Infinity-RoPE: unrotated keys at window-relative positions, cache flushed at a prompt switch.",
+        trace="infinity_rope",
         window=WindowPolicy(frames=6, sink=1, rotation="read", positions="relative", switch="flush"),
         checkpoint="Self-Forcing's checkpoint; the method trains nothing",
         licence="Apache-2.0",
@@ -122,6 +144,8 @@ PRESETS: dict[str, Preset] = {
     "reward-forcing": Preset(
         family="reward_forcing",
         title="Reward Forcing",
+        about="Reward Forcing: the sink is a running average of what leaves.",
+        trace="reward_forcing",
         window=WindowPolicy(frames=9, sink=3, sink_kind="average", rotation="read", positions="relative"),
         checkpoint="JaydenLu666/Reward-Forcing-T2V-1.3B: rewardforcing.pt",
         licence="Apache-2.0",
@@ -129,6 +153,8 @@ PRESETS: dict[str, Preset] = {
     "rolling-forcing": Preset(
         family="rolling_forcing",
         title="Rolling Forcing",
+        about="Rolling Forcing: five noise levels in flight.",
+        trace="rolling_forcing",
         window=WindowPolicy(frames=24, sink=3, schedule="rolling"),
         sampler=SamplerConfig(steps=(1000, 800, 600, 400, 200)),
         checkpoint="TencentARC/RollingForcing: checkpoints/rolling_forcing_dmd.pt",
@@ -137,6 +163,7 @@ PRESETS: dict[str, Preset] = {
     "causal-forcing": Preset(
         family="causal_forcing",
         title="Causal Forcing",
+        about="Causal Forcing: Self-Forcing's window with other weights.",
         window=WindowPolicy(frames=FULL_WINDOW),
         checkpoint="zhuhz22/Causal-Forcing: the chunk-wise checkpoint",
         licence="Apache-2.0",

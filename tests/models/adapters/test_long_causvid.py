@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.contracts import Json, Request, Switch, registry
 from harness.errors import OptionError
-from videomla_models.adapters.wan import CausVid
+from videomla_models.adapters.wan import wan_model
 
 OPTIONS: dict[str, Json] = {"network": "tiny", "height": 32, "width": 48, "dtype": "float32"}
 WINDOW, OVERLAP = 21, 3
@@ -23,7 +23,7 @@ KEPT = 72
 """Of them, those that the next rollout does not make again: the script cuts off 4 * (3 - 1) + 1."""
 
 
-class Small(CausVid):
+class Small(wan_model("causvid")):  # type: ignore[misc]
     """The preset with a network in float64, so that rounding does not decide, and a small codec."""
 
     codec = BlendCodec

@@ -13,7 +13,7 @@ from slow_rollout import SlowRollout
 from harness.contracts import Prefix, Request, Switch, registry
 from harness.errors import OptionError
 from harness.probes.timing.clock import Clock, Recorder, stage_seconds
-from videomla_models.adapters.wan import SelfForcing
+from videomla_models.adapters.wan import wan_model
 from videomla_models.small_world.world import Caption, render
 
 SIZE = (32, 48)
@@ -31,7 +31,7 @@ def pictures(count: int) -> np.ndarray:
     )
 
 
-class Small(SelfForcing):
+class Small(wan_model("self-forcing")):  # type: ignore[misc]
     """The preset with a network in float64 and a small codec."""
 
     codec = BlendCodec

@@ -13,7 +13,7 @@ import pytest
 
 from harness.contracts import Json, Prefix, Request, Switch, VideoModel, registry
 from harness.errors import HarnessError, OptionError, WeightsError
-from videomla_models.spec.published_models import PRESETS
+from videomla_models.spec.published_models import PUBLISHED
 
 TINY: dict[str, Json] = {"network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}
 
@@ -31,7 +31,7 @@ def clip(name: str, frames: int, seeds: tuple[int, ...] = (1,), switch: int = 0,
     return np.concatenate(chunks, 1)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_preset_streams_what_was_asked_for(name: str) -> None:
     frames = 30
     made = clip(name, frames, (1, 2))
@@ -85,7 +85,7 @@ def test_a_clip_beyond_the_rope_table_is_refused_before_anything_is_loaded(name:
 @pytest.mark.parametrize(
     "name",
     sorted(
-        set(PRESETS)
+        set(PUBLISHED)
         - {"dense-21-1.3b", "self-forcing", "self-forcing-framewise", "longlive", "rolling-forcing", "causal-forcing"}
     ),
 )

@@ -20,14 +20,14 @@ from videomla_models.network.transformer import VideoTransformer
 from videomla_models.ops.rope import RotaryTable, Rotation
 from videomla_models.rollout.rolling import RollingRollout
 from videomla_models.rollout.rollout import Prompt, Rollout, SeededNoise
-from videomla_models.spec.published_models import PRESETS
+from videomla_models.spec.published_models import PUBLISHED
 
 FLOAT = 4
 CPU = torch.device("cpu")
 LATENT = ("videomla-1.3b", "toy/videomla")
 MODELS = [
     *((name, form) for name in LATENT for form in ("expanded", "absorbed")),
-    *((name, "auto") for name in (*PRESETS, "toy/dense") if name not in LATENT),
+    *((name, "auto") for name in (*PUBLISHED, "toy/dense") if name not in LATENT),
 ]
 
 

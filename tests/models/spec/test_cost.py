@@ -13,7 +13,7 @@ from videomla_models.ops.choice import Form, Name
 from videomla_models.ops.latent import Attention
 from videomla_models.spec import cost
 from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
-from videomla_models.spec.published_models import PRESETS
+from videomla_models.spec.published_models import PUBLISHED
 from videomla_models.spec.window import WindowPolicy
 
 
@@ -70,8 +70,8 @@ def test_counted_flops_are_the_formulas() -> None:
 def test_cache_bytes_of_the_presets() -> None:
     sampler = SamplerConfig()
     for name, expected in (("dense-21-1.3b", 6_038_323_200), ("videomla-1.3b", 125_798_400)):
-        preset = PRESETS[name]
-        config = TransformerConfig(attention=preset.attention)
+        preset = PUBLISHED[name]
+        config = preset.network
         work = cost.workload(config, preset.window, preset.chunk, sampler, 60, 104)
         assert work.tokens == 1560
         assert cost.cache_bytes(config, work, 2, guided=False) == expected
