@@ -21,6 +21,7 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/<suite> unless given.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Do at most N units, then stop.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Measurements at the same time, of probes that allow it.")] = 1,
     verify: Annotated[bool, typer.Option("--verify", help="Compare the digest of every clip file first.")] = False,
     plugin: Plugins = None,
     set_: Sets = None,
@@ -39,8 +40,8 @@ def run(
     from harness.execute.run import run_plan
 
     with Meter(Console(stderr=True)) as meter:
-        outcome = run_plan(work, folder, limit, meter, verify=verify, suite_folder=suite.parent)
-    yield from _report(outcome)
+        outcome = run_plan(work, folder, limit, meter, verify=verify, suite_folder=suite.parent, jobs=jobs)
+    yield from report(outcome)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -54,7 +55,7 @@ def _dry_run(plan: Plan, folder: Path) -> Iterator[str]:
     yield f"{folder} holds records of {done:,} of them; a run would do the other {len(plan.units) - done:,}"
 
 
-def _report(outcome: Outcome) -> Iterator[str]:
+def report(outcome: Outcome, files_in: str = "clips") -> Iterator[str]:
     """The tables of a run that has ended, how it ended, and where everything is."""
     from harness.cli.table import drawn
     from harness.errors import Incomplete, complaint
@@ -74,7 +75,7 @@ def _report(outcome: Outcome) -> Iterator[str]:
     yield _counts(outcome)
     if outcome.stopped:
         yield f"stopped: {outcome.stopped}"
-    yield f"records: {outcome.folder / 'records.jsonl'}   clips: {outcome.folder / 'clips'}"
+    yield f"records: {outcome.folder / 'records.jsonl'}   {files_in}: {outcome.folder / files_in}"
     if written:
         yield f"tables:  {written[0].parent}"
     if refused is not None and outcome.pending:

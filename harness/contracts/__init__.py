@@ -26,7 +26,7 @@ from harness.contracts.model import (
     counted_as,
     no_spans,
 )
-from harness.contracts.probe import Measurement, Probe, ProbeContext, Subject, Workload
+from harness.contracts.probe import Measurement, Probe, ProbeContext, Product, Subject, Workload
 
 __all__ = [
     "COUNTING",
@@ -45,6 +45,7 @@ __all__ = [
     "Prefix",
     "Probe",
     "ProbeContext",
+    "Product",
     "Request",
     "Spans",
     "Subject",

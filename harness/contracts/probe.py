@@ -87,18 +87,40 @@ class ProbeContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """A file that a measurement leaves in the scratch folder, found in the run as `folder`/<section>/`name`.
+
+    Attributes:
+        file: its path in the scratch folder. sha256: of its bytes; empty where only its being there counts.
+    """
+
+    folder: str
+    name: str
+    file: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a probe found: headline values, every raw sample by name, and notes for the record."""
+    """What a probe found.
+
+    Attributes:
+        values: headline values. samples: every raw sample by name. notes: for the record.
+        products: files that it leaves; its record counts only while they are there and as they were.
+    """
 
     values: Mapping[str, float]
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
     notes: Mapping[str, Json] = field(default_factory=dict)
+    products: Sequence[Product] = ()
 
 
 class Probe(ABC):
     """A measurement of a live model, or of the device alone when `needs_model` is false.
 
-    `takes_prefix` says that it gives the model the workload's prefixes; a suite that has some for another is refused.
+    Attributes:
+        takes_prefix: it gives the model the workload's prefixes; a suite that has some for another probe is refused.
+        side_by_side: several measurements may run at the same time, since no figure depends on what else runs.
     """
 
     version: ClassVar[str] = "1"
@@ -106,6 +128,7 @@ class Probe(ABC):
     values: ClassVar[tuple[Value, ...]]
     needs_model: ClassVar[bool] = True
     takes_prefix: ClassVar[bool] = False
+    side_by_side: ClassVar[bool] = False
 
     def __init__(self, options: Options) -> None:
         self.options: Any = options
@@ -120,6 +143,10 @@ class Probe(ABC):
         Part of the unit's key where not empty. Imports no torch.
         """
         return {}
+
+    def keyed_options(self, options: Mapping[str, Json]) -> Mapping[str, Json]:
+        """`options`, which hold every default, as the unit's key has them: a file by its digest. Imports no torch."""
+        return options
 
     @abstractmethod
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:

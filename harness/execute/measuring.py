@@ -12,14 +12,14 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
 
-from harness.contracts import ProbeContext, Subject, registry
+from harness.contracts import Json, ProbeContext, Subject, registry
 from harness.errors import HarnessError, StorageError
 from harness.execute import units
 from harness.execute.models import Models
@@ -32,6 +32,10 @@ PROGRESS, RECORD, RUN_FAULT = b"s", b"r", b"x"
 """First byte of an answer's line: progress in words, the record, or a fault that ends the run."""
 CLOSING_S = 30.0
 """Seconds that the process has for freeing its model after the last unit."""
+
+
+Task = tuple[Unit, Arm | None, Mapping[str, Json]]
+"""A unit, its arm if it has one, and the options of its probe."""
 
 
 class MeasuringEnded(HarnessError):
@@ -63,7 +67,7 @@ class Measurer:
         self.device, self.setting, self.say, self.scratch = device, setting, say, scratch
         self._process: subprocess.Popen[bytes] | None = None
 
-    def measure(self, unit: Unit, arm: Arm | None) -> Record:
+    def measure(self, unit: Unit, arm: Arm | None, options: Mapping[str, Json]) -> Record:
         """The unit's record, a failed one where the process dies. Raises `StorageError` as the probe does."""
         start = units.now()
         try:
@@ -72,7 +76,7 @@ class Measurer:
             assert process.stdout is not None
             # A process that has just died still may have said why; its status is read below.
             with suppress(BrokenPipeError):
-                pickle.dump((unit, arm), process.stdin)
+                pickle.dump((unit, arm, options), process.stdin)
                 process.stdin.flush()
             if (record := self._answer(process.stdout)) is not None:
                 return record
@@ -95,6 +99,12 @@ class Measurer:
         with suppress(subprocess.TimeoutExpired):
             process.wait(CLOSING_S)
         self._kill()
+
+    def interrupt(self) -> None:
+        """Kill the process, if there is one; `measure`, in another thread, gives a failed record. Thread-safe."""
+        if (process := self._process) is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {PARENT_HOLDS_CONTEXT: str(int(devices.holds_context()))}
@@ -159,7 +169,7 @@ class Server:
         """Send progress."""
         self.tell(PROGRESS, json.dumps(words).encode())
 
-    def unit(self, unit: Unit, arm: Arm | None) -> None:
+    def unit(self, unit: Unit, arm: Arm | None, options: Mapping[str, Json]) -> None:
         """Measure and answer."""
         hello = self.hello
         subject = None
@@ -179,7 +189,7 @@ class Server:
 
         def work() -> units.Result:
             self.models.renew(arm)
-            return units.measure(unit, subject, ProbeContext(hello.device, hello.scratch, report, spans))
+            return units.measure(unit, options, subject, ProbeContext(hello.device, hello.scratch, report, spans))
 
         try:
             self.tell(RECORD, encode(units.attempt(unit, hello.setting, work)))

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
+from harness.contracts import registry
 from harness.errors import NotAvailable
 from harness.execute import generate, units
-from harness.execute.measuring import Measurer
+from harness.execute.measuring import Measurer, Task
 from harness.execute.models import Models
 from harness.execute.outcome import Outcome, Progress, Tick, stop_reason
+from harness.execute.pool import measure_all
+from harness.execute.products import placed
 from harness.execute.scorers import Scorers
 from harness.runs.folder import Store, clip_name
 from harness.runs.index import IndexEntry
@@ -39,22 +42,29 @@ def run_plan(
     *,
     verify: bool = False,
     suite_folder: Path | None = None,
+    scratch: Path | None = None,
+    jobs: int = 1,
 ) -> Outcome:
     """Run the units of `plan` that `out` does not hold yet; at most `limit` of them.
 
     `verify` compares the digest of every clip's file, not its length alone. The git commit of `suite_folder` is
-    recorded where the harness itself is not under git. An interrupt (Ctrl-C) ends the run in order, and `stopped` says
-    so. Raises `HarnessError` where the run cannot start, and `StorageError` where the disk refuses. In both cases the
-    records stay, and the next run goes on from there.
+    recorded where the harness itself is not under git. Probes keep files in `scratch`, a folder of the run unless
+    given. `jobs` measurements run at the same time where their probe allows it (`Probe.side_by_side`).
+
+    An interrupt (Ctrl-C) ends the run in order, and `stopped` says so. Raises `HarnessError` where the run cannot
+    start, and `StorageError` where the disk refuses. In both cases the records stay, and the next run goes on from
+    there.
     """
     folders = [Path(__file__).parent, *([suite_folder] if suite_folder else [])]
     setting = units.Setting(devices.describe(plan.device), devices.versions(), devices.git_state(*folders))
     with Store(out) as store:
         store.sweep()
         store.write_plan(plan)
-        job = _RunningPlan(plan, store, setting, verify, progress or (lambda tick: None), limit)
+        job = _RunningPlan(
+            plan, store, setting, verify, progress or (lambda tick: None), limit, scratch or out / SCRATCH
+        )
         try:
-            job.work()
+            job.work(jobs)
         except _Stop as stop:
             job.stopped = str(stop)
         except KeyboardInterrupt:
@@ -72,13 +82,21 @@ class _RunningPlan:
     """One run: the finished units, the loaded models and metrics, and the counts."""
 
     def __init__(
-        self, plan: Plan, store: Store, setting: units.Setting, verify: bool, progress: Progress, limit: int | None
+        self,
+        plan: Plan,
+        store: Store,
+        setting: units.Setting,
+        verify: bool,
+        progress: Progress,
+        limit: int | None,
+        scratch: Path,
     ) -> None:
         self.plan, self.store, self.setting = plan, store, setting
-        self.progress, self.limit = progress, limit
+        self.progress, self.limit, self.scratch = progress, limit, scratch
+        self.options = {section.name: section.options for section in plan.suite.measure}
         self.index = store.records.newest()
         self.models = Models(plan.device, self._say)
-        self.measurer = Measurer(plan.device, setting, self._say, store.folder / SCRATCH)
+        self.measurer = self._measurer(self._say)
         self.scorers = Scorers(plan.device, self._say)
         self.unfinished: deque[tuple[generate.ClipAttempt, Unit]] = deque()
         self.stopped = ""
@@ -91,10 +109,8 @@ class _RunningPlan:
         self.digests: dict[str, str] = {}
         for unit in plan.units:
             entry = self.index.get(unit.key)
-            if entry is not None and entry.status == "ok":
-                clip = entry.clip
-                if unit.kind != "generate" or store.agrees(clip, verify):
-                    self.digests[unit.key] = str(clip.get("digest", ""))
+            if entry is not None and entry.status == "ok" and self._stands(unit, entry, verify):
+                self.digests[unit.key] = str(entry.clip.get("digest", ""))
         self.already_done = sum(self._done(unit) for unit in plan.units)
         self.total = len(plan.units) - self.already_done
 
@@ -111,18 +127,29 @@ class _RunningPlan:
             return digest is not None
         return digest == self.digests.get(str(unit.preimage["generate"]))
 
+    def _stands(self, unit: Unit, entry: IndexEntry, verify: bool) -> bool:
+        """Whether the files that an ok record speaks of are there, and as it says."""
+        if unit.kind == "generate":
+            return self.store.agrees(entry.clip, verify)
+        if unit.kind == "measure":
+            return placed(self.store.records.at(entry.offset), self.scratch, self.store.folder)
+        return True
+
     # --------------------------------------------------------------------------------- the order
 
-    def work(self) -> None:
+    def work(self, jobs: int) -> None:
         """Do every unit that is not done: all clips and scores, then all measurements."""
         clips: dict[str, list[Unit]] = defaultdict(list)
         measurements: dict[str, list[Unit]] = defaultdict(list)
         rounds: dict[int, list[Unit]] = defaultdict(list)
+        together: list[Unit] = []
         of_rounds = {
             key for group in self.plan.groups if group.kind == "measure" and len(group.keys) > 1 for key in group.keys
         }
         for unit in self.plan.units:
-            if unit.key in of_rounds:
+            if jobs > 1 and unit.kind == "measure" and registry.probes.get(unit.context["plugin"]).side_by_side:
+                together.append(unit)
+            elif unit.key in of_rounds:
                 rounds[int(unit.context["round"])].append(unit)
             elif unit.kind != "score":
                 by_arm = clips if unit.kind == "generate" else measurements
@@ -130,6 +157,7 @@ class _RunningPlan:
         for arm in self.plan.arms:
             self._clips(arm, clips[arm.label])
         self.scorers.close()
+        self._measure_together(together, jobs)
         for arm in self.plan.arms:
             for unit in measurements[arm.label]:
                 self._measure(unit, arm)
@@ -197,7 +225,22 @@ class _RunningPlan:
 
     def _measure(self, unit: Unit, arm: Arm | None) -> None:
         if not self._done(unit):
-            self._write(self.measurer.measure(unit, arm))
+            self._write(self.measurer.measure(*self._task(unit, arm)))
+
+    def _task(self, unit: Unit, arm: Arm | None) -> Task:
+        return unit, arm, self.options[str(unit.context["section"])]
+
+    def _measurer(self, say: Callable[[str], None]) -> Measurer:
+        return Measurer(self.plan.device, self.setting, say, self.scratch)
+
+    def _measure_together(self, todo: Sequence[Unit], jobs: int) -> None:
+        arms = {arm.label: arm for arm in self.plan.arms}
+        tasks = [self._task(unit, arms.get(str(unit.context["arm"]))) for unit in todo if not self._done(unit)]
+        if self.limit is not None:
+            tasks = tasks[: self.limit - self.finished]
+        with closing(measure_all(tasks, jobs, self._measurer, self._say)) as records:
+            for record in records:
+                self._write(record)
 
     # -------------------------------------------------------------------------------- the records
 
@@ -225,6 +268,8 @@ class _RunningPlan:
 
     def _note(self, record: Record, entry: IndexEntry) -> None:
         self.index.add(entry)
+        if record.kind == "measure":
+            placed(record, self.scratch, self.store.folder)
         if record.status == "ok":
             self.digests[record.key] = str(record.clip.get("digest", ""))
         else:

@@ -22,6 +22,7 @@ from harness.contracts import (
     registry,
 )
 from harness.errors import NotAvailable, RecordError, StorageError
+from harness.execute import products
 from harness.execute.scorers import Scorer
 from harness.runs.line import Record, encode
 from harness.runs.plan import Unit
@@ -161,11 +162,11 @@ def score(unit: Unit, scorer: Scorer, clip: Clip) -> Result:
 # -------------------------------------------------------------------------------------------- measure
 
 
-def measure(unit: Unit, subject: Subject | None, context: ProbeContext) -> Result:
-    """One probe on one live model, or on the device alone."""
+def measure(unit: Unit, options: Mapping[str, Json], subject: Subject | None, context: ProbeContext) -> Result:
+    """One probe with its `options` on one live model, or on the device alone."""
     preimage: Any = unit.preimage
     name, load = preimage["probe"]["name"], preimage["workload"]
-    probe = registry.probes.create(name, preimage["probe"]["options"])
+    probe = registry.probes.create(name, options)
     state = probe.available(context.device)
     if not state.ready:
         raise NotAvailable(f"probe {name} is not available: {state.reason}", state.fix)
@@ -180,4 +181,4 @@ def measure(unit: Unit, subject: Subject | None, context: ProbeContext) -> Resul
     measurement = probe.measure(subject, workload, context)
     values = enforce.values(f"probe {name}", probe.values, measurement.values)
     samples = {key: [float(item) for item in items] for key, items in measurement.samples.items()}
-    return Result(values=values, samples=samples, notes=dict(measurement.notes))
+    return Result(values=values, samples=samples, notes={**measurement.notes, **products.noted(measurement)})

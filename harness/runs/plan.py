@@ -238,7 +238,8 @@ def _measures(
             for switch in section.switches
         ],
     }
-    identity: dict[str, Json] = {"name": section.probe, "options": section.options, "version": probe.version}
+    options = dict(probe.keyed_options(section.options))
+    identity: dict[str, Json] = {"name": section.probe, "options": options, "version": probe.version}
     if depends := probe.identity():
         identity["identity"] = depends
     groups = []

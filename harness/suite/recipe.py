@@ -15,7 +15,7 @@ from harness.contracts import Options, registry
 from harness.errors import SuiteError, nearest
 from harness.suite import positions
 from harness.suite.positions import Loc, Located
-from harness.suite.schema import JsonValue, Name, Part
+from harness.suite.schema import ErrorPolicy, JsonValue, Name, Part, Suite
 from harness.suite.validate import explain, first, validate
 
 PROBE = "train"
@@ -41,13 +41,14 @@ class Recipe(Part):
 
     Attributes:
         recipe: the name; checkpoints go to runs/training/<name>/checkpoints. title: for people.
-        seeds: every arm is trained with each, on the same data as the other arms.
+        errors: as in a suite. seeds: every arm is trained with each, on the same data as the other arms.
         base: options of all arms. As an origin, `{arm: LABEL, stage: NAME}` stands for that arm's weights at the same
             seed, after its last stage of that name.
     """
 
     recipe: Name
     title: str = ""
+    errors: ErrorPolicy = "continue"
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
     base: dict[str, JsonValue] = Field(default_factory=dict)
     arms: Annotated[list[ArmEntry], Field(min_length=1)]
@@ -80,6 +81,25 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list
             chains[label] = _checked(place, schema, _resolved({**options, "seed": seed}, chains, place, ()))
             trainings.append(Training(f"{label}-{seed}", label, seed, chains[label]))
     return recipe, trainings
+
+
+def chosen(trainings: Sequence[Training], names: Sequence[str]) -> list[Training]:
+    """Those whose own name or whose arm's label is in `names`; all without any. Raises `SuiteError`."""
+    known = [name for training in trainings for name in (training.label, training.name)]
+    for name in names:
+        if name not in known:
+            raise SuiteError(f"no such training: {name!r}; {nearest(name, known)}")
+    return [training for training in trainings if not names or {training.name, training.label} & set(names)]
+
+
+def suite_of(recipe: Recipe, trainings: Sequence[Training], device: str) -> Suite:
+    """The suite whose measurements are these trainings: of no model, and each a section."""
+    measure = [
+        {"name": t.name, "probe": PROBE, "options": t.options.model_dump(mode="json"), "frames": 1} for t in trainings
+    ]
+    return Suite.model_validate(
+        {"suite": recipe.recipe, "title": recipe.title, "device": device, "errors": recipe.errors, "measure": measure}
+    )
 
 
 def _arms(doc: Located, recipe: Recipe) -> Iterator[tuple[int, str, dict[str, Any]]]:

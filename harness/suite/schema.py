@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from harness.contracts import Json
 
@@ -319,7 +319,16 @@ class Plot(Part):
         return self
 
 
-ErrorPolicy = Literal["continue", "stop"] | int | float
+def _positive(policy: Any) -> Any:
+    if isinstance(policy, bool) or (not isinstance(policy, str) and not policy > 0):
+        raise ValueError("must be continue, stop, a count (5) or a fraction (0.1)")
+    if isinstance(policy, float) and policy >= 1:
+        raise ValueError("a fraction lies between 0 and 1; a count is written without a point")
+    return policy
+
+
+ErrorPolicy = Annotated[Literal["continue", "stop"] | int | float, AfterValidator(_positive)]
+"""When failures end a run: never, at the first, at a count, or at a fraction of all planned units."""
 
 
 class Suite(Part):
@@ -348,15 +357,6 @@ class Suite(Part):
     measure: list[MeasureSection] = []
     tables: list[TableSpec] = []
     plots: list[Plot] = []
-
-    @field_validator("errors")
-    @classmethod
-    def _positive(cls, policy: ErrorPolicy) -> ErrorPolicy:
-        if isinstance(policy, bool) or (not isinstance(policy, str) and not policy > 0):
-            raise ValueError("must be continue, stop, a count (5) or a fraction (0.1)")
-        if isinstance(policy, float) and policy >= 1:
-            raise ValueError("a fraction lies between 0 and 1; a count is written without a point")
-        return policy
 
 
 def switched(suite: Suite, switch: SwitchEntry, number: int) -> str:

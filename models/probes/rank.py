@@ -66,6 +66,7 @@ class RankProbe(Probe):
     schema: ClassVar[type[Options]] = RankOptions
     values: ClassVar[tuple[Value, ...]] = VALUES
     needs_model: ClassVar[bool] = False
+    side_by_side: ClassVar[bool] = True
 
     def identity(self) -> Mapping[str, Json]:
         """SHA-256 of the checkpoint's files."""

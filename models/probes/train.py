@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Subject, Value, Workload
-from videomla_models.training.options import TRAINING_VERSION, Chain
+from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Product, Subject, Value, Workload
+from videomla_models.training.options import TRAINING_VERSION, Chain, by_bytes
 
 
 class Train(Probe):
-    """Trains a chain of stages, or goes on with it; the scratch folder keeps its stages."""
+    """Trains a chain of stages, or goes on with it; the scratch folder keeps its stages, under names of their keys."""
 
     version: ClassVar[str] = str(TRAINING_VERSION)
     schema: ClassVar[type[Options]] = Chain
     needs_model: ClassVar[bool] = False
+    side_by_side: ClassVar[bool] = True
     values: ClassVar[tuple[Value, ...]] = (
         # Each stage has a loss of its own kind, and that of distribution matching says nothing of quality.
         Value("loss", "", "none", "loss, last hundredth of the last stage"),
@@ -24,14 +25,17 @@ class Train(Probe):
     )
 
     def identity(self) -> Mapping[str, Json]:
-        """SHA-256 of the files that the chain starts from or is taught by, and versions of single stages."""
-        from videomla_models.checkpoints.locate import resolve
-
+        """Versions of single stages."""
         chain: Chain = self.options
-        teachers = [stage.teacher for stage in chain.stages if hasattr(stage, "teacher")]
-        files = [origin.file for origin in (chain.start.origin, *teachers) if origin.file]
-        weights = {str(place): dict(resolve(file).digests()) for place, file in enumerate(files)}
-        return {"weights": weights, **chain.versions()}
+        return chain.versions()
+
+    def keyed_options(self, options: Mapping[str, Json]) -> Mapping[str, Json]:
+        """The options with the SHA-256 of every file that the chain starts from or is taught by in place of its path.
+
+        Raises `OptionError` for one that cannot be read.
+        """
+        named: Mapping[str, Json] = by_bytes(options)
+        return named
 
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Train; neither subject nor workload is used."""
@@ -59,4 +63,12 @@ class Train(Probe):
             "seconds": sum(d.seconds for d in done),
             "parameters": float(last.parameters),
         }
-        return Measurement(values, samples, {"checkpoint": last.sha256, "stages": stages})
+        products = [
+            Product("checkpoints", f"{name}.safetensors", file, sha256)
+            for d in done
+            for name, file, sha256 in (
+                (d.stage, f"{d.key}/{d.path.name}", d.sha256),
+                *((f"{d.stage}-{step}", f"{d.key}/{kept}", "") for step, kept in d.kept.items()),
+            )
+        ]
+        return Measurement(values, samples, {"checkpoint": last.sha256, "stages": stages}, products)

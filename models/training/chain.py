@@ -109,7 +109,8 @@ def _finished(folder: Path) -> Done | None:
     try:
         found = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
         done = Done(**(found | {"path": folder / found["path"]}))
-        return done if file_sha256(done.path) == done.sha256 else None
+        whole = all((folder / name).is_file() for name in done.kept.values())
+        return done if whole and file_sha256(done.path) == done.sha256 else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -189,13 +189,13 @@ BEFORE = {"consistency": "teacher_forcing", "distribution_matching": "consistenc
 """The stage that each stage goes on from; it may also go on from one of its own kind, with other settings."""
 
 
-def _by_bytes(dumped: Any) -> Any:
+def by_bytes(dumped: Any) -> Any:
     """`dumped` with the path of every file that a training starts from replaced by the file's SHA-256."""
     if isinstance(dumped, list):
-        return [_by_bytes(entry) for entry in dumped]
+        return [by_bytes(entry) for entry in dumped]
     if not isinstance(dumped, dict):
         return dumped
-    named = {name: _by_bytes(value) for name, value in dumped.items()}
+    named = {name: by_bytes(value) for name, value in dumped.items()}
     if path := named.get("file"):
         try:
             named["file"] = file_sha256(Path(path))
@@ -242,7 +242,7 @@ class Chain(Options):
     def key(self, stage: int) -> str:
         """Digest of everything that decides the weights after stage number `stage`; files count by their bytes."""
         chain = self.model_copy(update={"stages": self.stages[: stage + 1]})
-        body = {"version": TRAINING_VERSION, **_by_bytes(chain.model_dump(mode="json")), **chain.versions()}
+        body = {"version": TRAINING_VERSION, **by_bytes(chain.model_dump(mode="json")), **chain.versions()}
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return digest(text)[:24]
 

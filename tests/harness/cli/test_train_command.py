@@ -14,7 +14,9 @@ from tiny_recipe import TINY
 from harness.cli import main
 from harness.contracts import Request, registry
 from harness.errors import OptionError, WeightsError
+from harness.runs.plan import make
 from harness.runs.records import RecordFile
+from harness.suite.recipe import load_recipe, suite_of
 
 
 def run(*arguments: str) -> int:
@@ -116,6 +118,30 @@ def test_a_chain_goes_on_from_a_file_without_a_header(trained: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert run(str(trained / "further.yaml"), "--out", str(trained / "further"), "--only", "wide") == 1
     assert "misshapen" in list(RecordFile(trained / "further" / "records.jsonl").records())[-1].error["message"]
+
+
+def test_trainings_take_the_road_of_every_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit, several at a time with one result, tables, and keys that hold what files contain, not where they lie."""
+    text = (trained / "tiny.yaml").read_text().replace("recipe: tiny", "recipe: road")
+    forced = trained / "tiny" / "checkpoints" / "dense-0" / "teacher_forcing.safetensors"
+    (trained / "copy.safetensors").write_bytes(forced.read_bytes())
+    head, arms = text.split("arms:\n")
+    keys = []
+    for path in (forced, trained / "copy.safetensors"):
+        more = f"  - {{label: more, set: {{start: {{kind: checkpoint, origin: {{file: {path}}}}}}}}}\n"
+        (trained / "road.yaml").write_text(f"{head}arms:\n{more}{arms}")
+        keys.append([unit.key for unit in make(suite_of(*load_recipe(trained / "road.yaml"), "cpu"), "cpu").units])
+    assert keys[0] == keys[1]
+    folder = trained / "road"
+    assert run(str(trained / "road.yaml"), "--out", str(folder), "--only", "more", "--limit", "1") == 0
+    assert run(str(trained / "road.yaml"), "--out", str(folder), "--jobs", "2", "--limit", "1") == 3
+    assert run(str(trained / "road.yaml"), "--out", str(folder), "--jobs", "2") == 0
+    assert str(trained) not in (folder / "records.jsonl").read_text()
+    assert (folder / "tables" / "road.md").read_text().count("-0 ") == 3
+    assert f"checkpoints: {folder / 'checkpoints'}" in capsys.readouterr().out
+    for name in ("dense-0", "latent-4-0"):
+        ends = [trained / of / "checkpoints" / name / "distribution_matching.safetensors" for of in ("tiny", "road")]
+        assert ends[0].samefile(ends[1])
 
 
 def test_dry_run_and_unknown_names(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

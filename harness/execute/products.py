@@ -1,0 +1,48 @@
+"""Files that measurements leave in the scratch folder: whether they are still there, and their names in the run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.contracts import Json, Measurement, Product
+from harness.runs.folder import inside
+from harness.runs.line import Record
+from harness.system import files
+from harness.system.digests import file_sha256
+
+NOTE = "products"
+"""Where a record's notes hold them."""
+
+
+def noted(measurement: Measurement) -> dict[str, Json]:
+    """What a record's notes say of the products of `measurement`; empty without any."""
+    return {NOTE: [asdict(product) for product in measurement.products]} if measurement.products else {}
+
+
+def placed(record: Record, scratch: Path, folder: Path) -> bool:
+    """Give every product of a measurement its name in the run `folder`, as a hard link.
+
+    False where one is gone or has changed, so that the record counts no more. Raises `RecordError` for a name that
+    leads out of either folder, and `StorageError`.
+    """
+    entries: Any = record.notes.get(NOTE, ())
+    links = []
+    try:
+        products = [Product(**entry) for entry in entries]
+    except TypeError:
+        return False
+    for product in products:
+        source = inside(scratch, product.file)
+        if not source.is_file() or (product.sha256 and file_sha256(source) != product.sha256):
+            return False
+        links.append((source, inside(folder, f"{product.folder}/{record.context['section']}/{product.name}")))
+    for source, target in links:
+        with files.storage(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not (target.exists() and target.samefile(source)):
+                target.unlink(missing_ok=True)
+                os.link(source, target)
+    return True
