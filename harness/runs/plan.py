@@ -150,7 +150,7 @@ def _clips(
     suite: Suite, section: GenerateSection, arm: Arm, model: VideoModel, device: str, units: dict[str, Unit]
 ) -> list[Group]:
     """Add the section's generate and score units of one arm to `units`. Returns their groups."""
-    scorers = [_Scorer(use, device) for use in section.metrics]
+    scorers = [_Scorer(use) for use in section.metrics]
     requests = foresight.ClipRequests(suite, section, arm.label, model, arm.card)
     keys: list[str] = []
     score_keys: dict[str, list[str]] = {scorer.name: [] for scorer in scorers}
@@ -199,7 +199,7 @@ def _clips(
 class _Scorer:
     """The score units of one metric."""
 
-    def __init__(self, use: MetricUse, device: str) -> None:
+    def __init__(self, use: MetricUse) -> None:
         self.name = use.name
         metric = registry.metrics.create(use.name, use.options)
         identity: dict[str, Json] = {

@@ -23,6 +23,17 @@ from videomla_models.checkpoints.tensors import save_tensors
 from videomla_models.ops.rope import axis_pairs
 from videomla_models.spec.config import LatentSizes, TransformerConfig
 
+FIXED = {
+    "rope_bands": "highest_frequency",  # each head keeps the first `pairs` of each axis, with the dense exponents
+    "content_bands": "lowest_frequency",  # of the others, where not all fit: content is compared unrotated
+    "rope_key": "mean_over_heads",  # the head-shared positional key is the mean of the heads' key maps on those bands
+    "factors": "balanced",  # U S V^T is split with sqrt(S) on each side
+    "qk_gain": "folded",  # gains of the query and key RMSNorm are multiplied into the maps
+    "scale": "folded",  # query maps absorb sqrt((d_nope + d_rope) / head width), so that the score's scale stays
+    "qk_bias": "dropped",  # query and key biases have no place in the latent form
+}
+"""What the paper leaves open and every conversion here does alike; written into the file beside the recipe."""
+
 CONFIG_KEY = "config"
 RECIPE_KEY = "conversion"
 
@@ -34,33 +45,18 @@ class Recipe:
     Attributes:
         latent: widths of the result.
         init: `svd`, or `random` (normal, standard deviation 1/sqrt(fan in), from `seed`).
-        rope_bands: which rotary bands each head keeps: the first `pairs` of each axis, with the dense exponents.
-        content_bands: which of the other bands become content, where d_nope + d_rope is below the head width: those
-            that turn slowest, since content is compared unrotated.
-        rope_key: the head-shared positional key is the mean of the heads' key maps on the rope bands.
-        factors: how U S V^T is split: sqrt(S) on each side.
-        qk_gain: the gains of the query and key RMSNorm are multiplied into the maps.
         qk_rms: what stands in for their input-dependent 1/rms: `expected`, the constant it has for white inputs of
             unit variance (mean square of the bias included), or `one`.
         latent_gain: gains of the two latent norms: `expected`, each latent's rms for white inputs, so that the norm
             changes nothing on average; or `one`.
-        scale: the query maps absorb sqrt((d_nope + d_rope) / head width), so that the score's scale stays.
-        qk_bias: query and key biases have no place in the latent form.
         value_bias: `into_output` adds W_O b_V to the output bias, which is exact because attention weights sum to 1.
     """
 
     latent: LatentSizes = field(default_factory=LatentSizes)
     init: Literal["svd", "random"] = "svd"
     seed: int = 0
-    rope_bands: Literal["highest_frequency"] = "highest_frequency"
-    content_bands: Literal["lowest_frequency"] = "lowest_frequency"
-    rope_key: Literal["mean_over_heads"] = "mean_over_heads"
-    factors: Literal["balanced"] = "balanced"
-    qk_gain: Literal["folded"] = "folded"
     qk_rms: Literal["expected", "one"] = "expected"
     latent_gain: Literal["expected", "one"] = "expected"
-    scale: Literal["folded"] = "folded"
-    qk_bias: Literal["dropped"] = "dropped"
     value_bias: Literal["into_output", "dropped"] = "into_output"
 
 
@@ -114,7 +110,7 @@ def convert_file(
     result = replace(config, attention="latent", latent=recipe.latent)
     metadata = {
         CONFIG_KEY: json.dumps(asdict(result)),
-        RECIPE_KEY: json.dumps(asdict(recipe) | {"source": checkpoint.digests(), "part": checkpoint.part}),
+        RECIPE_KEY: json.dumps(asdict(recipe) | FIXED | {"source": checkpoint.digests(), "part": checkpoint.part}),
     }
     save_tensors(state, destination, metadata)
     return result

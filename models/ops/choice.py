@@ -126,27 +126,6 @@ class Call:
         }
 
 
-def crossover(call: Call, at: Ceilings) -> int:
-    """The largest number of queries for which absorbing is modelled as no slower than expanding; 0 when never."""
-
-    def cheaper(queries: int) -> bool:
-        cost = _with_queries(call, queries).seconds(at)
-        return cost["absorbed"] <= cost["expanded"]
-
-    low, high = 0, 1
-    while high < 1 << 20 and cheaper(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if cheaper(middle) else (low, middle)
-    return low
-
-
-def _with_queries(call: Call, queries: int) -> Call:
-    return Call(call.batch, queries, call.keys, call.heads, call.d_c, call.d_nope, call.d_rope, call.d_v,
-                call.element_bytes)  # fmt: skip
-
-
 # ------------------------------------------------------------------------------------- measured thresholds
 
 

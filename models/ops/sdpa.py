@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +14,6 @@ from videomla_models.ops.choice import preferred_backend
 from videomla_models.ops.step import step
 from videomla_models.spec.cost import attention_flops
 
-Backend = Literal["auto", "cudnn", "flash", "efficient", "math"]
 _BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,

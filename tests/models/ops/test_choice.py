@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from harness.contracts.kernels import Crossing, Shape
 from harness.errors import NotAvailable, OptionError
 from harness.probes.kernels.summary import SHORT
 from videomla_models.ops import choice
-from videomla_models.ops.choice import CACHE_VARIABLE, Call, Ceilings, Threshold, choose, crossover
+from videomla_models.ops.choice import CACHE_VARIABLE, Call, Ceilings, Threshold, choose
 from videomla_models.probes.kernel_family import LatentAttentionBench
 from videomla_models.spec.config import LatentSizes
 
@@ -54,6 +55,12 @@ def test_roofline_in_microseconds(lq: int, lk: int, absorbed: float, expanded: f
     cost = call(lq, lk).seconds(H200)
     assert cost["expanded"] * 1e6 == pytest.approx(expanded, rel=0.01)
     assert cost["absorbed"] * 1e6 == pytest.approx(absorbed, rel=0.03)
+
+
+def crossover(work: Call, at: Ceilings) -> int:
+    """The largest number of queries for which absorbing is modelled as no slower than expanding; 0 when never."""
+    costs = (replace(work, queries=queries).seconds(at) for queries in range(1, 1 << 11))
+    return next(number for number, cost in enumerate(costs) if cost["absorbed"] > cost["expanded"])
 
 
 @pytest.mark.parametrize(("lk", "low", "high"), [(9360, 280, 300), (32760, 295, 315)])
