@@ -75,8 +75,10 @@ def test_the_trees_folders_exist() -> None:
     room, named = "", []
     for line in tree.splitlines():
         folders = re.findall(r"([\w.]+)/ ?", line[4:26])
-        assert folders, line
-        if line.startswith("    " + folders[0]):
+        files = re.findall(r"[\w]+\.py", line[4:26])
+        assert folders or files, line
+        assert [file for file in files if not (ROOT / room / file).is_file()] == []
+        if folders and line.startswith("    " + folders[0]):
             room = folders[0] if folders[0] in ("harness", "models") else ""
             named += folders
         else:

@@ -41,6 +41,10 @@ class Commands(TyperGroup):
         points[ADDED] = {point.name: point for point in added if point.name not in own}
         return points
 
+    def groups_of(self, ctx: Any) -> dict[str, list[str]]:
+        """Names by heading, in the order of `--help`."""
+        return {heading: list(commands) for heading, commands in self._points().items() if commands}
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Names in the order of `--help`."""
         return [name for commands in self._points().values() for name in commands]

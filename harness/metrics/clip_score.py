@@ -57,7 +57,11 @@ class ClipOptions(Options):
 
 
 class SegmentOptions(ClipOptions):
-    """The options of the whole clip, and `seconds`, the length of a segment."""
+    """The options of the whole clip, and the length of a segment.
+
+    Attributes:
+        seconds: of a segment.
+    """
 
     seconds: Annotated[float, Field(gt=0)] = 10.0
 

@@ -32,19 +32,31 @@ class HPSv3Options(Options):
 
 
 class MeanOptions(HPSv3Options):
-    """`n` frames, evenly spread, first and last included; None for every frame."""
+    """Frames evenly spread.
+
+    Attributes:
+        n: frames, first and last included; None for every frame.
+    """
 
     n: Annotated[int, Field(ge=1)] | None = 5
 
 
 class KeyframeOptions(HPSv3Options):
-    """`n` frames: the middle one of each of `n` equal parts."""
+    """The middle frame of each of equal parts.
+
+    Attributes:
+        n: parts.
+    """
 
     n: Annotated[int, Field(ge=1)] = 15
 
 
 class ShareOptions(HPSv3Options):
-    """The best share `p` (0 to 1, rounded up to whole frames) of `n` evenly spread frames; None for every frame."""
+    """The best share of evenly spread frames.
+
+    Attributes:
+        p: the share, rounded up to whole frames. n: frames; None for every one.
+    """
 
     p: Annotated[float, Field(gt=0, le=1)] = 0.3
     n: Annotated[int, Field(ge=1)] | None = None

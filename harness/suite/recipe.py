@@ -44,6 +44,7 @@ class Recipe(Part):
         errors: as in a suite. seeds: every arm is trained with each, on the same data as the other arms.
         base: options of all arms. As an origin, `{arm: LABEL, stage: NAME}` stands for that arm's weights at the same
             seed, after its last stage of that name.
+        arms: the trainings to compare.
     """
 
     recipe: Name

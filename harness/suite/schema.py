@@ -42,6 +42,7 @@ class PrefixFile(Part):
 
     Attributes:
         file: relative to the file that names it; in a loaded suite, as the process finds it.
+        sha256, frames, height, width: of the file; filled in on load.
     """
 
     file: Annotated[str, Field(min_length=1)]
@@ -106,7 +107,11 @@ Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=
 
 
 class MetricUse(Part):
-    """A registered metric and its options; a bare name is enough in the file."""
+    """A registered metric and its options; a bare name is enough in the file.
+
+    Attributes:
+        name: as `harness list metrics` shows it. options: checked by the metric's own schema.
+    """
 
     name: str
     options: dict[str, JsonValue] = {}
@@ -117,6 +122,9 @@ class SwitchEntry(Part):
 
     A set of one prompt serves all. A model switches at the first frame of its first chunk that starts there or later;
     records hold that frame, and metrics judge from it.
+
+    Attributes:
+        frame: first pixel frame of the new prompt. prompts: name of a prompt set.
     """
 
     frame: Annotated[int, Field(ge=1)]
@@ -144,6 +152,7 @@ class Section(Part):
     Attributes:
         name: unique in the suite; tables refer to it.
         models: labels of the arms that take part; all of them unless given. A label before its grid stands for all.
+        switches: of the prompts, in the order of their frames.
     """
 
     name: Name
@@ -173,6 +182,10 @@ class GenerateSection(Section):
 
     `frames` counts those that a model makes. Where its prompt continues an image or a video, that is no part of the
     clip: frame 0 is the first after it, for switches and metrics alike.
+
+    Attributes:
+        prompts: name of a prompt set. seeds: one clip for each, of every prompt. frames: of a clip.
+        metrics: those that score every clip.
     """
 
     prompts: str
@@ -185,6 +198,9 @@ class MeasureSection(Section):
     """One probe over every arm, alone on the device. `prompts` may be left out where the probe needs none.
 
     Attributes:
+        probe: as `harness list probes` shows it. options: checked by the probe's own schema.
+        prompts: name of a prompt set. seeds: of the rollouts. frames: of a rollout. batch: clips that a model makes at
+            the same time.
         rounds: how often each arm is measured. Arms alternate A B B A, so that drift of the device falls on all of
             them alike; tables show the median of the rounds. One is enough where nothing varies, as for bytes; a
             comparison of speeds wants four, as `stats.ratio_of_medians` says.
@@ -200,7 +216,11 @@ class MeasureSection(Section):
 
 
 class PublishedValue(Part):
-    """Which published figure stands in a column: a bare metric, or a metric under one setting, as in `30 s`."""
+    """Which published figure stands in a column: a bare metric, or a metric under one setting.
+
+    Attributes:
+        metric: as the source calls it. setting: as in `30 s`; any unless given.
+    """
 
     metric: str
     setting: str = ""
@@ -253,6 +273,8 @@ class TableSpec(Part):
     """A table: one row an arm, one column a value, and published rows below.
 
     Attributes:
+        name: of its files. title: above it; the name unless given.
+        columns: from left to right. published: rows that others published.
         models: labels of the arms to show; all unless given. A label before its grid stands for all.
     """
 
@@ -280,6 +302,7 @@ class Plot(Part):
     """A picture, written as SVG and PNG beside the tables.
 
     Attributes:
+        name: of its files. title: above it.
         kind: cache bytes against clip length; memory against batch with the budget; chunk time against index; quality
             against cached scalars, or against an option of the models; quality of the segments of a clip; cost of
             attention by form.
@@ -335,13 +358,16 @@ class Suite(Part):
     """A checked suite, made by `load_suite`; `plan.json` keeps it with prompts, options and grids resolved.
 
     Attributes:
-        suite: name; the run folder is `runs/<suite>` unless given.
+        suite: name; the run folder is `runs/<suite>` unless given. title: for people; tables show it.
         device: `auto` takes CUDA where torch can use it.
         models: the arms; none where every section is a probe that needs no model.
         reference: label of the arm that others are compared with; the first one unless given.
         errors: when to stop: never (`continue`), at the first failure (`stop`), at a count, or at a fraction of
             all planned units.
         incomplete: whether a mean over fewer clips than planned is refused or marked.
+        prompts: sets of prompts by name; a bare list of texts is enough. video: how clips are written.
+        generate: sections that make clips and score them. measure: sections that measure.
+        tables: one with every value where none is asked for. plots: pictures beside the tables.
     """
 
     suite: Name

@@ -43,7 +43,7 @@ class CommandOptions(Options):
         environment: variables to add. PYTHONPATH and the like are not inherited.
         folder: working directory of the program.
         timeout: seconds until the program and its children are killed.
-        height, width, frame_rate, chunk: of the clips.
+        height, width, frame_rate, chunk: of the clips. family: what makes them, for the card.
     """
 
     argv: tuple[str, ...] = Field(min_length=1)

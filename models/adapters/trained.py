@@ -35,6 +35,7 @@ class TrainedOptions(StreamingOptions):
     Attributes:
         checkpoints: one file, or one for each training seed: clip seed s is made by number s modulo their count. A
             name that holds `{seed}` stands for one file for each of `training_seeds`.
+        training_seeds: what `{seed}` in a checkpoint's name stands for.
         step: of the last stage, where the training kept its weights; the end of the training unless given.
         steps: denoising steps per chunk, evenly spaced; those of the training's last stage unless given, and 8
             after teacher forcing alone.

@@ -48,7 +48,12 @@ BY_CLIP = {
 
 
 class Latent(Options):
-    """Widths of latent attention; as `videomla_models.spec.config.LatentSizes`."""
+    """Widths of latent attention; as `videomla_models.spec.config.LatentSizes`.
+
+    Attributes:
+        d_c: cached content latent. d_q: query latent. d_nope, d_rope: content and positional channels of a head.
+        pairs: rotary pairs for time, height and width.
+    """
 
     d_c: int = Field(default=192, ge=1)
     d_q: int = Field(default=768, ge=1)

@@ -104,7 +104,11 @@ class RankProbe(Probe):
 
 
 class WeightRankOptions(Options):
-    """Options of `weight-rank`: `width` as for `rank`."""
+    """Options of `weight-rank`.
+
+    Attributes:
+        width: directions whose share of the energy is reported.
+    """
 
     width: int = Field(default=192, ge=1)
 

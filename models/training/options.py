@@ -35,7 +35,12 @@ FOUR_STEPS = (1000.0, 750.0, 500.0, 250.0)
 
 
 class LatentOptions(Options):
-    """Widths as in `videomla_models.spec.config.LatentSizes`."""
+    """Widths as in `videomla_models.spec.config.LatentSizes`.
+
+    Attributes:
+        d_c: cached content latent. d_q: query latent. d_nope, d_rope: content and positional channels of a head.
+        pairs: rotary pairs for time, height and width.
+    """
 
     d_c: Count = 24
     d_q: Count = 108
@@ -45,7 +50,13 @@ class LatentOptions(Options):
 
 
 class NetworkOptions(Options):
-    """Sizes as in `TransformerConfig`; what the data fix (channels, text) is not asked for."""
+    """Sizes as in `TransformerConfig`; what the data fix (channels, text) is not asked for.
+
+    Attributes:
+        dim: width of the blocks. heads: of attention. layers: blocks. ffn: width of a block's feed-forward part.
+        rope_theta: base of the rotary positions. attention: keys and values of every head, or one latent.
+        latent: widths of latent attention.
+    """
 
     dim: Count = 144
     heads: Count = 3
@@ -57,7 +68,13 @@ class NetworkOptions(Options):
 
 
 class WindowOptions(Options):
-    """The window of training and deployment, as in `videomla_models.spec.window.WindowPolicy`."""
+    """The window of training and deployment, as in `videomla_models.spec.window.WindowPolicy`.
+
+    Attributes:
+        frames: size of the window, sink and current chunk included. sink: first frames that are never evicted.
+        rotation: keys are rotated at `write`, or kept unrotated and rotated at each `read`.
+        positions: `absolute` frame index, or `relative` to the window.
+    """
 
     frames: int = 6
     sink: int = 1
@@ -66,7 +83,13 @@ class WindowOptions(Options):
 
 
 class DataOptions(Options):
-    """Clips of the small world, as in `videomla_models.training.data.ToyData`."""
+    """Clips of the small world, as in `videomla_models.training.data.ToyData`.
+
+    Attributes:
+        world: the one that there is. clips: of a step. chunks: of a clip.
+        foreground: extra weight of pixels that belong to the shape. crosses: share of clips whose shape becomes a
+            cross.
+    """
 
     world: Literal["toy"] = "toy"
     clips: Count = 8
@@ -76,7 +99,11 @@ class DataOptions(Options):
 
 
 class Origin(Options):
-    """Weights that come from elsewhere: the end of another chain, or a file that a training wrote."""
+    """Weights that come from elsewhere.
+
+    Attributes:
+        chain: the end of another training. file: one that a training wrote.
+    """
 
     chain: Chain | None = None
     file: str = ""
@@ -115,7 +142,14 @@ class StageOptions(Options):
 
 
 class TeacherForcingOptions(StageOptions):
-    """Stage 1. `optimiser: muon` trains the blocks' matrices with Muon at `rate`, the rest at half of it."""
+    """Stage 1.
+
+    Attributes:
+        stage: its name.
+        optimiser: `muon` trains the blocks' matrices with Muon at `rate`, the rest with AdamW at half of it.
+        text_drop: share of clips without a prompt.
+        context_noise: largest deviation of the clean copy. noisy_context: share of clips that get it.
+    """
 
     stage: Literal["teacher_forcing"]
     rate: Positive = 5e-6
@@ -145,9 +179,12 @@ LATER = {"levels_per": "chunk", "levels": 0}
 
 
 class ConsistencyOptions(LevelOptions):
-    """Stage 2. `denoising` are the student's steps; `teacher` is the chain's teacher forcing unless given.
+    """Stage 2.
 
     Attributes:
+        stage: its name. teacher: the chain's teacher forcing unless given.
+        denoising: the student's steps out of 1000, noisiest first. guidance: of the teacher; 1 is without.
+        substeps: of the teacher from one level to the next.
         levels: distil between so many evenly spaced noise levels, before the shift, instead of the student's own
             steps. With `levels: 48`, `substeps: 1` and `levels_per: clip` as Causal Forcing does.
     """
@@ -162,9 +199,11 @@ class ConsistencyOptions(LevelOptions):
 
 
 class MatchingOptions(LevelOptions):
-    """Stage 3. `teacher` is the chain's own teacher forcing unless given.
+    """Stage 3.
 
     Attributes:
+        stage: its name. teacher: the chain's teacher forcing unless given. critic_rate: learning rate of the critic.
+        denoising: the generator's steps out of 1000, noisiest first.
         steps: updates of the critic. updates: of the critic for each of the generator.
         guidance: the teacher's scale s in uncond + s (cond - uncond). The pipeline writes cond + 3 (cond - uncond) for
             the paper's 3.0, which is 4 here.
@@ -210,6 +249,8 @@ class Chain(Options):
     Attributes:
         seed: of data, noise and first weights. chunk: latent frames per chunk.
         precision: of matrix products; weights stay float32.
+        network: sizes. window: of training and deployment. data: clips. start: first weights.
+        stages: one after the other.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

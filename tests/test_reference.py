@@ -1,0 +1,74 @@
+"""The pages about commands and keys are those that the code gives."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import Field
+
+from harness.contracts import Options
+from harness.suite.schema import Suite
+
+DOCS = Path(__file__).parents[1] / "docs"
+spec = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")
+assert spec is not None
+assert spec.loader is not None
+reference = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reference)
+
+
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_the_page_is_what_the_code_says(page: str) -> None:
+    written = (DOCS / page).read_text(encoding="utf-8")
+    assert written == reference.PAGES[page](), "run: python docs/reference.py"
+
+
+def test_a_key_shows_type_limits_default_unit_and_meaning() -> None:
+    class Timing(Options):
+        """Of nothing.
+
+        Attributes:
+            ceiling_s: after which it gives
+                up. kind: of a
+                rest: one of two.
+            share, other: of all.
+        """
+
+        ceiling_s: float = Field(gt=0, le=2**40)
+        kind: str | None = None
+        share: tuple[int, ...] = (1, 2)
+        other: bool = True
+
+    rows = reference._keys(Timing).splitlines()[2:]
+    assert rows == [
+        "| `ceiling_s` | number > 0, ≤ 2^40 |  | seconds | after which it gives up |",
+        "| `kind` | text or none | none |  | of a rest: one of two |",
+        "| `share` | list of integer | `[1, 2]` |  | of all |",
+        "| `other` | true or false | `true` |  | of all |",
+    ]
+
+
+def test_a_key_without_a_meaning_is_an_error() -> None:
+    class Silent(Options):
+        """Says nothing."""
+
+        width: int = 1
+
+    with pytest.raises(LookupError, match="Silent: no meaning of width"):
+        reference._keys(Silent)
+
+
+def test_every_key_of_the_quickstart_is_on_the_page() -> None:
+    page = reference.suite_reference()
+    suite = yaml.safe_load((DOCS.parent / "suites/quickstart.yaml").read_text(encoding="utf-8"))
+    for name in {
+        *suite,
+        *suite["measure"][0],
+        *suite["measure"][0]["options"],
+        *suite["plots"][1],
+        *Suite.model_fields,
+    }:
+        assert f"| `{name}` |" in page
