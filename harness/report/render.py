@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
@@ -161,54 +162,12 @@ def _latex_escape(text: str) -> str:
     return " ".join("".join(_LATEX.get(letter, letter) for letter in text).split())
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{{ table.title }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; }
-table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
-caption { text-align: left; font-weight: 600; padding-bottom: .5rem; }
-th, td { padding: .3rem .8rem; text-align: right; vertical-align: top; }
-th:first-child { text-align: left; font-weight: 400; }
-thead th { border-bottom: 1px solid; font-weight: 600; }
-small { display: block; opacity: .7; white-space: nowrap; }
-{%- if published %}
-.published { font-style: italic; opacity: .75; }
-{%- endif %}
-</style>
-</head>
-<body>
-<table>
-<caption>{{ table.title }}</caption>
-<thead><tr><th scope="col">{{ table.corner }}</th>
-{%- for column in table.columns %}<th scope="col">{{ heading(column) }}</th>{% endfor %}</tr></thead>
-<tbody>
-{%- for row in table.rows %}
-<tr{% if row.reference %} class="reference"
-{%- elif row.published %} class="published"{% endif %}><th scope="row">{{ label(row) }}</th>
-{%- for cell in row.cells %}<td{% if cell.value is not none %} data-value="{{ number(cell.value) }}"{% endif %}>
-{%- if cell.best %}<strong>{{ cell.text }}</strong>{% else %}{{ cell.text }}{% endif %}{{ cell.marks | join }}
-{%- if cell.spread or cell.count %}<small>{{ joined(cell.spread, cell.count) }}</small>{% endif %}</td>
-{%- endfor %}</tr>
-{%- endfor %}
-</tbody>
-</table>
-{%- for line in below %}
-<p>{{ line }}</p>
-{%- endfor %}
-</body>
-</html>
-"""
-
-
 def html(table: Table) -> str:
     """One HTML page with no script and no outside file."""
     from jinja2 import Environment
 
-    template = Environment(autoescape=True, keep_trailing_newline=True).from_string(_PAGE)
+    page = Path(__file__).with_name("table.html").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, keep_trailing_newline=True).from_string(page)
     return template.render(
         table=table,
         heading=column_name,
