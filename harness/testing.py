@@ -125,6 +125,7 @@ def _live(findings: list[Finding], model: VideoModel, card: ModelCard, device: s
         return
     _try(findings, "stream of 1 frame", lambda: clip(count=1))
     _try(findings, "equal seeds give equal clips", lambda: _equal(first, clip()))
+    _batch(findings, model, card, device, prompt, clip)
     _switches(findings, model, card, prompt, first)
     _try(findings, "a stream left early does no harm", lambda: _left_early(model, card, prompt, frames))
     _try(findings, "clip unchanged after a stream was left", lambda: _equal(first, clip()))
@@ -135,6 +136,29 @@ def _live(findings: list[Finding], model: VideoModel, card: ModelCard, device: s
     if found is None and findings[-1].ok:
         findings[-1] = replace(findings[-1], ok=None, detail="it has none, so its speed will be marked")
     model.unload()
+
+
+def _batch(
+    findings: list[Finding], model: VideoModel, card: ModelCard, device: str, prompt: str, clip: Callable[[int], Frames]
+) -> None:
+    """Whether a batch gives the clips that requests of one clip give, where the model says that it does."""
+    group = model.batch_group(prompt, 0)
+    seeds = tuple(seed for seed in range(8) if model.batch_group(prompt, seed) == group)[:3]
+    alone = [clip(seed) for seed in seeds]
+    request = Request((prompt,) * len(seeds), seeds, len(alone[0]))
+    try:
+        model.check_request(request)
+    except OptionError as refused:
+        findings.append(Finding("a batch", None, refused.message))
+        return
+    made = _try(findings, f"a batch of {len(seeds)}", lambda: np.concatenate(list(chunks(model, request, card)), 1))
+    if made is None:
+        return
+    name = "a clip of a batch equals the clip by itself"
+    if model.batch_may_change_pixels(device.partition(":")[0]):
+        findings.append(Finding(name, None, "it need not, since the keys of this model hold the batch"))
+    else:
+        _try(findings, name, lambda: _equal(np.stack(alone), made))
 
 
 def _switches(findings: list[Finding], model: VideoModel, card: ModelCard, prompt: str, plain: Frames) -> None:

@@ -214,6 +214,21 @@ class VideoModel(ABC):
         """
         return {}
 
+    def batch_may_change_pixels(self, device: str) -> bool:
+        """Whether a clip's pixels may depend on how many others are made with it, be it by rounding alone.
+
+        True, as for every model that does not override this, has the batch stand in the keys of its clips. A model that
+        says no is held to it by `harness check`. Imports no torch. `device` is `cpu` or `cuda`.
+        """
+        return True
+
+    def batch_group(self, prompt: str, seed: int) -> Json:
+        """What the clips of one request must have in common beyond lengths, as weights that the seed chooses.
+
+        Clips of a batch are asked for in one request only where they agree in it. Imports no torch.
+        """
+        return None
+
     def check_request(self, request: Request) -> None:
         """Refuse a request that the model cannot answer, before anything is loaded. Raises `OptionError`.
 

@@ -1,10 +1,11 @@
-"""Make one clip: the model runs in the caller's thread, encoding and writing in another."""
+"""Make clips, one or a batch at a time: the model runs in the caller's thread, encoding and writing in others."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,18 @@ from harness.contracts import (
     VideoModel,
     enforce,
 )
+from harness.execute.models import Models
 from harness.execute.units import Result, Setting, attempt, prefixes_of
+from harness.runs.folder import clip_name
 from harness.runs.index import IndexEntry
 from harness.runs.line import Record
-from harness.runs.plan import Unit
+from harness.runs.plan import Arm, Unit
 from harness.system import video
 
 QUEUE_CHUNKS = 4
 """Decoded chunks that may wait for the encoder, so that memory stays bounded when it is the slower one."""
 
-
-# ------------------------------------------------------------------------------------------- generate
+# ------------------------------------------------------------------------------------------ the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +43,46 @@ class ClipFile:
     width: int
 
 
-def frames_of(unit: Unit, model: VideoModel, card: ModelCard) -> Iterator[Frames | ClipFile]:
-    """Checked chunks of a generate unit's clip, uint8 [frames, height, width, 3]; or one file that is the clip."""
-    preimage: Any = unit.preimage
-    files = [unit.context["prefix"]] if "prefix" in preimage else []
-    request = Request(
-        prompts=(preimage["prompt"],),
-        seeds=(preimage["seed"],),
-        frames=preimage["frames"],
-        switches=tuple(Switch(frame, (prompt,)) for frame, prompt in preimage["switches"]),
+Piece = Frames | ClipFile
+"""Frames of one clip, uint8 [frames, height, width, 3], or the file that it is."""
+
+
+def pieces_of(units: Sequence[Unit], width: int, model: VideoModel, card: ModelCard) -> Iterator[Mapping[int, Piece]]:
+    """Checked pieces of the clips of `units`, by their number; the model is asked for `width` clips in one request.
+
+    Where there are fewer units, the request is filled up with clips that are there already, and nobody keeps those.
+    """
+    asked = [_request([unit], card) for unit in units]
+    files = {number: path for number, request in enumerate(asked) if (path := model.file(request))}
+    if files:
+        frames = {number: asked[number].frames for number in files}
+        yield {number: ClipFile(path, frames[number], card.height, card.width) for number, path in files.items()}
+    rest = [number for number in range(len(units)) if number not in files]
+    if rest:
+        filled = [units[rest[place % len(rest)]] for place in range(max(width, len(rest)))]
+        for chunk in enforce.chunks(model, _request(filled, card), card):
+            # A copy, since a model may fill the same array again while the encoder still reads it.
+            yield {number: clip.copy() for number, clip in zip(rest, chunk, strict=False)}
+
+
+def _request(units: Sequence[Unit], card: ModelCard) -> Request:
+    """One request for the clips of `units`, which agree in lengths and in the frames of their switches."""
+    preimages: list[Any] = [unit.preimage for unit in units]
+    files = [unit.context["prefix"] for unit in units if "prefix" in unit.preimage]
+    turns = [tuple(prompt for _, prompt in preimage["switches"]) for preimage in preimages]
+    return Request(
+        prompts=tuple(preimage["prompt"] for preimage in preimages),
+        seeds=tuple(preimage["seed"] for preimage in preimages),
+        frames=preimages[0]["frames"],
+        switches=tuple(
+            Switch(frame, prompts)
+            for (frame, _), prompts in zip(preimages[0]["switches"], zip(*turns, strict=True), strict=True)
+        ),
         prefixes=prefixes_of(files, card),
     )
-    if path := model.file(request):
-        return iter((ClipFile(path, request.frames, card.height, card.width),))
-    # A copy, since a model may fill the same array again while the encoder still reads it.
-    return (chunk[0].copy() for chunk in enforce.chunks(model, request, card))
+
+
+# ------------------------------------------------------------------------------------------ one clip
 
 
 def _switches_and_prefix(unit: Unit) -> dict[str, Json]:
@@ -80,22 +107,32 @@ class _ModelFailed(Exception):
         self.fault = fault
 
 
-class ClipAttempt:
-    """One attempt at a clip: the model runs in the caller's thread, all else in another.
+class _Abandoned(BaseException):
+    """The batch failed: its clips are made again in smaller ones, so that this attempt leaves no record."""
 
-    So the model goes on, to the next chunk and to the next clip, while this one is encoded, read back, brought to the
-    disk and recorded.
+
+class ClipAttempt:
+    """One attempt at a clip: it is encoded, read back, brought to the disk and recorded in a thread of its own.
+
+    So the model goes on, to the next chunk and to the next clip.
 
     Args:
         path: where the clip goes. name: the same, as the record names it.
         keep: writes the record as soon as it is made; called in the other thread.
+        width: clips of the request that this one is made in.
     """
 
     def __init__(
-        self, unit: Unit, setting: Setting, path: Path, name: str, keep: Callable[[Record], IndexEntry]
+        self,
+        unit: Unit,
+        setting: Setting,
+        path: Path,
+        name: str,
+        keep: Callable[[Record], IndexEntry],
+        width: int = 1,
     ) -> None:
         self.stopped = False
-        self._waiting: queue.Queue[Frames | ClipFile | _ModelFailed | None] = queue.Queue(QUEUE_CHUNKS)
+        self._waiting: queue.Queue[Piece | _ModelFailed | None] = queue.Queue(QUEUE_CHUNKS)
         self._recorded: tuple[Record, IndexEntry] | None = None
         self._fault: BaseException | None = None
         preimage: Any = unit.preimage
@@ -110,7 +147,8 @@ class ClipAttempt:
                     clip = video.keep(path, first.path, first.frames, first.height, first.width)
                 else:
                     clip = video.write(path, self._chunks(first, arrivals), *settings)
-                return Result(clip={"path": name, **clip, **_switches_and_prefix(unit)})
+                notes: dict[str, Json] = {"batch": width} if width > 1 else {}
+                return Result(clip={"path": name, **clip, **_switches_and_prefix(unit)}, notes=notes)
             except _ModelFailed as stopped:
                 raise stopped.fault from None
 
@@ -124,18 +162,10 @@ class ClipAttempt:
         self._thread = threading.Thread(target=work, name="clip", daemon=True)
         self._thread.start()
 
-    def feed(self, start: Callable[[], Iterator[Frames | ClipFile]]) -> None:
-        """Run the model, and hand on everything that `start()` yields. Raises nothing but an interrupt."""
-        try:
-            for chunk in start():
-                if not self._hand_over(chunk):
-                    return
-            self._hand_over(None)
-        except BaseException as fault:
-            self.stopped = True
-            self._hand_over(_ModelFailed(fault))
-            if isinstance(fault, KeyboardInterrupt):
-                raise
+    def stop(self, fault: BaseException) -> None:
+        """Say that the model failed."""
+        self.stopped = True
+        self.hand_over(_ModelFailed(fault))
 
     def record(self) -> tuple[Record, IndexEntry]:
         """Wait for the clip, and return its record, which is on the disk. Raises the fault that prevented it."""
@@ -144,22 +174,27 @@ class ClipAttempt:
             raise self._fault or RuntimeError("a clip ended without a record")
         return self._recorded
 
+    def abandoned(self) -> bool:
+        """Wait; whether it ended for a fault of its batch alone."""
+        self._thread.join()
+        return isinstance(self._fault, _Abandoned)
+
     @staticmethod
-    def _chunks(first: Frames | None, rest: Iterator[Frames | ClipFile]) -> Iterator[Frames]:
+    def _chunks(first: Frames | None, rest: Iterator[Piece]) -> Iterator[Frames]:
         if first is not None:
             yield first
         for chunk in rest:
             assert not isinstance(chunk, ClipFile)
             yield chunk
 
-    def _arrivals(self) -> Iterator[Frames | ClipFile]:
+    def _arrivals(self) -> Iterator[Piece]:
         while (item := self._waiting.get()) is not None:
             if isinstance(item, _ModelFailed):
                 raise item
             yield item
 
-    def _hand_over(self, item: Frames | ClipFile | _ModelFailed | None) -> bool:
-        """Queue `item`; false when the other thread has ended."""
+    def hand_over(self, item: Piece | _ModelFailed | None) -> bool:
+        """Queue `item`, None after the last; false when the other thread has ended."""
         # With a timeout: a full queue of a thread that has ended would never take the item.
         while self._thread.is_alive():
             try:
@@ -168,3 +203,64 @@ class ClipAttempt:
                 continue
             return True
         return False
+
+
+# ----------------------------------------------------------------------------------------- many clips
+
+
+class Maker:
+    """Makes the clips of one run folder with the models that are loaded.
+
+    Args:
+        folder: the run folder. keep: as in `ClipAttempt`.
+
+    Attributes:
+        unfinished: clips that the model is through with, the oldest first, for whoever asks for their records.
+    """
+
+    def __init__(self, models: Models, setting: Setting, folder: Path, keep: Callable[[Record], IndexEntry]) -> None:
+        self.models, self.setting, self.folder, self.keep = models, setting, folder, keep
+        self.unfinished: deque[tuple[ClipAttempt, Unit]] = deque()
+
+    def make(self, arm: Arm, units: Sequence[Unit]) -> None:
+        """Have the model make the clips of `units` in one request.
+
+        Where that fails, each half of them is tried by itself, so that a clip that fails does so alone. An interrupt
+        comes through.
+        """
+        preimage: Any = units[0].preimage
+        width = max(len(units), preimage["batch"])
+        names = [clip_name(unit.key) for unit in units]
+        attempts = [
+            ClipAttempt(unit, self.setting, self.folder / name, name, self.keep, width)
+            for unit, name in zip(units, names, strict=True)
+        ]
+        self.unfinished.extend(zip(attempts, units, strict=True))
+        if self._feed(attempts, lambda: pieces_of(units, width, self.models.get(arm), arm.card)):
+            return
+        torn = [unit for attempt, unit in zip(attempts, units, strict=True) if attempt.abandoned()]
+        gone = {unit.key for unit in torn}
+        self.unfinished = deque((attempt, unit) for attempt, unit in self.unfinished if unit.key not in gone)
+        half = (len(torn) + 1) // 2
+        for part in (torn[:half], torn[half:]):
+            if part:
+                self.make(arm, part)
+
+    @staticmethod
+    def _feed(attempts: Sequence[ClipAttempt], start: Callable[[], Iterator[Mapping[int, Piece]]]) -> bool:
+        """Hand on everything that `start()` yields; false where a batch failed and its clips were abandoned."""
+        try:
+            for pieces in start():
+                taken = [attempts[number].hand_over(piece) for number, piece in pieces.items()]
+                if not any(taken):
+                    return True
+            for attempt in attempts:
+                attempt.hand_over(None)
+        except BaseException as fault:
+            interrupted = isinstance(fault, KeyboardInterrupt)
+            for attempt in attempts:
+                attempt.stop(fault if interrupted or len(attempts) == 1 else _Abandoned())
+            if interrupted:
+                raise
+            return len(attempts) == 1
+        return True

@@ -8,21 +8,22 @@ there and nothing is loaded any more, another process measures (rule T1).
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
 from harness.contracts import registry
 from harness.errors import NotAvailable
-from harness.execute import generate, units
+from harness.execute import batches, units
+from harness.execute.generate import Maker
 from harness.execute.measuring import Measurer, Task
 from harness.execute.models import Models
 from harness.execute.outcome import Outcome, Progress, Tick, stop_reason
 from harness.execute.pool import measure_all
 from harness.execute.products import placed
 from harness.execute.scorers import Scorers
-from harness.runs.folder import Store, clip_name
+from harness.runs.folder import Store
 from harness.runs.index import IndexEntry
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Plan, Unit
@@ -98,7 +99,7 @@ class _RunningPlan:
         self.models = Models(plan.device, self._say)
         self.measurer = self._measurer(self._say)
         self.scorers = Scorers(plan.device, self._say)
-        self.unfinished: deque[tuple[generate.ClipAttempt, Unit]] = deque()
+        self.maker = Maker(self.models, setting, store.folder, self._keep)
         self.stopped = ""
         self.finished = self.failed = self.done_now = 0
         self.began = time.monotonic()
@@ -175,37 +176,45 @@ class _RunningPlan:
                 self._measure(unit, arms.get(str(unit.context["arm"])))
 
     def _clips(self, arm: Arm, todo: Sequence[Unit]) -> None:
-        for unit in todo:
-            self._clip(arm, unit)
+        for batch in batches.grouped(todo, arm, self._done):
+            self._batch(arm, batch)
         self._collect()
         self.models.unload()
 
-    def _clip(self, arm: Arm, unit: Unit) -> None:
-        """Make one clip, and score the one before it."""
-        if self._done(unit):
+    def _batch(self, arm: Arm, batch: Sequence[Unit]) -> None:
+        """Clips that are made together; the scores of the clips before them."""
+        if self._done(batch[0]):
             self._collect()
-            self._scores(unit)
+            self._scores(batch[0])
             return
-        if self.limit is not None and self.finished + self._units_in_work() >= self.limit:
-            self._collect()
-        path = self.store.clip_path(unit.key)
-        attempt = generate.ClipAttempt(unit, self.setting, path, clip_name(unit.key), self._keep)
-        self.unfinished.append((attempt, unit))
-        attempt.feed(lambda: generate.frames_of(unit, self.models.get(arm), arm.card))
-        # One clip may be unfinished while the next is made. A failure is counted at once, as it may end the run.
-        self._collect(0 if attempt.stopped else 1)
+        while batch:
+            if not self._room(batch):
+                self._collect()
+            count = max(1, self._room(batch))
+            self.maker.make(arm, batch[:count])
+            batch = batch[count:]
+            self._collect(0 if any(attempt.stopped for attempt, _ in self.maker.unfinished) else count)
 
-    def _units_in_work(self) -> int:
-        """Units that the unfinished clips stand for: themselves and their scores."""
-        return sum(1 + len(self.scores[unit.key]) for _, unit in self.unfinished)
+    def _room(self, batch: Sequence[Unit]) -> int:
+        """How many of the clips may be begun before the limit is reached by them and by their scores."""
+        if self.limit is None:
+            return len(batch)
+        ahead = self.finished + sum(1 + len(self.scores[unit.key]) for _, unit in self.maker.unfinished)
+        room = 0
+        for unit in batch:
+            if ahead >= self.limit:
+                break
+            room, ahead = room + 1, ahead + 1 + len(self.scores[unit.key])
+        return room
 
     def _collect(self, leave: int = 0) -> None:
-        """Wait for all unfinished clips but the last `leave`, and count and score each."""
-        while len(self.unfinished) > leave:
-            attempt, unit = self.unfinished[0]
-            record_and_entry = attempt.record()
-            self.unfinished.popleft()
-            self._count(*record_and_entry)
+        """Wait for the clips that are being finished, but for the last `leave`; count and score each."""
+        unfinished = self.maker.unfinished
+        while len(unfinished) > leave:
+            attempt, unit = unfinished[0]
+            made = attempt.record()
+            unfinished.popleft()
+            self._count(*made)
             self._scores(unit)
 
     def _scores(self, of: Unit) -> None:
@@ -287,9 +296,9 @@ class _RunningPlan:
         return Tick(self.finished, self.total, self.failed, seconds, message, record)
 
     def release(self) -> None:
-        """Finish the unfinished clips, and free models and metrics."""
-        while self.unfinished:
-            attempt, _ = self.unfinished.popleft()
+        """Let the clips that are being finished be finished, and free models and metrics."""
+        while self.maker.unfinished:
+            attempt, _ = self.maker.unfinished.popleft()
             # The run ends with the fault that brought it here; an interrupted clip gives its interrupt again.
             with suppress(Exception, KeyboardInterrupt):
                 self._note(*attempt.record())

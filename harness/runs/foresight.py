@@ -20,12 +20,20 @@ MAX_REQUESTS = 1000
 
 
 class ClipRequests:
-    """The requests for one arm's clips in one section. Raises `SuiteError` for the first that the model refuses."""
+    """The requests for one arm's clips in one section, of `batch` clips each. Raises `SuiteError` for a refused one."""
 
-    def __init__(self, suite: Suite, section: GenerateSection, label: str, model: VideoModel, card: ModelCard) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        section: GenerateSection,
+        label: str,
+        model: VideoModel,
+        card: ModelCard,
+        batch: int = 1,
+    ) -> None:
         self.prompts = suite.prompts[section.prompts]
         self.model, self.card = model, card
-        self.section, self.suite = section, suite
+        self.section, self.suite, self.batch = section, suite, batch
         self.where = f"section {section.name!r}, model {label!r}"
         self._frames_by_length: dict[int, list[int | None]] = {}
 
@@ -43,11 +51,12 @@ class ClipRequests:
         return for_preimage, for_context
 
     def _request(self, number: int, seed: int, file: PrefixFile | None) -> Request:
+        batch = self.batch
         switches = tuple(
-            Switch(switch.frame, (switched(self.suite, switch, number),)) for switch in self.section.switches
+            Switch(switch.frame, (switched(self.suite, switch, number),) * batch) for switch in self.section.switches
         )
-        prefixes = (_prefix(file, self.card),) if file else ()
-        return Request((self.prompts.texts[number],), (seed,), self.section.frames, switches, prefixes)
+        prefixes = (_prefix(file, self.card),) * batch if file else ()
+        return Request((self.prompts.texts[number],) * batch, (seed,) * batch, self.section.frames, switches, prefixes)
 
 
 def of_workload(suite: Suite, section: MeasureSection, label: str, model: VideoModel, card: ModelCard) -> Additions:

@@ -28,7 +28,8 @@ class Unit:
         kind: `generate` (one clip), `score` (a clip under one metric) or `measure` (a probe on one model).
         preimage: everything that could change the result.
         context: further facts for readers, not part of the key: suite, arm, section, plugin (metric or probe), prompt,
-            seed, index (of the seed among the prompt's), and for a score `of`, the key of its generate unit.
+            seed, index (of the seed among the prompt's), for a score `of`, the key of its generate unit, and `batch`,
+            how many clips are made together, where they are several.
     """
 
     key: str
@@ -151,7 +152,9 @@ def _clips(
 ) -> list[Group]:
     """Add the section's generate and score units of one arm to `units`. Returns their groups."""
     scorers = [_Scorer(use) for use in section.metrics]
-    requests = foresight.ClipRequests(suite, section, arm.label, model, arm.card)
+    count = len(suite.prompts[section.prompts].texts) * len(section.seeds)
+    batch = min(section.batch, count)
+    requests = foresight.ClipRequests(suite, section, arm.label, model, arm.card, batch)
     keys: list[str] = []
     score_keys: dict[str, list[str]] = {scorer.name: [] for scorer in scorers}
     common: dict[str, Json] = {
@@ -159,14 +162,16 @@ def _clips(
         "kind": "generate",
         "model": arm.identity,
         "frames": section.frames,
-        "batch": 1,
+        "batch": batch if model.batch_may_change_pixels(device) else 1,
         "device": device,
         "video": {"codec": "h264", "mbtree": False, "frame_rate": arm.card.frame_rate, **suite.video.model_dump()},
     }
     if not section.switches:
         common["switches"] = []
     template = Template(common)
-    base = {"suite": suite.suite, "arm": arm.label, "section": section.name}
+    base: dict[str, Any] = {"suite": suite.suite, "arm": arm.label, "section": section.name}
+    if batch > 1:
+        base["batch"] = batch
     for number, prompt in enumerate(suite.prompts[section.prompts].texts):
         by_prompt: dict[str, Json] = {"prompt": prompt}
         if section.switches:

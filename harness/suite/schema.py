@@ -186,11 +186,15 @@ class GenerateSection(Section):
     Attributes:
         prompts: name of a prompt set. seeds: one clip for each, of every prompt. frames: of a clip.
         metrics: those that score every clip.
+        batch: clips of one arm that are made in one request of the model, as far as there are so many of one length. It
+            stands in the keys of a model whose pixels it may change. Where a request fails, its clips are made in
+            halves, so that a clip fails alone.
     """
 
     prompts: str
     seeds: Seeds = [0]
     frames: Frames
+    batch: Annotated[int, Field(ge=1, le=4096)] = 1
     metrics: list[Annotated[MetricUse, BeforeValidator(_name_to_use)]] = []
 
 

@@ -93,6 +93,10 @@ class CommandModel(VideoModel):
             found[path.name if path.name not in found else name] = digest
         return found
 
+    def batch_may_change_pixels(self, device: str) -> bool:
+        """Each clip is a run of the program by itself."""
+        return False
+
     def check_request(self, request: Request) -> None:
         """A program takes the switches and the prefix that its arguments name."""
         wanted = {"{switches_file}": request.switches, "{prefix_file}": request.prefixes}

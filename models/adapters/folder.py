@@ -84,6 +84,10 @@ class FolderModel(VideoModel):
             return None  # `stream` says what is wrong with it
         return path if same else None
 
+    def batch_may_change_pixels(self, device: str) -> bool:
+        """Each clip is a file of its own."""
+        return False
+
     def check_request(self, request: Request) -> None:
         """Clips that exist have one prompt, and nobody says what they continued."""
         super().check_request(request)

@@ -192,10 +192,14 @@ class Trained(StreamingModel):
         super().unload()
         self.pipelines = []
 
+    def batch_group(self, prompt: str, seed: int) -> Json:
+        """Number of the checkpoint that the seed chooses."""
+        return seed % len(self.files)
+
     def check_request(self, request: Request) -> None:
         """As every model's; the seeds of a batch must choose one checkpoint."""
         super().check_request(request)
-        if len({seed % len(self.files) for seed in request.seeds}) > 1:
+        if len({self.batch_group("", seed) for seed in request.seeds}) > 1:
             raise OptionError(
                 "one batch asks for clips of several training seeds", "use seeds that agree modulo their number"
             )

@@ -77,6 +77,36 @@ class Moving(VideoModel):
         return frames
 
 
+@models.register("fake/alone")
+class Alone(Moving):
+    """Says that its pixels do not depend on the batch."""
+
+    def batch_may_change_pixels(self, device: str) -> bool:
+        return False
+
+
+@models.register("fake/pairs")
+class Pairs(Alone):
+    """Makes clips of even seeds and of odd ones in requests of their own."""
+
+    def batch_group(self, prompt: str, seed: int) -> int:
+        return seed % 2
+
+    def check_request(self, request: Request) -> None:
+        if len({seed % 2 for seed in request.seeds}) > 1:
+            raise OptionError("even and odd seeds in one request", "set batch to 1")
+
+
+@models.register("fake/by_width")
+class ByWidth(Moving):
+    """Its clips show in how large a batch they were made."""
+
+    def _clip(self, request: Request, number: int, start: int, stop: int) -> Frames:
+        frames = super()._clip(request, number, start, stop)
+        frames[:] = 16 * request.batch
+        return frames
+
+
 @models.register("fake/chunked")
 class Chunked(Moving):
     """Switches its prompt at the next chunk, and says so; with a prefix it begins in the colour of the last frame."""
@@ -116,7 +146,7 @@ class Broken(Moving):
 
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         good = super().stream(request, spans)
-        return self.broken(good) if self.options.when in request.prompts[0] else good
+        return self.broken(good) if any(self.options.when in prompt for prompt in request.prompts) else good
 
     def broken(self, good: Iterator[Frames]) -> Iterator[Any]:
         raise NotImplementedError

@@ -59,8 +59,9 @@ def test_values_are_checked_against_what_is_declared() -> None:
 
 def test_check_model_passes_a_good_model_and_names_what_a_bad_one_breaks() -> None:
     *sound, last = testing.check_model("fake/moving")
-    assert all(finding.ok for finding in sound if "switch" not in finding.name)
-    assert [finding.ok for finding in sound if "switch" in finding.name] == [None]  # it states no frame
+    untried = [finding.name for finding in sound if finding.ok is None]  # it states no frame, and keys hold its batch
+    assert [name.split()[-1] for name in untried] == ["itself", "states"]
+    assert not [finding for finding in sound if finding.ok is False]
     assert (last.ok, last.detail) == (None, "it has none, so its speed will be marked")
     for name in ("fake/raises", "fake/shape", "fake/nan", "fake/short", "fake/list"):
         failed = [finding for finding in testing.check_model(name) if finding.ok is False]
@@ -80,6 +81,16 @@ def test_check_model_sees_a_seed_that_does_not_decide(monkeypatch: pytest.Monkey
     )
     broken = {finding.name for finding in testing.check_model("fake/moving") if finding.ok is False}
     assert "equal seeds give equal clips" in broken
+
+
+def test_check_model_holds_a_model_to_what_it_says_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches(name: str) -> list[bool | None]:
+        return [finding.ok for finding in testing.check_model(name) if "batch" in finding.name]
+
+    assert batches("fake/alone") == batches("fake/pairs") == [True, True]
+    assert batches("fake/by_width") == [True, None]
+    monkeypatch.setattr(registry.models.get("fake/by_width"), "batch_may_change_pixels", lambda self, device: False)
+    assert batches("fake/by_width") == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from harness.contracts import Json, Request, VideoModel, registry
+from harness.contracts import Json, Request, Switch, VideoModel, registry
 from harness.errors import HarnessError, OptionError
 from videomla_models.adapters.small_world import CHECKPOINTS
 from videomla_models.small_world.judge import judge
@@ -70,6 +70,32 @@ def test_a_clip_is_its_seeds_and_prompts() -> None:
     assert np.array_equal(made(3, text), made(3, text))
     assert not np.array_equal(made(3, text), made(4, text))
     assert not np.array_equal(made(3, text), made(3, "a blue cross moves quickly up on a black background"))
+
+
+@pytest.mark.parametrize("options", [{}, {"steps": 2, "guidance": 2.0}], ids=["shipped", "guided"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_of_a_batch_equals_the_clip_by_itself(name: str, options: dict[str, Json]) -> None:
+    """So their keys hold no batch on a CPU: every pixel of every clip, past the filled window and a prompt switch."""
+    model = create(name, **options)
+    assert not model.batch_may_change_pixels("cpu")
+    model.load("cpu")
+    prompts, later = (tuple(map(str, captions)) for captions in (held_out()[:8], held_out()[8:16]))
+    seeds = (0, 1, 0, 2, 0, 1, 7, 2**62)
+
+    def made(*places: int) -> np.ndarray:
+        chosen = [tuple(texts[place] for place in places) for texts in (prompts, later)]
+        request = Request(chosen[0], tuple(seeds[place] for place in places), 21, (Switch(9, chosen[1]),))
+        return np.concatenate(list(model.stream(request)), 1)
+
+    alone = np.concatenate([made(place) for place in range(8)])
+    for batch in ((0, 1, 2, 3), (4, 5, 6), range(8)):
+        assert np.array_equal(made(*batch), alone[list(batch)])
+
+
+def test_the_batch_may_change_pixels_elsewhere() -> None:
+    for name in NAMES:
+        assert create(name).batch_may_change_pixels("cuda")
+        assert create(name, dtype="bfloat16").batch_may_change_pixels("cpu")
 
 
 def test_random_weights_are_marked_and_missing_ones_named() -> None:
