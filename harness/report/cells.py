@@ -37,14 +37,16 @@ MERIT: Mapping[Direction, Callable[[float], float]] = {
 def ranked(cells: Cells, direction: Direction, comparable: Collection[Place], standing: Standings) -> Cells:
     """The same cells with the best of the comparable ones marked, where there are two that differ.
 
-    Not one that a mark casts doubt on, that rests on one round, or that lies within the floor of the next; one that is
-    not told from the next is marked so.
+    A cell is not best where a mark casts doubt on it, where it rests on one round, or within the floor of the next. A
+    best cell that cannot be told from the next has a mark for that.
 
     Args:
-        standing: how a best cell stands against the next, as `harness.report.leads` says it.
+        standing: the standing of a best cell against the next, from `harness.report.leads`.
     """
-    found = {place: cells[place].value for place in comparable if place in cells}
-    numbers = {place: number for place, number in found.items() if number is not None and math.isfinite(number)}
+    numbers_or_none = {place: cells[place].value for place in comparable if place in cells}
+    numbers = {
+        place: number for place, number in numbers_or_none.items() if number is not None and math.isfinite(number)
+    }
     if direction == "none" or len(numbers) < 2:
         return cells
     merits = {place: MERIT[direction](number) for place, number in numbers.items()}
@@ -73,25 +75,25 @@ def over_reference(
     Args:
         references: label of each run's reference arm.
     """
-    found = {}
+    ratios = {}
     for (number, arm), cell in cells.items():
         base = cells.get((number, references[number]))
         pair = (cell.value, base.value if base else None)
         above, below = pair[::-1] if kind == "inverse" else pair
         if cell.value is None:
-            found[number, arm] = cell
+            ratios[number, arm] = cell
         elif above is None or not below:
-            found[number, arm] = replace(cell, text="undefined", value=None, low=None, high=None, spread="")
+            ratios[number, arm] = replace(cell, text="undefined", value=None, low=None, high=None, spread="")
         else:
             text = format(above / below, spec or ".3g")
-            found[number, arm] = replace(cell, text=text, value=above / below, low=None, high=None, spread="")
-    return found
+            ratios[number, arm] = replace(cell, text=text, value=above / below, low=None, high=None, spread="")
+    return ratios
 
 
 def heading(label: str, value: Value, kind: Literal[True, "inverse"]) -> Heading:
-    """The heading of a column of ratios; what was the lower the better is inversely the higher the better.
+    """The heading of a column of ratios. `inverse` turns the better direction round.
 
-    How far from 0 a ratio to what lies near 0 should be is not said.
+    A ratio to a value near 0 has no better direction.
     """
     if kind == "inverse":
         return Heading(label, "reference over this", OPPOSITE[value.direction])
@@ -109,7 +111,7 @@ CARD = {
     "window_frames": Value("window_frames", "latent frames", "none", "window"),
     "sink_frames": Value("sink_frames", "latent frames", "none", "sink"),
 }
-"""How the fields of a model's card are read; any other is shown under its own name and not ranked."""
+"""Units, directions and labels of the fields of a model's card. Any other field has its own name and is not ranked."""
 
 
 def number(card: ModelCard, name: str) -> int | float | None:
@@ -139,15 +141,15 @@ def cell_of(
     group: Group,
     value: Value,
     spec: str,
-    short: list[str],
-    joined: Sequence[Group] = (),
+    shortfalls: list[str],
+    other_groups: Sequence[Group] = (),
 ) -> Cell:
-    """The cell of one arm. What keeps it from being complete is added to `short`, unless the suite marks it."""
+    """The cell of one arm. Missing results are named in `shortfalls`, unless the suite marks incomplete means."""
     samples, name = view.samples(section, group), value.name
     scored, planned = samples.scored, samples.planned
     if samples.skip is not None and samples.skipped == planned:
         return Cell(f"not available: {view.reason(samples.skip)}")
-    marks = _gap(view, group, samples, short)
+    marks = _gap(view, group, samples, shortfalls)
     if not scored:
         return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
@@ -156,12 +158,12 @@ def cell_of(
     metric = view.metric(section, group.plugin)
     if name not in samples.values:
         means = dict(aggregates(metric, samples))
-        for other in joined:
-            more = view.section(other.section)
-            assert isinstance(more, GenerateSection)
-            found = view.samples(more, other)
-            marks = marks or _gap(view, other, found, short)
-            means |= aggregates(view.metric(more, other.plugin), found)
+        for other in other_groups:
+            other_section = view.section(other.section)
+            assert isinstance(other_section, GenerateSection)
+            other_samples = view.samples(other_section, other)
+            marks = marks or _gap(view, other, other_samples, shortfalls)
+            means |= aggregates(view.metric(other_section, other.plugin), other_samples)
         derived = metric.derive(means).get(name, math.nan)
         cell = estimate_cell(Estimate(derived, math.nan, math.nan, scored, 0), spec)
         return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
@@ -172,29 +174,29 @@ def cell_of(
 
 
 def _measured_cell(rounds: NDArray[np.float64], value: Value, spec: str, marks: tuple[str, ...]) -> Cell:
-    """The median of those rounds that define the value; what could lead its column says of how many."""
+    """The median of the rounds that define the value. The number of rounds is shown where the column is ranked."""
     defined = rounds[np.isfinite(rounds)]
     if not defined.size:
         return Cell("undefined", marks=marks)
     middle = float(np.median(defined))
     exact = int(middle) if middle.is_integer() and not spec else middle
-    ranked_by = defined.size if value.direction != "none" else None
-    return Cell(numeral(exact, middle, spec), middle, rounds=ranked_by, marks=marks)
+    rounds_shown = defined.size if value.direction != "none" else None
+    return Cell(numeral(exact, middle, spec), middle, rounds=rounds_shown, marks=marks)
 
 
 def _explained(cell: Cell, view: View, samples: Samples, name: str) -> Cell:
-    """The cell, or where it has no number because of what the machine lacks, that reason."""
+    """The cell; without a number, the reason why the value is not available here, if a record gives one."""
     reason = view.lack(samples, name) if cell.value is None else ""
     return Cell(f"not available: {reason}") if reason else cell
 
 
-def _gap(view: View, group: Group, samples: Samples, short: list[str]) -> tuple[str, ...]:
-    """The mark of a group that lacks results; where the suite refuses such means, `short` is told why."""
+def _gap(view: View, group: Group, samples: Samples, shortfalls: list[str]) -> tuple[str, ...]:
+    """The mark of a group that lacks results. They are named in `shortfalls` where the suite refuses such means."""
     if samples.scored == samples.planned:
         return ()
     if view.run.suite.incomplete == "refuse":
         arm = f" of {group.arm}" if group.arm else ""
-        short.append(f"{group.section}: {group.plugin} has {samples.scored} of {samples.planned} results{arm}")
+        shortfalls.append(f"{group.section}: {group.plugin} has {samples.scored} of {samples.planned} results{arm}")
     return (INCOMPLETE,)
 
 

@@ -1,4 +1,4 @@
-"""The table of a comparison: a row per value, with both arms, the change, its samples and the verdict."""
+"""Make the table of a comparison: a row a value, with both arms, the change, its samples and the verdict."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def table(findings: Sequence[Finding], pair: tuple[Side, Side], across_devices: 
 
 def _reasons(findings: Sequence[Finding]) -> list[str]:
     """A sentence for each reason, with the values that it holds for."""
-    named: dict[str, list[str]] = {}
+    names_by_reason: dict[str, list[str]] = {}
     for finding in findings:
         if finding.reason:
-            named.setdefault(f"{finding.verdict}, as {finding.reason}", []).append(_name(finding))
-    return [f"{said}: {', '.join(names)}." for said, names in named.items()]
+            names_by_reason.setdefault(f"{finding.verdict}, as {finding.reason}", []).append(_name(finding))
+    return [f"{reason}: {', '.join(names)}." for reason, names in names_by_reason.items()]
 
 
 def _name(finding: Finding, arrow: bool = False) -> str:
@@ -82,16 +82,16 @@ def _cells(finding: Finding) -> tuple[Cell, ...]:
     if effect is None:
         return (*sides, Cell("-"), Cell("-"), Cell("-"), Cell("-"), Cell("-"), verdict)
 
-    def shown(number: float) -> str:
+    def formatted(number: float) -> str:
         return f"{TIMES}{number:.3f}" if finding.measured else f"{number:+.4g}"
 
-    found = effect.estimate
-    change = Cell(shown(found.value), found.value)
-    if found.bounded:
-        ends = f"[{shown(found.low)}, {shown(found.high)}]"
-        change = Cell(shown(found.value), found.value, found.low, found.high, ends)
+    estimate = effect.estimate
+    change = Cell(formatted(estimate.value), estimate.value)
+    if estimate.bounded:
+        ends = f"[{formatted(estimate.low)}, {formatted(estimate.high)}]"
+        change = Cell(formatted(estimate.value), estimate.value, estimate.low, estimate.high, ends)
     p = Cell("-") if math.isnan(finding.p) else Cell("<0.001" if finding.p < 1e-3 else f"{finding.p:.3f}", finding.p)
     least = finding.detectable
     text = f"{least:.1%}" if finding.measured else f"{least:.3g}"
-    could = Cell("-") if math.isnan(least) else Cell(text, least)
-    return (*sides, change, p, Cell(f"{finding.floor:.3g}", finding.floor), could, Cell(finding.evidence), verdict)
+    detectable = Cell("-") if math.isnan(least) else Cell(text, least)
+    return (*sides, change, p, Cell(f"{finding.floor:.3g}", finding.floor), detectable, Cell(finding.evidence), verdict)

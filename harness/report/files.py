@@ -20,12 +20,12 @@ FOLDER = "tables"
 
 def contents(tables: Sequence[Table], formats: Iterable[str] = tuple(RENDERERS)) -> dict[str, bytes]:
     """File names and their bytes for `tables` in `formats`."""
-    drawn = {}
+    files = {}
     for table in tables:
         for name in formats:
             suffix, draw = RENDERERS[name]
-            drawn[f"{table.name}{suffix}"] = draw(table).encode()
-    return drawn
+            files[f"{table.name}{suffix}"] = draw(table).encode()
+    return files
 
 
 def drawings(runs: Sequence[Run]) -> dict[str, bytes]:
@@ -55,10 +55,10 @@ def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
 
 def run_folders(root: Path) -> list[Path]:
     """Every run folder in `root` or below it, sorted. Raises `RecordError` when there is none."""
-    found = sorted({path.parent for path in root.rglob("plan.json") if path.is_file()})
-    if not found:
+    folders = sorted({path.parent for path in root.rglob("plan.json") if path.is_file()})
+    if not folders:
         raise RecordError(f"{root}: no run folder here or below (a run folder holds plan.json)")
-    return found
+    return folders
 
 
 def remake(folder: Path) -> dict[Path, bytes]:

@@ -27,12 +27,12 @@ Place = tuple[int, str]
 Choice = tuple[str, str, str]
 """Section, metric or probe, and name of a value."""
 Standing = Literal["ahead", "equal", "unclear"]
-"""Of a best value against the next: better past the floor, within the floor, or neither shown."""
+"""The best value against the next: better past the floor, within the floor, or neither shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Weighed:
-    """What the leader changes against the next, and the next one's own value, which the floor is a share of."""
+    """The leader's change against the next, and the next one's own value, which the floor is a share of."""
 
     value: Value
     measured: bool
@@ -50,48 +50,51 @@ class Leads:
         self._records: dict[tuple[Place, str, str], Mapping[int, Record]] = {}
 
     def standing(self, behind: Place, leader: Place, choice: Choice) -> Standing:
-        """How `leader` stands against `behind`, the next best, in one value; unclear too where nothing weighs it."""
+        """The standing of `leader` against `behind`, the next best, in one value; unclear where nothing weighs it."""
         pair = behind, leader
         if pair not in self._weighed:
             self._weighed[pair] = self._weigh(pair)
-        found = self._weighed[pair].get(choice)
-        return _standing(found) if found else "unclear"
+        weighed = self._weighed[pair].get(choice)
+        return _standing(weighed) if weighed else "unclear"
 
     def _weigh(self, pair: tuple[Place, Place]) -> Mapping[Choice, _Weighed]:
-        """Every value that a comparison of the two would show, with p-values adjusted for their number."""
-        found = {choice: each for choice, value in self._family(pair) if (each := self._effect(pair, choice, value))}
-        tested = [choice for choice, each in found.items() if math.isfinite(each.effect.p)]
-        adjusted = dict(zip(tested, holm([found[choice].effect.p for choice in tested]).tolist(), strict=True))
+        """Every value that a comparison of the two would show, with p-values adjusted for their number.
+
+        All of them, and not the asked one alone: the adjustment depends on how many there are.
+        """
+        weighed = {choice: each for choice, value in self._family(pair) if (each := self._effect(pair, choice, value))}
+        with_p = [choice for choice, each in weighed.items() if math.isfinite(each.effect.p)]
+        adjusted = dict(zip(with_p, holm([weighed[choice].effect.p for choice in with_p]).tolist(), strict=True))
         return {
             choice: _Weighed(each.value, each.measured, each.effect, each.base, adjusted.get(choice, math.nan))
-            for choice, each in found.items()
+            for choice, each in weighed.items()
         }
 
     def _family(self, pair: tuple[Place, Place]) -> Iterator[tuple[Choice, Value]]:
         """The values of the suites' tables that either arm could have, or of all sections where there are no tables."""
-        known: dict[Choice, Value] = {}
-        shown: list[tuple[str, str]] = []
+        value_by_choice: dict[Choice, Value] = {}
+        in_tables: list[tuple[str, str]] = []
         for number, arm in pair:
             run = self._views[number].run
-            shown += [(column.value, column.metric) for table in run.suite.tables for column in table.columns]
+            in_tables += [(column.value, column.metric) for table in run.suite.tables for column in table.columns]
             for group in run.groups:
                 if group.arm == arm and group.kind != "generate":
                     plugins = registry.metrics if group.kind == "score" else registry.probes
                     for value in plugins.get(group.plugin).values:
-                        known.setdefault((group.section, group.plugin, value.name), value)
-        for choice, value in known.items():
+                        value_by_choice.setdefault((group.section, group.plugin, value.name), value)
+        for choice, value in value_by_choice.items():
             section, plugin, name = choice
-            asked = not shown or {(f"{section}:{name}", ""), (f"{section}:{name}", plugin)} & set(shown)
-            if asked and value.direction != "none":
+            matches = not in_tables or {(f"{section}:{name}", ""), (f"{section}:{name}", plugin)} & set(in_tables)
+            if matches and value.direction != "none":
                 yield choice, value
 
     def _effect(self, pair: tuple[Place, Place], choice: Choice, value: Value) -> _Weighed | None:
         """None where `harness compare` would have no verdict either."""
         section, plugin, _ = choice
-        drawn = [self._samples(place, section, plugin) for place in pair]
-        if any(samples is None or not np.isfinite(samples.values[value.name]).any() for samples in drawn):
+        samples_of_pair = [self._samples(place, section, plugin) for place in pair]
+        if any(samples is None or not np.isfinite(samples.values[value.name]).any() for samples in samples_of_pair):
             return None
-        first, second = (samples for samples in drawn if samples is not None)
+        first, second = (samples for samples in samples_of_pair if samples is not None)
         if pair[0][0] != pair[1][0] and len({str(self._terms(place, choice)) for place in pair}) > 1:
             return None
         body = self._views[pair[0][0]].section(section)
@@ -110,7 +113,7 @@ class Leads:
         return view.samples(body, group) if body and group else None
 
     def _terms(self, place: Place, choice: Choice) -> Json:
-        """What arms of two runs must share to be comparable."""
+        """The facts that arms of two runs must share to be comparable."""
         view, (section, plugin, _) = self._views[place[0]], choice
         samples, body = self._samples(place, section, plugin), view.section(section)
         assert samples is not None
@@ -122,43 +125,43 @@ class Leads:
         return [preimage["metric"], body.frames, switches, view.run.suite.video.model_dump(mode="json")]
 
     def _difference(
-        self, pair: tuple[Place, Place], choice: Choice, value: Value, drawn: tuple[Samples, Samples]
+        self, pair: tuple[Place, Place], choice: Choice, value: Value, samples_of_pair: tuple[Samples, Samples]
     ) -> _Weighed | None:
         scores = []
-        left, right = self._paired(pair, choice[0], drawn)
-        _, *places = np.intersect1d(left, right, return_indices=True)
-        for (number, _), samples, shared in zip(pair, drawn, places, strict=True):
+        first_numbers, second_numbers = self._paired(pair, choice[0], samples_of_pair)
+        _, *places = np.intersect1d(first_numbers, second_numbers, return_indices=True)
+        for (number, _), samples, common in zip(pair, samples_of_pair, places, strict=True):
             metric = self._views[number].metric(self._generate((number, ""), choice[0]), choice[1])
-            kept = kept_clips(metric, value.name, samples)
-            scores.append(np.where(kept, samples.values[value.name], math.nan)[shared])
+            counting = kept_clips(metric, value.name, samples)
+            scores.append(np.where(counting, samples.values[value.name], math.nan)[common])
         defined = np.isfinite(scores[0]) & np.isfinite(scores[1])
         if not defined.any():
             return None
         first, second = (each[defined] for each in scores)
-        clusters = self._ranks(pair[0], choice[0])[drawn[0].prompts[places[0]][defined]]
-        found = effect(value, first, second, clusters)
-        return _Weighed(value, False, found, float(np.mean(first)), math.nan)
+        clusters = self._ranks(pair[0], choice[0])[samples_of_pair[0].prompts[places[0]][defined]]
+        change = effect(value, first, second, clusters)
+        return _Weighed(value, False, change, float(np.mean(first)), math.nan)
 
     def _paired(
-        self, pair: tuple[Place, Place], section: str, drawn: tuple[Samples, Samples]
+        self, pair: tuple[Place, Place], section: str, samples_of_pair: tuple[Samples, Samples]
     ) -> list[NDArray[np.int64]]:
         """A number for each sample of both arms; equal numbers are one prompt and seed."""
         if pair[0][0] == pair[1][0]:
             seeds = len(self._generate(pair[0], section).seeds)
-            return [samples.prompts * seeds + samples.places % seeds for samples in drawn]
+            return [samples.prompts * seeds + samples.places % seeds for samples in samples_of_pair]
         numbers: dict[tuple[str, int], int] = {}
-        found = []
-        for place, samples in zip(pair, drawn, strict=True):
+        numbers_of_arms = []
+        for place, samples in zip(pair, samples_of_pair, strict=True):
             body = self._generate(place, section)
             texts, seeds = self._views[place[0]].run.suite.prompts[body.prompts].texts, len(body.seeds)
             names = [(texts[at // seeds], body.seeds[at % seeds]) for at in samples.places.tolist()]
-            found.append(np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64))
-        return found
+            numbers_of_arms.append(np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64))
+        return numbers_of_arms
 
     def _ranks(self, place: Place, section: str) -> NDArray[np.int64]:
-        """The place of each prompt among their texts in order, by its number: as `harness compare` has its clusters.
+        """By the number of a prompt, its place among the sorted texts: the order of clusters in `harness compare`.
 
-        A bootstrap's ends depend on their order.
+        The ends of a bootstrap depend on that order.
         """
         prompts = self._views[place[0]].run.suite.prompts[self._generate(place, section).prompts]
         return np.argsort(np.argsort(list(dict.fromkeys(prompts.texts)))).astype(np.int64)
@@ -170,11 +173,11 @@ class Leads:
 
     def _ratio(self, pair: tuple[Place, Place], choice: Choice, value: Value, base: float) -> _Weighed | None:
         first, second = (self._rounds(place, choice[0], choice[1]) for place in pair)
-        shared = sorted(first.keys() & second.keys())
-        raw = all(value.name in found[number].samples for found in (first, second) for number in shared)
+        common = sorted(first.keys() & second.keys())
+        raw = all(value.name in records[number].samples for records in (first, second) for number in common)
         rounds = [
-            [found[n].samples[value.name] if raw else [found[n].values[value.name]] for n in shared]
-            for found in (first, second)
+            [records[n].samples[value.name] if raw else [records[n].values[value.name]] for n in common]
+            for records in (first, second)
         ]
         try:
             return _Weighed(value, True, ratio_of_medians(*rounds), base, math.nan)
@@ -182,7 +185,7 @@ class Leads:
             return None
 
     def _rounds(self, place: Place, section: str, plugin: str) -> Mapping[int, Record]:
-        """What is done of a measured group, by the number of the round."""
+        """The finished measurements of a group, by the number of the round."""
         if (place, section, plugin) not in self._records:
             view = self._views[place[0]]
             entries = map(view.run.index.get, view.groups[section, plugin, place[1]].keys)

@@ -4,8 +4,8 @@
       - rows: [videomla]
         note: trained with a gradient that was wrong
 
-Each note is a footnote on its rows, labels of arms or, where rows are sections, of sections, in every table and plot of
-the run. It belongs to these records: a run that is made again elsewhere starts without it.
+Rows are labels of arms, or names of sections in a table whose rows are sections. Each note is a footnote on its rows in
+every table and plot of the run. It belongs to these records: a run that is made again elsewhere starts without it.
 """
 
 from __future__ import annotations
@@ -40,29 +40,31 @@ class Notes(Part):
 
 
 def read_notes(run: Run) -> dict[str, tuple[str, ...]]:
-    """The notes of `run` by row. Raises `SuiteError` for a file that says something else, `RecordError` for a row."""
+    """The notes of `run` by row. Raises `SuiteError` for a malformed file, `RecordError` for an unknown row."""
     path = run.folder / FILE
     if not path.is_file():
         return {}
-    found: dict[str, tuple[str, ...]] = {}
-    known = [*(arm.label for arm in run.arms), *(section.name for section in run.suite.measure)]
+    notes_by_row: dict[str, tuple[str, ...]] = {}
+    rows = [*(arm.label for arm in run.arms), *(section.name for section in run.suite.measure)]
     for entry in validate(positions.read(path), Notes).notes:
         for row in entry.rows:
-            if row not in known:
-                raise RecordError(f"{path}: the run has no row {row!r}", nearest(row, known))
-            found[row] = (*found.get(row, ()), entry.note)
-    return found
+            if row not in rows:
+                raise RecordError(f"{path}: the run has no row {row!r}", nearest(row, rows))
+            notes_by_row[row] = (*notes_by_row.get(row, ()), entry.note)
+    return notes_by_row
 
 
 def note_marks(runs: Iterable[Mapping[str, tuple[str, ...]]]) -> dict[str, str]:
     """The mark of each note of the runs of one table, in order."""
-    texts = dict.fromkeys(text for notes in runs for given in notes.values() for text in given)
+    texts = dict.fromkeys(text for notes in runs for texts_of_row in notes.values() for text in texts_of_row)
     return {text: f"[{number}]" for number, text in enumerate(texts, 1)}
 
 
 def annotate(table: Table, notes: Mapping[str, tuple[str, ...]], row: str) -> Table:
     """`table` with the notes of `row` at its only row."""
-    said = note_marks([notes])
+    mark_by_text = note_marks([notes])
     (only,) = table.rows
-    marked = replace(only, marks=(*only.marks, *(said[text] for text in notes.get(row, ()))))
-    return replace(table, rows=(marked,), notes=(*table.notes, *((mark, text) for text, mark in said.items())))
+    row_with_marks = replace(only, marks=(*only.marks, *(mark_by_text[text] for text in notes.get(row, ()))))
+    return replace(
+        table, rows=(row_with_marks,), notes=(*table.notes, *((mark, text) for text, mark in mark_by_text.items()))
+    )

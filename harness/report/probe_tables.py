@@ -1,4 +1,4 @@
-"""Tables that a measurement brings with it: rows that are no arms, as the forms of attention. Imports no torch.
+"""Tables from the notes of a measurement, whose rows are no arms, as the forms of attention. Imports no torch.
 
 A record's notes may hold `table`: `title`, `corner`, `columns` [[label, unit, direction], …], `rows`
 [[label, [number, …]], …] and `remarks`. The newest record of each measurement counts.
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.contracts import Direction
 from harness.errors import RecordError
 from harness.report.table import Cell, Heading, Row, Table
-from harness.runs.records import RecordFile, Run
+from harness.runs.records import Run
 from harness.suite.schema import MeasureSection
 
 Text = Annotated[str, Field(max_length=500)]
@@ -32,22 +32,18 @@ class _Inset(BaseModel):
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """Every table that the measurements of `runs` bring. Raises `RecordError` for one that is malformed."""
-    found = []
+    """Every table in the notes of the measurements of `runs`. Raises `RecordError` for one that is malformed."""
+    probe_tables = []
     for run in runs:
         sections = {section.name: section for section in run.suite.measure}
-        records = RecordFile(run.folder / "records.jsonl")
         for group in run.groups:
-            if group.kind != "measure":
+            if group.kind != "measure" or not (entries := run.done(group)):
                 continue
-            entries = [entry for entry in map(run.index.get, group.keys) if entry is not None and entry.status == "ok"]
-            if not entries:
-                continue
-            record = records.at(entries[-1].offset)
+            record = run.records.at(entries[-1].offset)
             if "table" in record.notes:
                 name = group.section + (f"-{group.arm}" if group.arm else "")
-                found.append(_table(name, record.notes["table"], sections[group.section], record.device))
-    return found
+                probe_tables.append(_table(name, record.notes["table"], sections[group.section], record.device))
+    return probe_tables
 
 
 def _table(name: str, body: Any, section: MeasureSection, device: Any) -> Table:
@@ -62,8 +58,8 @@ def _table(name: str, body: Any, section: MeasureSection, device: Any) -> Table:
     columns = tuple(Heading(label, unit, direction) for label, unit, direction in inset.columns)
     rows = tuple(Row(label, tuple(map(_cell, numbers))) for label, numbers in inset.rows)
     # Not all of it need be measured: some probes also count.
-    made = f"{section.name}: run on {device.get('name', 'unknown')}."
-    return Table(name, inset.title, columns, rows, corner=inset.corner, remarks=(*inset.remarks, made))
+    origin = f"{section.name}: run on {device.get('name', 'unknown')}."
+    return Table(name, inset.title, columns, rows, corner=inset.corner, remarks=(*inset.remarks, origin))
 
 
 def _cell(number: float | None) -> Cell:

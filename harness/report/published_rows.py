@@ -11,45 +11,49 @@ from harness.suite.schema import Column, TableSpec
 
 
 def rows(spec: TableSpec) -> tuple[list[Row], tuple[tuple[str, str], ...]]:
-    """The published rows of a table, and what their footnote marks say."""
+    """The published rows of a table, and their footnotes by mark."""
     marks: dict[str, str] = {}
-    made = []
+    table_rows = []
     by_setting = any(column.published and not column.published.setting for column in spec.columns)
-    for wanted in spec.published:
+    for selection in spec.published:
         groups: dict[tuple[str, str, str], list[Figure]] = {}
-        for figure in select(wanted):
+        for figure in select(selection):
             setting = figure.setting if by_setting else ""
             groups.setdefault((figure.source, figure.model, setting), []).append(figure)
         settings = {(source, setting) for source, _, setting in groups}
-        for (source, model, setting), found in groups.items():
-            cells, used = _cells(spec.columns, found, marks)
-            if not used:
+        for (source, model, setting), figures in groups.items():
+            cells, shown_figures = _cells(spec.columns, figures, marks)
+            if not shown_figures:
                 continue
-            several = by_setting and len({s for of, s in settings if of == source}) > 1
-            made.append(
-                Row(f"{model}, {setting}" if several else model, cells, published=_origin(source, wanted.table, used))
+            name_setting = by_setting and len({s for of, s in settings if of == source}) > 1
+            table_rows.append(
+                Row(
+                    f"{model}, {setting}" if name_setting else model,
+                    cells,
+                    published=_origin(source, selection.table, shown_figures),
+                )
             )
-    return made, tuple((mark, note) for note, mark in marks.items())
+    return table_rows, tuple((mark, note) for note, mark in marks.items())
 
 
 def _cells(
-    columns: Sequence[Column], found: Sequence[Figure], marks: dict[str, str]
+    columns: Sequence[Column], figures: Sequence[Figure], marks: dict[str, str]
 ) -> tuple[tuple[Cell, ...], list[Figure]]:
-    """A cell for each column, and the figures that stand in them. New notes are given their mark in `marks`."""
-    cells, used = [], []
+    """A cell for each column, and the figures in them. New notes get a mark in `marks`."""
+    cells, shown_figures = [], []
     for column in columns:
         place = column.published
         figure = next(
-            (f for f in found if place and f.metric == place.metric and place.setting in ("", f.setting)), None
+            (f for f in figures if place and f.metric == place.metric and place.setting in ("", f.setting)), None
         )
         if figure is None or (figure.unit == RATIO) != bool(column.relative):
             cells.append(Cell("-"))
             continue
-        used.append(figure)
-        noted = tuple(marks.setdefault(note, f"[{_letters(len(marks))}]") for note in figure.notes)
+        shown_figures.append(figure)
+        note_marks = tuple(marks.setdefault(note, f"[{_letters(len(marks))}]") for note in figure.notes)
         text, value = _text_and_number(figure, column.format)
-        cells.append(Cell(text, value, marks=noted))
-    return tuple(cells), used
+        cells.append(Cell(text, value, marks=note_marks))
+    return tuple(cells), shown_figures
 
 
 def _letters(number: int) -> str:

@@ -26,16 +26,16 @@ def markdown(table: Table) -> str:
         text = f"**{text}**" if cell.best else f"*{text}*" if row.published and text != "-" else text
         return _joined(text + _markdown_escape("".join(cell.marks)), cell.spread, cell.count)
 
-    def named(row: Row) -> str:
+    def label(row: Row) -> str:
         return f"*{_markdown_escape(_label(row))}*" if row.published else _markdown_escape(_label(row))
 
     headings = [
         _markdown_escape(heading) for heading in (table.corner, *(column_name(column) for column in table.columns))
     ]
-    rows = [[named(row), *(entry(cell, row) for cell in row.cells)] for row in table.rows]
-    drawn = tabulate(rows, headings, tablefmt="github", disable_numparse=True)
+    rows = [[label(row), *(entry(cell, row) for cell in row.cells)] for row in table.rows]
+    body = tabulate(rows, headings, tablefmt="github", disable_numparse=True)
     below = [_markdown_escape(line) for line in _below(table)]
-    return "\n\n".join([f"### {_markdown_escape(table.title)}", drawn, *below]) + "\n"
+    return "\n\n".join([f"### {_markdown_escape(table.title)}", body, *below]) + "\n"
 
 
 def _markdown_escape(text: str) -> str:
@@ -45,9 +45,9 @@ def _markdown_escape(text: str) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """CSV: for each column its value (or the words in its place), interval ends and counts, where it has any."""
-    told = any(row.published for row in table.rows)
-    headings = [table.corner, *(["origin"] if told else []), "reference", "notes"]
+    """CSV: for each column its value (or the words in its place), and interval ends and counts where there are any."""
+    has_published = any(row.published for row in table.rows)
+    headings = [table.corner, *(["origin"] if has_published else []), "reference", "notes"]
     parts: list[list[Callable[[Cell], str]]] = []
     for index, column in enumerate(table.columns):
         cells = [row.cells[index] for row in table.rows]
@@ -70,9 +70,9 @@ def comma_separated(table: Table) -> str:
     writer.writerow([_inert(heading) for heading in headings])
     for row in table.rows:
         marks = dict.fromkeys([*row.marks, *(mark for cell in row.cells for mark in cell.marks)])
-        said = "; ".join(notes[mark] for mark in marks)
-        origin = [_inert(row.published) or "measured here"] if told else []
-        line = [_inert(row.label), *origin, "yes" if row.reference else "", said]
+        note_texts = "; ".join(notes[mark] for mark in marks)
+        origin = [_inert(row.published) or "measured here"] if has_published else []
+        line = [_inert(row.label), *origin, "yes" if row.reference else "", note_texts]
         for cell, readers in zip(row.cells, parts, strict=True):
             line += [read(cell) if cell.value is not None else _inert(read(cell)) for read in readers]
         writer.writerow(line)
@@ -88,7 +88,7 @@ def _count(value: int | None) -> str:
 
 
 def _inert(text: str) -> str:
-    """A spreadsheet takes a text that starts with one of these for a formula."""
+    """`text` with a quote before a character that would start a formula in a spreadsheet."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
@@ -131,8 +131,8 @@ def latex(table: Table) -> str:
 
     def line(row: Row) -> str:
         label = _latex_escape(_label(row))
-        named = rf"\textit{{{label}}}" if row.published else label
-        return " & ".join([named, *(entry(cell, row) for cell in row.cells)]) + r" \\"
+        label_cell = rf"\textit{{{label}}}" if row.published else label
+        return " & ".join([label_cell, *(entry(cell, row) for cell in row.cells)]) + r" \\"
 
     measured = [row for row in table.rows if not row.published]
     published = [row for row in table.rows if row.published]
@@ -184,19 +184,19 @@ def terminal(table: Table) -> RichTable:
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    drawn = RichTable(title=escape(table.title), title_justify="left", caption_justify="left")
-    drawn.add_column(escape(table.corner))
+    rich_table = RichTable(title=escape(table.title), title_justify="left", caption_justify="left")
+    rich_table.add_column(escape(table.corner))
     for column in table.columns:
-        drawn.add_column(escape(column_name(column)), justify="right")
+        rich_table.add_column(escape(column_name(column)), justify="right")
     for row in table.rows:
         cells = []
         for cell in row.cells:
             text = escape(cell.text + "".join(cell.marks))
             lines = [f"[bold green]{text}[/]" if cell.best else text, escape(_joined(cell.spread, cell.count))]
             cells.append("\n".join(line for line in lines if line))
-        drawn.add_row(escape(_label(row)), *cells, style="italic dim" if row.published else "")
-    drawn.caption = escape("\n".join(_below(table)))
-    return drawn
+        rich_table.add_row(escape(_label(row)), *cells, style="italic dim" if row.published else "")
+    rich_table.caption = escape("\n".join(_below(table)))
+    return rich_table
 
 
 RENDERERS: dict[str, tuple[str, Callable[[Table], str]]] = {

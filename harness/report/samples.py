@@ -16,7 +16,7 @@ from harness.probes.timing.caching_audit import LEFT_OUT, PASSED
 from harness.report import table
 from harness.runs.index import Index, IndexEntry
 from harness.runs.plan import Group
-from harness.runs.records import RecordFile, Run
+from harness.runs.records import Run
 from harness.stats.estimates import Effect, Estimate, clustered_mean, clustered_statistic, paired_effect
 from harness.suite.schema import GenerateSection
 
@@ -61,19 +61,19 @@ class Samples:
 def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
     """The samples of `group` in `run`, with the values `names`."""
     index = run.index
-    found = index.rows(group.keys)
-    statuses = ["" if row is None else index.tags[row][1] for row in found]
+    rows = index.rows(group.keys)
+    statuses = ["" if row is None else index.tags[row][1] for row in rows]
     places = np.flatnonzero([status == "ok" for status in statuses])
-    done = [row for row, status in zip(found, statuses, strict=True) if status == "ok" and row is not None]
-    skip = found[statuses.index("skipped")] if "skipped" in statuses else None
+    done_rows = [row for row, status in zip(rows, statuses, strict=True) if status == "ok" and row is not None]
+    skip = rows[statuses.index("skipped")] if "skipped" in statuses else None
     return Samples(
-        planned=len(found),
-        last=index.at(done[-1]) if done else None,
-        schemas=frozenset({index.tags[row][2] for row in done}),
+        planned=len(rows),
+        last=index.at(done_rows[-1]) if done_rows else None,
+        schemas=frozenset({index.tags[row][2] for row in done_rows}),
         places=places,
         prompts=_prompts(run, group)[places],
-        values=_values(index, done, names),
-        audits=_audits(run, [index.at(row) for row in done]) if group.kind == "measure" else (),
+        values=_values(index, done_rows, names),
+        audits=_audits(run, [index.at(row) for row in done_rows]) if group.kind == "measure" else (),
         skipped=statuses.count("skipped"),
         failed=statuses.count("failed"),
         skip=None if skip is None else index.at(skip),
@@ -81,18 +81,17 @@ def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
 
 
 def _values(index: Index, rows: list[int], names: tuple[str, ...]) -> dict[str, NDArray[np.float64]]:
-    """The values `names` of the entries in `rows`, a column each; decoded block by block, so that few are in memory."""
-    found = {name: np.full(len(rows), math.nan) for name in names}
+    """The values `names` of the entries in `rows`, a column each. Decoded in blocks, which bounds the memory."""
+    columns = {name: np.full(len(rows), math.nan) for name in names}
     for start in range(0, len(rows), BLOCK):
         block = index.values_at(rows[start : start + BLOCK])
-        for name, column in found.items():
+        for name, column in columns.items():
             column[start : start + BLOCK] = [values.get(name, math.nan) for values in block]
-    return found
+    return columns
 
 
 def _audits(run: Run, entries: Sequence[IndexEntry]) -> tuple[str, ...]:
-    file = RecordFile(run.folder / "records.jsonl")
-    notes = [file.at(entry.offset).notes.get("audit") for entry in entries]
+    notes = [run.records.at(entry.offset).notes.get("audit") for entry in entries]
     return tuple(str(audit.get("verdict")) for audit in notes if isinstance(audit, dict))
 
 
@@ -103,21 +102,21 @@ def uncleared(here: Sequence[str], elsewhere: Sequence[str]) -> tuple[str, ...]:
         here: verdicts of the audits of its own rounds. Where all were left out, those of `elsewhere` speak for it.
         elsewhere: verdicts of the same model in other sections of the run.
     """
-    taken = [verdict for verdict in here if verdict != LEFT_OUT]
-    taken = taken or [verdict for verdict in elsewhere if verdict != LEFT_OUT]
-    return (table.UNCLEARED,) if here and set(taken) != {PASSED} else ()
+    verdicts = [verdict for verdict in here if verdict != LEFT_OUT]
+    verdicts = verdicts or [verdict for verdict in elsewhere if verdict != LEFT_OUT]
+    return (table.UNCLEARED,) if here and set(verdicts) != {PASSED} else ()
 
 
 def doubts(values: Mapping[str, ArrayLike]) -> tuple[str, ...]:
-    """Marks of a measurement: in any round disturbed, ended before its stop rule was met, or without agreement.
+    """Marks of a measurement of which any round was disturbed, unconverged, or without agreement.
 
-    A probe that holds models against their reference gives `agreement_error`, NaN where there is none (rule T14).
+    A probe that compares models with their reference gives `agreement_error`, NaN without a reference (rule T14).
     """
     contended = np.nan_to_num(values.get("contended", 0.0)).any()
-    ended = (np.asarray(values.get("converged", 1.0)) == 0).any()
-    unheld = np.isnan(np.asarray(values.get("agreement_error", 0.0), dtype=np.float64)).any()
-    marks = ((table.CONTENDED, contended), (table.UNCONVERGED, ended), (table.UNHELD, unheld))
-    return tuple(mark for mark, there in marks if there)
+    unconverged = (np.asarray(values.get("converged", 1.0)) == 0).any()
+    without_reference = np.isnan(np.asarray(values.get("agreement_error", 0.0), dtype=np.float64)).any()
+    marks = ((table.CONTENDED, contended), (table.UNCONVERGED, unconverged), (table.UNHELD, without_reference))
+    return tuple(mark for mark, applies in marks if applies)
 
 
 def _prompts(run: Run, group: Group) -> NDArray[np.int64]:
@@ -139,8 +138,8 @@ def _prompts(run: Run, group: Group) -> NDArray[np.int64]:
 
 def estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
     """The metric's aggregate of the value `name` with its interval."""
-    kept = kept_clips(metric, name, samples)
-    values, prompts = samples.values[name][kept], samples.prompts[kept]
+    counting = kept_clips(metric, name, samples)
+    values, prompts = samples.values[name][counting], samples.prompts[counting]
     if type(metric).aggregate is Metric.aggregate:
         share = any(value.share for value in metric.values if value.name == name)
         return clustered_mean(values, prompts, share=share)
@@ -149,8 +148,8 @@ def estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
 
 def aggregates(metric: Metric, samples: Samples) -> Mapping[str, float]:
     """Every value of `metric` that is defined somewhere."""
-    kept = {name: values[kept_clips(metric, name, samples)] for name, values in samples.values.items()}
-    return {name: metric.aggregate(name, values.tolist()) for name, values in kept.items() if values.size}
+    counting_values = {name: values[kept_clips(metric, name, samples)] for name, values in samples.values.items()}
+    return {name: metric.aggregate(name, values.tolist()) for name, values in counting_values.items() if values.size}
 
 
 def kept_clips(metric: Metric, name: str, samples: Samples) -> NDArray[np.bool_]:
@@ -159,28 +158,30 @@ def kept_clips(metric: Metric, name: str, samples: Samples) -> NDArray[np.bool_]
     defined = ~np.isnan(values)
     if type(metric).keep is Metric.keep:
         return defined
-    chosen = np.asarray(metric.keep(name, samples.prompts.tolist(), values.tolist()), np.bool_)
-    return chosen & defined
+    kept = np.asarray(metric.keep(name, samples.prompts.tolist(), values.tolist()), np.bool_)
+    return kept & defined
 
 
 def effect(value: Value, first: ArrayLike, second: ArrayLike, clusters: ArrayLike) -> Effect:
-    """What `second` changes against `first` [n], paired: their means, or where 0 is best, how far those lie from 0.
+    """The change from `first` to `second` [n], paired: of their means, or where 0 is best, of the distances to 0.
 
     The mean b of the second is nearer to 0 than the mean a of the first exactly where b - a and b + a differ in sign.
-    So a change of distance is shown only where both are (an intersection-union test: Berger and Hsu, Bioequivalence
-    Trials, Intersection-Union Tests and Equivalence Confidence Sets, 1996), its p-value is the larger of both, and its
-    interval reaches over all that both intervals allow.
+    So a change of distance is shown only where both are shown (an intersection-union test: Berger and Hsu,
+    Bioequivalence Trials, Intersection-Union Tests and Equivalence Confidence Sets, 1996). Its p-value is the larger of
+    both, and its interval holds every distance that both intervals allow.
     """
     change = paired_effect(first, second, clusters, share=value.share)
     if value.direction != "zero":
         return change
     total = paired_effect(np.negative(first), second, clusters)
-    found, other = change.estimate, total.estimate
-    # Rising or falling in either sum while the other stands still, so that the extremes lie at the corners.
-    ends = [_farther(d, s) for d, s in product((found.low, found.high), (other.low, other.high))]
+    difference, total_estimate = change.estimate, total.estimate
+    # The distance is monotone in either argument while the other is fixed, so its extremes lie at the corners.
+    ends = [
+        _farther(d, s) for d, s in product((difference.low, difference.high), (total_estimate.low, total_estimate.high))
+    ]
     distance = replace(
-        found,
-        value=_farther(found.value, other.value),
+        difference,
+        value=_farther(difference.value, total_estimate.value),
         low=float(np.min(ends)),
         high=float(np.max(ends)),
     )

@@ -1,4 +1,4 @@
-"""Write the sentence below a table that says at which frames prompts switched."""
+"""Write the sentence below a table that names the frames at which prompts switched."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from harness.suite.schema import GenerateSection
 
 
 def remarks(run: Run, sections: Collection[str]) -> Iterator[str]:
-    """One sentence for each of `sections` whose prompts switch and that has clips of which this is known."""
+    """One sentence for each of `sections` with prompt switches and finished clips."""
     for section in run.suite.generate:
         if section.switches and section.name in sections:
-            where = _where(run, section)
-            asked = ", ".join(str(switch.frame) for switch in section.switches)
-            parts = [f"{frames} ({', '.join(arms)})" for frames, arms in where.items()]
+            arms_by_frames = _where(run, section)
+            requested = ", ".join(str(switch.frame) for switch in section.switches)
+            parts = [f"{frames} ({', '.join(arms)})" for frames, arms in arms_by_frames.items()]
             if parts:
-                yield f"{section.name}: prompt switches asked for at frame {asked} happen at: {'; '.join(parts)}."
+                yield f"{section.name}: prompt switches asked for at frame {requested} happen at: {'; '.join(parts)}."
 
 
 def _where(run: Run, section: GenerateSection) -> dict[str, list[str]]:
     """Labels of the arms by the frames at which their prompts switch."""
-    found: dict[str, list[str]] = {}
+    arms_by_frames: dict[str, list[str]] = {}
     for group in run.groups:
         if (group.section, group.kind) != (section.name, "generate"):
             continue
         entries = (run.index[key] for key in group.keys if key in run.index)
-        said: Any = next(
+        switches: Any = next(
             (entry.clip["switches"] for entry in entries if entry.status == "ok" and "switches" in entry.clip), []
         )
-        if said:
-            frames = [each["frame"] for each in said]
+        if switches:
+            frames = [each["frame"] for each in switches]
             text = "unknown, judged from there" if None in frames else ", ".join(map(str, frames))
-            found.setdefault(text, []).append(group.arm)
-    return found
+            arms_by_frames.setdefault(text, []).append(group.arm)
+    return arms_by_frames

@@ -1,4 +1,4 @@
-"""A table as data: the text of each cell and the samples behind it. Renderers only draw it."""
+"""A table as data: the text of each cell and the number behind it. Renderers only draw it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTES = {
     UNHELD: "no slow reference stands behind the model's fast path in this record, so a wrong result may be a fast one",
     NOT_TOLD: "best, but not told from the next: harness compare says UNCLEAR or has no verdict",
 }
-"""What each mark says below a table."""
+"""The footnote of each mark."""
 DOUBTS = frozenset({INCOMPLETE, CONTENDED, UNCONVERGED, UNCLEARED, UNHELD})
 """Marks that cast doubt on a value, so that it is never the best of its column."""
 
@@ -45,11 +45,11 @@ class Cell:
     """One entry.
 
     Attributes:
-        text: what is read, as in `0.912` or `not measured`.
+        text: as shown, as in `0.912` or `not measured`.
         value: the number behind `text`; None where there is none.
-        low, high: ends of its 95 % interval; None where it has none. `spread` is how they are read.
+        low, high: ends of its 95 % interval; None where it has none. `spread` is their text.
         scored, planned: how many results the value rests on, and how many were planned; None where it is no mean.
-        rounds: of how many rounds a measured value is the median; None where it is none, or ranks nothing.
+        rounds: how many rounds a measured value is the median of; None where it is no median, or ranks nothing.
         best: whether the value leads its column among comparable rows.
         marks: symbols of footnotes.
     """
@@ -79,7 +79,7 @@ class Row:
 
     Attributes:
         reference: whether it is the arm that others are compared with.
-        published: where a row that was not measured here comes from, source and hardware; empty for measured ones.
+        published: source and hardware of a row that was not measured here; empty for measured ones.
     """
 
     label: str
@@ -96,8 +96,8 @@ class Table:
     Attributes:
         name: of its files. title: above it. corner: heading of the row labels.
         remarks: sentences below it that belong to no mark.
-        notes: what each mark says, where a table uses marks of its own.
-        interval: how the legend reads a cell with a spread.
+        notes: footnotes by mark, where a table has marks of its own.
+        interval: the legend of a cell with a spread.
     """
 
     name: str
@@ -110,13 +110,13 @@ class Table:
     interval: str = "mean [95 % interval, clustered by prompt]"
 
     def footnotes(self) -> list[tuple[str, str]]:
-        """Every mark that the table uses with what it says, in the order of first use."""
-        said = {**NOTES, **dict(self.notes)}
-        used = [mark for row in self.rows for marks in (row.marks, *(c.marks for c in row.cells)) for mark in marks]
-        return [(mark, said[mark]) for mark in dict.fromkeys(used)]
+        """Every mark of the table with its footnote, in the order of first use."""
+        text_by_mark = {**NOTES, **dict(self.notes)}
+        in_order = [mark for row in self.rows for marks in (row.marks, *(c.marks for c in row.cells)) for mark in marks]
+        return [(mark, text_by_mark[mark]) for mark in dict.fromkeys(in_order)]
 
     def legend(self) -> str:
-        """How to read the cells; empty where they speak for themselves."""
+        """The parts of a cell in words; empty where no cell has any."""
         cells = [cell for row in self.rows for cell in row.cells]
         parts = []
         if any(cell.spread for cell in cells):
@@ -133,14 +133,14 @@ class Table:
 
 
 def stacked(tables: Mapping[str, Table]) -> Table:
-    """Tables of one row and the same columns as one, its rows named by `tables`; remarks that all share stand once."""
+    """Tables of one row and the same columns as one table, its rows named by `tables`. Equal remarks stand once."""
     first = next(iter(tables.values()))
     remarks = [remark.removeprefix(f"{name}: ") for name, table in tables.items() for remark in table.remarks]
     if len(set(remarks)) > 1:
         remarks = [remark for table in tables.values() for remark in table.remarks]
     rows = tuple(replace(table.rows[0], label=name) for name, table in tables.items())
-    said = tuple(dict.fromkeys(remark[:1].upper() + remark[1:] for remark in remarks))
-    return replace(first, rows=rows, corner="section", remarks=said)
+    sentences = tuple(dict.fromkeys(remark[:1].upper() + remark[1:] for remark in remarks))
+    return replace(first, rows=rows, corner="section", remarks=sentences)
 
 
 def numeral(number: float, scale: float, spec: str) -> str:

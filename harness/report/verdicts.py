@@ -1,4 +1,4 @@
-"""Verdicts: compare the interval of a difference with a floor, and give the exit code of a gate."""
+"""Compare the interval of a difference with a floor for a verdict, and give the exit code of a gate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Verdict = Literal["BETTER", "WORSE", "FASTER", "SLOWER", "SAME", "UNCLEAR", "not
 ALPHA = 0.05
 
 COUNTED = frozenset({"B", "B/request", "scalars", "multiply-adds", "FLOP", "requests"})
-"""Units of what is counted, not timed: where all rounds agree, the change is exact."""
+"""Units of counted values: where all rounds agree, their change is exact."""
 
 PERCENT = 2.0
 """Default floor in percent: the half-width at which a measurement stops (rule T8)."""
@@ -38,8 +38,8 @@ class Side:
 
     def group(self, section: str, plugin: str) -> Group | None:
         """The planned units of the arm in `section` under `plugin`; of its clips where that is empty."""
-        asked = (section, plugin, self.arm.label)
-        return next((g for g in self.run.groups if (g.section, g.plugin, g.arm) == asked), None)
+        wanted_group = (section, plugin, self.arm.label)
+        return next((g for g in self.run.groups if (g.section, g.plugin, g.arm) == wanted_group), None)
 
     def section(self, name: str) -> GenerateSection | MeasureSection | None:
         """The section `name` of the run's suite."""
@@ -51,7 +51,7 @@ class Side:
 class Floors:
     """Changes that do not matter: within `percent` of the first arm's value, or within the absolute floor.
 
-    `absolute` gives it by `section:value` in the value's own unit; `ABSOLUTE` by unit where it does not.
+    `absolute` holds floors by `section:value` in the value's own unit. For other values `ABSOLUTE` counts, by unit.
     """
 
     percent: float = PERCENT
@@ -68,13 +68,13 @@ class Finding:
 
     Attributes:
         name: `section:value`. arm: label, where a comparison has several pairs; else empty.
-        measured: whether a probe or a card gives it (then `effect` is a ratio), rather than a metric (a difference).
+        measured: whether it is of a probe or a card, and `effect` a ratio; else it is of a metric, with a difference.
         exact: whether nothing in `effect` is left to chance, so that it has neither interval nor p-value.
-        first, second: what each arm has; None where it has nothing.
+        first, second: the arms' own values; None without one.
         effect: of the second against the first; None where they cannot be paired.
         p: of no change, adjusted for all values of the comparison.
-        floor: change that does not matter, in the value's unit.
-        evidence: what the effect rests on. reason: why there is no verdict.
+        floor: the change that does not matter, in the value's unit.
+        evidence: pairs, rounds or samples behind the effect. reason: why there is no verdict.
         marks: footnotes, as in `harness.report.table`.
     """
 
@@ -99,12 +99,12 @@ class Finding:
 
         In the value's unit, or for a ratio as a share of the first arm's value; NaN without any spread.
         """
-        found = math.nan if self.effect is None else self.effect.detectable(alpha=ALPHA)
-        return math.expm1(found) if self.measured else found
+        change = math.nan if self.effect is None else self.effect.detectable(alpha=ALPHA)
+        return math.expm1(change) if self.measured else change
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """What `harness gate` exits with: 1 with anything worse; 2 with anything undecided, or nothing at all; else 0."""
+    """The exit code of `harness gate`: 1 with anything worse; 2 with anything undecided, or nothing at all; else 0."""
     verdicts = {finding.verdict for finding in findings}
     if verdicts & {"WORSE", "SLOWER"}:
         return 1
@@ -114,7 +114,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
 def weigh(
     effect: Effect, p: float, floor: float, base: float, measured: bool, exact: bool
 ) -> tuple[Literal["within", "past", "unclear"], float]:
-    """Where a change lies against the floor, and the change itself: less than 0 where the second arm has less.
+    """The place of a change against the floor, and the change itself: less than 0 where the second arm has less.
 
     Args:
         p: adjusted. floor: in the unit of `base`, the first arm's value. measured: the effect is a ratio, else a
@@ -123,28 +123,29 @@ def weigh(
     estimate = effect.estimate
     if not (estimate.bounded or exact):
         return "unclear", estimate.value
-    none = 0.0
+    no_change = 0.0
     if measured:
-        none, floor = 1.0, floor / abs(base) if base else 0.0
-    change = estimate.value - none
-    low, high = (change, change) if exact else (estimate.low - none, estimate.high - none)
+        no_change, floor = 1.0, floor / abs(base) if base else 0.0
+    change = estimate.value - no_change
+    low, high = (change, change) if exact else (estimate.low - no_change, estimate.high - no_change)
     if -floor <= low and high <= floor:
         return "within", change
-    shown = exact or (p <= ALPHA and (low > 0 or high < 0))
-    return ("past" if shown and abs(change) > floor else "unclear"), change
+    significant = exact or (p <= ALPHA and (low > 0 or high < 0))
+    return ("past" if significant and abs(change) > floor else "unclear"), change
 
 
 def verdict_of(finding: Finding) -> tuple[Verdict, str]:
-    """SAME with the whole interval inside the floor; a direction only past the floor, with p and interval agreeing.
+    """The verdict, and the reason where it is UNCLEAR.
 
-    What is exact has no interval: there the change itself lies within the floor or past it.
+    SAME takes the whole interval inside the floor. A direction takes a change past the floor that p and interval show.
+    An exact change has no interval: it lies within the floor or past it itself.
     """
     assert finding.effect is not None
     assert finding.first is not None
-    found = finding.effect.estimate
+    estimate = finding.effect.estimate
     if table.INCOMPLETE in finding.marks:
         return "UNCLEAR", "there are fewer results than planned"
-    if not (found.bounded or finding.exact):
+    if not (estimate.bounded or finding.exact):
         return "UNCLEAR", _why_unbounded(finding)
     place, change = weigh(finding.effect, finding.p, finding.floor, finding.first, finding.measured, finding.exact)
     if place == "within":

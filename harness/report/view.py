@@ -23,7 +23,7 @@ def sections(suite: Suite) -> list[AnySection]:
 
 @dataclass(slots=True)
 class View:
-    """A run with its arms by label, its groups by (section, plugin, arm), and its metrics made once."""
+    """A run with its arms by label, its groups by (section, plugin, arm), and one instance of each metric."""
 
     run: Run
     arms: dict[str, Arm] = field(init=False)
@@ -36,7 +36,7 @@ class View:
     def __post_init__(self) -> None:
         self.arms = {arm.label: arm for arm in self.run.arms}
         self.groups = {(group.section, group.plugin, group.arm): group for group in self.run.groups}
-        self.records = RecordFile(self.run.folder / "records.jsonl")
+        self.records = self.run.records
         self.notes = read_notes(self.run)
 
     def section(self, name: str) -> AnySection | None:
@@ -47,11 +47,11 @@ class View:
         """The values of a section by the metric or probe that gives them."""
         if isinstance(section, MeasureSection):
             return {section.probe: registry.probes.get(section.probe).values}
-        found = {}
+        values_by_plugin = {}
         for use in section.metrics:
             cls = registry.metrics.get(use.name)
-            found[use.name] = (*cls.values, *cls.derived)
-        return found
+            values_by_plugin[use.name] = (*cls.values, *cls.derived)
+        return values_by_plugin
 
     def metric(self, section: GenerateSection, name: str) -> Metric:
         """The metric `name` with the options that the section gives it."""
@@ -61,15 +61,12 @@ class View:
         return self._metrics[section.name, name]
 
     def samples(self, section: AnySection, group: Group) -> Samples:
-        """What the records of the group hold of every value that its plug-in declares."""
+        """The group's samples of every value that its plug-in declares."""
         place = (group.section, group.plugin, group.arm)
         if place not in self._samples:
-            declared = (
-                registry.probes.get(group.plugin).values
-                if isinstance(section, MeasureSection)
-                else registry.metrics.get(group.plugin).values
-            )
-            self._samples[place] = read(self.run, group, tuple(value.name for value in declared))
+            plugins = registry.probes if isinstance(section, MeasureSection) else registry.metrics
+            names = tuple(value.name for value in plugins.get(group.plugin).values)
+            self._samples[place] = read(self.run, group, names)
         return self._samples[place]
 
     def uncleared(self, section: AnySection, group: Group) -> tuple[str, ...]:
@@ -83,23 +80,23 @@ class View:
         return uncleared(self.samples(section, group).audits, others)
 
     def version(self, section: AnySection, group: Group) -> str | None:
-        """The version of the metric or probe that the records of a group are of; None without any."""
+        """The version of the metric or probe in the records of a group; None without records."""
         if (last := self.samples(section, group).last) is None:
             return None
         plugin = self.records.at(last.offset).preimage["probe" if isinstance(section, MeasureSection) else "metric"]
         return str(plugin["version"]) if isinstance(plugin, dict) else None
 
     def reason(self, entry: IndexEntry) -> str:
-        """Why a unit was skipped, as its record says."""
+        """The reason in a skipped unit's record, with the fix."""
         notes = self.records.at(entry.offset).notes
         fix = notes.get("fix")
         return f"{notes.get('reason', 'no reason recorded')}" + (f" ({fix})" if fix else "")
 
     def lack(self, samples: Samples, name: str) -> str:
-        """Why no clip has the value `name`, as the notes of a score say under `not_available`; empty if they do not."""
+        """Why no clip has the value `name`: the reason in a score's note `not_available`; empty without one."""
         reasons = self.records.at(samples.last.offset).notes.get("not_available") if samples.last else None
         return str(reasons.get(name, "")) if isinstance(reasons, dict) else ""
 
     def device(self, entry: IndexEntry) -> str:
-        """What the unit was run on."""
+        """The label of the unit's device."""
         return device_label(self.records.at(entry.offset).device)

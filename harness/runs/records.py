@@ -135,6 +135,16 @@ class Run:
     groups: tuple[Group, ...]
     index: Index
 
+    @property
+    def records(self) -> RecordFile:
+        """The file of the run's records."""
+        return RecordFile(self.folder / "records.jsonl")
+
+    def done(self, group: Group) -> list[IndexEntry]:
+        """The entries of those units of `group` that are done, in the order planned."""
+        entries = map(self.index.get, group.keys)
+        return [entry for entry in entries if entry is not None and entry.status == "ok"]
+
 
 def load_run(folder: Path) -> Run:
     """Read a run folder: its plan and the index of its records. Raises `RecordError`."""

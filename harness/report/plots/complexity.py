@@ -1,4 +1,4 @@
-"""Log-log curves of a `complexity` measurement: FLOPs, bytes and time against window and clip length. No torch."""
+"""Draw a `complexity` measurement log-log: FLOPs, bytes and time against window and clip length. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def panels(samples: Mapping[str, Sequence[float]]) -> tuple[Panel, ...]:
     forms = [name.partition(":")[0] for name in samples if name.endswith(":window_flops")]
     if not forms:
         raise RecordError("the record holds no sweep over attention forms", "give a record of `complexity`")
-    found = []
+    result = []
     for across, up, across_label, up_label, unit in SWEEPS:
         if not any(_measured(samples.get(f"{form}:{up}", ())) for form in forms):
             continue
@@ -44,8 +44,8 @@ def panels(samples: Mapping[str, Sequence[float]]) -> tuple[Panel, ...]:
             )
             for number, form in enumerate(forms)
         )
-        found.append(Panel(Axis(across_label, log=True, ticks=spaced(x)), Axis(up_label, unit, log=True), lines))
-    return tuple(found)
+        result.append(Panel(Axis(across_label, log=True, ticks=spaced(x)), Axis(up_label, unit, log=True), lines))
+    return tuple(result)
 
 
 def _measured(numbers: Sequence[float]) -> bool:

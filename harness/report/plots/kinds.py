@@ -1,4 +1,4 @@
-"""The pictures that a suite asks for, from its records: what each kind shows, as data for `chart`."""
+"""Make the pictures that a suite asks for from its records, as data for `chart`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.report.plots.style import FORMATS
 from harness.report.table import CONTENDED, NOTES, RANDOM_WEIGHTS, Cell, Heading, Table
 from harness.runs.line import Record, device_label
 from harness.runs.plan import Arm, Group
-from harness.runs.records import RecordFile, Run
+from harness.runs.records import Run
 from harness.suite.schema import Column, Plot, TableSpec
 
 NAN = float("nan")
@@ -24,8 +24,8 @@ def pictures(run: Run) -> dict[str, bytes]:
 
     Raises `Incomplete` where a mean lacks results and the suite refuses such means.
     """
-    made = [KINDS[plot.kind](plot, run) for plot in run.suite.plots]
-    return {f"{picture.name}{suffix}": draw(picture, suffix) for picture in made for suffix in FORMATS}
+    drawings = [KINDS[plot.kind](plot, run) for plot in run.suite.plots]
+    return {f"{picture.name}{suffix}": draw(picture, suffix) for picture in drawings for suffix in FORMATS}
 
 
 # ------------------------------------------------------------------------------------- arms and records
@@ -41,27 +41,25 @@ def _arms(plot: Plot, run: Run) -> list[tuple[int, Arm, str]]:
 
 
 def _groups(plot: Plot, run: Run) -> Iterator[tuple[int, str, Group]]:
-    shown = {arm.label: (number, label) for number, arm, label in _arms(plot, run)}
+    arms = {arm.label: (number, label) for number, arm, label in _arms(plot, run)}
     for group in run.groups:
-        if group.section == plot.section and group.arm in shown:
-            yield *shown[group.arm], group
+        if group.section == plot.section and group.arm in arms:
+            yield *arms[group.arm], group
 
 
 def _records(run: Run, group: Group) -> list[Record]:
-    """What is done of a measured group, newest of each round."""
-    file = RecordFile(run.folder / "records.jsonl")
-    entries = [entry for entry in map(run.index.get, group.keys) if entry is not None and entry.status == "ok"]
-    return [file.at(entry.offset) for entry in entries]
+    """The finished measurements of a group, the newest of each round."""
+    return [run.records.at(entry.offset) for entry in run.done(group)]
 
 
-def _remarks(records: Sequence[Record], labels: Sequence[str], made: str = "Measured") -> tuple[str, ...]:
-    """On which devices the records were made, and what the marks in the labels say."""
+def _remarks(records: Sequence[Record], labels: Sequence[str], verb: str = "Measured") -> tuple[str, ...]:
+    """The devices of the records, and the meaning of the marks in the labels."""
     devices = dict.fromkeys(device_label(record.device) for record in records)
-    said = [f"{made} on {' and on '.join(devices)}."] if devices else []
+    sentences = [f"{verb} on {' and on '.join(devices)}."] if devices else []
     for mark, values in ((CONTENDED, "contended"), (RANDOM_WEIGHTS, "")):
         if any(record.values.get(values) for record in records) or any(label.endswith(mark) for label in labels):
-            said.append(f"{mark} {NOTES[mark]}.")
-    return tuple(said)
+            sentences.append(f"{mark} {NOTES[mark]}.")
+    return tuple(sentences)
 
 
 # ------------------------------------------------------------------------------------------------ kinds
@@ -95,7 +93,7 @@ def _memory_by_batch(plot: Plot, run: Run) -> Picture:
     lines: list[Line] = []
     crosses: list[tuple[float, float, int]] = []
     labels: list[str] = []
-    found: list[Record] = []
+    records: list[Record] = []
     budgets: list[float] = []
     for number, label, group in _groups(plot, run):
         for record in _records(run, group)[:1]:
@@ -106,14 +104,14 @@ def _memory_by_batch(plot: Plot, run: Run) -> Picture:
             failed = [samples["batch"][i] for i, fit in enumerate(samples["fits"]) if not fit]
             crosses += [(min(failed), budget, number)] if failed else []
             labels.append(label)
-            found.append(record)
+            records.append(record)
             budgets.append(budget)
     rules = tuple(Rule(f"budget, {_bytes(budget)}", y=budget) for budget in dict.fromkeys(budgets))
     across = Axis("requests in a batch", whole=True)
     panel = Panel(across, Axis("peak memory", "B", from_zero=True), tuple(lines), rules, tuple(crosses))
-    remarks = _remarks(found, labels)
+    remarks = _remarks(records, labels)
     remarks = (
-        *dict.fromkeys(f"The budget covers {r.notes['covers']}." for r in found if "covers" in r.notes),
+        *dict.fromkeys(f"The budget covers {r.notes['covers']}." for r in records if "covers" in r.notes),
         *remarks,
     )
     if crosses:
@@ -132,7 +130,7 @@ def _chunk_time(plot: Plot, run: Run) -> Picture:
     lines: list[Line] = []
     rules: list[float] = []
     labels: list[str] = []
-    found: list[Record] = []
+    all_records: list[Record] = []
     for number, label, group in _groups(plot, run):
         records = _records(run, group)
         if not records:
@@ -144,10 +142,10 @@ def _chunk_time(plot: Plot, run: Run) -> Picture:
         if isinstance(steady, list) and steady and isinstance(steady[0], int) and steady[0] > 0:
             rules.append(float(steady[0]) - 0.5)
         labels.append(label)
-        found += records
+        all_records += records
     upright = tuple(Rule(" window full", x=place) for place in dict.fromkeys(rules))
     panel = Panel(Axis("chunk", whole=True), Axis("time of the chunk", "s", from_zero=True), tuple(lines), upright)
-    remarks = ("Time between two decoded chunks, the first from the request on.", *_remarks(found, labels))
+    remarks = ("Time between two decoded chunks, the first from the request on.", *_remarks(all_records, labels))
     return Picture(plot.name, plot.title or "Chunk time against index", (panel,), remarks)
 
 
@@ -183,8 +181,8 @@ def _quality_by_option(plot: Plot, run: Run) -> Picture:
             elif cell.value is not None:
                 rules.append(Rule(label, y=cell.value))
         lines = []
-        for look, (name, found) in enumerate(points.items()):
-            places, cells = zip(*sorted(found, key=lambda pair: pair[0]), strict=True)
+        for look, (name, points_of_line) in enumerate(points.items()):
+            places, cells = zip(*sorted(points_of_line, key=lambda pair: pair[0]), strict=True)
             y = tuple(NAN if cell.value is None else cell.value for cell in cells)
             lines.append(Line(name, look, places, y, *_ends(cells)))
         heading = plot.axis or (f"{of.label} ({of.unit})" if of.unit else of.label)
@@ -214,8 +212,8 @@ def _complexity(plot: Plot, run: Run) -> Picture:
     records = [record for group in run.groups if group.section == plot.section for record in _records(run, group)]
     panels = complexity.panels(records[-1].samples) if records else (Panel(Axis(""), Axis(""), ()),)
     # FLOPs and bytes are counted; seconds are measured, where there are any.
-    said = _remarks(records[-1:], (), made="Run")
-    return Picture(plot.name, plot.title or "What attention costs by form", panels, said)
+    remarks = _remarks(records[-1:], (), verb="Run")
+    return Picture(plot.name, plot.title or "What attention costs by form", panels, remarks)
 
 
 KINDS: dict[str, Callable[[Plot, Run], Picture]] = {
@@ -248,7 +246,7 @@ def _heading(table: Table) -> str:
 
 
 def _best_at_zero(column: Heading) -> tuple[Rule, ...]:
-    """A line to be near, for what is the better the nearer to 0 it is."""
+    """A line at 0, for values that are better the nearer to 0 they are."""
     return (Rule("0", y=0.0),) if column.direction == "zero" else ()
 
 
@@ -259,7 +257,7 @@ def _ends(cells: Sequence[Cell]) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _end(cell: Cell, end: float | None) -> float:
-    """A value without an interval is its own."""
+    """The end of an interval; of a value without one, the value itself."""
     value = NAN if cell.value is None else cell.value
     return value if end is None else end
 

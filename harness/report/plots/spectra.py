@@ -1,4 +1,4 @@
-"""Spectra of a `rank` measurement as a table, a row a layer, and as a plot. Imports no torch."""
+"""Show the spectra of a `rank` measurement as a table with a row a layer, and as a plot. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def parts(samples: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Sequenc
 
     Raises `RecordError` where they hold no spectra.
     """
-    found: dict[str, dict[str, Sequence[float]]] = {}
+    series_by_kind: dict[str, dict[str, Sequence[float]]] = {}
     for name, series in samples.items():
         kind, _, inner = name.rpartition(":")
-        found.setdefault(kind, {})[inner] = series
-    for part in found.values() or [{}]:
-        _checked(part)
-    return found
+        series_by_kind.setdefault(kind, {})[inner] = series
+    for part in series_by_kind.values() or [{}]:
+        _require_spectra(part)
+    return series_by_kind
 
 
 def _layer_table(
@@ -68,37 +68,37 @@ def _layer_table(
             f"There are {directions} directions, so a width of {width} keeps all energy, whatever they hold."
         )
     if kind:
-        said = f"activations {kind}, {'centred' if notes.get('centred') else 'not centred'}"
+        subject = f"activations {kind}, {'centred' if notes.get('centred') else 'not centred'}"
     else:
-        said = f"weights {notes.get('operator', '')}".strip()
-    return Table("rank", f"Spectrum per layer: {said}", columns, tuple(rows), remarks=tuple(remarks), corner="layer")
+        subject = f"weights {notes.get('operator', '')}".strip()
+    return Table("rank", f"Spectrum per layer: {subject}", columns, tuple(rows), remarks=tuple(remarks), corner="layer")
 
 
 def plot_spectra(samples: Mapping[str, Sequence[float]], notes: Mapping[str, Any], path: Path) -> None:
-    """Draw energy against width for every layer, and effective ranks against layers, as `path` ends: .svg or .png.
+    """Draw energy against width for every layer, and effective ranks against layers, into an .svg or .png file.
 
     The samples are of one part (`parts`). The same samples give the same bytes.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    _checked(samples)
+    _require_spectra(samples)
     layers = _layers(samples)
     with style.styled():
         figure = Figure(figsize=(9, 3.4), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        energy_axes, rank_axes = figure.subplots(1, 2)
         for index, layer in enumerate(layers):
             squares = np.square(np.asarray(samples[f"{_SINGULAR}{layer}]"], dtype=float))
-            kept = np.cumsum(squares) / max(squares.sum(), np.finfo(float).tiny)
+            energy = np.cumsum(squares) / max(squares.sum(), np.finfo(float).tiny)
             shade = colormaps["viridis"](index / max(len(layers) - 1, 1))
-            left.plot(np.arange(1, len(kept) + 1), kept, color=shade, linewidth=0.9)
-        left.axvline(notes["width"], color="0.4", linewidth=0.8, linestyle="--")
-        left.set(xlabel=f"directions (dashed: {notes['width']})", ylabel="energy kept", ylim=(0, 1.02))
-        left.set_title("dark: first layer, light: last", fontsize=8, fontweight="normal")
+            energy_axes.plot(np.arange(1, len(energy) + 1), energy, color=shade, linewidth=0.9)
+        energy_axes.axvline(notes["width"], color="0.4", linewidth=0.8, linestyle="--")
+        energy_axes.set(xlabel=f"directions (dashed: {notes['width']})", ylabel="energy kept", ylim=(0, 1.02))
+        energy_axes.set_title("dark: first layer, light: last", fontsize=8, fontweight="normal")
         for name, marker in (("r90", "o"), ("r95", "s"), ("r99", "^")):
-            right.plot(range(len(layers)), samples[name], marker=marker, markersize=3, label=f"{name[1:]} %")
-        right.set(xlabel="layer", ylabel="effective rank", ylim=(0, None))
-        right.legend(frameon=False)
+            rank_axes.plot(range(len(layers)), samples[name], marker=marker, markersize=3, label=f"{name[1:]} %")
+        rank_axes.set(xlabel="layer", ylabel="effective rank", ylim=(0, None))
+        rank_axes.legend(frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, style.encoded(figure, path.suffix))
 
@@ -107,7 +107,7 @@ def _layers(samples: Mapping[str, Sequence[float]]) -> list[str]:
     return [name.removeprefix(_SINGULAR).removesuffix("]") for name in samples if name.startswith(_SINGULAR)]
 
 
-def _checked(samples: Mapping[str, Sequence[float]]) -> None:
+def _require_spectra(samples: Mapping[str, Sequence[float]]) -> None:
     layers = _layers(samples)
     if not layers or any(len(samples.get(name, ())) != len(layers) for name in PER_LAYER):
         raise RecordError("the record holds no spectra", "give a record of `rank` or `activation-rank`")
