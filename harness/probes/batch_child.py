@@ -1,7 +1,7 @@
 """One batch size in a process of its own, held to a memory budget: `python -m harness.probes.batch_child`.
 
-Reads one JSON object from standard input and writes one to standard output; whatever the model prints goes to standard
-error. What the budget covers is said by `hold_to_budget`.
+It reads one JSON object from standard input and writes one to standard output. The model's own output goes to standard
+error. `hold_to_budget` says what the budget covers.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ OUT_OF_MEMORY = (
     "alloc_failed",
     "could not create a memory object",
 )
-"""Words by which torch, NumPy, oneDNN, cuBLAS and the C++ library say that memory ran out."""
+"""Messages of torch, NumPy, oneDNN, cuBLAS and the C++ library when memory runs out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one child does: a model by name, a batch, and the budget in bytes that it is held to.
+    """The work of one child: a model by name, a batch, and a budget in bytes.
 
-    With `agreement` it holds the model against its reference instead, and nothing is held to the budget or timed.
+    With `agreement` it compares the model with its reference instead, without a budget and without timing.
     """
 
     name: str
@@ -64,18 +64,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one batch size.
+    """The result of one batch size.
 
     Attributes:
         outcome: `ok`, `out_of_memory` or `failed` (with `message`).
         at: `load` or `generate`, where memory ran out or something failed.
-        peak_bytes: highest memory of the two clips, as `MemoryMeter` has it. On a CPU that is what was resident, and
-            the budget counts what was asked for, so memory runs out before the peak reaches it. weight_bytes: after
-            loading.
+        peak_bytes: highest memory of the two clips, as `MemoryMeter` has it. On a CPU that is resident memory, while
+            the budget counts requested memory, which runs out before the peak reaches it. weight_bytes: after loading.
         reserved_bytes, driver_bytes: on CUDA, of the allocator, and of the whole device as the driver has it; None
             elsewhere. grown_bytes: by how much the latter grew while the budget was held.
-        failures: on CUDA, what `devices.allocation_failures` counted.
-        clip_s, first_chunk_s: of the second clip, made anew while the device's clock was low, `rejected` times.
+        failures: on CUDA, the counts of `devices.allocation_failures`.
+        clip_s, first_chunk_s: of the second clip. It was made anew `rejected` times, while the device's clock was low.
         fps: its pixel frames per second over the chunks whose window was full, all clips of the batch together.
         agreement_error: of a job that asks for the check of rule T14 alone.
     """
@@ -109,22 +108,22 @@ def require_budget(device: str) -> None:
 
 
 def hold_to_budget(device: str, budget: int) -> str:
-    """Let this process have `budget` bytes from now on; returns in words what they cover.
+    """Limit this process to `budget` bytes from now on. Returns in words what they cover.
 
-    On CUDA the caching allocator is held to a fraction of the device: weights, caches and activations, but not the
-    CUDA context. On a CPU the data segment is limited (RLIMIT_DATA, which on Linux counts private writable memory,
-    also mapped): everything that the process asks for beyond what interpreter and imported libraries hold already.
-    Raises `NotAvailable` where less than the budget is free, or none can be held.
+    On CUDA the caching allocator gets a fraction of the device: weights, caches and activations, but not the CUDA
+    context. On a CPU the data segment is limited (RLIMIT_DATA, which on Linux counts private writable memory, also
+    mapped), beyond what interpreter and imported libraries hold already. Raises `NotAvailable` where less than the
+    budget is free, or none can be enforced.
     """
     require_budget(device)
     if device.startswith("cuda"):
         import torch
 
         free, total = torch.cuda.mem_get_info(device)
-        _enough(budget, free, "the device")
+        _require_free(budget, free, "the device")
         torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device)
         return "memory of torch's allocator on the device, without the CUDA context"
-    _enough(budget, _available(), "this machine")
+    _require_free(budget, _available(), "this machine")
     base = status_bytes("VmData")
     if base is None:
         raise NotAvailable("a memory budget on a CPU needs /proc, which is not mounted", "mount /proc, or use CUDA")
@@ -132,7 +131,7 @@ def hold_to_budget(device: str, budget: int) -> str:
     return "private writable memory asked for, resident or not, beyond interpreter and libraries (RLIMIT_DATA)"
 
 
-def _enough(budget: int, free: int | None, where: str) -> None:
+def _require_free(budget: int, free: int | None, where: str) -> None:
     if free is not None and free < budget:
         raise NotAvailable(
             f"the budget of {budget} bytes is not free on {where}: {free} bytes are",
@@ -145,19 +144,19 @@ def _available() -> int | None:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
         return None
-    found = [line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    sizes = [line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:")]
+    return int(sizes[0]) * 1024 if sizes else None
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error`, or what caused it, says that memory ran out."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
+    """Whether `error`, or a cause of it, says that memory ran out."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
             return True
-        if any(words in str(seen).lower() for words in OUT_OF_MEMORY):
+        if any(words in str(cause).lower() for words in OUT_OF_MEMORY):
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
@@ -172,10 +171,10 @@ def run(job: Job) -> Row:
         weights = meter.now() - meter.base
         at = "generate"
         if job.agreement:
-            return _agreed(job, model)
+            return _check_agreement(job, model)
         meter.reset()
         second, rejected = _second_clip(job, model)
-        row = _measured(job, model, second, meter, weights, covers)
+        row = _row_of(job, model, second, meter, weights, covers)
         after = _driver_bytes(job.device)
         grown = None if after is None or before is None else after - before
         failures = devices.allocation_failures(job.device)
@@ -188,7 +187,7 @@ def run(job: Job) -> Row:
 
 
 def _prepare(job: Job) -> tuple[VideoModel, MemoryMeter]:
-    """Everything that the budget does not cover: the model's own modules, libraries and their threads."""
+    """Load everything that the budget does not cover: the model's own modules, libraries and their threads."""
     for path in job.plugins:
         registry.load_plugin(Path(path))
     model = registry.models.create(job.name, job.options)
@@ -197,6 +196,7 @@ def _prepare(job: Job) -> tuple[VideoModel, MemoryMeter]:
     if "torch" in sys.modules:
         import torch
 
+        # Starts torch's threads, whose stacks would count into the budget.
         torch.ones(1 << 16).add_(1).sum()
         if job.device.startswith("cuda"):
             torch.ones(1, device=job.device)
@@ -217,17 +217,16 @@ def _workload(job: Job) -> Workload:
     return Workload(job.prompts, job.seeds, job.frames, job.batch)
 
 
-def _agreed(job: Job, model: VideoModel) -> Row:
-    found = agreement.take(model, _workload(job), model.describe())
-    notes: dict[str, Json] = {"agreement": {**agreement.to_json(found), "batch": job.batch}}
-    return Row(job.batch, "ok", agreement_error=agreement.error_of(found), notes=notes)
+def _check_agreement(job: Job, model: VideoModel) -> Row:
+    result = agreement.take(model, _workload(job), model.describe())
+    notes: dict[str, Json] = {"agreement": {**agreement.to_json(result), "batch": job.batch}}
+    return Row(job.batch, "ok", agreement_error=agreement.error_of(result), notes=notes)
 
 
 def _second_clip(job: Job, model: VideoModel) -> tuple[Generation, int]:
-    """The first clip warms up; the second, or the first of those after it that ran at a full clock (rule T11).
+    """The second clip, or the first after it that ran at a full clock (rule T11), and how many were thrown away.
 
-    With it, how many were thrown away. The first clip's time does not count, so it is the one to hold against the
-    others of its batch.
+    The first clip warms up. Its time does not count, so it is the one whose clips are compared with each other.
     """
     clock, card, numbers = Clock(job.device), model.describe(), itertools.count(1)
     full = FullClock(Telemetry(job.device).clock_ratio, job.min_clock_ratio)
@@ -236,7 +235,7 @@ def _second_clip(job: Job, model: VideoModel) -> tuple[Generation, int]:
     return second, full.rejected
 
 
-def _measured(job: Job, model: VideoModel, second: Generation, meter: MemoryMeter, weights: int, covers: str) -> Row:
+def _row_of(job: Job, model: VideoModel, second: Generation, meter: MemoryMeter, weights: int, covers: str) -> Row:
     peaks = meter.peak()
     steady, rule = steady_chunks(second.frames, model.describe())
     on_cuda = job.device.startswith("cuda")
@@ -258,9 +257,9 @@ def main() -> None:
     devices.end_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)
-        said: dict[str, Any] = json.load(sys.stdin)
-        said |= {key: tuple(value) for key, value in said.items() if isinstance(value, list)}
-        job = Job(**said)
+        fields: dict[str, Any] = json.load(sys.stdin)
+        fields |= {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+        job = Job(**fields)
         answer.write(json.dumps(asdict(run(job))) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""How many requests fit a memory budget, and what each costs: memory and speed against batch (rule T16)."""
+"""Measure how many requests fit a memory budget: memory and speed against batch (rule T16)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from harness.probes.timing.telemetry import Telemetry
 
 NAN = float("nan")
 STEADY_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""Of glibc, for batch sizes on a CPU: freed memory goes back at once (mallopt(3); 128 KiB are its own first thresholds,
-which it raises as it runs). Otherwise what it keeps of freed blocks, which varies from run to run, counts as the
-model's: of one batch size some runs fit a budget and others did not."""
+"""Settings of glibc for batch sizes on a CPU: freed memory goes back at once (mallopt(3); 128 KiB are its own first
+thresholds, which it raises as it runs). Otherwise freed blocks that it keeps count as the model's. They vary from run
+to run: of one batch size some runs fitted a budget and others did not."""
 
 
 class BatchScalingOptions(Options):
     """The budget and the bounds of the search.
 
     Attributes:
-        budget_bytes: what a process may have; the independent variable. A suite gives one section a budget.
+        budget_bytes: memory of a process; the independent variable. A suite has one section a budget.
         max_batch: largest batch that is tried.
         timeout_s: seconds after which one batch size counts as failed.
         min_clock_ratio: a timed clip below this share of the device's default clock is thrown away and made anew.
@@ -66,22 +66,22 @@ def search(attempt: Callable[[int], Row], most: int) -> Search:
         rows[batch] = attempt(batch)
         return rows[batch].outcome == "ok"
 
-    good, bad, batch = 0, most + 1, 1
+    fitting, failing, batch = 0, most + 1, 1
     while True:
         if not fits(batch):
-            bad = batch
+            failing = batch
             break
-        good = batch
+        fitting = batch
         if batch == most:
             break
         batch = min(2 * batch, most)
-    while bad - good > 1 and bad <= most:
-        middle = (good + bad) // 2
+    while failing - fitting > 1 and failing <= most:
+        middle = (fitting + failing) // 2
         if fits(middle):
-            good = middle
+            fitting = middle
         else:
-            bad = middle
-    return Search(tuple(rows[key] for key in sorted(rows)), good, bad <= most)
+            failing = middle
+    return Search(tuple(rows[key] for key in sorted(rows)), fitting, failing <= most)
 
 
 def line(rows: Sequence[Row]) -> tuple[float, float]:
@@ -89,15 +89,15 @@ def line(rows: Sequence[Row]) -> tuple[float, float]:
 
     NaN where fewer than two batch sizes finished.
     """
-    done = [row for row in rows if row.outcome == "ok"]
-    if len(done) < 2:
+    finished = [row for row in rows if row.outcome == "ok"]
+    if len(finished) < 2:
         return NAN, NAN
-    slope, fixed = np.polyfit([row.batch for row in done], [row.peak_bytes for row in done], 1)
+    slope, fixed = np.polyfit([row.batch for row in finished], [row.peak_bytes for row in finished], 1)
     return float(slope), float(fixed)
 
 
 class BatchScaling(Probe):
-    """Runs the model in fresh processes of growing batch, each held to the budget and to two full-length clips."""
+    """Runs the model in fresh processes of growing batch, each within the budget and for two full-length clips."""
 
     version = "4"
     schema = BatchScalingOptions
@@ -139,52 +139,52 @@ class BatchScaling(Probe):
                 return self._attempt(subject, workload, batch)
 
         with watch(telemetry) as other:
-            found = search(attempt, self.options.max_batch)
-        agreed = self._agree(subject, workload, found.largest)
-        slope, fixed = line(found.rows)
-        by_batch = {row.batch: row for row in found.rows if row.outcome == "ok"}
-        none = Row(0, "out_of_memory")
-        one, top = by_batch.get(1, none), by_batch.get(found.largest, none)
+            result = search(attempt, self.options.max_batch)
+        agreement_row = self._agree(subject, workload, result.largest)
+        slope, fixed = line(result.rows)
+        by_batch = {row.batch: row for row in result.rows if row.outcome == "ok"}
+        no_row = Row(0, "out_of_memory")
+        one, largest = by_batch.get(1, no_row), by_batch.get(result.largest, no_row)
         cache = float(subject.card.cache_bytes) if subject.card.cache_bytes is not None else NAN
         values = {
             "budget_bytes": float(self.options.budget_bytes),
-            "largest_batch": float(found.largest),
-            "bounded": float(found.bounded),
+            "largest_batch": float(result.largest),
+            "bounded": float(result.bounded),
             "slope_bytes": slope,
             "fixed_bytes": fixed,
             "cache_bytes": cache,
             "cache_share": cache / slope if slope > 0 else NAN,
             "weight_bytes": one.weight_bytes,
             "peak_bytes_one": one.peak_bytes,
-            "peak_bytes_largest": top.peak_bytes,
+            "peak_bytes_largest": largest.peak_bytes,
             "fps_one": one.fps,
-            "fps_largest": top.fps,
+            "fps_largest": largest.fps,
             "clip_one_s": one.clip_s,
-            "clip_largest_s": top.clip_s,
-            "agreement_error": agreed.agreement_error,
-            "rejected": float(sum(row.rejected for row in found.rows)),
+            "clip_largest_s": largest.clip_s,
+            "agreement_error": agreement_row.agreement_error,
+            "rejected": float(sum(row.rejected for row in result.rows)),
             "contended": float(other.contended),
         }
         notes: dict[str, Json] = {
-            "rows": [_row(row) for row in found.rows],
+            "rows": [_row(row) for row in result.rows],
             "other_work": other.to_json(),
             "allocator": dict({} if subject.device.startswith("cuda") else STEADY_MALLOC),
-            **agreed.notes,
+            **agreement_row.notes,
         }
-        if not found.bounded:
-            notes["search_ended"] = f"batch {found.largest} still fits; max_batch stopped the search"
-        if over := [row for row in found.rows if (row.grown_bytes or 0) > self.options.budget_bytes]:
-            most = max(row.grown_bytes or 0 for row in over) - self.options.budget_bytes
-            batches = ", ".join(str(row.batch) for row in over)
+        if not result.bounded:
+            notes["search_ended"] = f"batch {result.largest} still fits; max_batch stopped the search"
+        if over_budget := [row for row in result.rows if (row.grown_bytes or 0) > self.options.budget_bytes]:
+            most = max(row.grown_bytes or 0 for row in over_budget) - self.options.budget_bytes
+            batches = ", ".join(str(row.batch) for row in over_budget)
             notes["over_budget"] = f"by the driver's count batch {batches} took up to {most:g} bytes over the budget"
         if one.notes:
             notes.update(one.notes)
-        return Measurement(values, _samples(found.rows), notes)
+        return Measurement(values, _samples(result.rows), notes)
 
     def _agree(self, subject: Subject, workload: Workload, batch: int) -> Row:
-        """The check of rule T14 in a process of its own, which no budget holds, since the reference needs memory.
+        """Check the agreement (rule T14) in a process of its own without a budget, since the reference needs memory.
 
-        At the largest batch, or at half of it and so on where even the whole device is too small for both.
+        It is checked at the largest batch. Where even the whole device is too small for both, the batch is halved.
         """
         while batch:
             row = self._attempt(subject, workload, batch, agreement=True)
@@ -222,9 +222,9 @@ class BatchScaling(Probe):
 
 
 def run_child(job: Job, timeout_s: float) -> Row:
-    """One batch size in a fresh process; a process that the system ends for its memory is out of memory."""
+    """Run one batch size in a fresh process. A process that the system ends for its memory is out of memory."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "harness.probes.batch_child"],
             input=json.dumps(asdict(job)),
             capture_output=True,
@@ -235,14 +235,14 @@ def run_child(job: Job, timeout_s: float) -> Row:
         )
     except subprocess.TimeoutExpired:
         return Row(job.batch, "failed", message=f"no answer within {timeout_s:g} s", kind="timeout")
-    if done.returncode == 0 and done.stdout.strip():
-        return Row(**json.loads(done.stdout))
-    said = done.stderr.strip()
+    if process.returncode == 0 and process.stdout.strip():
+        return Row(**json.loads(process.stdout))
+    errors = process.stderr.strip()
     # The system's own killer sends SIGKILL and leaves no words; a failed allocation in C++ aborts and leaves some.
-    if done.returncode == -9 or any(words in said.lower() for words in (*OUT_OF_MEMORY, "memoryerror")):
-        return Row(job.batch, "out_of_memory", "generate", f"ended by signal {-done.returncode}")
-    last = said.splitlines()[-1] if said else "no message"
-    return Row(job.batch, "failed", message=f"exit status {done.returncode}: {last}", kind="process")
+    if process.returncode == -9 or any(words in errors.lower() for words in (*OUT_OF_MEMORY, "memoryerror")):
+        return Row(job.batch, "out_of_memory", "generate", f"ended by signal {-process.returncode}")
+    last = errors.splitlines()[-1] if errors else "no message"
+    return Row(job.batch, "failed", message=f"exit status {process.returncode}: {last}", kind="process")
 
 
 def _check_length(subject: Subject, workload: Workload) -> None:

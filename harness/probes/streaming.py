@@ -1,4 +1,4 @@
-"""Speed and latency of a live model: throughput three ways, chunk gaps, prompt switches, each with its raw samples."""
+"""Measure speed and latency of a live model: throughput three ways, chunk gaps, prompt switches, with raw samples."""
 
 from __future__ import annotations
 
@@ -154,62 +154,62 @@ class Streaming(Probe):
         clock, telemetry = self._clock or Clock(subject.device), Telemetry(subject.device)
         meter, start = MemoryMeter(subject.device), clock.point()
         model = subject.load()
-        loaded = (clock.point() - start) / SECOND
-        devices.give_back(subject.device)  # what loading needed for a while is no weight
+        load_s = (clock.point() - start) / SECOND
+        devices.give_back(subject.device)  # temporary memory of loading is no weight
         weights = meter.now() - meter.base
         counts = None
         if self.options.count:
             with context.spans("counting"):
                 counts = flops.take(model, workload.request(0), subject.card)
         with context.spans("agreement"):
-            agreed = agreement.take(model, workload, subject.card)
-        devices.give_back(subject.device)  # what the reference needed is none of the model's memory
+            agreement_result = agreement.take(model, workload, subject.card)
+        devices.give_back(subject.device)  # the reference's memory is not the model's
         with context.spans("warm-up"):
-            warm = warm_up(
+            warmup = warm_up(
                 clock,
                 lambda i: generate(clock, model, workload.request(i), subject.card, distinct=i == 0),
                 self.options.warmups,
                 max(self.options.warmups, self.options.max_warmups),
             )
         meter.reset()
-        before, failed = telemetry.snapshot(), devices.allocation_failures(subject.device)
-        with watch(telemetry) as other:
+        device_before, failures_before = telemetry.snapshot(), devices.allocation_failures(subject.device)
+        with watch(telemetry) as other_work:
             with context.spans("audit"):
-                checked = self._audit(clock, model, workload, first=warm.runs)
+                audit = self._audit(clock, model, workload, first=warmup.runs)
             with context.spans("timing"):
-                timed = self._timed(clock, telemetry, model, subject.card, workload, warm.runs + checked.used)
-        found = Found(subject, timed, counts or flops.Census(NAN, NAN, NAN))
+                repeated = self._timed(clock, telemetry, model, subject.card, workload, warmup.runs + audit.used)
+        summary = Summary(subject, repeated, counts or flops.Census(NAN, NAN, NAN))
         values = {
-            **found.values(workload),
+            **summary.values(workload),
             **meter.peak(),
             "weight_bytes": float(weights),
-            "load_s": loaded,
-            "warmup_s": warm.seconds,
-            "audit_ratio": checked.ratio,
-            "agreement_error": agreement.error_of(agreed),
-            "contended": float(other.contended),
+            "load_s": load_s,
+            "warmup_s": warmup.seconds,
+            "audit_ratio": audit.ratio,
+            "agreement_error": agreement.error_of(agreement_result),
+            "contended": float(other_work.contended),
         }
         notes: dict[str, Json] = {
-            **found.notes(),
-            **_given(model, workload),
-            "warmup": _warmup(warm),
-            "audit": checked.to_json(),
-            "agreement": agreement.to_json(agreed),
-            "device_before": before,
+            **summary.notes(),
+            **_switches_and_prefixes(model, workload),
+            "warmup": _warmup_to_json(warmup),
+            "audit": audit.to_json(),
+            "agreement": agreement.to_json(agreement_result),
+            "device_before": device_before,
             "device_after": telemetry.snapshot(),
-            "allocation_failures": _since(failed, devices.allocation_failures(subject.device)),
-            "other_work": other.to_json(),
+            "allocation_failures": _increase(failures_before, devices.allocation_failures(subject.device)),
+            "other_work": other_work.to_json(),
             "flags": telemetry.flags(),
         }
-        return Measurement(values, found.samples(workload), notes)
+        return Measurement(values, summary.samples(workload), notes)
 
     def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> caching_audit.Audit:
-        given = self.options
-        repeats, tolerance = given.audit_repeats, given.audit_tolerance
-        done = caching_audit.take(clock, model, workload, first, repeats, tolerance, given.ceiling_s)
-        if done.fault:
-            raise ModelFault(done.fault, "measure the model with its result cache turned off")
-        return done
+        options = self.options
+        repeats, tolerance = options.audit_repeats, options.audit_tolerance
+        audit = caching_audit.take(clock, model, workload, first, repeats, tolerance, options.ceiling_s)
+        if audit.fault:
+            raise ModelFault(audit.fault, "measure the model with its result cache turned off")
+        return audit
 
     def _timed(
         self, clock: Clock, telemetry: Telemetry, model: VideoModel, card: ModelCard, workload: Workload, first: int
@@ -224,22 +224,22 @@ class Streaming(Probe):
         )
 
 
-def _given(model: VideoModel, workload: Workload) -> dict[str, Json]:
-    """For the notes: where each switch was asked for and happened (null: the model cannot say), and the prefixes."""
-    given: dict[str, Json] = {}
+def _switches_and_prefixes(model: VideoModel, workload: Workload) -> dict[str, Json]:
+    """For the notes: the requested and the actual frame of each switch (null: the model cannot say), and prefixes."""
+    notes: dict[str, Json] = {}
     if workload.switches:
         pairs = zip(workload.switches, model.switch_frames(workload.request(0)), strict=True)
-        given["switches"] = [{"asked": switch.frame, "frame": frame} for switch, frame in pairs]
+        notes["switches"] = [{"asked": switch.frame, "frame": frame} for switch, frame in pairs]
     if workload.prefixes:
-        given["prefixes"] = [{"sha256": prefix.digest, "frames": prefix.frames} for prefix in workload.prefixes]
-    return given
+        notes["prefixes"] = [{"sha256": prefix.digest, "frames": prefix.frames} for prefix in workload.prefixes]
+    return notes
 
 
-def _since(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, Json]:
+def _increase(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, Json]:
     return {name: count - before.get(name, 0) for name, count in after.items()}
 
 
-def _warmup(warm: Warmup) -> dict[str, Json]:
+def _warmup_to_json(warm: Warmup) -> dict[str, Json]:
     return {
         "generations": warm.runs,
         "first_s": warm.first_s,
@@ -248,13 +248,13 @@ def _warmup(warm: Warmup) -> dict[str, Json]:
     }
 
 
-class Found:
+class Summary:
     """Headline values, samples and notes of the accepted generations of one model."""
 
-    def __init__(self, subject: Subject, timed: Repeated[Generation], counts: flops.Census) -> None:
+    def __init__(self, subject: Subject, repeated: Repeated[Generation], counts: flops.Census) -> None:
         self.card = subject.card
-        self.timed = timed
-        self.runs = timed.samples
+        self.repeated = repeated
+        self.runs = repeated.samples
         self.counts = counts
         self.device = str(devices.describe(subject.device)["name"])
         self.steady, self.rule = steady_chunks(self.runs[0].frames, self.card)
@@ -279,11 +279,11 @@ class Found:
         return [run.gaps[i] for run in self.runs for i in self.steady if i > 0]
 
     def values(self, workload: Workload) -> dict[str, float]:
-        """Every value that the generations give by themselves."""
-        drawn = self.samples(workload)
-        clips, gaps = drawn["clip_s"], self._steady_gaps()
+        """Every value that follows from the generations alone."""
+        samples = self.samples(workload)
+        clips, gaps = samples["clip_s"], self._steady_gaps()
         later = [gap for run in self.runs for gap in run.gaps[1:]]
-        typical = {name: median(drawn[name]) if drawn.get(name) else NAN for name in MEDIANS}
+        typical = {name: median(samples[name]) if samples.get(name) else NAN for name in MEDIANS}
         return {
             **typical,
             "switch_extra_s": typical["switch_s"] - typical["chunk_s"],
@@ -297,9 +297,9 @@ class Found:
             **self._sanity(),
             "stage_share": median(run.covered for run in self.runs),
             "repeats": float(len(self.runs)),
-            "rejected": float(self.timed.rejected),
-            "half_width": self.timed.half_width,
-            "converged": float(self.timed.converged),
+            "rejected": float(self.repeated.rejected),
+            "half_width": self.repeated.half_width,
+            "converged": float(self.repeated.converged),
         }
 
     def _sanity(self) -> dict[str, float]:
@@ -336,8 +336,8 @@ class Found:
             "clip_denoise_fps": self._rates(DENOISE, everything),
             "clip_decode_fps": self._rates(DECODE, everything),
             "real_time_factor": [rate / workload.batch / self.card.frame_rate for rate in end_to_end],
-            "clock_ratio": self.timed.clock_ratios,
-            "rejected_clock_ratio": self.timed.rejected_ratios,
+            "clock_ratio": self.repeated.clock_ratios,
+            "rejected_clock_ratio": self.repeated.rejected_ratios,
             "chunk_s": self._usual(),
             "switch_s": self._switched() if workload.switches else [],
             "clip_s": [run.seconds for run in self.runs],
@@ -354,22 +354,22 @@ class Found:
     def _by_chunk(self, stage: str) -> list[float]:
         """Seconds in `stage` for each chunk of each generation, 0 where it had none.
 
-        A stage without an index counts for the chunk that was worked on. Each generation takes as many places as it
-        has chunks and one more, for what ended after the last chunk or belongs to none that came out.
+        A stage without an index counts for the chunk at work. Each generation takes as many places as it has chunks,
+        and one more for stages that ended after the last chunk.
         """
-        found: list[float] = []
+        by_chunk: list[float] = []
         for run in self.runs:
             seconds = [0.0] * (len(run.frames) + 1)
             for span in run.spans:
                 if span.depth == 0 and span.stage == stage:
                     chunk = span.chunk if span.index is None else span.index
                     seconds[min(chunk, len(run.frames))] += span.seconds
-            found.extend(seconds)
-        return found
+            by_chunk.extend(seconds)
+        return by_chunk
 
     def notes(self) -> dict[str, Json]:
-        """The rule behind the headline, units of time and length, and whether the model's own count agrees."""
-        counted, said = self.counts.forwards, self.card.forwards_per_chunk
+        """The rule behind the headline, the chunks and frames of a clip, and whether the model's own count agrees."""
+        forwards, stated = self.counts.forwards, self.card.forwards_per_chunk
         notes: dict[str, Json] = {
             "steady_rule": self.rule,
             "steady_chunks": list(self.steady),
@@ -377,12 +377,12 @@ class Found:
             "frames_per_chunk": list(self.runs[0].frames),
             "temporal_ratio": self.card.temporal_ratio,
             "latent_frames_per_clip": latents_in(sum(self.runs[0].frames), self.card.temporal_ratio),
-            "stop": self.timed.to_json(),
-            "forwards_counted": counted == counted,
+            "stop": self.repeated.to_json(),
+            "forwards_counted": forwards == forwards,
             "weights": self.card.weights,
         }
-        if counted == counted and said is not None and counted != said:
-            notes["forwards_disagree"] = f"the card says {said}, {counted:g} were counted"
+        if forwards == forwards and stated is not None and forwards != stated:
+            notes["forwards_disagree"] = f"the card says {stated}, {forwards:g} were counted"
         unsupported = [f"p{p}" for p in (50, 90, 99) if not estimates.supports_percentile(p, len(self._steady_gaps()))]
         if unsupported:
             notes["too_few_gaps_for"] = unsupported

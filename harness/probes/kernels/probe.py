@@ -1,4 +1,4 @@
-"""Attention kernels on a device: checked against float64 first, then timed against the device's own ceilings.
+"""Check attention kernels against float64, then time them against the device's own ceilings.
 
 No speed without agreement (rule T14).
 """
@@ -40,7 +40,7 @@ class KernelsOptions(Options):
         chunk: also measure whole chunks of the network that the family serves, in every form.
         compile: how those chunks run, the same for every form: `none`, `blocks` (each by `torch.compile`, all but cache
             and self-attention) or `graph` (a CUDA graph of the whole chunk for each of its places in the ring).
-        keep: hand the crossings found to dispatch, which keeps them for this device.
+        keep: hand the measured crossings to dispatch, which keeps them for this device.
     """
 
     kernels: str = "latent-attention"
@@ -110,11 +110,11 @@ class Kernels(Probe):
         self._bench = bench or kernel_family(self.options.kernels)
 
     def identity(self) -> Mapping[str, Json]:
-        """The family's version and what it names."""
+        """The family's version and identity."""
         return {"version": self._bench.version, **self._family("cpu").identity()}
 
     def available(self, device: str) -> Availability:
-        """Time is measured on a CUDA device alone; checks also run where the kernels do."""
+        """Ready on a CUDA device; without timing, wherever the kernels run."""
         if self.options.timed and not device.startswith("cuda"):
             fix = "run the suite on a machine with one; `harness kernels` compiles them anywhere"
             return Availability(False, "kernels are timed on a CUDA device only", fix)
@@ -124,7 +124,7 @@ class Kernels(Probe):
         return self._bench(self.options.dtype, self.options.sizes, device)
 
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
-        """Ceilings, then shape by shape; neither subject nor workload is used."""
+        """Measure the ceilings, then shape by shape. Neither subject nor workload is used."""
         options: KernelsOptions = self.options
         device = context.device
         bench, telemetry = self._family(device), Telemetry(device)
@@ -140,32 +140,32 @@ class Kernels(Probe):
                 rows += _rows(bench, shape, options.seed + number, timer)
             for shape, case in bench.chunks(options.seed, options.compile) if options.chunk else ():
                 whole.append(_row(case, shape))
-                _take(whole[-1], case, timer, whole=True)
+                _check_and_time(whole[-1], case, timer, whole=True)
         crossings = crossings_of(rows)
-        picked = {shape: bench.chosen(shape) for shape in options.shapes()}
-        measured = {shape: bench.chosen(shape, crossings) for shape in options.shapes()} if crossings else {}
-        found = summary(rows, ceilings, picked) | chunk_shares(whole, ceilings)
-        found["dispatch_loss_measured"] = dispatch_loss(rows, measured)
-        found |= counts([*rows, *whole])
+        dispatch = {shape: bench.chosen(shape) for shape in options.shapes()}
+        dispatch_measured = {shape: bench.chosen(shape, crossings) for shape in options.shapes()} if crossings else {}
+        headlines = summary(rows, ceilings, dispatch) | chunk_shares(whole, ceilings)
+        headlines["dispatch_loss_measured"] = dispatch_loss(rows, dispatch_measured)
+        headlines |= counts([*rows, *whole])
         values = {
             "matmul_flops": ceilings.flops,
             "copy_bytes": ceilings.bytes,
-            **found,
+            **headlines,
             "peak_bytes": meter.peak()["peak_bytes"],
             "rejected": float(timer.full.rejected),
             "contended": float(other.contended),
         }
         notes: dict[str, Json] = {
             "rows": [row.to_json() for row in [*rows, *whole]],
-            "dispatch": {str(shape): form for shape, form in picked.items()},
-            "dispatch_measured": {str(shape): form for shape, form in measured.items()},
+            "dispatch": {str(shape): form for shape, form in dispatch.items()},
+            "dispatch_measured": {str(shape): form for shape, form in dispatch_measured.items()},
             "table": table([*rows, *whole], ceilings),
             "device_before": before,
             "device_after": telemetry.snapshot(),
             "other_work": other.to_json(),
         }
         notes["crossings"] = [[c.keys, c.queries, c.variant] for c in crossings]
-        if options.keep and crossings and not found["failed_rows"] and not other.contended:
+        if options.keep and crossings and not headlines["failed_rows"] and not other.contended:
             notes["kept"] = bench.keep(crossings, ceilings.flops, ceilings.bytes)
         return Measurement(values, samples([*rows, *whole]), notes)
 
@@ -193,7 +193,7 @@ class _Timer:
         return self.full.take(lambda: time_graph(self.clock, call))
 
     def measure_ceilings(self) -> Ceilings:
-        """Median rates of one large bfloat16 product and one large copy on the clock's device, kept from now on."""
+        """Median rates of one large bfloat16 product and one large copy on the clock's device. Later rows use them."""
         import torch
 
         size, device = self.options.matmul, self.clock.device
@@ -208,20 +208,20 @@ class _Timer:
 
 
 def _rows(bench: Bench, shape: Shape, seed: int, timer: _Timer) -> Iterator[Row]:
-    """Every form of a shape; where its inputs cannot be made, a row that says so."""
+    """A row for every form of a shape; where its inputs cannot be made, one row with the reason."""
     try:
         for case in bench.cases(shape, seed):
             row = _row(case, shape)
-            _take(row, case, timer)
+            _check_and_time(row, case, timer)
             yield row
     except ClockFault:
         raise
     except Exception as error:  # noqa: BLE001 - as in `_take`
-        yield Row(shape, "inputs", NAN, NAN, {}, fault=_said(error))
+        yield Row(shape, "inputs", NAN, NAN, {}, fault=_first_line(error))
 
 
-def _take(row: Row, case: Case, timer: _Timer, whole: bool = False) -> None:
-    """Check, and only then time; of `whole` chunks also say where the time goes."""
+def _check_and_time(row: Row, case: Case, timer: _Timer, whole: bool = False) -> None:
+    """Check, and only then time. Of `whole` chunks also record where the time goes."""
     try:
         _check(row, case)
         if timer.options.timed and not row.fault:
@@ -234,17 +234,17 @@ def _take(row: Row, case: Case, timer: _Timer, whole: bool = False) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - compilers and devices fail in their own ways, and other rows go on
         row.withdraw()
-        row.fault = _said(error)
+        row.fault = _first_line(error)
 
 
 def _check(row: Row, case: Case) -> None:
-    found = case.check()
-    row.error, row.worst_row = found.relative, found.worst_row
+    error = case.check()
+    row.error, row.worst_row = error.relative, error.worst_row
     # Written so that NaN fails.
-    if not found.relative <= case.limit:
-        row.fault = f"relative error {found.relative:.2e} above {case.limit:.0e}"
-    elif not found.worst_row <= case.limit_row:
-        row.fault = f"relative error {found.worst_row:.2e} of a row above {case.limit_row:.0e}"
+    if not error.relative <= case.limit:
+        row.fault = f"relative error {error.relative:.2e} above {case.limit:.0e}"
+    elif not error.worst_row <= case.limit_row:
+        row.fault = f"relative error {error.worst_row:.2e} of a row above {case.limit_row:.0e}"
 
 
 def _time(row: Row, case: Case, timer: _Timer) -> None:
@@ -252,11 +252,11 @@ def _time(row: Row, case: Case, timer: _Timer) -> None:
     row.cold, row.warm = (timer.calls(case.call, cold=cold) for cold in (True, False))
     if min(median(row.cold), median(row.warm)) < GRAPH_BELOW_S:
         row.graph = timer.graph(case.call)
-    made = case.compiled() - before if case.compiled else 0
-    if made:
-        row.fault = f"{made} graphs were compiled while it was timed"
+    graphs = case.compiled() - before if case.compiled else 0
+    if graphs:
+        row.fault = f"{graphs} graphs were compiled while it was timed"
     row.judge(timer.ceilings)
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]

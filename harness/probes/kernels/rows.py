@@ -1,4 +1,4 @@
-"""One form of one shape as the kernels probe found it, and how such rows are shown."""
+"""The row of the kernels probe: one form of one shape. A table shows such rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What the device reaches by itself: FLOP/s of a large bfloat16 product, bytes/s of a large copy."""
+    """The device's own rates: FLOP/s of a large bfloat16 product, bytes/s of a large copy."""
 
     flops: float = NAN
     bytes: float = NAN
@@ -53,7 +53,7 @@ class Row:
         return median(self.cold) if self.cold else NAN
 
     def rate(self, ceilings: Ceilings) -> tuple[float, float, float, float]:
-        """FLOP/s and its share of the product, at the fastest; bytes/s and its share of the copy, from memory alone."""
+        """FLOP/s and its share of the product, of the fastest times; bytes/s and its share of the copy, of cold."""
         if not self.cold:
             return NAN, NAN, NAN, NAN
         fastest = min(median(times) for times in (self.cold, self.warm, self.graph) if times)
@@ -62,43 +62,45 @@ class Row:
 
     def judge(self, ceilings: Ceilings) -> None:
         """Withdraw the times of a row that is faster than the device can be."""
-        _, product, _, copied = self.rate(ceilings)
-        for share, what in ((product, "matmul"), (copied, "copy")):
+        _, product, _, copy = self.rate(ceilings)
+        for share, what in ((product, "matmul"), (copy, "copy")):
             if share > 1:
                 self.fault = f"{share:.0%} of the device's {what} ceiling"
         if self.fault:
             self.withdraw()
 
     def withdraw(self) -> None:
-        """Take back everything that was timed."""
+        """Drop all times."""
         self.cold, self.warm, self.graph, self.account = [], [], [], {}
 
     def to_json(self) -> dict[str, Json]:
         """For a record's notes."""
         shape = {"batch": self.shape.batch, "queries": self.shape.queries, "keys": self.shape.keys}
-        said: dict[str, Json] = {**shape, "form": self.form, "flops": self.flops, "bytes": self.bytes, **self.detail}
+        facts: dict[str, Json] = {**shape, "form": self.form, "flops": self.flops, "bytes": self.bytes, **self.detail}
         for name in ("error", "worst_row"):
             number = getattr(self, name)
-            said[name] = number if math.isfinite(number) else None
+            facts[name] = number if math.isfinite(number) else None
         for name in ("cold", "warm", "graph"):
             times = getattr(self, name)
-            said[name] = {"median_s": median(times), "iqr_s": _iqr(times), "samples": len(times)} if times else None
-        said |= {"account": dict(self.account)} if self.account else {}
-        return said | {name: text for name in ("fault", "missing") if (text := getattr(self, name))}
+            facts[name] = {"median_s": median(times), "iqr_s": _iqr(times), "samples": len(times)} if times else None
+        facts |= {"account": dict(self.account)} if self.account else {}
+        return facts | {name: text for name in ("fault", "missing") if (text := getattr(self, name))}
 
     def cells(self, ceilings: Ceilings) -> list[float | None]:
         """In the order of `COLUMNS`; None where there is no number."""
-        spread = [each(times) if times else NAN for times in (self.cold, self.warm) for each in (median, _iqr)]
+        medians_and_iqrs = [
+            each(times) if times else NAN for times in (self.cold, self.warm) for each in (median, _iqr)
+        ]
         graph = median(self.graph) if self.graph else NAN
-        numbers = [self.error, *spread, graph, *self.rate(ceilings)]
+        numbers = [self.error, *medians_and_iqrs, graph, *self.rate(ceilings)]
         return [number if math.isfinite(number) else None for number in numbers]
 
 
 def table(rows: Sequence[Row], ceilings: Ceilings) -> Json:
-    """Every row as a table, as a record's notes carry it; what failed or could not be measured here is said below."""
-    said = [f"{row.shape}, {row.form}: failed, {row.fault}." for row in rows if row.fault]
-    said += dict.fromkeys(f"{row.form}: not measured here, {row.missing}." for row in rows if row.missing)
-    said.append(
+    """Every row as a table for a record's notes. Remarks name rows that failed or could not be measured here."""
+    remarks = [f"{row.shape}, {row.form}: failed, {row.fault}." for row in rows if row.fault]
+    remarks += dict.fromkeys(f"{row.form}: not measured here, {row.missing}." for row in rows if row.missing)
+    remarks.append(
         "Shares are of the device's own large product and large copy, measured before. Bytes/s is with a cold cache, "
         "FLOP/s at the fastest."
     )
@@ -107,7 +109,7 @@ def table(rows: Sequence[Row], ceilings: Ceilings) -> Json:
         "corner": "shape, form",
         "columns": [list(column) for column in COLUMNS],
         "rows": [[f"{row.shape}, {row.form}", row.cells(ceilings)] for row in rows],
-        "remarks": [text[:500] for text in said],
+        "remarks": [text[:500] for text in remarks],
     }
 
 

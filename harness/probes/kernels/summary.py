@@ -11,17 +11,14 @@ from harness.probes.kernels.rows import Ceilings, Row
 NAN = float("nan")
 
 SHORT, LONG = 256, 1560
-"""Queries up to which the absorbed kernel is meant to be used, and from which on its share of the ceiling is judged."""
+"""Queries up to which the absorbed kernel is meant for use, and from which on its share of the ceiling is judged."""
 
 KERNEL = "absorbed:"
 """Before the name of a kernel, in the form of a row that times it alone, without the maps around it."""
 
 
-# --------------------------------------------------------------------------------------- what was found
-
-
 def summary(rows: Sequence[Row], ceilings: Ceilings, picked: Mapping[Shape, str]) -> dict[str, float]:
-    """The values that the targets are about, each the worst over its shapes; NaN where any of them lacks its row."""
+    """The headline values, each the worst over its shapes; NaN where a shape lacks its row."""
     by_form = {(row.shape, row.form): row for row in rows}
     shapes = list(dict.fromkeys(row.shape for row in rows))
     fewest, most = min(s.queries for s in shapes), max(s.queries for s in shapes)
@@ -86,17 +83,17 @@ def chunk_shares(rows: Sequence[Row], ceilings: Ceilings) -> dict[str, float]:
 def crossings_of(rows: Sequence[Row]) -> list[Crossing]:
     """For each number of keys, up to how many queries absorbing was no slower, at the smallest batch measured.
 
-    Between two measured numbers the logarithm of the ratio of times is taken to be straight in that of the queries.
-    Keys where a time is missing are left out.
+    Between two measured numbers of queries the logarithm of the ratio of times is interpolated linearly in that of the
+    queries. Keys where a time is missing are left out.
     """
     batch = min((row.shape.batch for row in rows), default=0)
-    found = []
+    crossings = []
     for keys in sorted({row.shape.keys for row in rows}):
-        here = [row for row in rows if row.shape.batch == batch and row.shape.keys == keys]
-        ratio = _ratios(here)
+        of_keys = [row for row in rows if row.shape.batch == batch and row.shape.keys == keys]
+        ratio = _ratios(of_keys)
         if ratio:
-            found.append(Crossing(keys, _crossing(ratio), _fastest_kernel(here)))
-    return found
+            crossings.append(Crossing(keys, _crossing(ratio), _fastest_kernel(of_keys)))
+    return crossings
 
 
 def _ratios(rows: Sequence[Row]) -> dict[int, float]:
@@ -123,13 +120,13 @@ def _crossing(ratio: Mapping[int, float]) -> int:
 
 def _fastest_kernel(rows: Sequence[Row]) -> str:
     """The kernel with the least time in all over the shapes with few queries; empty where none has all of them."""
-    wanted = {row.shape for row in rows if row.shape.queries <= SHORT}
+    shapes = {row.shape for row in rows if row.shape.queries <= SHORT}
     total: dict[str, float] = {}
     for row in rows:
-        if row.form.startswith(KERNEL) and row.shape in wanted:
+        if row.form.startswith(KERNEL) and row.shape in shapes:
             total[row.form] = total.get(row.form, 0.0) + row.seconds
-    whole = {form: t for form, t in total.items() if math.isfinite(t) and wanted}
-    return min(whole, key=whole.__getitem__).removeprefix(KERNEL) if len(whole) > 1 else ""
+    complete = {form: t for form, t in total.items() if math.isfinite(t) and shapes}
+    return min(complete, key=complete.__getitem__).removeprefix(KERNEL) if len(complete) > 1 else ""
 
 
 def _worst(pick: Callable[[Sequence[float]], float], numbers: Sequence[float]) -> float:

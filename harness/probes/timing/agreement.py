@@ -1,4 +1,4 @@
-"""The correctness check before a speed figure: the model's fast path held against its slow reference (rule T14)."""
+"""The correctness check before a speed figure: compare the model's fast path with its slow reference (rule T14)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PASSED = "passed"
 
 
 def workload_of(workload: Workload, card: ModelCard) -> Workload:
-    """`workload` with clips no longer than it takes to fill the window and to push frames out of it.
+    """`workload` with clips just long enough to fill the window and to push frames out of it.
 
-    The window is full after `window_frames` latent frames; two chunks more are made under it.
+    The window is full after `window_frames` latent frames. Two more chunks follow.
     """
     if card.window_frames is None:
         return workload
@@ -29,20 +29,20 @@ def take(model: VideoModel, workload: Workload, card: ModelCard) -> Agreement | 
     return enforce.agreement(model, workload_of(workload, card).request(0))
 
 
-def error_of(found: Agreement | None) -> float:
+def error_of(agreement: Agreement | None) -> float:
     """The value `agreement_error`: NaN without a reference."""
-    return float("nan") if found is None else float(found.error)
+    return float("nan") if agreement is None else float(agreement.error)
 
 
-def to_json(found: Agreement | None) -> dict[str, Json]:
-    """For a record's notes. The record that holds it is the one whose speed it stands for."""
-    if found is None:
+def to_json(agreement: Agreement | None) -> dict[str, Json]:
+    """For the notes of the record whose speed it stands for."""
+    if agreement is None:
         return {"verdict": NONE}
     return {
         "verdict": PASSED,
-        "reference": found.reference,
-        "error": found.error,
-        "limit": found.limit,
-        "compared": found.compared,
-        **found.details,
+        "reference": agreement.reference,
+        "error": agreement.error,
+        "limit": agreement.limit,
+        "compared": agreement.compared,
+        **agreement.details,
     }

@@ -1,4 +1,4 @@
-"""An audit that tells a model which answers a repeated request from a cache."""
+"""Audit a model for answering repeated requests from a cache."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ ORDER = "DSSD"
 """Distinct, same, same, distinct: drift of the device cancels (rule T12)."""
 
 ACCUSE_BELOW = 1e-6
-"""A model is accused where noise alone would give repeats that much the better order in fewer than one of a million
-audits. Six blocks are the fewest that can show it: 12 repeats all faster than 12 distinct requests are one order in
-2.7 million."""
+"""A model is accused where noise alone would order repeats as far in front in fewer than one of a million audits. Six
+blocks are the fewest that can show it: 12 repeats all faster than 12 distinct requests are one order in 2.7 million."""
 
 PLAIN = 0.5
 """Share of the time below which a repeat looks like a cache plainly enough to be followed up whatever it costs."""
 
 MOST_BLOCKS = 10
-"""Blocks after which a suspicion that did not harden is left standing; chosen here, well above the six."""
+"""Blocks after which an unproven suspicion stays `unclear`; chosen here, well above the six."""
 
 PASSED, FAILED, UNCLEAR, LEFT_OUT = "passed", "failed", "unclear", "left out"
-"""Verdicts. A table marks what rests on no audit that passed (`harness.report.samples.uncleared`)."""
+"""Verdicts. A table marks a value without a passed audit (`harness.report.samples.uncleared`)."""
 
 MEDIAN_FROM = 6
 """Repeats from which on a median is little moved by one stall."""
@@ -33,12 +32,12 @@ MEDIAN_FROM = 6
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What the audit found (rule T13).
+    """The result of an audit (rule T13).
 
     Attributes:
         ratio: median seconds of a repeated request over those of distinct ones; NaN when left out.
         verdict: `passed`, `failed`, `unclear` or `left out`.
-        fault: what is wrong, when it failed.
+        fault: the reason, when it failed.
         used: distinct requests that it consumed.
     """
 
@@ -66,11 +65,10 @@ def take(
     """Run `pairs` blocks of two distinct requests and twice a request that was run before.
 
     Where repeats are faster by more than `tolerance`, blocks are added: until they no longer are (`passed`), until
-    chance is ruled out (`failed`, see `ACCUSE_BELOW`), or until `MOST_BLOCKS` have run (`unclear`); where the ratio is
-    not below `PLAIN`, `ceiling_s` seconds end it too. It is the medians
-    that count; while they rest on fewer than `MEDIAN_FROM` samples, also the fastest, so that one stall hides no cache.
-    It fails too when two distinct requests give the same pixels. Time is counted while the model works, not while its
-    pixels are hashed.
+    chance is ruled out (`failed`, see `ACCUSE_BELOW`), or until `MOST_BLOCKS` have run (`unclear`). Where the ratio is
+    not below `PLAIN`, `ceiling_s` seconds end it too. The medians count. With fewer than `MEDIAN_FROM` samples the
+    fastest count too, so that one stall hides no cache. It fails too when two distinct requests give the same pixels.
+    Time counts while the model works, not while its pixels are hashed.
 
     Args:
         first: number of the first distinct request that may be used.
@@ -108,6 +106,7 @@ class _Runs:
     digests: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        # Not timed: the first of the equal requests is as distinct as any other.
         self.digests.add(self._run(self._same)[1])
 
     @property
@@ -144,21 +143,21 @@ class _Runs:
             self.used += 1
 
     def alike(self) -> str:
-        """What is wrong with the pixels of the distinct requests, if anything."""
+        """The fault where distinct requests gave the same pixels; empty where they did not."""
         if len(self.digests) == self.used:
             return ""
         clips = f"{self.used} distinct requests gave {len(self.digests)} different clips"
         return f"{clips}: results are cached, or seeds ignored"
 
-    def _run(self, wanted: Request) -> tuple[float, str]:
+    def _run(self, request: Request) -> tuple[float, str]:
         """Seconds that the model worked on `wanted`, and the digest of its pixels."""
-        digest, spent = hashlib.sha256(), 0
+        digest, worked = hashlib.sha256(), 0
         with no_garbage_collection():
-            stream = self.model.stream(wanted)
+            stream = self.model.stream(request)
             while True:
                 start = self.clock.point()
                 chunk = next(stream, None)
-                spent += self.clock.point() - start
+                worked += self.clock.point() - start
                 if chunk is None:
-                    return spent / SECOND, digest.hexdigest()
+                    return worked / SECOND, digest.hexdigest()
                 digest.update(chunk.tobytes())

@@ -1,4 +1,4 @@
-"""The one clock: host time between synchronise points, device events for stages, spans by name."""
+"""Time with one clock: host time between synchronise points, device events for stages, spans by name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from harness.errors import HarnessError, ModelFault
 SECOND = 1_000_000_000
 """Nanoseconds in a second."""
 L2_FALLBACK_BYTES = 256 << 20
-"""Flushed between cold samples where a device does not tell its L2 size; triton.testing.do_bench zeroes as much."""
+"""Least bytes to flush between cold samples, for devices that do not tell their L2 size. triton.testing.do_bench zeroes
+as much."""
 GRAPH_BELOW_S = 50e-6
-"""Under this a call is worth a CUDA-graph row: launch gaps would dominate it (rule T10)."""
+"""Calls under this get a row in a CUDA graph: launch gaps would dominate their time (rule T10)."""
 
 _STAGE = re.compile(r"^(?P<head>[a-z_]+)(?:\[(?P<index>\d+)\])?(?:\.(?P<part>[a-z_]+))?$")
 
@@ -30,13 +31,13 @@ class ClockFault(HarnessError):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One named stage as it was timed.
+    """One timed stage.
 
     Attributes:
-        name: as the model gave it, as in `chunk[3].denoise`.
+        name: the model's own, as in `chunk[3].denoise`.
         seconds: its duration, by device events on CUDA and by the host clock elsewhere.
         depth: 0 for a stage inside no other; only those add up to the end-to-end time.
-        chunk: how many chunks were out when it ended, so the one that it was worked on for.
+        chunk: how many chunks were out when it ended, which is the number of the chunk at work.
     """
 
     name: str
@@ -67,8 +68,8 @@ def _split(name: str) -> tuple[str, int | None, str]:
 class Clock:
     """Host and device time of one device (rule T2).
 
-    `point` is host time between synchronise points and is for end-to-end durations. `mark` never synchronises: on CUDA
-    it is an event in the current stream, elsewhere the host time; read pairs with `seconds` after one `synchronise`.
+    `point` is host time between synchronise points, for end-to-end durations. `mark` never synchronises: on CUDA it is
+    an event in the current stream, elsewhere the host time. Read pairs of marks with `seconds` after one `synchronise`.
 
     Args:
         device: `cpu`, `cuda` or `cuda:1`.
@@ -122,7 +123,10 @@ class Clock:
 
 
 class Recorder:
-    """The harness's `Spans`: times stages without synchronising and reads all of them at the end (rules T2, T3)."""
+    """The harness's `Spans`: times stages without synchronising, and reads all of them at the end (rules T2, T3).
+
+    A synchronise a stage would stop the host from running ahead of the device, and so slow what it times.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -172,9 +176,9 @@ class Recorder:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Collect what is young now, and nothing while the context lasts, so that no pause falls into a sample."""
+    """Collect young objects now, and none while the context lasts, so that no pause falls into a sample."""
     enabled = gc.isenabled()
-    gc.collect(1)
+    gc.collect(1)  # not all: the objects of a loaded model are old, and looking through them takes long
     gc.disable()
     try:
         yield
@@ -195,10 +199,9 @@ def time_calls(
 ) -> list[float]:
     """Seconds of each of many calls of a small function, inputs made outside of it (rule T10).
 
-    Warm-up and measurement are time budgets turned into counts by five estimating calls. With `cold` a buffer as
-    large as the device's L2 is zeroed before each call; without it the caches stay as the last call left them. One
-    synchronise stands at the end, not one a call. Compile `call` before: its first run is not timed but not repeated
-    either.
+    Five estimating calls turn the time budgets of warm-up and measurement into counts. With `cold` a buffer as large as
+    the device's L2 is zeroed before each call; without it the caches stay as the last call left them. There is one
+    synchronise at the end, not one a call. Compile `call` before: its first run is not timed, and not repeated.
 
     Args:
         clock: of the device that `call` runs on.
@@ -209,6 +212,7 @@ def time_calls(
     """
     flush = _flusher(clock) if cold else _nothing
     call()
+    # The estimate holds the flushes too, so that a budget is kept whatever a flush takes.
     start = clock.point()
     for _ in range(5):
         flush()
@@ -221,6 +225,7 @@ def time_calls(
     marks = []
     with no_garbage_collection():
         for _ in range(repeats):
+            # Outside the marks: the flush is queued before the first of them, and its time falls between two samples.
             flush()
             begin = clock.mark()
             call()
@@ -239,6 +244,7 @@ def time_graph(clock: Clock, call: Callable[[], object], *, repeats: int = 100, 
     import torch
 
     with torch.cuda.device(clock.device):
+        # A graph is captured from a stream other than the default one, after a run there (torch.cuda.graph).
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -1,4 +1,4 @@
-"""Work of other processes while a measurement ran."""
+"""Watch the work of other processes while a measurement runs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ from harness.probes.timing.telemetry import Telemetry
 
 CONTENDED_CORES = 0.25
 """Other work on a CPU counts as contention from this many cores on, or from a tenth of them if that is more. Chosen
-here: a tenth is what the caching audit tolerates; the floor is for what a small machine does by itself."""
+here: a tenth is what the caching audit tolerates; the floor is for a small machine's own work."""
 
 HEAVY_SHARE = 0.1
 """A process that used more than this share of a core is listed by the share, without its name. Chosen here: below
 `CONTENDED_CORES`, so that a process which alone makes a row contended is listed."""
 
 _BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
-"""What counts as work of a core; steal is time that the hypervisor took. macOS tells the first three."""
-
-
-# ------------------------------------------------------------------------------------------ other work
+"""Kinds of work of a core; steal is time that the hypervisor took. macOS knows the first three."""
 
 
 @dataclass(slots=True)
@@ -53,23 +50,23 @@ class OtherWork:
 
 @contextlib.contextmanager
 def watch(telemetry: Telemetry) -> Iterator[OtherWork]:
-    """Fill the yielded `OtherWork` with what went on beside this process and its children while the context lasts."""
-    found = OtherWork()
-    before, processes, own, start = _busy(), _by_process(), _own(), time.monotonic()
-    yield found
+    """Fill the yielded `OtherWork` with the work beside this process and its children, when the context ends."""
+    work = OtherWork()
+    before, processes, own, start = _busy_seconds(), _by_process(), _own_seconds(), time.monotonic()
+    yield work
     wall = max(time.monotonic() - start, 1e-9)
-    after = _busy()
+    after = _busy_seconds()
     if before is not None and after is not None:
-        found.cores = max(0.0, (after - before) - (_own() - own)) / wall
+        work.cores = max(0.0, (after - before) - (_own_seconds() - own)) / wall
         later = _by_process()
-        used = ((later[pid] - processes.get(pid, 0.0)) / wall for pid in later)
-        found.heavy = tuple(sorted((round(share, 2) for share in used if share > HEAVY_SHARE), reverse=True))
-    found.contended = bool(telemetry.other_processes())
-    if not telemetry.on_cuda and found.cores == found.cores:
-        found.contended = found.cores > max(CONTENDED_CORES, 0.1 * (os.cpu_count() or 1))
+        shares = ((later[pid] - processes.get(pid, 0.0)) / wall for pid in later)
+        work.heavy = tuple(sorted((round(share, 2) for share in shares if share > HEAVY_SHARE), reverse=True))
+    work.contended = bool(telemetry.other_processes())
+    if not telemetry.on_cuda and work.cores == work.cores:
+        work.contended = work.cores > max(CONTENDED_CORES, 0.1 * (os.cpu_count() or 1))
 
 
-def _busy() -> float | None:
+def _busy_seconds() -> float | None:
     """Seconds that all cores together were busy since the system started; None where unknown."""
     try:
         times = psutil.cpu_times()
@@ -78,17 +75,17 @@ def _busy() -> float | None:
     return float(sum(getattr(times, kind, 0.0) for kind in _BUSY))
 
 
-def _own() -> float:
+def _own_seconds() -> float:
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def _by_process() -> dict[int, float]:
     """CPU seconds by process, without this one and its direct children, as far as the system shows them."""
-    found: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     with contextlib.suppress(OSError):
         for process in psutil.process_iter(["ppid", "cpu_times"]):
             ppid, times = process.info["ppid"], process.info["cpu_times"]
             if times is not None and os.getpid() not in (process.pid, ppid):
-                found[process.pid] = times.user + times.system
-    return found
+                seconds[process.pid] = times.user + times.system
+    return seconds

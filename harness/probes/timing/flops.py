@@ -1,4 +1,4 @@
-"""What a chunk costs in network calls, FLOPs and weight bytes, counted on the live modules in an untimed pass."""
+"""Count a chunk's network calls, FLOPs and weight bytes on the live modules, in an untimed pass."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Census:
 
     Attributes:
         forwards: evaluations of the network for one clip, clean pass and guidance included.
-        flops: multiply and add counted apart, the whole chunk with its decoding. A kernel counts what the model says
-            of it (`counted_as`); one of which it says nothing counts nothing, so it is a lower bound.
+        flops: multiply and add counted apart, the whole chunk with its decoding. A kernel counts by the model's own
+            statement (`counted_as`). A kernel without one counts nothing, so the number is a lower bound.
         weight_bytes: of the network's parameters; each call must read them at least once.
     """
 
@@ -71,7 +71,7 @@ class _Calls:
         self.depth -= 1
 
 
-def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
+def take(model: VideoModel, request: Request, card: ModelCard) -> Census:
     """Count one untimed generation of `model`. Imports torch.
 
     The network is the outermost module whose parameters, times its calls, are the most: text encoders are called once,
@@ -79,7 +79,7 @@ def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
     """
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-    calls, frames = _Calls(wanted.batch), []
+    calls, frames = _Calls(request.batch), []
     by_chunk: list[tuple[dict[int, float], float]] = []
     hooks = [
         register_module_forward_pre_hook(calls.before),
@@ -87,12 +87,13 @@ def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
     ]
     counter = FlopCounter()
     try:
-        stream = model.stream(wanted)
-        done = False
-        while not done:
+        stream = model.stream(request)
+        ended = False
+        while not ended:
+            # Entered anew for every chunk, so that nothing between two of them counts.
             with counter:
                 chunk = next(stream, None)
-            done = chunk is None
+            ended = chunk is None
             if chunk is not None:
                 frames.append(int(chunk.shape[1]))
                 by_chunk.append((calls.counts, float(counter.total())))
@@ -104,7 +105,7 @@ def take(model: VideoModel, wanted: Request, card: ModelCard) -> Census:
 
 
 class FlopCounter:
-    """FLOPs of what runs inside: torch's count of its operators, and what a model says of its own (`counted_as`).
+    """FLOPs inside its context: torch's count of its operators, and a model's own statements (`counted_as`).
 
     torch's formulas (torch.utils.flop_counter) are joined by one for the fused attention of the CPU, which it lacks.
     Entering it again begins at zero. Imports torch.
@@ -138,7 +139,7 @@ class FlopCounter:
 
     @contextmanager
     def replace(self, name: str, flops: int) -> Iterator[None]:
-        """See `harness.contracts.counted_as`. What raises inside was not done and counts as it was seen."""
+        """See `harness.contracts.counted_as`. Work that raises inside was not done, and counts as torch saw it."""
         if self._inside:
             yield
             return
@@ -152,10 +153,10 @@ class FlopCounter:
 
     def by_operator(self) -> dict[str, int]:
         """FLOPs by the name of torch's operator, or by the name under which a model said them."""
-        found = self._seen()
-        found.subtract(self._replaced)
-        found.update(self._said)
-        return {name: flops for name, flops in found.items() if flops}
+        counts = self._seen()
+        counts.subtract(self._replaced)
+        counts.update(self._said)
+        return {name: flops for name, flops in counts.items() if flops}
 
     def total(self) -> int:
         """All of them."""

@@ -1,4 +1,4 @@
-"""One timed generation: requests drawn from a workload, arrivals of chunks, stages, and where the window is full."""
+"""Time one generation: arrivals of chunks, stages, and the chunks for which the window is full."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECODE = (*DENOISE, "decode")
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One call of a model, as it was timed. Chunks are counted from 0.
+    """One timed call of a model. Chunks are counted from 0.
 
     Attributes:
         seconds: from the request to the last chunk, between synchronise points; no file is written in it.
@@ -28,7 +28,7 @@ class Generation:
         frames: pixel frames of each chunk, for one clip of the batch.
         spans: the model's stages.
         batch: clips made at once.
-        switched: pixel frame at which each switch happened; the one that was asked for where the model cannot say.
+        switched: pixel frame at which each switch happened; the requested one where the model cannot say.
     """
 
     seconds: float
@@ -45,9 +45,9 @@ class Generation:
 
     def stage(self, stages: Sequence[str], chunks: Sequence[int]) -> float:
         """Seconds spent in `stages` for `chunks`; NaN when the model names none of them."""
-        wanted = set(chunks)
-        found = [s.seconds for s in self.spans if s.depth == 0 and s.stage in stages and s.index in wanted]
-        return sum(found) if found else float("nan")
+        numbers = set(chunks)
+        seconds = [s.seconds for s in self.spans if s.depth == 0 and s.stage in stages and s.index in numbers]
+        return sum(seconds) if seconds else float("nan")
 
     def rate(self, seconds: float, chunks: Sequence[int]) -> float:
         """Pixel frames per second of the whole batch over `chunks` (rule T4); NaN without a positive duration."""
@@ -63,11 +63,11 @@ class Generation:
     def switch_chunks(self) -> list[int]:
         """The chunks that first show each new prompt.
 
-        Where the model names its `switch` stage, the chunk that it was worked on for; else the one that holds the
-        frame at which the switch happened.
+        Where the model names its `switch` stage, the chunk at work in that stage; else the chunk that holds the frame
+        at which the switch happened.
         """
-        named = sorted({s.chunk for s in self.spans if s.stage == "switch" and s.chunk < len(self.frames)})
-        return named or self._holding(self.switched)
+        switch_stages = sorted({s.chunk for s in self.spans if s.stage == "switch" and s.chunk < len(self.frames)})
+        return switch_stages or self._holding(self.switched)
 
     def _holding(self, frames: Sequence[int]) -> list[int]:
         """The chunk that holds each of these pixel frames."""
@@ -76,11 +76,11 @@ class Generation:
 
     def check_switches(self, stated: Sequence[int | None]) -> None:
         """Raise `ModelFault` where the model works on a switch for another chunk than holds the frame it stated."""
-        named = {s.chunk for s in self.spans if s.stage == "switch"}
+        worked_on = {s.chunk for s in self.spans if s.stage == "switch"}
         frames = [frame for frame in stated if frame is not None and frame < sum(self.frames)]
         for frame, chunk in zip(frames, self._holding(frames), strict=True):
-            if named and chunk not in named:
-                at = ", ".join(str(number) for number in sorted(named))
+            if worked_on and chunk not in worked_on:
+                at = ", ".join(str(number) for number in sorted(worked_on))
                 raise ModelFault(
                     f"the model states a switch at frame {frame}, in chunk {chunk}, and works on it for chunk {at}",
                     "mend its switch_frames()",
@@ -98,35 +98,35 @@ def check_workload(probe: str, workload: Workload) -> None:
             raise OptionError(f"probe {probe}: a switch at frame {switch.frame} lies outside {workload.frames} frames")
 
 
-def _digest(wanted: Request, clip: int) -> tuple[str, ...]:
-    return (wanted.prefixes[clip].digest,) if wanted.prefixes else ()
+def _digest(request: Request, clip: int) -> tuple[str, ...]:
+    return (request.prefixes[clip].digest,) if request.prefixes else ()
 
 
 class _Clips:
     """Digests of the clips of one batch, chunk by chunk."""
 
-    def __init__(self, wanted: Request) -> None:
-        self._of = [
+    def __init__(self, request: Request) -> None:
+        self._requests = [
             (
                 prompt,
                 seed,
-                *((switch.frame, switch.prompts[clip]) for switch in wanted.switches),
-                *_digest(wanted, clip),
+                *((switch.frame, switch.prompts[clip]) for switch in request.switches),
+                *_digest(request, clip),
             )
-            for clip, (prompt, seed) in enumerate(zip(wanted.prompts, wanted.seeds, strict=True))
+            for clip, (prompt, seed) in enumerate(zip(request.prompts, request.seeds, strict=True))
         ]
-        self._digests = [hashlib.sha256() for _ in self._of]
+        self._digests = [hashlib.sha256() for _ in self._requests]
 
     def add(self, chunk: Frames) -> None:
         for digest, clip in zip(self._digests, chunk, strict=True):
             digest.update(np.ascontiguousarray(clip).data)
 
     def check(self) -> None:
-        """Raise `ModelFault` where two clips that were asked for differently are alike."""
+        """Raise `ModelFault` where two clips of different requests are alike."""
         first: dict[bytes, int] = {}
         for clip, digest in enumerate(self._digests):
             other = first.setdefault(digest.digest(), clip)
-            if self._of[other] != self._of[clip]:
+            if self._requests[other] != self._requests[clip]:
                 raise ModelFault(
                     f"the model ignores the batch: clips {other} and {clip}, of different prompts or seeds, are alike",
                     "make every clip of a batch from its own prompt and seed",
@@ -134,20 +134,21 @@ class _Clips:
 
 
 def generate(
-    clock: Clock, model: VideoModel, wanted: Request, card: ModelCard, *, distinct: bool = False
+    clock: Clock, model: VideoModel, request: Request, card: ModelCard, *, distinct: bool = False
 ) -> Generation:
     """Have `model` answer `wanted`, timing as it streams (rule T2). Pixels are checked for shape and dropped.
 
-    With `distinct` the clips of the batch are compared too (rule T13), which takes time between the chunks: for
+    With `distinct` the clips of the batch are compared too (rule T13). That takes time between the chunks, so it is for
     generations whose time does not count. Raises `ModelFault` when the chunks do not answer the request.
     """
     spans = Recorder(clock)
-    clips = _Clips(wanted) if distinct and wanted.batch > 1 else None
+    clips = _Clips(request) if distinct and request.batch > 1 else None
     arrivals: list[int] = []
     frames: list[int] = []
     with no_garbage_collection():
         start = clock.point()
-        for chunk in enforce.chunks(model, wanted, card, spans):
+        for chunk in enforce.chunks(model, request, card, spans):
+            # Without a synchronise: the chunk is on the host, and waiting would stop the work on the next one.
             arrivals.append(clock.now())
             spans.next_chunk()
             frames.append(int(chunk.shape[1]))
@@ -157,13 +158,15 @@ def generate(
     if clips is not None:
         clips.check()
     since = tuple((arrival - start) / SECOND for arrival in arrivals)
-    stated = model.switch_frames(wanted)
+    stated = model.switch_frames(request)
     switched = tuple(
-        switch.frame if frame is None else frame for switch, frame in zip(wanted.switches, stated, strict=True)
+        switch.frame if frame is None else frame for switch, frame in zip(request.switches, stated, strict=True)
     )
-    done = Generation((end - start) / SECOND, since, tuple(frames), tuple(spans.finish()), wanted.batch, switched)
-    done.check_switches(stated)
-    return done
+    generation = Generation(
+        (end - start) / SECOND, since, tuple(frames), tuple(spans.finish()), request.batch, switched
+    )
+    generation.check_switches(stated)
+    return generation
 
 
 def latents_in(frames: int, ratio: int) -> int:
@@ -176,21 +179,24 @@ def steady_chunks(frames: Sequence[int], card: ModelCard) -> tuple[list[int], st
 
     A chunk counts when the cache was at its cap before it began. A state of constant size is at its cap from the
     second chunk on. Where that leaves nothing, the last half of the chunks counts. A last chunk that the clip's length
-    cuts short never counts: it takes the time of a whole one for fewer frames, so that the headline would follow the
-    length of the clip.
+    cuts short never counts: it takes the time of a whole one for fewer frames, and the headline would follow the
+    clip's length.
     """
-    whole, cut = len(frames), ""
+    whole, remark = len(frames), ""
     if whole > 1 and frames[-1] < max(*frames, card.frames_per_chunk):
-        whole, cut = whole - 1, f"; the last chunk, cut short to {frames[-1]} frames, is left out"
+        whole, remark = whole - 1, f"; the last chunk, cut short to {frames[-1]} frames, is left out"
     if card.cached_scalars == 0 and whole > 1:
-        return list(range(1, whole)), f"constant state: every chunk after the first{cut}"
+        return list(range(1, whole)), f"constant state: every chunk after the first{remark}"
     if card.window_frames is not None:
         starts = np.cumsum(frames)[:whole] - np.asarray(frames[:whole])
-        full = [
+        steady = [
             i for i, start in enumerate(starts) if latents_in(int(start), card.temporal_ratio) >= card.window_frames
         ]
-        if full:
-            return full, f"window of {card.window_frames} latent frames full: chunks {full[0]} to {full[-1]}{cut}"
+        if steady:
+            return (
+                steady,
+                f"window of {card.window_frames} latent frames full: chunks {steady[0]} to {steady[-1]}{remark}",
+            )
     half = list(range(whole // 2, whole))
     why = "window never full before a whole chunk" if card.window_frames is not None else "cache without a cap"
-    return half, f"{why}: last half, chunks {half[0]} to {half[-1]}{cut}"
+    return half, f"{why}: last half, chunks {half[0]} to {half[-1]}{remark}"

@@ -10,14 +10,12 @@ import psutil
 
 from harness.probes.timing.one_device import bytes_elsewhere, refuse_several
 
-# ---------------------------------------------------------------------------------------------- memory
-
 
 class MemoryMeter:
     """Peak memory since `reset` (rule T15).
 
-    On CUDA the allocator's own peaks; on a CPU the peak resident size of the process (VmHWM), which Linux lets a
-    process reset; NaN elsewhere. `base` is what stood there before the model was loaded.
+    On CUDA these are the allocator's own peaks. On a CPU it is the peak resident size of the process (VmHWM), which
+    Linux lets a process reset; NaN elsewhere. `base` is the memory before the model was loaded.
     """
 
     def __init__(self, device: str) -> None:
@@ -43,6 +41,7 @@ class MemoryMeter:
             torch.cuda.reset_peak_memory_stats(self.device)
             return
         with contextlib.suppress(OSError):
+            # 5 resets the peak alone (proc(5), since Linux 4.0).
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     def peak(self) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""The refusal of a model that spans several devices, since probes time and weigh one."""
+"""Refuse a model that spans several devices: probes time and weigh one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def bytes_elsewhere(device: str) -> int:
     torch = sys.modules.get("torch")
     if torch is None or not device.startswith("cuda") or not torch.cuda.is_initialized():
         return 0
-    named = torch.device(device).index
-    own = torch.cuda.current_device() if named is None else named
+    number = torch.device(device).index
+    own = torch.cuda.current_device() if number is None else number
     others = (index for index in range(torch.cuda.device_count()) if index != own)
     return sum(int(torch.cuda.memory_allocated(index)) for index in others)
 
@@ -29,7 +29,7 @@ def bytes_elsewhere(device: str) -> int:
 def refuse_several(device: str, elsewhere: int = 0) -> None:
     """Raise `ModelFault` where a loaded model has more than `device`: other processes, or memory on other GPUs.
 
-    The probes time and weigh one device; what another one does would be missing from their numbers.
+    The probes time and weigh one device. The share of another device would be missing from their numbers.
 
     Args:
         device: that the model was asked to load on.

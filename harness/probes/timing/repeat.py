@@ -1,4 +1,4 @@
-"""How often to measure: warm up until nothing compiles, repeat until the median stands still or the ceiling is met."""
+"""Warm up until nothing compiles, and repeat until the median stands still or the ceiling is reached."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _graphs() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Warmup:
-    """What warming up took.
+    """The generations that warmed up.
 
     Attributes:
         runs: generations thrown away. seconds: of all of them; `first_s` of the first.
@@ -78,16 +78,16 @@ class Warmup:
 
 def warm_up(clock: Clock, run: Callable[[int], object], quiet: int, most: int) -> Warmup:
     """Call `run(i)` until `quiet` calls in a row compile nothing, or `most` calls were made (rule T6)."""
-    start, first, still, runs = clock.point(), float("nan"), 0, 0
+    start, first, quiet_runs, runs = clock.point(), float("nan"), 0, 0
     with CompileCounter() as counter:
-        while still < quiet and runs < most:
+        while quiet_runs < quiet and runs < most:
             before = counter.count()
             run(runs)
-            still = still + 1 if counter.count() == before else 0
+            quiet_runs = quiet_runs + 1 if counter.count() == before else 0
             runs += 1
             if runs == 1:
                 first = (clock.point() - start) / SECOND
-        return Warmup(runs, (clock.point() - start) / SECOND, first, counter.count(), still >= quiet)
+        return Warmup(runs, (clock.point() - start) / SECOND, first, counter.count(), quiet_runs >= quiet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Repeated(Generic[T]):
     Attributes:
         samples: accepted ones, in order.
         converged: whether every demand of the stop rule was met; `reason` says which was not.
-        half_width: reached; NaN under 6 samples. rejected: samples thrown away.
+        half_width: the reached one; NaN under 6 samples. rejected: samples thrown away.
         clock_ratios, rejected_ratios: device clock over its default right after each accepted and each rejected
             sample; NaN where the device does not tell.
     """
@@ -152,31 +152,31 @@ def repeat(
 
     Raises `NotAvailable` when every sample up to the ceiling was thrown away.
     """
-    kept: list[T] = []
+    samples: list[T] = []
     durations: list[float] = []
     ratios: list[float] = []
     rejected: list[float] = []
     in_a_row = 0
     start = clock.point()
     while True:
-        taken = sample(len(kept) + len(rejected))
-        told = clock_ratio()
-        ratio = float("nan") if told is None else told
-        slow = ratio < stop.clock_ratio
+        outcome = sample(len(samples) + len(rejected))
+        reading = clock_ratio()
+        ratio = float("nan") if reading is None else reading
+        slow = ratio < stop.clock_ratio  # never for NaN, of a device that does not tell its clock
         if slow:
             rejected.append(ratio)
         else:
-            kept.append(taken)
+            samples.append(outcome)
             ratios.append(ratio)
-            durations.append(seconds_of(taken))
-        missing = _missing(durations, stop)
+            durations.append(seconds_of(outcome))
+        lacking = _lacking(durations, stop)
         ceiling = (clock.point() - start) / SECOND >= stop.ceiling_s
-        if ceiling and not kept:
+        if ceiling and not samples:
             raise _too_slow(len(rejected), stop.clock_ratio)
-        if not missing or ceiling:
+        if not lacking or ceiling:
             width = estimates.median_half_width(durations)
-            reason = f"ceiling of {stop.ceiling_s:g} s reached: {missing}" if missing else "stop rule met"
-            return Repeated(kept, not missing, reason, width, sum(durations), len(rejected), ratios, rejected)
+            reason = f"ceiling of {stop.ceiling_s:g} s reached: {lacking}" if lacking else "stop rule met"
+            return Repeated(samples, not lacking, reason, width, sum(durations), len(rejected), ratios, rejected)
         if slow:
             sleep(PAUSES_S[min(in_a_row, len(PAUSES_S) - 1)])
         in_a_row = in_a_row + 1 if slow else 0
@@ -197,16 +197,16 @@ class FullClock:
         self.rejected = 0
 
     def take(self, sample: Callable[[], T]) -> T:
-        """`sample()`, or what it gives once more after each of `PAUSES_S`.
+        """`sample()`, taken anew after each of `PAUSES_S` while the clock is low.
 
         Raises `NotAvailable` when every one of those was thrown away.
         """
         for pause in (0.0, *PAUSES_S):
             if pause:
                 self.sleep(pause)
-            taken, told = sample(), self.ratio()
-            if told is None or not told < self.least:
-                return taken
+            result, reading = sample(), self.ratio()
+            if reading is None or not reading < self.least:
+                return result
             self.rejected += 1
         raise _too_slow(1 + len(PAUSES_S), self.least)
 
@@ -218,8 +218,8 @@ def _too_slow(samples: int, least: float) -> NotAvailable:
     )
 
 
-def _missing(durations: list[float], stop: Stop) -> str:
-    """What the stop rule still lacks; empty when it is met."""
+def _lacking(durations: list[float], stop: Stop) -> str:
+    """The unmet demand of the stop rule; empty when it is met."""
     if len(durations) < stop.least:
         return f"{len(durations)} of {stop.least} samples"
     if sum(durations) < stop.seconds:

@@ -1,4 +1,4 @@
-"""Clocks, heat, power and processes of the device while it is measured. A record says without NVML."""
+"""Read clocks, temperature, power and processes of the measured device. Without NVML a record says so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.errors import NotAvailable
 from harness.system import devices
 
 PARENT_HOLDS_CONTEXT = "VIDEOMLA_PARENT_HOLDS_CONTEXT"
-"""Environment variable: `1` where the run that had this process started is itself in the driver's list, idle."""
+"""Environment variable: `1` where the idle run that started this process is in the driver's list of processes."""
 
 _THROTTLE = {0x4: "power_cap", 0x8: "hardware", 0x20: "thermal", 0x40: "thermal_hardware", 0x80: "power_brake"}
 """Bits of NVML's clock event reasons that slow a busy device (nvml.h, nvmlClocksEventReason*)."""
@@ -74,20 +74,20 @@ class Telemetry:
 
     def memory_used(self) -> int | None:
         """Bytes in use on the whole device, as the driver sees it."""
-        found = self._read("nvmlDeviceGetMemoryInfo")
-        return int(found.used) if found is not None else None
+        memory = self._read("nvmlDeviceGetMemoryInfo")
+        return int(memory.used) if memory is not None else None
 
     def other_processes(self) -> int | None:
         """Compute processes on the device besides this one and the run that it measures for, which is idle."""
-        found = self._read("nvmlDeviceGetComputeRunningProcesses")
-        if found is None:
+        processes = self._read("nvmlDeviceGetComputeRunningProcesses")
+        if processes is None:
             return None
         # A container's processes are listed by the numbers they have outside, so this one may not find its own.
-        own = os.getpid() in {process.pid for process in found} or devices.holds_context()
-        return max(0, len(found) - own - (os.environ.get(PARENT_HOLDS_CONTEXT) == "1"))
+        own = os.getpid() in {process.pid for process in processes} or devices.holds_context()
+        return max(0, len(processes) - own - (os.environ.get(PARENT_HOLDS_CONTEXT) == "1"))
 
     def flags(self) -> dict[str, Json]:
-        """What decides speed without being an option of the model (rule T17). Imports torch."""
+        """Settings that decide speed and are no options of the model (rule T17). Imports torch."""
         import torch
 
         return {
@@ -104,20 +104,20 @@ class Telemetry:
 def nvml() -> Any:
     """NVIDIA's management library, ready for use. Raises `NotAvailable` with what brings it."""
     try:
-        found = importlib.import_module("pynvml")
+        library = importlib.import_module("pynvml")
     except ImportError as error:
         raise NotAvailable("nvidia-ml-py is not installed", "pip install -c constraints.txt nvidia-ml-py") from error
     try:
-        found.nvmlInit()
-    except found.NVMLError as error:
+        library.nvmlInit()
+    except library.NVMLError as error:
         raise NotAvailable(f"NVML does not start: {error}", "install the driver's libnvidia-ml.so.1") from error
-    return found
+    return library
 
 
 def _open_nvml(device: str) -> tuple[Any, Any]:
     """NVML and the handle of torch's `device`, matched by UUID; two Nones without NVML."""
     try:
-        found = nvml()
+        library = nvml()
     except NotAvailable:
         return None, None
     import torch
@@ -126,7 +126,7 @@ def _open_nvml(device: str) -> tuple[Any, Any]:
         index = torch.device(device).index or 0
         uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
         if uuid is not None:
-            return found, found.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        return found, found.nvmlDeviceGetHandleByIndex(index)
-    except found.NVMLError:
+            return library, library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        return library, library.nvmlDeviceGetHandleByIndex(index)
+    except library.NVMLError:
         return None, None
