@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.contracts import Direction, ModelCard, Value
-from harness.report.leads import Place, Standing
 from harness.report.samples import Samples, aggregates, doubts, estimate
 from harness.report.table import DOUBTS, INCOMPLETE, NOT_TOLD, UNDEFINED, Cell, Heading, numeral
-from harness.report.view import AnySection, View
+from harness.report.verdicts import Standing
+from harness.report.view import AnySection, Place, View
 from harness.runs.plan import Arm, Group
 from harness.stats.estimates import Estimate
 from harness.suite.schema import GenerateSection, MeasureSection

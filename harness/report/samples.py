@@ -57,6 +57,11 @@ class Samples:
         """Units that are done."""
         return len(self.places)
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether results are missing. A group that was skipped as a whole lacks none: it is not available here."""
+        return self.skipped < self.planned and self.scored < self.planned
+
 
 def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
     """The samples of `group` in `run`, with the values `names`."""

@@ -8,10 +8,11 @@ from harness.contracts import Value, registry
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.report import probe_tables, published_rows, switching
 from harness.report.cells import CARD, NOT_MEASURED, Cells, card_cell, cell_of, heading, over_reference, ranked
-from harness.report.leads import Leads, Place, Standing
+from harness.report.leads import Leads
 from harness.report.notes import annotate, note_marks
 from harness.report.table import INCOMPLETE, RANDOM_WEIGHTS, Heading, Row, Table, stacked
-from harness.report.view import AnySection, View, sections
+from harness.report.verdicts import Standing
+from harness.report.view import AnySection, Place, View, sections
 from harness.runs.records import Run
 from harness.suite.schema import Column, MeasureSection, TableSpec
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from harness.contracts import Value
 from harness.report import table
 from harness.runs.plan import Arm, Group
 from harness.runs.records import Run
-from harness.stats.estimates import Effect
+from harness.stats.estimates import Effect, holm
 from harness.suite.schema import GenerateSection, MeasureSection
 
 Verdict = Literal["BETTER", "WORSE", "FASTER", "SLOWER", "SAME", "UNCLEAR", "not measured", "not compared"]
+
+Standing = Literal["ahead", "equal", "unclear"]
+"""The best value against the next: better past the floor, within the floor, or neither shown."""
 
 ALPHA = 0.05
 
@@ -103,35 +106,28 @@ class Finding:
         return math.expm1(change) if self.measured else change
 
 
+def judged(findings: Sequence[Finding], floors: Floors) -> list[Finding]:
+    """The same findings with p-values adjusted for their number, floors, and verdicts."""
+    p_values = {i: each.effect.p for i, each in enumerate(findings) if each.effect and math.isfinite(each.effect.p)}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
+    results = []
+    for i, finding in enumerate(findings):
+        if finding.effect is None or finding.first is None:
+            results.append(finding)
+            continue
+        floor = floors.of(finding.name, finding.value, finding.first)
+        finding = replace(finding, p=adjusted.get(i, math.nan), floor=floor)
+        verdict, reason = verdict_of(finding)
+        results.append(replace(finding, verdict=verdict, reason=reason))
+    return results
+
+
 def exit_code(findings: Sequence[Finding]) -> int:
     """The exit code of `harness gate`: 1 with anything worse; 2 with anything undecided, or nothing at all; else 0."""
     verdicts = {finding.verdict for finding in findings}
     if verdicts & {"WORSE", "SLOWER"}:
         return 1
     return 0 if verdicts and verdicts <= {"BETTER", "FASTER", "SAME"} else 2
-
-
-def weigh(
-    effect: Effect, p: float, floor: float, base: float, measured: bool, exact: bool
-) -> tuple[Literal["within", "past", "unclear"], float]:
-    """The place of a change against the floor, and the change itself: less than 0 where the second arm has less.
-
-    Args:
-        p: adjusted. floor: in the unit of `base`, the first arm's value. measured: the effect is a ratio, else a
-            difference. exact: the change has no interval and lies within the floor or past it by itself.
-    """
-    estimate = effect.estimate
-    if not (estimate.bounded or exact):
-        return "unclear", estimate.value
-    no_change = 0.0
-    if measured:
-        no_change, floor = 1.0, floor / abs(base) if base else 0.0
-    change = estimate.value - no_change
-    low, high = (change, change) if exact else (estimate.low - no_change, estimate.high - no_change)
-    if -floor <= low and high <= floor:
-        return "within", change
-    significant = exact or (p <= ALPHA and (low > 0 or high < 0))
-    return ("past" if significant and abs(change) > floor else "unclear"), change
 
 
 def verdict_of(finding: Finding) -> tuple[Verdict, str]:
@@ -147,10 +143,16 @@ def verdict_of(finding: Finding) -> tuple[Verdict, str]:
         return "UNCLEAR", "there are fewer results than planned"
     if not (estimate.bounded or finding.exact):
         return "UNCLEAR", _why_unbounded(finding)
-    place, change = weigh(finding.effect, finding.p, finding.floor, finding.first, finding.measured, finding.exact)
-    if place == "within":
+    no_change, floor = 0.0, finding.floor
+    if finding.measured:  # a ratio, so the floor must be one too
+        no_change, floor = 1.0, floor / abs(finding.first) if finding.first else 0.0
+    change, low, high = (end - no_change for end in (estimate.value, estimate.low, estimate.high))
+    if finding.exact:
+        low = high = change
+    if -floor <= low and high <= floor:
         return "SAME", ""
-    if place == "unclear":
+    significant = finding.exact or (finding.p <= ALPHA and (low > 0 or high < 0))
+    if not (significant and abs(change) > floor):
         return "UNCLEAR", "the interval reaches past the floor and no change past it is shown"
     if finding.value.direction == "none":
         return "UNCLEAR", "it changes and neither way is better"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness.contracts import Metric, Value, registry
 from harness.report.notes import read_notes
 from harness.report.samples import Samples, read, uncleared
 from harness.runs.index import IndexEntry
-from harness.runs.line import device_label
+from harness.runs.line import Record, device_label
 from harness.runs.plan import Arm, Group
 from harness.runs.records import RecordFile, Run
 from harness.suite.schema import GenerateSection, MeasureSection, Suite
 
 AnySection = GenerateSection | MeasureSection
+Place = tuple[int, str]
+"""Number of a run and label of an arm."""
 
 
 def sections(suite: Suite) -> list[AnySection]:
@@ -32,6 +36,8 @@ class View:
     notes: dict[str, tuple[str, ...]] = field(init=False)
     _metrics: dict[tuple[str, str], Metric] = field(default_factory=dict)
     _samples: dict[tuple[str, str, str], Samples] = field(default_factory=dict)
+    _rounds: dict[tuple[str, str], Mapping[int, Record]] = field(default_factory=dict)
+    _preimages: dict[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.arms = {arm.label: arm for arm in self.run.arms}
@@ -81,10 +87,27 @@ class View:
 
     def version(self, section: AnySection, group: Group) -> str | None:
         """The version of the metric or probe in the records of a group; None without records."""
-        if (last := self.samples(section, group).last) is None:
+        if self.samples(section, group).last is None:
             return None
-        plugin = self.records.at(last.offset).preimage["probe" if isinstance(section, MeasureSection) else "metric"]
-        return str(plugin["version"]) if isinstance(plugin, dict) else None
+        return str(self.preimage(section, group)["probe" if group.kind == "measure" else "metric"]["version"])
+
+    def preimage(self, section: AnySection, group: Group) -> Mapping[str, Any]:
+        """The pre-image in the last record of a group that has results."""
+        place = (group.section, group.plugin, group.arm)
+        if place not in self._preimages:
+            last = self.samples(section, group).last
+            assert last is not None
+            self._preimages[place] = self.records.at(last.offset).preimage
+        return self._preimages[place]
+
+    def rounds(self, group: Group) -> Mapping[int, Record]:
+        """The finished measurements of a group, by the number of the round."""
+        if (group.section, group.arm) not in self._rounds:
+            entries = enumerate(map(self.run.index.get, group.keys))
+            done = {number: entry for number, entry in entries if entry is not None and entry.status == "ok"}
+            records = {number: self.records.at(entry.offset) for number, entry in done.items()}
+            self._rounds[group.section, group.arm] = records
+        return self._rounds[group.section, group.arm]
 
     def reason(self, entry: IndexEntry) -> str:
         """The reason in a skipped unit's record, with the fix."""
