@@ -9,10 +9,9 @@ from typing import Literal
 
 from harness.contracts import Value
 from harness.report import table
-from harness.runs.plan import Arm, Group
+from harness.runs.plan import Arm
 from harness.runs.records import Run
 from harness.stats.estimates import Effect, holm
-from harness.suite.schema import GenerateSection, MeasureSection
 
 Verdict = Literal["BETTER", "WORSE", "FASTER", "SLOWER", "SAME", "UNCLEAR", "not measured", "not compared"]
 
@@ -38,16 +37,6 @@ class Side:
 
     run: Run
     arm: Arm
-
-    def group(self, section: str, plugin: str) -> Group | None:
-        """The planned units of the arm in `section` under `plugin`; of its clips where that is empty."""
-        wanted_group = (section, plugin, self.arm.label)
-        return next((g for g in self.run.groups if (g.section, g.plugin, g.arm) == wanted_group), None)
-
-    def section(self, name: str) -> GenerateSection | MeasureSection | None:
-        """The section `name` of the run's suite."""
-        sections: list[GenerateSection | MeasureSection] = [*self.run.suite.generate, *self.run.suite.measure]
-        return next((section for section in sections if section.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
