@@ -7,9 +7,7 @@ device, so that a plan can be made on a machine without torch.
 
 from __future__ import annotations
 
-import sys
-
-from harness.contracts import registry
+from harness.contracts import registry as registry
 from harness.contracts.base import Availability, Direction, Frames, Json, Options
 from harness.contracts.metric import Clip, Metric, Value
 from harness.contracts.model import (
@@ -56,6 +54,3 @@ __all__ = [
     "counted_as",
     "no_spans",
 ]
-
-# Plug-ins that exist import the decorators from `harness.registry`.
-sys.modules.setdefault("harness.registry", registry)

@@ -164,7 +164,10 @@ plugin_files: list[Path] = []
 
 
 def load_plugin(path: Path) -> None:
-    """Import the Python file `path`, whose decorators register what it defines. Loading a file twice is harmless."""
+    """Import the Python file `path`, whose decorators register what it defines. Loading a file twice is harmless.
+
+    It may import what lies beside it (`_search`). Raises `RegistryError`.
+    """
     path = path.resolve()
     if not path.is_file():
         raise RegistryError(f"plug-in file {path} does not exist")
@@ -176,6 +179,7 @@ def load_plugin(path: Path) -> None:
         raise RegistryError(f"plug-in file {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _search(path.parent)
     try:
         spec.loader.exec_module(module)
     except HarnessError:
@@ -183,8 +187,32 @@ def load_plugin(path: Path) -> None:
         raise
     except Exception as error:  # a plug-in may raise anything
         del sys.modules[name]
-        raise RegistryError(f"plug-in file {path} fails on import: {type(error).__name__}: {error}") from error
+        says = f"plug-in file {path} fails on import: {type(error).__name__}: {error}"
+        raise RegistryError(says, _other_package(error, path.parent)) from error
     plugin_files.append(path)
+
+
+def _search(folder: Path) -> None:
+    """Let plug-ins import what lies in `folder`, at the end of the path, so that it hides no package of a library.
+
+    In a clone it comes before the clone's own folder `models`, which is imported as `videomla_models` alone.
+    """
+    clone = Path(__file__).resolve().parents[2]
+    entries = [Path(entry).resolve() for entry in sys.path]
+    if folder not in entries:
+        is_clone = clone in entries and (clone / "models").is_dir()
+        sys.path.insert(entries.index(clone) if is_clone else len(entries), str(folder))
+
+
+def _other_package(error: Exception, folder: Path) -> str:
+    """What to do where the package beside a plug-in is hidden by another one of its name; empty where none is."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    other = getattr(sys.modules.get(package), "__file__", None)
+    if other is None or folder in Path(other).resolve().parents:
+        return ""
+    if not any((folder / name).exists() for name in (package, f"{package}.py")):
+        return ""
+    return f"`{package}` is {other} here; give {folder / package} another name, or keep both plug-ins in one folder"
 
 
 KERNELS_GROUP = "harness.kernels"

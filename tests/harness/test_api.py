@@ -46,7 +46,7 @@ def test_a_suite_is_planned_and_run_and_its_tables_are_those_of_the_command(tmp_
         harness.plan(suite, {"device": "cpu"})
     ticks = []
     first = harness.run(suite, tmp_path / "run", limit=1, progress=ticks.append)
-    assert (first.made, first.pending) == (1, 3)
+    assert (first.done_now, first.pending) == (1, 3)
     assert any(tick.record is not None for tick in ticks)
     assert harness.run(harness.plan(suite), tmp_path / "run").exit_code == 0
     (table,) = harness.tables(tmp_path / "run")
