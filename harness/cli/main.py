@@ -29,6 +29,8 @@ GROUPS = {
         "compare": "harness.cli.compare:compare",
         "gate": "harness.cli.compare:gate",
         "show": "harness.cli.show:show",
+        "page": "harness.cli.page:page",
+        "sheet": "harness.cli.sheet:sheet",
         "by-prompt": "harness.cli.by_prompt:by_prompt",
     },
     "Bring what metrics and models need": {

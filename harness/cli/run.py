@@ -78,6 +78,8 @@ def report(outcome: Outcome, files_in: str = "clips") -> Iterator[str]:
     yield f"records: {outcome.folder / 'records.jsonl'}   {files_in}: {outcome.folder / files_in}"
     if written:
         yield f"tables:  {written[0].parent}"
+    if (outcome.folder / "clips").is_dir():
+        yield f"page:    harness page {outcome.folder}"
     if refused is not None and outcome.pending:
         yield "tables:  when no result is missing any more"
     elif refused is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -212,6 +212,37 @@ def codec(path: Path) -> str:
     """FFmpeg's name of the codec of a clip, as in `h264`. Raises `ClipError`."""
     with _open(path) as clip:
         return str(clip.container.streams.video[0].codec_context.name)
+
+
+def plays_anywhere(path: Path) -> bool:
+    """Whether every current browser plays a clip: H.264, VP8, VP9 or AV1 in 8-bit 4:2:0. Raises `ClipError`."""
+    with _open(path) as clip:
+        coded = clip.container.streams.video[0].codec_context
+        known = coded.name in ("h264", "vp8", "vp9", "av1", "libdav1d")
+        return known and coded.pix_fmt in ("yuv420p", "yuvj420p")
+
+
+def frames_at(path: Path, numbers: Sequence[int]) -> Frames:
+    """The frames `numbers` of a clip, uint8 [numbers, height, width, 3]; no other is converted. Raises `ClipError`."""
+    pixels: dict[int, Frames] = {}
+    last = max(numbers)
+    with _open(path) as clip:
+        for number, frame in zip(range(last + 1), clip.frames(), strict=False):
+            if number in numbers:
+                pixels[number] = clip.pixels(frame)
+    if last not in pixels:
+        raise ClipError(f"{path} has no frame {last}")
+    return np.stack([pixels[number] for number in numbers])
+
+
+def jpeg(pixels: Frames) -> bytes:
+    """uint8 [height, width, 3] as a JPEG; an odd side loses its last row or column."""
+    height, width = (side - side % 2 for side in pixels.shape[:2])
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.height, encoder.width, encoder.pix_fmt, encoder.time_base = height, width, "yuvj420p", Fraction(1, 25)
+    encoder.options = {"qmin": "3", "qmax": "5"}
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
+    return b"".join(bytes(packet) for packet in (*encoder.encode(picture), *encoder.encode(None)))
 
 
 def stream(path: Path, chunk: int) -> Iterator[Frames]:

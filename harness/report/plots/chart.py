@@ -13,6 +13,7 @@ from harness.report.plots import style
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 6.4, 3.3
 """Inches of a picture with one panel, without title, legend and remarks."""
@@ -90,8 +91,53 @@ class Picture:
     remarks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A point of a drawn picture, from its left and upper edge as shares of its sides, and what is said of it."""
+
+    x: float
+    y: float
+    text: str
+
+
+MOST_SPOTS = 400
+"""Points of a picture that have a text; of more, every second, third or so on."""
+
+
 def draw(picture: Picture, suffix: str) -> bytes:
     """The picture as a file of the kind `.svg` or `.png`. Equal pictures give equal bytes."""
+    with style.styled():
+        return style.encoded(_figure(picture)[0], suffix)
+
+
+def draw_with_spots(picture: Picture) -> tuple[bytes, list[Spot], float]:
+    """The picture as SVG, its points with their values, and its width over its height."""
+    with style.styled():
+        figure, spaces = _figure(picture)
+        drawn = style.encoded(figure, ".svg")
+        spots = []
+        for panel, axes in zip(picture.panels, spaces, strict=False):
+            place = axes.transData - figure.transFigure
+            for line in panel.lines:
+                for index, point in enumerate(zip(line.x, line.y, strict=True)):
+                    if all(map(math.isfinite, point)):
+                        x, y = place.transform(point)
+                        spots.append(Spot(float(x), 1 - float(y), _said(panel, line, index)))
+        width, height = figure.get_size_inches()
+    return drawn, spots[:: 1 + len(spots) // MOST_SPOTS], width / height
+
+
+def _said(panel: Panel, line: Line, index: int) -> str:
+    x, y = line.x[index], line.y[index]
+    near = min(panel.across.ticks, key=lambda tick: abs(tick[0] - x), default=None)
+    # Lines of a panel with named places stand a little apart, so that their whiskers do not overlap.
+    across = near[1] if near and abs(near[0] - x) < 0.5 else f"{x:.4g}"
+    ends = f" [{line.low[index]:.4g}, {line.high[index]:.4g}]" if line.low else ""
+    unit = f" {panel.up.unit}" if panel.up.unit else ""
+    return f"{line.label}: {y:.4g}{unit}{ends} at {across}"
+
+
+def _figure(picture: Picture) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -101,29 +147,28 @@ def draw(picture: Picture, suffix: str) -> bytes:
     width = WIDTH if count == 1 else 3.6 * abreast
     title = wrap(picture.title, int(width * 12))
     remarks = wrap(" ".join(picture.remarks), int(width * 17))
-    with style.styled():
-        figure = Figure()
-        spaces = figure.subplots(rows, abreast, squeeze=False).ravel()
-        for panel, axes in zip(picture.panels, spaces, strict=False):
-            _panel(panel, axes)
-        for axes in spaces[count:]:
-            axes.remove()
-        shown = {} if all(panel.named for panel in picture.panels) else _legend(spaces)
-        columns = max(1, min(len(shown), int(width * 12 / (7 + max(map(len, shown), default=1)))))
-        # Inches of what stands above and below the panels, which the layout leaves free.
-        top = 0.12 + 0.19 * len(title)
-        above, below = top + 0.19 * -(-len(shown) // columns) + 0.1, 0.14 * len(remarks) + 0.08
-        height = HEIGHT * rows + above + below
-        figure.set_size_inches(width, height)
-        free = (0.0, below / height, 1.0, 1 - (above + below) / height)
-        figure.set_layout_engine(ConstrainedLayoutEngine(rect=free))
-        left = 0.08 / width
-        figure.text(left, 1 - 0.1 / height, "\n".join(title), va="top", fontsize=10.5, fontweight="bold")
-        figure.text(left, 0.06 / height, "\n".join(remarks), va="bottom", fontsize=7, color=style.GREY)
-        if shown:
-            place = (0.0, 1 - top / height)
-            figure.legend(list(shown.values()), list(shown), loc="upper left", bbox_to_anchor=place, ncols=columns)
-        return style.encoded(figure, suffix)
+    figure = Figure()
+    spaces = figure.subplots(rows, abreast, squeeze=False).ravel()
+    for panel, axes in zip(picture.panels, spaces, strict=False):
+        _panel(panel, axes)
+    for axes in spaces[count:]:
+        axes.remove()
+    shown = {} if all(panel.named for panel in picture.panels) else _legend(spaces)
+    columns = max(1, min(len(shown), int(width * 12 / (7 + max(map(len, shown), default=1)))))
+    # Inches of what stands above and below the panels, which the layout leaves free.
+    top = 0.12 + 0.19 * len(title)
+    above, below = top + 0.19 * -(-len(shown) // columns) + 0.1, 0.14 * len(remarks) + 0.08
+    height = HEIGHT * rows + above + below
+    figure.set_size_inches(width, height)
+    free = (0.0, below / height, 1.0, 1 - (above + below) / height)
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=free))
+    left = 0.08 / width
+    figure.text(left, 1 - 0.1 / height, "\n".join(title), va="top", fontsize=10.5, fontweight="bold")
+    figure.text(left, 0.06 / height, "\n".join(remarks), va="bottom", fontsize=7, color=style.GREY)
+    if shown:
+        place = (0.0, 1 - top / height)
+        figure.legend(list(shown.values()), list(shown), loc="upper left", bbox_to_anchor=place, ncols=columns)
+    return figure, list(spaces)
 
 
 def _legend(spaces: Iterable[Axes]) -> dict[str, Artist]:

@@ -63,8 +63,10 @@ def look(index: int) -> dict[str, Any]:
     return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[turn % len(DASHES)]}
 
 
-def encoded(figure: Figure, suffix: str) -> bytes:
+def encoded(figure: Figure, suffix: str, dpi: int | None = None) -> bytes:
     """`figure` as a file of the kind `.svg` or `.png`, without dates or versions in it. Call inside `styled`.
+
+    `dpi` are dots per inch, those of the style unless given.
 
     Raises `RecordError` for another suffix.
     """
@@ -72,5 +74,5 @@ def encoded(figure: Figure, suffix: str) -> bytes:
         raise RecordError(f"pictures are {' or '.join(FORMATS)}, not {suffix or 'without a suffix'}")
     out = io.BytesIO()
     absent = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}[suffix]
-    figure.savefig(out, format=suffix[1:], metadata=absent)
+    figure.savefig(out, format=suffix[1:], metadata=absent, **({"dpi": dpi} if dpi else {}))
     return out.getvalue()
