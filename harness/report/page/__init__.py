@@ -1,1 +1,1 @@
-"""A folder to look at runs in a browser: tables, plots, verdicts and clips side by side. Made from records and clips."""
+"""A folder to look at runs in a browser: tables, plots, verdicts, and clips side by side."""

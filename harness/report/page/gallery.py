@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,13 +26,14 @@ def gallery(views: Sequence[View], media: Media) -> dict[str, Any]:
 
     A clip that is not there says why in its place. Raises `StorageError`.
     """
-    labels = [arm.label for view in views for arm in view.run.arms]
-    arms, sections = [], {}
+    labels = Counter(arm.label for view in views for arm in view.run.arms)
+    arms: list[dict[str, Any]] = []
+    sections: dict[str, _Section] = {}
     for view in views:
         first = len(arms)
         notes = view.notes
         for arm in view.run.arms:
-            label = arm.label if labels.count(arm.label) == 1 else f"{view.run.folder.name}: {arm.label}"
+            label = arm.label if labels[arm.label] == 1 else f"{view.run.folder.name}: {arm.label}"
             remarks = [*([NOTES[RANDOM_WEIGHTS]] if arm.card.weights == "random" else []), *notes.get(arm.label, ())]
             arms.append({"label": label, "notes": remarks})
         numbers = {arm.label: first + place for place, arm in enumerate(view.run.arms)}
@@ -70,7 +72,9 @@ class _Section:
                     at = place // len(section.seeds)
                     cell["switches"] = [
                         [frame, switched(view.run.suite, switch, at)]
-                        for frame, switch in zip(_switch_frames(view, group.keys[place]), section.switches, strict=False)
+                        for frame, switch in zip(
+                            _switch_frames(view, group.keys[place]), section.switches, strict=False
+                        )
                     ]
             self._score(view, section, label, cells)
             for place, cell in enumerate(cells):
@@ -145,7 +149,7 @@ def _switch_frames(view: View, key: str) -> list[int]:
     """Where the prompt of a clip switched, or was asked to where the model does not say."""
     said = view.run.index[key].clip.get("switches")
     if said is None:
-        spec: Any = view.records.at(view.run.index[key].offset).unit
+        spec: Any = view.records.at(view.run.index[key].offset).preimage
         return [int(frame) for frame, _ in spec["switches"]]
     return [int(switch["asked"] if switch["frame"] is None else switch["frame"]) for switch in said]
 

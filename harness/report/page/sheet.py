@@ -1,4 +1,4 @@
-"""A contact sheet for papers: frames of clips side by side as one PNG, a row an arm, under the words of their prompt."""
+"""A contact sheet for papers: frames of clips side by side as one PNG, a row an arm, each prompt above its rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,9 @@ def sheet(run: Run, choice: Choice) -> bytes:
     rows = []
     for number in numbers:
         key_place = number * len(section.seeds) + section.seeds.index(seed)
-        rows.append((texts[number], [_pictures(run, section, label, key_place, frames, choice.width) for label in labels]))
+        rows.append(
+            (texts[number], [_pictures(run, section, label, key_place, frames, choice.width) for label in labels])
+        )
     return _draw(rows, labels, [frame if frame >= 0 else section.frames + frame for frame in frames], choice.width)
 
 
@@ -110,9 +113,7 @@ _Places = list[Frames | str]
 """A picture for each frame, or why there is none."""
 
 
-def _pictures(
-    run: Run, section: GenerateSection, label: str, place: int, frames: Sequence[int], width: int
-) -> _Places:
+def _pictures(run: Run, section: GenerateSection, label: str, place: int, frames: Sequence[int], width: int) -> _Places:
     group = next(g for g in run.groups if (g.section, g.kind, g.arm) == (section.name, "generate", label))
     entry = run.index.get(group.keys[place])
     if entry is None or entry.status != "ok":
@@ -145,7 +146,12 @@ def _draw(rows: Sequence[tuple[str, list[_Places]]], labels: Sequence[str], fram
     left = MARGIN + ceil(min(24, max(map(len, labels))) * LETTER) + 2 * GAP
     across = left + len(frames) * (wide + GAP) + MARGIN
     captions = [_wrapped(text, across - 2 * MARGIN) for text, _ in rows]
-    down = 2 * MARGIN + LINE + GAP + sum(len(lines) * LINE + GAP + len(labels) * (tall + GAP) + MARGIN for lines in captions)
+    down = (
+        2 * MARGIN
+        + LINE
+        + GAP
+        + sum(len(lines) * LINE + GAP + len(labels) * (tall + GAP) + MARGIN for lines in captions)
+    )
     if across * down > MOST_PIXELS:
         raise RecordError(f"the sheet would have {across} x {down} pixels", "choose fewer prompts, models or frames")
 
@@ -155,7 +161,7 @@ def _draw(rows: Sequence[tuple[str, list[_Places]]], labels: Sequence[str], fram
     with style.styled():
         figure = Figure(figsize=(across / DPI, down / DPI), dpi=DPI)
 
-        def write(x: float, y: float, text: str, **looks: str) -> None:
+        def write(x: float, y: float, text: str, **looks: Any) -> None:
             figure.text(x / across, 1 - y / down, text, fontsize=POINTS, va="top", **looks)
 
         y = MARGIN
@@ -166,12 +172,16 @@ def _draw(rows: Sequence[tuple[str, list[_Places]]], labels: Sequence[str], fram
             write(MARGIN, y, "\n".join(lines))
             y += len(lines) * LINE + GAP
             for label, places in zip(labels, arms, strict=True):
-                write(MARGIN, y + tall / 2 - LINE / 2, label if len(label) <= 24 else f"{label[:23]}…", color=style.GREY)
+                write(
+                    MARGIN, y + tall / 2 - LINE / 2, label if len(label) <= 24 else f"{label[:23]}…", color=style.GREY
+                )
                 for column, place in enumerate(places):
                     x = left + column * (wide + GAP)
                     if isinstance(place, str):
                         canvas[y : y + tall, x : x + wide] = 238
-                        write(x + GAP, y + GAP, "\n".join(wrap(place, max(8, int(wide / LETTER)))[:3]), color=style.GREY)
+                        write(
+                            x + GAP, y + GAP, "\n".join(wrap(place, max(8, int(wide / LETTER)))[:3]), color=style.GREY
+                        )
                     else:
                         canvas[y : y + place.shape[0], x : x + place.shape[1]] = place
                 y += tall + GAP

@@ -1,4 +1,4 @@
-"""What a page says of runs besides their clips: tables, plots, verdicts of each arm against the reference, provenance."""
+"""What a page says of runs besides their clips: tables, plots, verdicts against the reference, provenance."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from harness.report.plots.chart import Spot, draw_with_spots
 from harness.report.plots.kinds import KINDS
 from harness.report.table import Table
 from harness.report.verdicts import Side
-from harness.report.view import View
+from harness.report.view import View, sections
 from harness.runs.line import Record, device_label
 from harness.runs.records import RecordFile, Run
 from harness.suite.schema import Suite
@@ -74,7 +75,7 @@ def figures(run: Run, prefix: str) -> list[Shown]:
         file = f"plots/{prefix}{picture.name}.svg"
         return Figure(file, picture.title, " ".join(picture.remarks), drawn, spots, ratio)
 
-    return [attempt(lambda number=number: one(number)) for number in range(len(run.suite.plots))]
+    return [attempt(partial(one, number)) for number in range(len(run.suite.plots))]
 
 
 # -------------------------------------------------------------------------------------------- verdicts
@@ -178,7 +179,7 @@ def _arm(arm: Any) -> tuple[str, ...]:
 def _protocol(suite: Suite) -> list[tuple[str, str]]:
     """Each section of the suite as one text: prompts, seeds, length, metrics or probe with their options."""
     lines = []
-    for section in (*suite.generate, *suite.measure):
+    for section in sections(suite):
         parts = []
         if section.prompts:
             prompts = suite.prompts[section.prompts]
@@ -197,7 +198,9 @@ def _protocol(suite: Suite) -> list[tuple[str, str]]:
 
 
 def _plain(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items())
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()
+    )
 
 
 def pieces(table: Table) -> tuple[list[Any], list[Any]]:

@@ -19,6 +19,7 @@ DASHES = ("-", "--", ":")
 """After all colours have been used once, lines are dashed, then dotted."""
 GREY = "#666666"
 FORMATS = (".svg", ".png")
+DPI = 150
 
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "videomla-bench",
@@ -41,7 +42,7 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.facecolor": "white",
-    "savefig.dpi": 150,
+    "savefig.dpi": DPI,
 }
 
 
@@ -63,10 +64,10 @@ def look(index: int) -> dict[str, Any]:
     return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[turn % len(DASHES)]}
 
 
-def encoded(figure: Figure, suffix: str, dpi: int | None = None) -> bytes:
+def encoded(figure: Figure, suffix: str, dpi: int = DPI) -> bytes:
     """`figure` as a file of the kind `.svg` or `.png`, without dates or versions in it. Call inside `styled`.
 
-    `dpi` are dots per inch, those of the style unless given.
+    `dpi` are dots per inch.
 
     Raises `RecordError` for another suffix.
     """
@@ -74,5 +75,5 @@ def encoded(figure: Figure, suffix: str, dpi: int | None = None) -> bytes:
         raise RecordError(f"pictures are {' or '.join(FORMATS)}, not {suffix or 'without a suffix'}")
     out = io.BytesIO()
     absent = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}[suffix]
-    figure.savefig(out, format=suffix[1:], metadata=absent, **({"dpi": dpi} if dpi else {}))
+    figure.savefig(out, format=suffix[1:], metadata=absent, dpi=dpi)
     return out.getvalue()
