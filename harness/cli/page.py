@@ -21,7 +21,7 @@ def page(
     port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0 takes a free one.")] = 0,
     plugin: Plugins = None,
 ) -> Iterator[str]:
-    """Make a page of tables, plots, verdicts and clips side by side. It opens from the disk as from any host."""
+    """Make a page of tables, plots and clips for a browser."""
     from harness.report.page.folder import write
     from harness.runs.records import load_run
 

@@ -24,16 +24,16 @@ def sheet(
     width: Annotated[int, typer.Option(min=16, max=2000, help="Pixels of a picture, at most.")] = 200,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The PNG to write.")] = Path("sheet.png"),
 ) -> Iterator[str]:
-    """Write a contact sheet: a row a model, a column a frame, each prompt above its rows."""
+    """Write frames of clips side by side as one PNG."""
     from harness.errors import HarnessError
     from harness.report.page.sheet import Choice, sheet
     from harness.runs.records import load_run
-    from harness.system.files import write_bytes
+    from harness.system.files import write_atomic
 
     try:
         numbers = [int(number) for number in frames.split(",") if number.strip()]
     except ValueError:
         raise HarnessError(f"--frames {frames}: expected numbers such as 0,40,-1") from None
     drawn = sheet(load_run(run), Choice(prompts or (), numbers, model or (), section, seed, width))
-    write_bytes(out, drawn)
+    write_atomic(out, drawn)
     yield f"sheet: {out}"

@@ -61,9 +61,9 @@ def write(runs: Sequence[Run], folder: Path) -> Page:
     beside = {plot.content.file: plot.content.drawn for plot in plots if plot.content}
     beside |= {f"tables/{name}": content for name, content in contents(tables.content or [], ["csv"]).items()}
     for name, content in beside.items():
-        files.write_bytes(folder / name, content)
+        files.write_atomic(folder / name, content)
     page = _render(views, data, tables, plots)
-    files.write_bytes(folder / INDEX, page.encode())
+    files.write_atomic(folder / INDEX, page)
     media.sweep()
     cells = [cell for section in data["sections"] for row in section["rows"] for cell in row["cells"].values()]
     return Page(folder / INDEX, sum("file" in cell for cell in cells), sum("file" not in cell for cell in cells))

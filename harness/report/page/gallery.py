@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.contracts import Value
 from harness.errors import HarnessError, StorageError
+from harness.report.notes import note_marks
 from harness.report.page.media import LONG_SECONDS, Media
 from harness.report.table import NOTES, RANDOM_WEIGHTS
 from harness.report.view import View
@@ -29,13 +30,14 @@ def gallery(views: Sequence[View], media: Media) -> dict[str, Any]:
     labels = Counter(arm.label for view in views for arm in view.run.arms)
     arms: list[dict[str, Any]] = []
     sections: dict[str, _Section] = {}
+    noted = note_marks(view.notes for view in views)
     for view in views:
         first = len(arms)
-        notes = view.notes
         for arm in view.run.arms:
             label = arm.label if labels[arm.label] == 1 else f"{view.run.folder.name}: {arm.label}"
-            remarks = [*([NOTES[RANDOM_WEIGHTS]] if arm.card.weights == "random" else []), *notes.get(arm.label, ())]
-            arms.append({"label": label, "notes": remarks})
+            marks = [(RANDOM_WEIGHTS, NOTES[RANDOM_WEIGHTS])] if arm.card.weights == "random" else []
+            marks += [(noted[text], text) for text in view.notes.get(arm.label, ())]
+            arms.append({"label": label, "marks": marks})
         numbers = {arm.label: first + place for place, arm in enumerate(view.run.arms)}
         for section in view.run.suite.generate:
             shown = sections.setdefault(section.name, _Section(section.name))

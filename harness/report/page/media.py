@@ -83,7 +83,7 @@ class Media:
         height, width = pixels.shape[1:3]
         tall = max(2, round(THUMBNAIL_WIDTH * height / width))
         thumbnails = [video.scaled(frame, tall, THUMBNAIL_WIDTH) for frame in pixels]
-        files.write_bytes(target, video.jpeg(np.concatenate(thumbnails, axis=1)))
+        files.write_atomic(target, video.jpeg(np.concatenate(thumbnails, axis=1)))
 
     def sweep(self) -> None:
         """Delete what an earlier page in this folder had and this one has not."""

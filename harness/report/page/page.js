@@ -181,8 +181,8 @@ function cell(row, arm) {
   } else {
     figure.append(make("div", { className: "absent", textContent: clip?.reason ?? "not in this run's plan" }));
   }
-  const label = make("span", { className: "arm", textContent: name, title: data.arms[arm].notes.join("; ") });
-  if (data.arms[arm].notes.length) label.append(make("sup", { textContent: "†" }));
+  const label = make("span", { className: "arm", textContent: name });
+  label.append(...data.arms[arm].marks.map(([mark, text]) => make("sup", { textContent: mark, title: text })));
   const caption = make("figcaption", {}, label, make("span", { className: "state" }));
   if (clip?.preview) caption.append(" ", make("span", { className: "badge", textContent: "preview copy", title: "The clip's own format does not play in every browser." }));
   caption.append(...scores(clip));
@@ -207,8 +207,8 @@ function scores(clip) {
 function track(clip, name) {
   const numbers = clip.curves?.[state.curve] ?? [];
   const known = numbers.filter((number) => number !== null);
-  const low = Math.min(...known, 0), high = Math.max(...known, known.length ? -Infinity : 1, low + 1e-9);
-  const x = (share) => (100 * share).toFixed(2), y = (number) => (28 - 26 * (number - low) / (high - low)).toFixed(2);
+  const low = Math.min(...known, 0), high = Math.max(...known, 0);
+  const x = (share) => (100 * share).toFixed(2), y = (number) => (28 - 26 * (number - low) / (high - low || 1)).toFixed(2);
   const points = numbers.map((number, i) => number === null ? "" : `${x((i + 0.5) / numbers.length)},${y(number)}`).filter(Boolean);
   const drawing = draw("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" },
     draw("polyline", { points: points.join(" ") }),
@@ -218,7 +218,7 @@ function track(clip, name) {
   const box = make("div", { className: "track", title: said.join("\n"), role: "img",
     ariaLabel: `${name}: ${state.curve || "no curve"} ${known.join(", ")}${said.length ? `; ${said.join("; ")}` : ""}` },
   make("img", { src: clip.strip, alt: "", loading: "lazy" }), drawing, cursor);
-  if (known.length) box.append(make("span", { className: "ends", textContent: `${low} to ${+high.toPrecision(4)}` }));
+  if (known.length) box.append(make("span", { className: "ends", textContent: low < high ? `${low} to ${high}` : low }));
   const go = (event) => {
     const bounds = box.getBoundingClientRect(), share = (event.clientX - bounds.left) / bounds.width;
     seek(Math.max(0, Math.min(0.999999, share)) * clip.frames / clip.rate);

@@ -441,3 +441,15 @@ def test_completion_knows_the_commands(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "harness"]
     offered = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert offered.stdout.split() == ["gate"], offered.stderr
+
+
+def test_run_names_the_page_and_page_and_sheet_make_theirs(harness: Harness, tmp_path: Path) -> None:
+    assert "page:    harness page runs/tiny" in run(harness).out
+    made = harness("page", "runs/tiny", "--plugin", str(FAKES))
+    assert made.out == "page: runs/tiny/page/index.html (8 clips)\n"
+    assert (tmp_path / "runs/tiny/page/index.html").is_file()
+    sheet = harness("sheet", "runs/tiny", "--prompts", "0", "--frames", "0,-1", "--out", "papers/a.png")
+    assert sheet.out == "sheet: papers/a.png\n"
+    assert (tmp_path / "papers/a.png").read_bytes().startswith(b"\x89PNG")
+    assert harness("page", "runs/tiny", "--plugin", str(FAKES), "--out", "runs").err.startswith("error: runs holds")
+    assert harness("sheet", "runs/tiny", "--frames", "first").err.startswith("error: --frames first: expected numbers")
