@@ -22,6 +22,9 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Do at most N units, then stop.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Measurements at the same time, of probes that allow it.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that make batches of clips on a CPU; one a core unless given.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare the digest of every clip file first.")] = False,
     plugin: Plugins = None,
     set_: Sets = None,
@@ -40,7 +43,9 @@ def run(
     from harness.execute.run import run_plan
 
     with Meter(Console(stderr=True)) as meter:
-        outcome = run_plan(work, folder, limit, meter, verify=verify, suite_folder=suite.parent, jobs=jobs)
+        outcome = run_plan(
+            work, folder, limit, meter, verify=verify, suite_folder=suite.parent, jobs=jobs, processes=processes
+        )
     yield from report(outcome)
     raise typer.Exit(outcome.exit_code)
 

@@ -121,6 +121,10 @@ class Registry(Generic[T]):
             _check_measure(name, cls)
         return cls
 
+    def importable(self, name: str) -> bool:
+        """Whether a fresh process finds `name` too: by its entry point, or in one of `plugin_files`."""
+        return name in self._entry_points() or self.get(name).__module__.startswith(PLUGIN_MODULE)
+
     def create(self, name: str, options: Mapping[str, Json]) -> T:
         """The plug-in `name` with checked options. Raises `OptionError` for an unknown or wrong option."""
         cls = self.get(name)
@@ -159,6 +163,8 @@ metrics: Registry[Metric] = Registry("metric", Metric)  # type: ignore[type-abst
 probes: Registry[Probe] = Registry("probe", Probe)  # type: ignore[type-abstract]
 
 
+PLUGIN_MODULE = "harness_plugin_"
+"""How the names of modules begin that `load_plugin` has imported."""
 plugin_files: list[Path] = []
 """Files that `load_plugin` has imported, so that a fresh process can import them too."""
 
@@ -171,7 +177,7 @@ def load_plugin(path: Path) -> None:
     path = path.resolve()
     if not path.is_file():
         raise RegistryError(f"plug-in file {path} does not exist")
-    name = f"harness_plugin_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{PLUGIN_MODULE}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

@@ -2,37 +2,73 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from harness.contracts import registry
+from harness.contracts import VideoModel, registry
 from harness.runs.plan import Arm, Unit
+from harness.system import devices
 from harness.system.digests import canonical
 
+CLIPS_PER_PROCESS = 8
+"""Clips that are worth the start of a process."""
+PROCESS_BYTES = 2**29
+"""Memory of a process beside its weights."""
 
-def grouped(todo: Sequence[Unit], arm: Arm, done: Callable[[Unit], bool]) -> Iterator[list[Unit]]:
+
+def grouped(
+    todo: Sequence[Unit], arm: Arm, done: Callable[[Unit], bool] = lambda unit: False, processes: int = 1
+) -> Iterator[list[Unit]]:
     """The generate units `todo` of one arm in batches of the size that each asks for, the last of a kind smaller.
 
-    A unit that is done comes by itself. Order is that of the last unit of each batch.
+    Where `processes` share the work and no pixel depends on the batch, batches are made smaller, until each process has
+    as many. A unit that is done comes by itself. Order is that of the last unit of each batch.
     """
+    model = registry.models.create(arm.name, arm.options)
+    kinds = {unit.key: _kind(unit, model) for unit in todo if "batch" in unit.context and not done(unit)}
+    counts = Counter(kinds.values())
     waiting: dict[str, list[Unit]] = {}
     for unit in todo:
-        size = int(unit.context.get("batch", 1))
-        if size == 1 or done(unit):
+        kind = kinds.get(unit.key)
+        if kind is None:
             yield [unit]
             continue
-        batch = waiting.setdefault(_kind(unit, arm), [])
+        batch = waiting.setdefault(kind, [])
         batch.append(unit)
-        if len(batch) == size:
-            yield waiting.pop(_kind(unit, arm))
+        if len(batch) == _size(unit, counts[kind], processes):
+            yield waiting.pop(kind)
     yield from waiting.values()
 
 
-def _kind(unit: Unit, arm: Arm) -> str:
+def _size(unit: Unit, count: int, processes: int) -> int:
+    """Clips of one batch, where there are `count` of its kind."""
+    size = int(unit.context["batch"])
+    if unit.preimage["batch"] != 1:
+        return size
+    rounds = -(-count // (size * processes))
+    return -(-count // (rounds * processes)) if processes > 1 else size
+
+
+def _kind(unit: Unit, model: VideoModel) -> str:
     """What clips of one request agree in: section, lengths, frames of switches, and what the model asks for."""
     preimage: Any = unit.preimage
-    model = registry.models.create(arm.name, arm.options)
     prefix: Any = unit.context.get("prefix", {})
     switches = [frame for frame, _ in preimage["switches"]]
     lengths = [preimage["frames"], preimage["batch"], prefix.get("used", 0), *switches]
     return canonical([unit.context["section"], lengths, model.batch_group(preimage["prompt"], preimage["seed"])])
+
+
+def processes(todo: Sequence[tuple[Arm, Unit]], device: str, most: int | None) -> int:
+    """How many processes make the clips `todo`: one a core, at most `most`, as far as clips and memory suffice.
+
+    One, and no other than the run's own, on a GPU, where no section asks for batches, and for a model that no fresh
+    process would find.
+    """
+    arms = {arm.label: arm for arm, unit in todo if "batch" in unit.context}
+    names = {arm.name for arm, _ in todo}
+    if device != "cpu" or not arms or not all(map(registry.models.importable, names)):
+        return 1
+    largest = max(4 * (arm.card.parameters or 0) for arm in arms.values())
+    by_memory = devices.memory_bytes() // 2 // (largest + PROCESS_BYTES)
+    return max(1, min(most or devices.cores(), len(todo) // CLIPS_PER_PROCESS, by_memory))

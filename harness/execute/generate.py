@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from harness.contracts import (
     Frames,
@@ -22,13 +22,15 @@ from harness.contracts import (
 from harness.execute.models import Models
 from harness.execute.units import Result, Setting, attempt, prefixes_of
 from harness.runs.folder import clip_name
-from harness.runs.index import IndexEntry
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Unit
 from harness.system import video
 
 QUEUE_CHUNKS = 4
 """Decoded chunks that may wait for the encoder, so that memory stays bounded when it is the slower one."""
+
+Kept = TypeVar("Kept")
+"""What whoever keeps records gives for one."""
 
 # ------------------------------------------------------------------------------------------ the model
 
@@ -111,14 +113,14 @@ class _Abandoned(BaseException):
     """The batch failed: its clips are made again in smaller ones, so that this attempt leaves no record."""
 
 
-class ClipAttempt:
+class ClipAttempt(Generic[Kept]):
     """One attempt at a clip: it is encoded, read back, brought to the disk and recorded in a thread of its own.
 
     So the model goes on, to the next chunk and to the next clip.
 
     Args:
         path: where the clip goes. name: the same, as the record names it.
-        keep: writes the record as soon as it is made; called in the other thread.
+        keep: takes the record as soon as it is made; called in the other thread.
         width: clips of the request that this one is made in.
     """
 
@@ -128,12 +130,12 @@ class ClipAttempt:
         setting: Setting,
         path: Path,
         name: str,
-        keep: Callable[[Record], IndexEntry],
+        keep: Callable[[Record], Kept],
         width: int = 1,
     ) -> None:
         self.stopped = False
         self._waiting: queue.Queue[Piece | _ModelFailed | None] = queue.Queue(QUEUE_CHUNKS)
-        self._recorded: tuple[Record, IndexEntry] | None = None
+        self._recorded: tuple[Record, Kept] | None = None
         self._fault: BaseException | None = None
         preimage: Any = unit.preimage
         video_settings = preimage["video"]
@@ -167,7 +169,7 @@ class ClipAttempt:
         self.stopped = True
         self.hand_over(_ModelFailed(fault))
 
-    def record(self) -> tuple[Record, IndexEntry]:
+    def record(self) -> tuple[Record, Kept]:
         """Wait for the clip, and return its record, which is on the disk. Raises the fault that prevented it."""
         self._thread.join()
         if self._recorded is None:
@@ -208,7 +210,7 @@ class ClipAttempt:
 # ----------------------------------------------------------------------------------------- many clips
 
 
-class Maker:
+class Maker(Generic[Kept]):
     """Makes the clips of one run folder with the models that are loaded.
 
     Args:
@@ -218,9 +220,9 @@ class Maker:
         unfinished: clips that the model is through with, the oldest first, for whoever asks for their records.
     """
 
-    def __init__(self, models: Models, setting: Setting, folder: Path, keep: Callable[[Record], IndexEntry]) -> None:
+    def __init__(self, models: Models, setting: Setting, folder: Path, keep: Callable[[Record], Kept]) -> None:
         self.models, self.setting, self.folder, self.keep = models, setting, folder, keep
-        self.unfinished: deque[tuple[ClipAttempt, Unit]] = deque()
+        self.unfinished: deque[tuple[ClipAttempt[Kept], Unit]] = deque()
 
     def make(self, arm: Arm, units: Sequence[Unit]) -> None:
         """Have the model make the clips of `units` in one request.
@@ -247,7 +249,7 @@ class Maker:
                 self.make(arm, part)
 
     @staticmethod
-    def _feed(attempts: Sequence[ClipAttempt], start: Callable[[], Iterator[Mapping[int, Piece]]]) -> bool:
+    def _feed(attempts: Sequence[ClipAttempt[Kept]], start: Callable[[], Iterator[Mapping[int, Piece]]]) -> bool:
         """Hand on everything that `start()` yields; false where a batch failed and its clips were abandoned."""
         try:
             for pieces in start():

@@ -17,10 +17,11 @@ from harness.contracts import registry
 from harness.errors import NotAvailable
 from harness.execute import batches, units
 from harness.execute.generate import Maker
+from harness.execute.making import ClipWorker
 from harness.execute.measuring import Measurer, Task
 from harness.execute.models import Models
 from harness.execute.outcome import Outcome, Progress, Tick, stop_reason
-from harness.execute.pool import measure_all
+from harness.execute.pool import work_all
 from harness.execute.products import placed
 from harness.execute.scorers import Scorers
 from harness.runs.folder import Store
@@ -45,12 +46,14 @@ def run_plan(
     suite_folder: Path | None = None,
     scratch: Path | None = None,
     jobs: int = 1,
+    processes: int | None = None,
 ) -> Outcome:
     """Run the units of `plan` that `out` does not hold yet; at most `limit` of them.
 
     `verify` compares the digest of every clip's file, not its length alone. The git commit of `suite_folder` is
     recorded where the harness itself is not under git. Probes keep files in `scratch`, a folder of the run unless
-    given. `jobs` measurements run at the same time where their probe allows it (`Probe.side_by_side`).
+    given. `jobs` measurements run at the same time where their probe allows it (`Probe.side_by_side`). `processes` make
+    batches of clips on a CPU, one a core unless given.
 
     An interrupt (Ctrl-C) ends the run in order, and `stopped` says so. Raises `HarnessError` where the run cannot
     start, and `StorageError` where the disk refuses. In both cases the records stay, and the next run goes on from
@@ -65,7 +68,7 @@ def run_plan(
             plan, store, setting, verify, progress or (lambda tick: None), limit, scratch or out / SCRATCH
         )
         try:
-            job.work(jobs)
+            job.work(jobs, processes)
         except _Stop as stop:
             job.stopped = str(stop)
         except KeyboardInterrupt:
@@ -138,7 +141,7 @@ class _RunningPlan:
 
     # --------------------------------------------------------------------------------- the order
 
-    def work(self, jobs: int) -> None:
+    def work(self, jobs: int, processes: int | None) -> None:
         """Do every unit that is not done: all clips and scores, then all measurements."""
         clips: dict[str, list[Unit]] = defaultdict(list)
         measurements: dict[str, list[Unit]] = defaultdict(list)
@@ -155,8 +158,14 @@ class _RunningPlan:
             elif unit.kind != "score":
                 by_arm = clips if unit.kind == "generate" else measurements
                 by_arm[str(unit.context["arm"])].append(unit)
-        for arm in self.plan.arms:
-            self._clips(arm, clips[arm.label])
+        todo = [(arm, unit) for arm in self.plan.arms for unit in clips[arm.label] if not self._done(unit)]
+        if (several := batches.processes(todo, self.plan.device, processes)) > 1:
+            for unit in (unit for arm in self.plan.arms for unit in clips[arm.label] if self._done(unit)):
+                self._scores(unit)
+            self._make_together(todo, several)
+        else:
+            for arm in self.plan.arms:
+                self._clips(arm, clips[arm.label])
         self.scorers.close()
         self._measure_together(together, jobs)
         for arm in self.plan.arms:
@@ -180,6 +189,28 @@ class _RunningPlan:
             self._batch(arm, batch)
         self._collect()
         self.models.unload()
+
+    def _make_together(self, todo: Sequence[tuple[Arm, Unit]], processes: int) -> None:
+        """Clips in as many processes, each scored as it comes."""
+        threads = max(1, devices.cores() // processes)
+
+        def start(say: Callable[[str], None]) -> ClipWorker:
+            return ClipWorker(self.plan.device, self.setting, say, self.store.folder, threads)
+
+        while todo:
+            count = max(1, self._room([unit for _, unit in todo]))
+            now, todo = todo[:count], todo[count:]
+            by_arm = {arm.label: (arm, [unit for other, unit in now if other is arm]) for arm, _ in now}
+            tasks = [
+                (arm, batch)
+                for arm, units in by_arm.values()
+                for batch in batches.grouped(units, arm, processes=processes)
+            ]
+            of = {unit.key: unit for _, unit in now}
+            with closing(work_all(tasks, processes, start, self._say)) as records:
+                for record in records:
+                    self._write(record)
+                    self._scores(of[record.key])
 
     def _batch(self, arm: Arm, batch: Sequence[Unit]) -> None:
         """Clips that are made together; the scores of the clips before them."""
@@ -247,7 +278,7 @@ class _RunningPlan:
         tasks = [self._task(unit, arms.get(str(unit.context["arm"]))) for unit in todo if not self._done(unit)]
         if self.limit is not None:
             tasks = tasks[: self.limit - self.finished]
-        with closing(measure_all(tasks, jobs, self._measurer, self._say)) as records:
+        with closing(work_all(tasks, jobs, self._measurer, self._say)) as records:
             for record in records:
                 self._write(record)
 

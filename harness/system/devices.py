@@ -128,8 +128,8 @@ def describe(device: str) -> dict[str, Json]:
     return {
         "kind": device.partition(":")[0],
         "name": _gpu_name() if device.startswith("cuda") else _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "memory_bytes": _memory(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 
@@ -170,7 +170,13 @@ def _gpu_name() -> str:
     return name.value.decode(errors="replace")
 
 
-def _memory() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory of the machine; 0 where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

@@ -98,7 +98,7 @@ def test_what_a_request_must_agree_in_is_grouped_by(tmp_path: Path, requests: li
         {"name": "turned", "prompts": "p", "frames": 9, "batch": 5, "switches": [{"frame": 4, "prompts": "q"}]},
     ]
     prompts = {"p": TEXTS, "q": [f"then {text}" for text in TEXTS]}
-    assert run(tmp_path, suite(1, "fake/pairs", generate=sections, prompts=prompts)).exit_code == 0
+    assert run(tmp_path, suite(1, "fake/pairs", generate=sections, prompts=prompts), processes=1).exit_code == 0
     short = [request for request in requests if request.frames == 6]
     assert sorted(sizes(short)) == [1, 2, 4, 4, 4]
     assert all(len({seed % 2 for seed in request.seeds}) == 1 for request in short)

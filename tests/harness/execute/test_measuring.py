@@ -98,8 +98,8 @@ def test_a_record_crosses_whole(tmp_path: Path, events: Callable[[], list[tuple[
     [
         ("raises", "ZeroDivisionError", "by design"),
         ("leaves", "SystemExit", "7"),
-        ("dies", "MeasuringEnded", "ended by signal SIGKILL"),
-        ("vanishes", "MeasuringEnded", "ended with exit status 7"),
+        ("dies", "ProcessEnded", "ended by signal SIGKILL"),
+        ("vanishes", "ProcessEnded", "ended with exit status 7"),
         ("notes", "RecordError", "is no JSON"),
     ],
 )

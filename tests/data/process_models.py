@@ -1,0 +1,53 @@
+"""A model that says which process made its clips, with how many threads, and that can end that process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from harness.contracts import Frames, ModelCard, Options, Request, Spans, VideoModel, no_spans
+from harness.contracts.registry import models
+
+
+class ProcessOptions(Options):
+    """`log` gets a line for each request; a prompt that holds `dies` or `hangs` ends the process, or stops it."""
+
+    log: str
+
+
+@models.register("process/model")
+class ProcessModel(VideoModel):
+    """Grey clips, as bright as their seed."""
+
+    schema = ProcessOptions
+    unkeyed = ("log",)
+
+    def describe(self) -> ModelCard:
+        return ModelCard("fake", 16, 16, 16.0, 4)
+
+    def batch_may_change_pixels(self, device: str) -> bool:
+        return False
+
+    def note(self, text: str) -> None:
+        with Path(self.options.log).open("a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()} {text}\n")
+
+    def load(self, device: str) -> None:
+        self.note(f"load {os.environ.get('OMP_NUM_THREADS')}")
+
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        self.note(f"batch {request.batch}")
+        clips = np.stack([np.full((request.frames, 16, 16, 3), 10 * seed, np.uint8) for seed in request.seeds])
+        yield clips[:, :1]
+        if any("dies" in prompt for prompt in request.prompts):
+            os.kill(os.getpid(), signal.SIGKILL)
+        while any("hangs" in prompt for prompt in request.prompts):
+            time.sleep(0.05)
+        if any("raises" in prompt for prompt in request.prompts):
+            raise ValueError("by design")
+        yield clips[:, 1:]
