@@ -198,6 +198,7 @@ class ClipAttempt(Generic[Kept]):
     def hand_over(self, item: Piece | _ModelFailed | None) -> bool:
         """Queue `item`, None after the last; false when the other thread has ended."""
         # With a timeout: a full queue of a thread that has ended would never take the item.
+        # With a timeout: a full queue of a thread that has ended would never take the item.
         while self._thread.is_alive():
             try:
                 self._waiting.put(item, timeout=0.1)

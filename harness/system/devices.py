@@ -19,6 +19,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 from harness.contracts import Json
 from harness.errors import NotAvailable
 from harness.system.platforms import on_linux
@@ -176,11 +178,8 @@ def cores() -> int:
 
 
 def memory_bytes() -> int:
-    """Memory of the machine; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 0
+    """Memory of the machine."""
+    return int(psutil.virtual_memory().total)
 
 
 @functools.cache

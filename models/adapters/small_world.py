@@ -40,13 +40,38 @@ class ToyOptions(StreamingOptions):
     weights: str = "shipped"
 
 
-class ToyModel(StreamingModel):
-    """A small model; subclasses say its kind of attention."""
+class SmallWorldModel(StreamingModel):
+    """What all models of the small world share: pixels, latents and words."""
 
-    schema = ToyOptions
     family = "toy"
     licence = "Apache-2.0"
     frame_rate = FRAME_RATE
+
+    def pixels(self) -> tuple[int, int]:
+        """32 x 32."""
+        return SIZE, SIZE
+
+    def latent_size(self) -> tuple[int, int]:
+        """8 x 8."""
+        return SIZE // presets.PATCH, SIZE // presets.PATCH
+
+    def load_codec(self, device: str) -> Codec:
+        """Space to depth, lossless."""
+        from videomla_models.rollout.codecs import PixelCodec
+
+        return PixelCodec(presets.PATCH)
+
+    def load_text(self, device: str) -> Embed:
+        """Which word stands where."""
+        from videomla_models.small_world.text import embed
+
+        return embed
+
+
+class ToyModel(SmallWorldModel):
+    """A small model; subclasses say its kind of attention."""
+
+    schema = ToyOptions
     chunk = presets.CHUNK
     attention: ClassVar[str]
     checkpoint: ClassVar[str]
@@ -62,14 +87,6 @@ class ToyModel(StreamingModel):
     def sampler_config(self) -> SamplerConfig:
         """Evenly spaced steps."""
         return presets.sampler_config(self.options.steps, self.options.guidance)
-
-    def pixels(self) -> tuple[int, int]:
-        """32 x 32."""
-        return SIZE, SIZE
-
-    def latent_size(self) -> tuple[int, int]:
-        """8 x 8."""
-        return SIZE // presets.PATCH, SIZE // presets.PATCH
 
     def _file(self) -> Path:
         chosen: str = self.options.weights
@@ -94,18 +111,6 @@ class ToyModel(StreamingModel):
 
         source = None if self.options.weights == RANDOM else self._file()
         return build(self.network_config(), source, self.options.dtype, device)
-
-    def load_codec(self, device: str) -> Codec:
-        """Space to depth, lossless."""
-        from videomla_models.rollout.codecs import PixelCodec
-
-        return PixelCodec(presets.PATCH)
-
-    def load_text(self, device: str) -> Embed:
-        """Which word stands where."""
-        from videomla_models.small_world.text import embed
-
-        return embed
 
 
 class ToyDense(ToyModel):

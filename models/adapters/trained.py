@@ -12,17 +12,15 @@ from pydantic import Field
 
 from harness.contracts import Frames, Json, ModelCard, Request, Spans, no_spans
 from harness.errors import OptionError, WeightsError
-from videomla_models.adapters.transformer_model import Dtype, StreamingModel, StreamingOptions
+from videomla_models.adapters.small_world import SmallWorldModel
+from videomla_models.adapters.transformer_model import Dtype, StreamingOptions
 from videomla_models.checkpoints.locate import resolve
-from videomla_models.small_world import presets
-from videomla_models.small_world.world import FRAME_RATE, SIZE
 from videomla_models.spec.config import SamplerConfig, TransformerConfig, evenly_spaced
 from videomla_models.spec.window import WindowPolicy
 
 if TYPE_CHECKING:
     from videomla_models.network.transformer import VideoTransformer
-    from videomla_models.rollout.codecs import Codec
-    from videomla_models.rollout.pipeline import Embed, Pipeline
+    from videomla_models.rollout.pipeline import Pipeline
     from videomla_models.training.header import Header
 
 
@@ -50,14 +48,11 @@ class TrainedOptions(StreamingOptions):
     guidance: float | None = Field(None, ge=1.0)
 
 
-class Trained(StreamingModel):
+class Trained(SmallWorldModel):
     """A small-world network of any size; several checkpoints differ in their training seeds alone."""
 
     schema = TrainedOptions
     unkeyed = ("checkpoints", "training_seeds", "step")
-    family = "toy"
-    licence = "Apache-2.0"
-    frame_rate = FRAME_RATE
 
     @cached_property
     def files(self) -> list[Path]:
@@ -108,14 +103,6 @@ class Trained(StreamingModel):
         guidance = self.options.guidance or (2.0 if own is None else 1.0)
         return SamplerConfig(steps=steps, shift=stage.shift, guidance=guidance, prediction="clean")
 
-    def pixels(self) -> tuple[int, int]:
-        """32 x 32."""
-        return SIZE, SIZE
-
-    def latent_size(self) -> tuple[int, int]:
-        """8 x 8."""
-        return SIZE // presets.PATCH, SIZE // presets.PATCH
-
     @cached_property
     def _digests(self) -> list[str]:
         return [next(iter(resolve(path).digests().values())) for path in self.files]
@@ -160,18 +147,6 @@ class Trained(StreamingModel):
         from videomla_models.network.build import build
 
         return build(self.network_config(), self.files[place], self.options.dtype, device)
-
-    def load_codec(self, device: str) -> Codec:
-        """Space to depth, lossless."""
-        from videomla_models.rollout.codecs import PixelCodec
-
-        return PixelCodec(presets.PATCH)
-
-    def load_text(self, device: str) -> Embed:
-        """Which word stands where."""
-        from videomla_models.small_world.text import embed
-
-        return embed
 
     def load(self, device: str) -> None:
         """Every checkpoint, each in a pipeline of its own."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.contracts import Agreement, Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
@@ -147,7 +148,7 @@ class StreamingModel(VideoModel):
                 "shift": sampler.shift,
                 "guidance": sampler.guidance,
                 "attention_form": self.form(),
-                "window": _window(policy),
+                "window": asdict(policy),
                 "kept_beside_cache_bytes": dict(cost.kept_bytes(config, policy, work, sampler, element)),
                 "transient": dict(transient),
                 "flops_per_chunk": dict(cost.flops_per_chunk(config, policy, work, len(sampler.steps), self.form())),
@@ -314,7 +315,3 @@ def _check_positions(
             f"{frames} frames take {last} latent frames, and it counts them absolutely in a rope table of {table}",
             f"ask for at most {most} frames, or leave it out of the section (`models:`)",
         )
-
-
-def _window(policy: WindowPolicy) -> dict[str, Json]:
-    return {name: getattr(policy, name) for name in policy.__dataclass_fields__}

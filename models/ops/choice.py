@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from harness.contracts import Json
 from harness.errors import NotAvailable, OptionError
@@ -27,7 +28,8 @@ Name = Literal["expanded", "absorbed", "reference"]
 FORMS: tuple[Name, ...] = ("expanded", "absorbed", "reference")
 CACHE_VARIABLE = "VIDEOMLA_BENCH_KERNELS"
 """Environment variable with the path of the tuning file."""
-CACHE_VERSION = 1
+CACHE_VERSION: Literal[1] = 1
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 TUNED_QUERIES = 256
 """The kernels probe picks the fastest variant over the shapes with at most so many queries."""
 
@@ -154,51 +156,39 @@ def tuning_file() -> Path:
     return cache_folder() / "kernels.json"
 
 
+class _Tuning(BaseModel):
+    """The content of the tuning file: thresholds, and FLOP/s and bytes/s as measured, by the name of a device."""
+
+    version: Literal[1] = CACHE_VERSION
+    devices: dict[str, list[Threshold]]
+    rates: dict[str, tuple[Rate, Rate]] = Field(default_factory=dict)
+
+    @staticmethod
+    def read(path: Path) -> _Tuning:
+        """Empty where there is no file, or one of another version. Raises `OptionError` for any other content."""
+        body: Any = {"devices": {}}
+        try:
+            if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8")))["version"] == CACHE_VERSION:
+                body = found
+            return _Tuning.model_validate(body)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise OptionError(
+                f"{path} is not a tuning file: {reason}", "delete it; the kernels probe writes it anew"
+            ) from error
+
+
 def read_thresholds(device_name: str, path: Path | None = None) -> list[Threshold]:
     """What was measured on `device_name`, nothing for a device without a name.
 
     Raises `OptionError` for a file that is not a tuning file.
     """
-    if device_name == UNNAMED:
-        return []
-    path = path or tuning_file()
-    with _tuning(path) as data:
-        return [
-            Threshold(int(e["keys"]), int(e["queries"]), int(e["heads"]), _four(e["sizes"]), str(e["dtype"]),
-                      str(e.get("variant", "")))
-            for e in data["devices"].get(device_name, [])
-        ]  # fmt: skip
+    return [] if device_name == UNNAMED else _Tuning.read(path or tuning_file()).devices.get(device_name, [])
 
 
 def read_rates(device_name: str, path: Path | None = None) -> tuple[float, float] | None:
     """FLOP/s and bytes/s as measured on `device_name`, if they were. Raises `OptionError` as `read_thresholds`."""
-    if device_name == UNNAMED:
-        return None
-    path = path or tuning_file()
-    with _tuning(path) as data:
-        found = data.get("rates", {}).get(device_name)
-        if found is None:
-            return None
-        flops, moved = (float(rate) for rate in found)
-        if not (0 < flops < math.inf and 0 < moved < math.inf):
-            raise ValueError(f"rates of {device_name}: {found}")
-        return flops, moved
-
-
-@contextmanager
-def _tuning(path: Path) -> Iterator[dict[str, Any]]:
-    """The content of the file, empty where there is none or one of another version; its faults as `OptionError`."""
-    data: Any = {"devices": {}}
-    try:
-        if path.is_file():
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["version"] != CACHE_VERSION:
-                data = {"devices": {}}
-        yield data
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OptionError(f"{path} is not a tuning file: {error}", "delete it; the kernels probe writes it anew") from (
-            error
-        )
+    return None if device_name == UNNAMED else _Tuning.read(path or tuning_file()).rates.get(device_name)
 
 
 def write_thresholds(
@@ -215,25 +205,12 @@ def write_thresholds(
     if device_name == UNNAMED:
         return None
     path = path or tuning_file()
-    read_thresholds(device_name, path)
-    with _tuning(path) as data:
-        devices = dict(data["devices"])
-        kept = dict(data.get("rates", {}))
-    devices[device_name] = [{name: _plain(getattr(t, name)) for name in t.__dataclass_fields__} for t in measured]
+    tuning = _Tuning.read(path)
+    tuning.devices[device_name] = measured
     if rates is not None:
-        kept[device_name] = list(rates)
-    body = {"version": CACHE_VERSION, "devices": devices, "rates": kept}
-    write_atomic(path, json.dumps(body, indent=1) + "\n")
+        tuning.rates[device_name] = rates
+    write_atomic(path, tuning.model_dump_json(indent=1) + "\n")
     return path
-
-
-def _four(value: list[int]) -> tuple[int, int, int, int]:
-    a, b, c, d = (int(x) for x in value)
-    return a, b, c, d
-
-
-def _plain(value: Json) -> Json:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def ceilings(name: str) -> Ceilings:

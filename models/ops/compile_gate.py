@@ -12,8 +12,10 @@ import json
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import triton
@@ -151,29 +153,20 @@ def compile_job(job: Job) -> Row:
     names = job.kernel.arg_names
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in job.pointers}
     source = ASTSource(job.kernel, signature, dict(job.constants), aligned)
+    row = partial(Row, f"sm_{job.arch}", job.variant, job.dtype, job.split, job.tile)
     try:
         made = triton.compile(source, target=GPUTarget("cuda", job.arch, 32), options=dict(job.options))
     except (RuntimeError, triton.CompilationError) as error:
         reason = f"does not compile: {str(error).strip().splitlines()[0]}"
-        return _row(job, 0, 0, 0, 0, 0, "", 0, (reason,))
+        return row(0, 0, 0, 0, 0, "", 0, (reason,))
     registers, listing = _disassemble(made.asm["cubin"])
     spills = sum(operation.startswith(("LDL", "STL")) for operation, _ in listing.operations)
-    counts: dict[str, int] = {}
-    for operation, _ in listing.operations:
-        if MATRIX.match(operation):
-            kind = operation.split(".")[0]
-            counts[kind] = counts.get(kind, 0) + 1
+    counts = Counter(operation.split(".")[0] for operation, _ in listing.operations if MATRIX.match(operation))
     used = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
     columns = int(getattr(made.metadata, "tmem_size", 0) or 0)
     warps = int(made.metadata.num_warps)
     faults = _faults(job, warps, spills, int(made.metadata.shared), columns, used)
-    return _row(job, warps, registers, spills, int(made.metadata.shared), columns, used, listing.key_loop(), faults)
-
-
-def _row(job: Job, warps: int, registers: int, spills: int, shared: int, columns: int, used: str, loop: int,
-         faults: tuple[str, ...]) -> Row:  # fmt: skip
-    return Row(f"sm_{job.arch}", job.variant, job.dtype, job.split, job.tile, warps, registers, spills, shared, columns,
-               used, loop, faults)  # fmt: skip
+    return row(warps, registers, spills, int(made.metadata.shared), columns, used, listing.key_loop(), faults)
 
 
 def _faults(job: Job, warps: int, spills: int, shared: int, columns: int, used: str) -> tuple[str, ...]:
