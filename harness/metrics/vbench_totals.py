@@ -6,65 +6,28 @@ scripts/cal_final_score.py). Raw values are on the scale of VBench's own result 
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from harness.errors import HarnessError, Incomplete, nearest
 
-QUALITY = (
-    "subject_consistency",
-    "background_consistency",
-    "temporal_flickering",
-    "motion_smoothness",
-    "aesthetic_quality",
-    "imaging_quality",
-    "dynamic_degree",
-)
+with Path(__file__).with_name("vbench.csv").open(encoding="utf-8", newline="") as _file:
+    _ROWS = list(csv.DictReader(_file))
+
+QUALITY = tuple(row["dimension"] for row in _ROWS if row["group"] == "quality")
 """The seven dimensions of the Quality score."""
 
-SEMANTIC = (
-    "object_class",
-    "multiple_objects",
-    "human_action",
-    "color",
-    "spatial_relationship",
-    "scene",
-    "appearance_style",
-    "temporal_style",
-    "overall_consistency",
-)
+SEMANTIC = tuple(row["dimension"] for row in _ROWS if row["group"] == "semantic")
 """The nine dimensions of the Semantic score."""
 
 DIMENSIONS = QUALITY + SEMANTIC
 
-SIX = (
-    "aesthetic_quality",
-    "background_consistency",
-    "dynamic_degree",
-    "imaging_quality",
-    "motion_smoothness",
-    "subject_consistency",
-)
+SIX = tuple(sorted(row["dimension"] for row in _ROWS if row["long"]))
 """The six dimensions that long-video papers report, and whose plain mean some of them print as "Overall"."""
 
-RANGES: Mapping[str, tuple[float, float]] = {
-    "subject_consistency": (0.1462, 1.0),
-    "background_consistency": (0.2615, 1.0),
-    "temporal_flickering": (0.6293, 1.0),
-    "motion_smoothness": (0.706, 0.9975),
-    "dynamic_degree": (0.0, 1.0),
-    "aesthetic_quality": (0.0, 1.0),
-    "imaging_quality": (0.0, 1.0),
-    "object_class": (0.0, 1.0),
-    "multiple_objects": (0.0, 1.0),
-    "human_action": (0.0, 1.0),
-    "color": (0.0, 1.0),
-    "spatial_relationship": (0.0, 1.0),
-    "scene": (0.0, 0.8222),
-    "appearance_style": (0.0009, 0.2855),
-    "temporal_style": (0.0, 0.364),
-    "overall_consistency": (0.0, 0.364),
-}
+RANGES: Mapping[str, tuple[float, float]] = {row["dimension"]: (float(row["low"]), float(row["high"])) for row in _ROWS}
 """Lowest and highest raw value of each dimension, the ends of its normalised scale."""
 
 WEIGHTS: Mapping[str, float] = {name: 0.5 if name == "dynamic_degree" else 1.0 for name in DIMENSIONS}
