@@ -17,7 +17,7 @@ from harness.contracts import registry
 from harness.errors import NotAvailable
 from harness.execute import batches, units
 from harness.execute.generate import Maker
-from harness.execute.attempt import ClipWorker
+from harness.execute.making import ClipWorker
 from harness.execute.measuring import Measurer, Task
 from harness.execute.models import Models
 from harness.execute.outcome import Outcome, Progress, Tick, stop_reason
