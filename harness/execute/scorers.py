@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from harness.contracts import Clip, Json, registry
+from harness.contracts import Json, Metric, registry
 from harness.environments.worker.metric import WorkerMetric
 from harness.errors import NotAvailable
 from harness.runs.plan import Unit
 from harness.system.digests import canonical
 
 
-class Scorer(Protocol):
-    """A metric that is set up and waits for clips."""
-
-    def score(self, clip: Clip) -> Mapping[str, float]:
-        """The metric's values for one clip, as `Metric.score` gives them; raises what it raises."""
-        ...
-
-    def samples(self) -> Mapping[str, Sequence[float]]:
-        """The numbers behind the last score."""
-        ...
-
-    def notes(self) -> Mapping[str, Json]:
-        """Further facts for the record of the last score."""
-        ...
-
-    def close(self) -> None:
-        """Free what the metric holds."""
-        ...
-
-
-def scorer_for(name: str, options: Mapping[str, Json], device: str) -> Scorer:
+def scorer_for(name: str, options: Mapping[str, Json], device: str) -> Metric:
     """The metric `name`, set up in this process or in a worker of its environment.
 
     Raises `NotAvailable` with the reason and the fix, and whatever setting it up raises.
@@ -52,10 +32,10 @@ class Scorers:
 
     def __init__(self, device: str, say: Callable[[str], None]) -> None:
         self.device, self.say = device, say
-        self._ready: dict[str, Scorer] = {}
+        self._ready: dict[str, Metric] = {}
         self._faults: dict[str, Exception] = {}
 
-    def get(self, unit: Unit) -> Scorer:
+    def get(self, unit: Unit) -> Metric:
         """The scorer that a score unit needs. Raises `NotAvailable`, or what setting it up raised."""
         use: Any = unit.preimage["metric"]
         key = canonical({"name": use["name"], "options": use["options"]})

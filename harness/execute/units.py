@@ -12,6 +12,7 @@ from typing import Any
 from harness.contracts import (
     Clip,
     Json,
+    Metric,
     ModelCard,
     Prefix,
     ProbeContext,
@@ -23,7 +24,6 @@ from harness.contracts import (
 )
 from harness.errors import NotAvailable, RecordError, StorageError
 from harness.execute import products
-from harness.execute.scorers import Scorer
 from harness.runs.line import Record, encode
 from harness.runs.plan import Unit
 from harness.suite import prefixes
@@ -149,14 +149,14 @@ def _happened(preimage: Any, info: Mapping[str, Any]) -> list[int]:
     return [switch["asked"] if switch["frame"] is None else switch["frame"] for switch in info["switches"]]
 
 
-def score(unit: Unit, scorer: Scorer, clip: Clip) -> Result:
+def score(unit: Unit, metric: Metric, clip: Clip) -> Result:
     """One metric on one clip."""
     preimage: Any = unit.preimage
     name = preimage["metric"]["name"]
-    raw = scorer.score(clip)
+    raw = metric.score(clip)
     values = enforce.values(f"metric {name}", registry.metrics.get(name).values, raw)
-    samples = {key: [float(item) for item in items] for key, items in scorer.samples().items()}
-    return Result(values=values, samples=samples, notes=scorer.notes(), clip={"digest": clip.digest})
+    samples = {key: [float(item) for item in items] for key, items in metric.samples().items()}
+    return Result(values=values, samples=samples, notes=metric.notes(), clip={"digest": clip.digest})
 
 
 # -------------------------------------------------------------------------------------------- measure

@@ -170,10 +170,10 @@ class VBench(VBenchMetric):
 
     def available(self) -> Availability:
         """Ready when the environment, the packages of the dimensions asked for, and their weights are here."""
-        try:
-            environment = find(self.environment)
-        except NotAvailable as error:
-            return Availability(False, error.message, error.fix.removeprefix("type: "))
+        built = self.environment_available()
+        if not built.ready:
+            return built
+        environment = find(self.environment)
         for name in self.options.dimensions:
             if packages := lacking(environment, name):
                 reason = f"{name} needs {', '.join(packages)}, not installed in environment {self.environment!r}"

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from harness.contracts import Json, VideoModel, Workload, registry
 from harness.errors import NotAvailable
 from harness.probes.timing import agreement
@@ -123,29 +125,20 @@ def hold_to_budget(device: str, budget: int) -> str:
         _require_free(budget, free, "the device")
         torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device)
         return "memory of torch's allocator on the device, without the CUDA context"
-    _require_free(budget, _available(), "this machine")
     base = status_bytes("VmData")
     if base is None:
         raise NotAvailable("a memory budget on a CPU needs /proc, which is not mounted", "mount /proc, or use CUDA")
+    _require_free(budget, psutil.virtual_memory().available, "this machine")
     resource.setrlimit(resource.RLIMIT_DATA, (base + budget, base + budget))
     return "private writable memory asked for, resident or not, beyond interpreter and libraries (RLIMIT_DATA)"
 
 
-def _require_free(budget: int, free: int | None, where: str) -> None:
-    if free is not None and free < budget:
+def _require_free(budget: int, free: int, where: str) -> None:
+    if free < budget:
         raise NotAvailable(
             f"the budget of {budget} bytes is not free on {where}: {free} bytes are",
             "choose a smaller budget or stop what else runs there",
         )
-
-
-def _available() -> int | None:
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    sizes = [line.split()[1] for line in text.splitlines() if line.startswith("MemAvailable:")]
-    return int(sizes[0]) * 1024 if sizes else None
 
 
 def out_of_memory(error: BaseException) -> bool:

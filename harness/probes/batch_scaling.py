@@ -259,28 +259,14 @@ def _check_length(subject: Subject, workload: Workload) -> None:
 
 def _samples(rows: Sequence[Row]) -> Mapping[str, Sequence[float]]:
     """One entry a batch size, smallest first; `fits` is 1 or 0."""
-    return {
-        "batch": [float(row.batch) for row in rows],
-        "fits": [float(row.outcome == "ok") for row in rows],
-        "peak_bytes": [row.peak_bytes for row in rows],
-        "fps": [row.fps for row in rows],
-        "clip_s": [row.clip_s for row in rows],
-        "first_chunk_s": [row.first_chunk_s for row in rows],
-    }
+    names = ("batch", "peak_bytes", "fps", "clip_s", "first_chunk_s")
+    fits = [float(row.outcome == "ok") for row in rows]
+    return {"fits": fits, **{name: [float(getattr(row, name)) for row in rows] for name in names}}
 
 
 def _row(row: Row) -> dict[str, Json]:
-    return {
-        "batch": row.batch,
-        "outcome": row.outcome,
-        "at": row.at,
-        "message": row.message,
-        "reserved_bytes": row.reserved_bytes,
-        "driver_bytes": row.driver_bytes,
-        "grown_bytes": row.grown_bytes,
-        "allocation_failures": row.failures,
-        "rejected": row.rejected,
-    }
+    names = ("batch", "outcome", "at", "message", "reserved_bytes", "driver_bytes", "grown_bytes", "rejected")
+    return {name: getattr(row, name) for name in names} | {"allocation_failures": dict(row.failures)}
 
 
 def _two_lines(text: str) -> tuple[str, str]:

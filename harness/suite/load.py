@@ -54,23 +54,21 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     )
     _check_references(doc, suite, origins)
     _check_columns(doc, suite)
-    labels_by_place = {("tables", index): table.models for index, table in enumerate(suite.tables)}
-    labels_by_place |= {("plots", index): plot.models for index, plot in enumerate(suite.plots)}
-    for (kind, index), models in labels_by_place.items():
-        for label in models or []:
-            _require(doc, (kind, index, "models"), "model label", label, origins)
+    for kind in ("tables", "plots"):
+        for index, item in enumerate(getattr(suite, kind)):
+            for label in item.models or []:
+                _require(doc, (kind, index, "models"), "model label", label, origins)
     for index, table in enumerate(suite.tables):
         _check_published(doc, index, table)
     _check_rows(doc, suite)
-    labels = {section.name: _labels(section.models, origins) for section in (*generate, *measure)}
-    return suite.model_copy(
-        update={
-            "generate": [section.model_copy(update={"models": labels[section.name]}) for section in generate],
-            "measure": [section.model_copy(update={"models": labels[section.name]}) for section in measure],
-            "tables": [table.model_copy(update={"models": _labels(table.models, origins)}) for table in suite.tables],
-            "plots": [plot.model_copy(update={"models": _labels(plot.models, origins)}) for plot in suite.plots],
-        }
-    )
+
+    def with_arms(item: Any) -> Any:
+        """`item` with every label before its grid replaced by those of its arms."""
+        labels = [arm for label in item.models or [] for arm in origins[label]]
+        return item if item.models is None else item.model_copy(update={"models": list(dict.fromkeys(labels))})
+
+    kinds = ("generate", "measure", "tables", "plots")
+    return suite.model_copy(update={kind: list(map(with_arms, getattr(suite, kind))) for kind in kinds})
 
 
 # --------------------------------------------------------------------------------------------- the arms
@@ -256,12 +254,6 @@ def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str
 def _require(doc: Located, loc: Loc, what: str, name: str, choices: Collection[str]) -> None:
     if name not in choices:
         raise SuiteError(f"{doc.where(loc)}: unknown {what} {name!r}; {nearest(name, choices)}")
-
-
-def _labels(labels: list[str] | None, origins: Mapping[str, list[str]]) -> list[str] | None:
-    if labels is None:
-        return None
-    return list(dict.fromkeys(label for name in labels for label in origins[name]))
 
 
 # ---------------------------------------------------------------------------------------------- columns

@@ -37,16 +37,19 @@ def cuda_devices() -> int:
 
     Asks the driver directly (`cuInit`, `cuDeviceGetCount`), which honours CUDA_VISIBLE_DEVICES.
     """
-    if not torch_has_cuda():
+    count = ctypes.c_int(0)
+    if not torch_has_cuda() or (driver := _cuda_driver()) is None or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
+    return count.value
+
+
+def _cuda_driver() -> ctypes.CDLL | None:
+    """NVIDIA's driver library, initialised; None without one."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+        return None
+    return None if driver.cuInit(0) else driver
 
 
 def torch_has_cuda() -> bool:
@@ -161,13 +164,8 @@ def cpu_name_in(cpuinfo: str) -> str:
 
 @functools.cache
 def _gpu_name() -> str:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "unknown"
-    name = ctypes.create_string_buffer(256)
-    handle = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(handle), 0) or driver.cuDeviceGetName(name, 256, handle):
+    driver, name, handle = _cuda_driver(), ctypes.create_string_buffer(256), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGet(ctypes.byref(handle), 0) or driver.cuDeviceGetName(name, 256, handle):
         return "unknown"
     return name.value.decode(errors="replace")
 
