@@ -81,9 +81,9 @@ class Incomplete(HarnessError):
     exit_code = 3
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str]) -> str:
     """The sentence that answers a misspelt `name`: the nearest of `known`, or all of them when they are few."""
-    names = sorted(known)
+    names = sorted(choices)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"

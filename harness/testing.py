@@ -67,8 +67,8 @@ def check_named(
         return check_metric(name, options, device)
     if name in registry.probes.names():
         return check_probe(name, options, device)
-    known = [*registry.models, *registry.metrics, *registry.probes]
-    fix = f"{nearest(name, known)}; what a file of yours registers wants --plugin FILE"
+    names = [*registry.models, *registry.metrics, *registry.probes]
+    fix = f"{nearest(name, names)}; what a file of yours registers wants --plugin FILE"
     raise RegistryError(f"no model, metric or probe is called {name!r}", fix)
 
 
@@ -132,8 +132,8 @@ def _live(findings: list[Finding], model: VideoModel, card: ModelCard, device: s
     model.unload()
     _try(findings, "load again", lambda: model.load(device))
     _try(findings, "clip unchanged after loading again", lambda: _equal(first, clip()))
-    found = _try(findings, "agreement with its reference", lambda: agreement(model, Request((prompt,), (0,), frames)))
-    if found is None and findings[-1].ok:
+    result = _try(findings, "agreement with its reference", lambda: agreement(model, Request((prompt,), (0,), frames)))
+    if result is None and findings[-1].ok:
         findings[-1] = replace(findings[-1], ok=None, detail="it has none, so its speed will be marked")
     model.unload()
 
@@ -164,21 +164,21 @@ def _batch(
 def _switches(findings: list[Finding], model: VideoModel, card: ModelCard, prompt: str, plain: Frames) -> None:
     """Whether a switch leaves every frame alone before the one that the model states."""
     name = "a prompt switch changes nothing before the frame that it states"
-    asked = Switch(card.frames_per_chunk + 1, (prompt.replace("red", "blue"),))
-    request = Request((prompt,), (0,), len(plain), (asked,))
+    switch = Switch(card.frames_per_chunk + 1, (prompt.replace("red", "blue"),))
+    request = Request((prompt,), (0,), len(plain), (switch,))
     try:
         model.check_request(request)
-        stated = next(iter(model.switch_frames(request)))
+        frame = next(iter(model.switch_frames(request)))
     except OptionError as refused:
         findings.append(Finding(name, None, refused.message))
         return
-    if stated is None:
+    if frame is None:
         findings.append(Finding(name, None, "it states none; metrics judge from the frame that was asked for"))
         return
 
     def switched() -> None:
         clip = np.concatenate([chunk[0] for chunk in chunks(model, request, card)])
-        _equal(plain[:stated], clip[:stated])
+        _equal(plain[:frame], clip[:frame])
 
     _try(findings, name, switched)
 
@@ -236,8 +236,8 @@ def check_probe(name: str, options: Mapping[str, Json] | None = None, device: st
     return findings
 
 
-def _declared(declared: Sequence[Value]) -> None:
-    names = [value.name for value in declared]
+def _declared(value_list: Sequence[Value]) -> None:
+    names = [value.name for value in value_list]
     if not names or len(set(names)) != len(names):
         raise PluginFault(f"values must be declared, each once; declared: {', '.join(names) or 'none'}")
     if wrong := [name for name in names if not name or ":" in name or not name.isprintable()]:

@@ -43,52 +43,52 @@ def _check_chunk(chunk: object, index: int, shape: tuple[int, ...]) -> None:
             "bring the pixels to the host as uint8 first",
         )
     if chunk.dtype != np.uint8:
-        bad = " with NaN" if chunk.dtype.kind == "f" and bool(np.isnan(chunk).any()) else ""
-        raise ModelFault(f"chunk {index} is {chunk.dtype}{bad}, not uint8", "scale to 0..255, round and clip")
+        nan_note = " with NaN" if chunk.dtype.kind == "f" and bool(np.isnan(chunk).any()) else ""
+        raise ModelFault(f"chunk {index} is {chunk.dtype}{nan_note}, not uint8", "scale to 0..255, round and clip")
     batch, height, width, channels = shape
     if chunk.ndim == 5 and chunk.shape[0] != batch:
         raise ModelFault(
             f"the model ignores the batch: chunk {index} holds {chunk.shape[0]} clips, {batch} were asked for",
             "yield one clip for each prompt of the request",
         )
-    want = f"[{batch}, frames, {height}, {width}, {channels}]"
+    expected_shape = f"[{batch}, frames, {height}, {width}, {channels}]"
     if chunk.ndim != 5 or (chunk.shape[0], *chunk.shape[2:]) != shape or chunk.shape[1] < 1:
-        raise ModelFault(f"chunk {index} has shape {list(chunk.shape)}, not {want}")
+        raise ModelFault(f"chunk {index} has shape {list(chunk.shape)}, not {expected_shape}")
 
 
 def agreement(model: VideoModel, request: Request) -> Agreement | None:
-    """What the loaded `model` says of its agreement with its reference on `request`.
+    """The loaded `model`'s agreement with its reference on `request`.
 
-    Raises `ModelFault` where it says something else, compared nothing or does not agree; an error that is no number
-    does not.
+    Raises `ModelFault` where it returns something else, compared nothing or does not agree. An error of NaN does not
+    agree.
     """
-    found = model.agreement(request)
-    if found is None:
+    check = model.agreement(request)
+    if check is None:
         return None
-    if not isinstance(found, Agreement):
-        raise ModelFault(f"agreement() gave a {type(found).__qualname__}, not an Agreement, or None")
-    if found.compared < 1:
-        raise ModelFault(f"nothing was held against {found.reference}", "compare some results, or return None")
-    if not found.error <= found.limit:
+    if not isinstance(check, Agreement):
+        raise ModelFault(f"agreement() gave a {type(check).__qualname__}, not an Agreement, or None")
+    if check.compared < 1:
+        raise ModelFault(f"nothing was held against {check.reference}", "compare some results, or return None")
+    if not check.error <= check.limit:
         raise ModelFault(
-            f"relative error {found.error:.2e} against {found.reference}, above {found.limit:.0e}: no speed is taken",
+            f"relative error {check.error:.2e} against {check.reference}, above {check.limit:.0e}: no speed is taken",
             "mend the fast path; `attention: reference` runs the slow one where the model has it",
         )
-    return found
+    return check
 
 
-def values(owner: str, declared: Sequence[Value], given: Mapping[str, float]) -> dict[str, float]:
-    """`given` as floats, in the declared order: every declared name and no other, none infinite.
+def values(owner: str, value_list: Sequence[Value], raw: Mapping[str, float]) -> dict[str, float]:
+    """`check` as floats, in the declared order: every declared name and no other, none infinite.
 
     Raises `PluginFault` that starts with `owner`.
     """
-    names = [value.name for value in declared]
-    if unknown := sorted(set(given) - set(names)):
+    names = [value.name for value in value_list]
+    if unknown := sorted(set(raw) - set(names)):
         raise PluginFault(f"{owner} gave a value it does not declare: {', '.join(unknown)}")
-    if missing := [name for name in names if name not in given]:
-        raise PluginFault(f"{owner} gave no value {', '.join(missing)}", "give NaN where a value is undefined")
-    found = {name: float(given[name]) for name in names}
-    for name, value in found.items():
+    if absent := [name for name in names if name not in raw]:
+        raise PluginFault(f"{owner} gave no value {', '.join(absent)}", "give NaN where a value is undefined")
+    numbers = {name: float(raw[name]) for name in names}
+    for name, value in numbers.items():
         if math.isinf(value):
             raise PluginFault(f"{owner} gave an infinite {name}")
-    return found
+    return numbers

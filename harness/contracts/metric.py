@@ -100,7 +100,7 @@ class Metric(ABC):
         return {}
 
     def notes(self) -> Mapping[str, Json]:
-        """What else the record of the last score should say, as in the versions of the packages that made it."""
+        """Further facts for the record of the last score, as the versions of the packages behind it."""
         return {}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Names to plug-ins: by decorator, by installed entry point, or from a file given with `--plugin`.
+"""Find plug-ins by name: registered by a decorator, by an installed entry point, or from a file of `--plugin`.
 
 Entry points are read by name and imported only when that name is asked for.
 """
@@ -66,15 +66,15 @@ class Registry(Generic[T]):
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._points is None:
-            found: dict[str, EntryPoint] = {}
+            point_by_name: dict[str, EntryPoint] = {}
             for point in (*entry_points(group=f"harness.{self.kind}s"), *self._members()):
-                other = found.setdefault(point.name, point)
-                if other.value != point.value:
+                earlier = point_by_name.setdefault(point.name, point)
+                if earlier.value != point.value:
                     raise RegistryError(
-                        f"{self.kind} {point.name!r} is registered twice: by {other.value} and {point.value}",
+                        f"{self.kind} {point.name!r} is registered twice: by {earlier.value} and {point.value}",
                         "uninstall one of the two packages",
                     )
-            self._points = found
+            self._points = point_by_name
         return self._points
 
     def _members(self) -> Iterator[EntryPoint]:
@@ -152,8 +152,8 @@ def check_options(owner: str, schema: type[Options], options: Mapping[str, Json]
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             raise OptionError(f"{owner} has no option {where!r}", nearest(where, schema.model_fields)) from error
-        said = str(fault["msg"]).removeprefix("Value error, ")  # what a validator of the schema itself said
-        raise OptionError(f"{owner}, option {where!r}: {said}" if where else f"{owner}: {said}") from error
+        message = str(fault["msg"]).removeprefix("Value error, ")  # what a validator of the schema itself said
+        raise OptionError(f"{owner}, option {where!r}: {message}" if where else f"{owner}: {message}") from error
 
 
 models: Registry[VideoModel] = Registry("model", VideoModel)  # type: ignore[type-abstract]
@@ -229,7 +229,7 @@ def kernel_family(name: str) -> type[Bench]:
     points = {point.name: point for point in entry_points(group=KERNELS_GROUP)}
     if name not in points:
         raise RegistryError(f"unknown family of kernels {name!r}", nearest(name, points))
-    found = points[name].load()
-    if not (isinstance(found, type) and issubclass(found, Bench)):
+    family = points[name].load()
+    if not (isinstance(family, type) and issubclass(family, Bench)):
         raise RegistryError(f"kernels {name!r}: {points[name].value} is no subclass of Bench")
-    return found
+    return family

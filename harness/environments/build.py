@@ -215,6 +215,7 @@ def _step(command: list[str], logfile: Path, name: str) -> None:
     logfile.parent.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in os.environ.items() if key not in PIP_SETTINGS_DROPPED}
     settings |= {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    # Of the environment that this process runs in, whose packages must not be taken for the new one's.
     for key in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"):
         settings.pop(key, None)
     with logfile.open("ab") as log:

@@ -249,6 +249,7 @@ def main() -> None:
     """Read a job, run it, write its row."""
     devices.end_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
+        # A model that prints would otherwise write into the answer.
         os.dup2(2, 1)
         fields: dict[str, Any] = json.load(sys.stdin)
         fields |= {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}

@@ -231,6 +231,7 @@ def run_child(job: Job, timeout_s: float) -> Row:
             text=True,
             timeout=timeout_s,
             check=False,
+            # glibc reads these when a process starts, so they cannot be set inside it.
             env=os.environ | ({} if job.device.startswith("cuda") else STEADY_MALLOC),
         )
     except subprocess.TimeoutExpired:

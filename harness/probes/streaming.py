@@ -152,6 +152,7 @@ class Streaming(Probe):
         check_workload("streaming", workload)
         importlib.import_module("torch")  # or its own size would count as the first model's weights
         clock, telemetry = self._clock or Clock(subject.device), Telemetry(subject.device)
+        # The meter's base is read before the model loads: what stands then is not the model's (rule T15).
         meter, start = MemoryMeter(subject.device), clock.point()
         model = subject.load()
         load_s = (clock.point() - start) / SECOND
@@ -171,6 +172,7 @@ class Streaming(Probe):
                 self.options.warmups,
                 max(self.options.warmups, self.options.max_warmups),
             )
+        # After warm-up, so that the peak is that of a steady state and not of compilation (rule T15).
         meter.reset()
         device_before, failures_before = telemetry.snapshot(), devices.allocation_failures(subject.device)
         with watch(telemetry) as other_work:
@@ -310,6 +312,7 @@ class Summary:
         flop_share = counts.flops / seconds / flops.peak(flops.PEAK_FLOPS, self.device) if seconds else NAN
         byte_share = counts.weight_bytes * forwards / seconds if seconds else NAN
         byte_share /= flops.peak(flops.PEAK_BYTES, self.device)
+        # Faster than the device can be: the model has not waited for it, or the count is wrong.
         for what, share in (("FLOP/s", flop_share), ("bytes/s", byte_share)):
             if share > 1:
                 raise ModelFault(

@@ -54,6 +54,7 @@ def ranked(cells: Cells, direction: Direction, comparable: Collection[Place], st
     others = {place: merit for place, merit in merits.items() if merit != best}
     if not others:
         return cells
+    # Of equal ones that of the first run.
     behind = max(others, key=lambda place: (others[place], -place[0]))
     leading = {}
     for place, cell in cells.items():
@@ -175,6 +176,7 @@ def cell_of(
 
 def _measured_cell(rounds: NDArray[np.float64], value: Value, spec: str, marks: tuple[str, ...]) -> Cell:
     """The median of the rounds that define the value. The number of rounds is shown where the column is ranked."""
+    # A round of too few samples has no percentile, say; the others still count.
     defined = rounds[np.isfinite(rounds)]
     if not defined.size:
         return Cell("undefined", marks=marks)

@@ -39,6 +39,7 @@ def markdown(table: Table) -> str:
 
 
 def _markdown_escape(text: str) -> str:
+    # The backslash first: it escapes the others.
     for old, new in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
         text = text.replace(old, new)
     return " ".join(text.replace("](", "]\\(").split())
@@ -167,6 +168,7 @@ def html(table: Table) -> str:
     from jinja2 import Environment
 
     page = Path(__file__).with_name("table.html").read_text(encoding="utf-8")
+    # Labels come from suites, which are untrusted: autoescape, and a policy in the page that forbids scripts.
     template = Environment(autoescape=True, keep_trailing_newline=True).from_string(page)
     return template.render(
         table=table,

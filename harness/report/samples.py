@@ -144,6 +144,7 @@ def _prompts(run: Run, group: Group) -> NDArray[np.int64]:
 def estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
     """The metric's aggregate of the value `name` with its interval."""
     counting = kept_clips(metric, name, samples)
+    # Only a mean has a fast interval; a metric's own aggregate is called once a resample.
     values, prompts = samples.values[name][counting], samples.prompts[counting]
     if type(metric).aggregate is Metric.aggregate:
         share = any(value.share for value in metric.values if value.name == name)

@@ -88,6 +88,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
     remarks: list[str] = []
     columns = [_column(column, views, shortfalls, remarks, leads, spec.models) for column in spec.columns]
     if shortfalls:
+        # All of them at once, and not the first alone: each costs a run.
         raise Incomplete(
             f"table {spec.name!r} is refused: " + "; ".join(dict.fromkeys(shortfalls)),
             "run the suite again to fill what is missing, or say `incomplete: mark` in it",
@@ -169,6 +170,7 @@ def _column(
             cells[number, arm] = cell
             schemas |= view.samples(section, group).schemas
             versions |= {(plugin, version) for g in (group, *others) if (version := view.version(section, g))}
+            # Random weights have a speed that counts, but no quality.
             random = bool(arm) and view.arms[arm].card.weights == "random"
             in_table = arm in ("", *_shown_arms(view, models))
             if INCOMPLETE not in cell.marks and (measured or not random) and in_table:

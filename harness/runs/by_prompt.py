@@ -94,6 +94,7 @@ def _link(source: Path, target: Path) -> None:
         try:
             os.link(source, target)
         except OSError:
+            # Some file systems know no hard links.
             target.symlink_to(os.path.relpath(source, target.parent))
     except OSError as error:
         raise StorageError(f"{target} cannot be made: {error.strerror}") from error

@@ -114,6 +114,7 @@ def clustered_statistic(
         return float(statistic(np.concatenate([groups[i] for i in index]).tolist()))
 
     if len(groups) < FEW_CLUSTERS:
+        # The jackknife, as a statistic of one's own has no linearised error.
         every = np.arange(len(groups))
         jackknife = np.asarray([pooled(np.delete(every, i)) for i in every])
         reach = _t_reach(float(np.sqrt((every.size - 1) * np.var(jackknife))), every.size, level)
@@ -228,6 +229,7 @@ def ratio_of_medians(
             raise ValueError("a ratio of medians needs finite, positive samples in every round")
     if len(left) == 1:
         return _ratio_within(np.log(left[0]), np.log(right[0]), level, resamples, seed)
+    # In logarithms a ratio and its inverse lie equally far from 1, and Student's t is symmetric.
     logs = np.asarray([_log_ratio(np.log(a), np.log(b)) for a, b in zip(left, right, strict=True)])
     count, rounds = sum(item.size for item in (*left, *right)), len(left)
     value, freedom = float(np.mean(logs)), rounds - 1
@@ -245,6 +247,7 @@ def _ratio_within(first: Floats, second: Floats, level: float, resamples: int, s
     count = first.size + second.size
     if samples < LEAST_SAMPLES:
         return Effect(Estimate(float(np.exp(value)), NAN, NAN, count, samples, level), NAN, 0, NAN)
+    # Counted values, as bytes: a bootstrap of equal numbers has no width, which is no evidence.
     if max(np.ptp(first), np.ptp(second)) <= EQUAL:
         return _without_spread(value, count, samples, level)
     result = stats.bootstrap(
@@ -388,6 +391,7 @@ def _totals(data: Floats, codes: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
 def _linearised_error(sums: Floats, sizes: Floats) -> float:
     """Standard error of sum(sums) / sum(sizes), linearised, over two clusters or more."""
+    # A mean of clusters of unequal size is a ratio of two sums, both of them random (Cochran, section 6.3).
     residuals = sums - sums.sum() / sizes.sum() * sizes
     return float(np.sqrt(sums.size / (sums.size - 1) * np.square(residuals).sum()) / sizes.sum())
 
@@ -400,6 +404,7 @@ def _t_reach(error: float, clusters: int, level: float) -> float:
 def _ratio_interval(sums: Floats, sizes: Floats, level: float, resamples: int, seed: int) -> tuple[float, float]:
     """Interval of sum(sums) / sum(sizes) over clusters."""
     count, value = sums.size, sums.sum() / sizes.sum()
+    # Too few for a bootstrap, or so many that it would only repeat the normal interval.
     if not FEW_CLUSTERS <= count <= BOOTSTRAP_CLUSTERS:
         reach = _t_reach(_linearised_error(sums, sizes), count, level)
         return float(value - reach), float(value + reach)

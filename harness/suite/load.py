@@ -97,6 +97,7 @@ def _arms(doc: Located, suite: Suite) -> tuple[dict[str, list[str]], list[ModelE
 
 def _combinations(doc: Located, loc: Loc, entry: ModelEntry) -> list[tuple[str, dict[str, Any], str]]:
     """(model name, options, label suffix) for every combination of the grid."""
+    # Multiplied before any is made: a few long lists are more combinations than memory holds.
     size = 1
     for key, values in entry.grid.items():
         size *= len(values)
@@ -129,6 +130,7 @@ def _plugin(
         schema: type[Options] = kind.get(name).schema
         checked = registry.check_options(f"{kind.kind} {name}", schema, options)
     except OptionError as error:
+        # The message quotes the option, and only so does it say which: pydantic's fault is not at hand here.
         keys = [key for key in options if f"{key!r}" in error.message]
         places: list[Loc] = [(*loc, part, key) for key in keys for part in ("options", "grid")]
         place = next((place for place in places if place in doc.positions), (*loc, "options"))

@@ -26,6 +26,7 @@ def read_prompts(
     starts with `where`.
     """
     try:
+        # Asked first, so that a huge file is never read.
         if path.stat().st_size > MAX_BYTES:
             raise SuiteError(f"{where}: prompt file {path.name} is larger than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
@@ -64,6 +65,7 @@ def check_prompts(prompts: list[str], where: str) -> None:
             raise SuiteError(f"{where}: a prompt is empty")
         if len(prompt) > MAX_PROMPT:
             raise SuiteError(f"{where}: a prompt has {len(prompt)} characters (at most {MAX_PROMPT})")
+        # JSON may hold half a surrogate pair, which no encoder of text takes.
         if any("\ud800" <= char <= "\udfff" for char in prompt):
             raise SuiteError(f"{where}: a prompt is no valid text: {prompt[:40]!r}")
 

@@ -79,6 +79,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list
             if label in chains:
                 raise SuiteError(f"{doc.where(('arms', index, 'label'))}: two arms are called {label!r}")
             place = _Place(doc, index)
+            # In the order of the file: an arm may begin from one that stands before it.
             chains[label] = _checked(place, schema, _resolved({**options, "seed": seed}, chains, place, ()))
             trainings.append(Training(f"{label}-{seed}", label, seed, chains[label]))
     return recipe, trainings

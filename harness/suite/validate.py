@@ -24,6 +24,7 @@ def validate(doc: Located, schema: type[T]) -> T:
 def first(error: ValidationError) -> Any:
     """The fault to show: an unknown key before the missing one that it may be a misspelling of."""
     faults: list[Any] = list(error.errors())
+    # A misspelt key is both unknown and missing, and pydantic reports the missing one first.
     return next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
 
 

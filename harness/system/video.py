@@ -138,6 +138,7 @@ def _encode(
         container.mux(encoded.observe(stream.encode(), stream.codec_context))
         encoded.finish()
     except BaseException:
+        # Closing writes the index of a file that is given up; its own failure must not hide the first one.
         with suppress(OSError, ValueError):
             container.close()
         raise
@@ -149,6 +150,7 @@ def _add_stream(container: Any, pixels: Frames, rate: Fraction, crf: int, preset
     height, width = pixels.shape[:2]
     if height % 2 or width % 2:
         container.metadata["comment"] = f"videomla-bench size={height}x{width}"
+    # Equal frames must give equal files (see the module): no threads, no macroblock tree.
     options = {"crf": str(crf), "preset": preset, "threads": "1", "x264-params": "mbtree=0"}
     stream = container.add_stream("libx264", rate=rate, options=options)
     stream.height, stream.width = height + height % 2, width + width % 2
@@ -159,6 +161,7 @@ def _add_stream(container: Any, pixels: Frames, rate: Fraction, crf: int, preset
 
 def _even(pixels: Frames) -> Frames:
     height, width = pixels.shape[:2]
+    # By the edge's own colours: in yuv420p they share a chroma sample, which any other colour would tint.
     if height % 2 or width % 2:
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     return np.ascontiguousarray(pixels)
@@ -272,6 +275,7 @@ def pictures(file: IO[bytes], name: str, most: int, pixels: int) -> Iterator[Fra
     Raises `ClipError` that starts with `name`, also for more than `most` frames, or more than `pixels` pixels in them.
     """
     with _open(file, f"{_IMAGES},{_FORMATS}", name) as clip:
+        # Counted while decoding: a header may promise any number of frames.
         room = min(most, pixels // (clip.height * clip.width))
         size = None
         for number, frame in enumerate(clip.frames()):
@@ -328,6 +332,7 @@ def _open(source: Path | IO[bytes], formats: str = _FORMATS, name: str = "the cl
         with ExitStack() as stack:
             file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
             file.seek(0)
+            # Clips are untrusted. FFmpeg would open a playlist, or an address in it, as readily as a video.
             limits = {"format_whitelist": formats, "protocol_whitelist": "file"}
             container = stack.enter_context(av.open(file, "r", options=limits))
             if not container.streams.video:
@@ -351,6 +356,7 @@ class _Reader:
         stream.thread_count = 1 if self.height * self.width < _SMALL else 0
         if not 0 < max(self.height, self.width) <= MAX_SIDE:
             raise ClipError(f"{name} has a size of {self.height}x{self.width} (at most {MAX_SIDE} a side)")
+        # A comment may say anything, so it only counts where it differs by the padding alone.
         true_size = _SIZE.search(container.metadata.get("comment", ""))
         if true_size and 0 <= self.height - int(true_size[1]) <= 1 and 0 <= self.width - int(true_size[2]) <= 1:
             self.height, self.width = int(true_size[1]), int(true_size[2])

@@ -60,6 +60,7 @@ class Block(nn.Module):
         """From tokens [batch, n, width], which are overwritten, to the first `self.tokens` of them."""
         batch, _, width = x.shape
         attended = self._attend(self.parts.norms[0](x))
+        # A view where all tokens are wanted, so that the sums below land in `x` itself.
         flat = x[:, : self.tokens].reshape(-1, width)
         add_linear(self.parts.mix, attended, flat)
         into, out_of = self.parts.mlp
@@ -195,6 +196,7 @@ class Gru:
     def _split(self, layers: list[Any], context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """The weights for inputs that change, the constant part from the context, and the padding."""
         weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        # The inputs stand joined as state, context, motion: the weights in the middle see the context alone.
         end = self.hidden + context.shape[1]
         padding = layers[0].padding
         constant = functional.conv2d(context, weight[:, self.hidden : end].contiguous(), bias, padding=padding)

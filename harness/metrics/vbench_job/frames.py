@@ -76,6 +76,7 @@ def _open(path: str) -> Any:
         raise ClipFault(f"{path} does not exist")
     if os.path.getsize(path) == 0:
         raise ClipFault(f"{path} is empty")
+    # By name, as OpenCV would otherwise fall back on other readers.
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()

@@ -107,6 +107,7 @@ def read(path: Path) -> Any:
     """
     if not path.is_file():
         raise WeightsFault(f"{path} is missing")
+    # torch.load takes any module with these names for pickle's.
     safe = types.SimpleNamespace(Unpickler=Harmless, load=_load, __name__="harmless")
     try:
         return _torch_load(path, map_location="cpu", pickle_module=safe, weights_only=False)

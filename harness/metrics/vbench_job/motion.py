@@ -91,6 +91,7 @@ class DynamicDegree(Scorer):
         super().__init__(networks, task)
         from vbench.dynamic_degree import DynamicDegree as Upstream
 
+        # Without its constructor, which would load a second RAFT; only its arithmetic is used.
         self.upstream = Upstream.__new__(Upstream)
         self.interval = max(1, round(task.frame_rate / 8))
         self.sampled = len(range(0, task.frames, self.interval))

@@ -90,6 +90,7 @@ def score_pieces(
             f"{path} has {info.frames} frames, no more than one piece of {seconds:g} s: there is nothing to compare it "
             "with; score it with vbench, or with vbench_long's compat in_clip"
         )
+    # Pieces overlap at the end of a clip, so two may run at once.
     waiting = list(spans)
     running: list[Piece] = []
     scores: dict[str, list[float]] = {name: [] for name in dimensions}

@@ -49,7 +49,7 @@ def _host(clock: Clock, call: Callable[[], object]) -> dict[str, Json]:
     for _ in range(CALLS):
         start = clock.point()
         call()
-        back = clock.now()
+        back = clock.now()  # without a synchronise: the device may still work
         until.append(((back - start) / SECOND, (clock.point() - start) / SECOND))
     return {"host_s": median(host for host, _ in until), "whole_s": median(whole for _, whole in until)}
 
@@ -99,6 +99,7 @@ def count_operators(call: Callable[[], object]) -> Operators:
 
 def own_seconds(spans: list[Span]) -> dict[str, float]:
     """Seconds by stage, each without the stages inside it; `spans` in the order in which they ended."""
+    # A span ends after those inside it, so their seconds are known when it comes.
     inside: dict[int, float] = {}
     own: dict[str, float] = {}
     for span in spans:

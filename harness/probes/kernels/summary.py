@@ -114,6 +114,7 @@ def _crossing(ratio: Mapping[int, float]) -> int:
     below = max((q for q in ratio if q < above), default=None)
     if below is None:
         return 0
+    # Where the line through both logarithms crosses 0, at which the two forms take equally long.
     part = ratio[below] / (ratio[below] - ratio[above])
     return int(below * (above / below) ** part)
 

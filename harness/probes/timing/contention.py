@@ -61,6 +61,7 @@ def watch(telemetry: Telemetry) -> Iterator[OtherWork]:
         later = _by_process()
         shares = ((later[pid] - processes.get(pid, 0.0)) / wall for pid in later)
         work.heavy = tuple(sorted((round(share, 2) for share in shares if share > HEAVY_SHARE), reverse=True))
+    # On a GPU a process counts by being there, whatever it does.
     work.contended = bool(telemetry.other_processes())
     if not telemetry.on_cuda and work.cores == work.cores:
         work.contended = work.cores > max(CONTENDED_CORES, 0.1 * (os.cpu_count() or 1))

@@ -169,6 +169,7 @@ class FlopCounter:
 
 def _summary(by_chunk: list[tuple[dict[int, float], float]], modules: dict[int, Any], steady: list[int]) -> Census:
     flops = median([by_chunk[i][1] for i in steady])
+    # By bytes read in all: the network has most of the parameters and most of the calls.
     size = {key: sum(p.numel() * p.element_size() for p in m.parameters()) for key, m in modules.items()}
     total = {key: sum(counts.get(key, 0) for counts, _ in by_chunk) * size[key] for key in modules}
     if not total or not max(total.values()):

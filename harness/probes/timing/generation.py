@@ -71,6 +71,7 @@ class Generation:
 
     def _holding(self, frames: Sequence[int]) -> list[int]:
         """The chunk that holds each of these pixel frames."""
+        # A frame that starts a chunk lies in that chunk, hence the right side.
         ends = np.cumsum(self.frames)
         return [int(np.searchsorted(ends, frame, side="right")) for frame in frames]
 

@@ -50,6 +50,7 @@ class CompileCounter:
 
     def count(self) -> int:
         """Compilations so far. Triton's are seen from the first call at which it was imported."""
+        # Again: a model may import Triton only when it first compiles.
         self._attach()
         return self._kernels + _graphs() - self._graphs
 

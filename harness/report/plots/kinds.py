@@ -197,6 +197,7 @@ def _quality_over_time(plot: Plot, run: Run) -> Picture:
     lines = []
     for place, (number, arm, label) in enumerate(arms):
         cells = [_cell(table, arm.label, column) for column in range(len(plot.values))]
+        # Side by side, so that whiskers do not cover each other.
         shift = 0.06 * (place - (len(arms) - 1) / 2)
         low, high = _ends(cells)
         y = tuple(NAN if cell.value is None else cell.value for cell in cells)
