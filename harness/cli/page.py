@@ -19,15 +19,21 @@ def page(
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Then serve it to this machine alone, until stopped.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0 takes a free one.")] = 0,
+    attributes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV or JSONL with a column `prompt`; its others are filtered by."),
+    ] = None,
     plugin: Plugins = None,
 ) -> Iterator[str]:
     """Make a page of tables, plots and clips for a browser."""
+    from harness.report.page.attributes import read_attributes
     from harness.report.page.folder import write
     from harness.runs.records import load_run
 
     load_plugins(plugin)
     folder = out or runs[0] / "page"
-    made = write([load_run(run) for run in runs], folder)
+    said = read_attributes(attributes) if attributes else {}
+    made = write([load_run(run) for run in runs], folder, said)
     empty = f", {made.missing:,} places without one" if made.missing else ""
     yield f"page: {made.index} ({made.clips:,} clips{empty})"
     if serve:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from harness.errors import RecordError
 from harness.report.files import contents
 from harness.report.page import summary
+from harness.report.page.attributes import Attributes
 from harness.report.page.gallery import gallery
 from harness.report.page.media import Media
 from harness.report.render import ARROWS
@@ -43,15 +44,16 @@ class Page:
     missing: int
 
 
-def write(runs: Sequence[Run], folder: Path) -> Page:
+def write(runs: Sequence[Run], folder: Path, attributes: Attributes | None = None) -> Page:
     """Make the page of `runs` in `folder`, or make it anew where there is one.
 
-    Raises `RecordError` where the folder holds something else, `StorageError` where it cannot be written.
+    `attributes` are those of the prompts, to filter by. Raises `RecordError` where the folder holds something else,
+    `StorageError` where it cannot be written.
     """
     _refuse_other(folder)
     views = [View(run) for run in runs]
     media = Media(folder)
-    data = gallery(views, media)
+    data = gallery(views, media, attributes or {})
     tables = summary.built(runs)
     plots = [
         shown

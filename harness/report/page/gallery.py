@@ -11,6 +11,7 @@ from typing import Any
 from harness.contracts import Value
 from harness.errors import HarnessError, StorageError
 from harness.report.notes import note_marks
+from harness.report.page.attributes import Attributes
 from harness.report.page.media import LONG_SECONDS, Media
 from harness.report.table import NOTES, RANDOM_WEIGHTS
 from harness.report.view import View
@@ -22,7 +23,7 @@ SHORTEST_CURVE = 3
 _NUMBERED = re.compile(r"(.*?)_?(\d+)(_.*)?")
 
 
-def gallery(views: Sequence[View], media: Media) -> dict[str, Any]:
+def gallery(views: Sequence[View], media: Media, attributes: Attributes) -> dict[str, Any]:
     """The arms and sections of the runs as JSON; sections of one name are one, and so are prompts of one text and seed.
 
     A clip that is not there says why in its place. Raises `StorageError`.
@@ -40,7 +41,7 @@ def gallery(views: Sequence[View], media: Media) -> dict[str, Any]:
             arms.append({"label": label, "marks": marks})
         numbers = {arm.label: first + place for place, arm in enumerate(view.run.arms)}
         for section in view.run.suite.generate:
-            shown = sections.setdefault(section.name, _Section(section.name))
+            shown = sections.setdefault(section.name, _Section(section.name, attributes))
             shown.add(view, section, numbers, media)
     return {"arms": arms, "sections": [section.body() for section in sections.values() if section.rows]}
 
@@ -48,8 +49,9 @@ def gallery(views: Sequence[View], media: Media) -> dict[str, Any]:
 class _Section:
     """The clips of one section, of all runs that have it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, attributes: Attributes) -> None:
         self.name = name
+        self.attributes = attributes
         self.values: dict[str, Value] = {}
         self.curves: dict[str, None] = {}
         self.rows: dict[tuple[str, int], dict[str, Any]] = {}
@@ -82,9 +84,10 @@ class _Section:
             for place, cell in enumerate(cells):
                 at, seed = place // len(section.seeds), section.seeds[place % len(section.seeds)]
                 text = prompts.texts[at] if at < len(prompts.texts) else ""
-                row = self.rows.setdefault((text, seed), {"prompt": text, "seed": seed, "about": {}, "cells": {}})
-                row["about"] |= {"seed": str(seed)} if len(section.seeds) > 1 else {}
-                row["about"] |= {"continues": prompts.prefixes[at].file} if prompts.prefixes else {}
+                about = dict(self.attributes.get(text, {}))
+                row = self.rows.setdefault((text, seed), {"prompt": text, "seed": seed, "about": about, "cells": {}})
+                row["about"] |= {"seed": [str(seed)]} if len(section.seeds) > 1 else {}
+                row["about"] |= {"continues": [prompts.prefixes[at].file]} if prompts.prefixes else {}
                 row["cells"][number] = cell
 
     def _score(self, view: View, section: GenerateSection, label: str, cells: list[dict[str, Any]]) -> None:

@@ -93,7 +93,7 @@ function choose() {
   const bounded = state.least !== "" || state.most !== "";
   let found = section.rows.filter((row) => {
     if (words && !row.prompt.toLowerCase().includes(words)) return false;
-    if (state.attribute && about(row)[name] !== rest.join("=")) return false;
+    if (state.attribute && !about(row)[name]?.includes(rest.join("="))) return false;
     return !bounded || arms.some((arm) => score(row, arm) >= least && score(row, arm) <= most);
   });
   const keys = { prompt: (row) => row.prompt, low: (row) => score(row, +state.second) ?? NaN,
@@ -109,7 +109,7 @@ function choose() {
 function about(row) {
   const cells = arms.map((arm) => row.cells[arm]);
   const there = cells.filter((cell) => cell?.file).length;
-  return { ...row.about, clips: there === arms.length ? "all there" : there ? "some missing" : "none" };
+  return { ...row.about, clips: [there === arms.length ? "all there" : there ? "some missing" : "none"] };
 }
 
 // --------------------------------------------------------------------------------------------- one row
@@ -128,7 +128,7 @@ function fill(element) {
     more.addEventListener("click", () => head.classList.toggle("whole"));
     head.append(more);
   }
-  const extras = Object.entries(row.about).map(([name, text]) => `${name} ${text}`);
+  const extras = Object.entries(row.about).map(([name, texts]) => `${name} ${texts.join(", ")}`);
   if (extras.length) head.append(make("small", { textContent: extras.join(", ") }));
   const link = make("a", { textContent: "link", href: "#", ariaLabel: "Link to this prompt in this state" });
   link.addEventListener("click", (event) => { event.preventDefault(); state.row = address(row); writeAddress(); });
@@ -312,11 +312,13 @@ function setSection() {
   options($("curve"), section.curves.map((name) => [name, name]));
   if (!section.curves.includes(state.curve)) state.curve = section.curves[0] ?? "";
   if (!section.values[state.value]) state.value = "0";
-  const attributes = new Set(section.rows.flatMap((row) => Object.entries(about(row)).map((pair) => pair.join("="))));
+  const pairs = (row) => Object.entries(about(row)).flatMap(([name, texts]) => texts.map((text) => `${name}=${text}`));
+  const attributes = new Set(section.rows.flatMap(pairs));
   options($("attribute"), [["", "any"], ...[...attributes].sort().slice(0, 500).map((text) => [text, text.replace("=", ": ")])]);
   const clips = section.rows.flatMap((row) => Object.values(row.cells)).filter((clip) => clip.file);
   rate = clips.reduce((most, clip) => Math.max(most, clip.rate), 1);
   length = clips.reduce((most, clip) => Math.max(most, clip.frames / clip.rate), 1 / rate);
+  $("player").hidden = !clips.length;
   $("scrub").max = Math.max(0, Math.round(length * rate) - 1);
   clock.at = Math.min(length - 0.5 / rate, ((parseInt(state.at) || 0) + 0.5) / rate);
 }
@@ -484,7 +486,7 @@ function start() {
 }
 
 if (data.sections.length) {
-  $("controls").hidden = $("player").hidden = false;
+  $("controls").hidden = false;
   $("filters").open = innerWidth > 600;
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   for (const name of CONTROLS) {

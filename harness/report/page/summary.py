@@ -198,8 +198,10 @@ def _protocol(suite: Suite) -> list[tuple[str, str]]:
 
 
 def _plain(options: Mapping[str, Any]) -> str:
+    """As `name=value`; what is empty is left out."""
+    filled = {name: value for name, value in options.items() if value not in ("", None, [], {})}
     return ", ".join(
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in filled.items()
     )
 
 

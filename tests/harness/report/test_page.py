@@ -14,9 +14,10 @@ import pytest
 from page_runs import HOSTILE, make_run, suite
 from run_folders import Arm, write_run
 
-from harness.errors import RecordError
+from harness.errors import RecordError, SuiteError
 from harness.report.page import folder as pages
 from harness.report.page import summary
+from harness.report.page.attributes import read_attributes
 from harness.report.page.gallery import numbered
 from harness.report.plots.chart import Axis, Line, Panel, Picture, draw_with_spots
 from harness.runs.records import Run, load_run
@@ -224,6 +225,36 @@ def test_a_record_cannot_lead_out_of_its_run(tmp_path: Path) -> None:
     page = pages.write([load_run(run.folder)], tmp_path / "page")
     assert page.missing == 1
     assert not [file for file in page.index.parent.rglob("*.mp4") if file.read_bytes() == b"secret"]
+
+
+def test_attributes_come_from_a_file_beside_the_prompts(run: Run, tmp_path: Path) -> None:
+    rows = [{"prompt": "0 a pattern", "dimensions": ["color", "scene"], "n": 3}, {"prompt": "none of them", "n": 1}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    attributes = read_attributes(tmp_path / "a.jsonl")
+    assert attributes["0 a pattern"] == {"dimensions": ["color", "scene"], "n": ["3"]}
+    data = data_of(pages.write([run], tmp_path / "page", attributes).index)
+    assert [row["about"] for row in data["sections"][0]["rows"][:2]] == [attributes["0 a pattern"], {}]
+    (tmp_path / "a.csv").write_text('prompt,kind\n"a, b",still\nc,\n')
+    assert read_attributes(tmp_path / "a.csv") == {"a, b": {"kind": ["still"]}, "c": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"{", "a.jsonl:1: not JSON"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl:1: not JSON"),
+        ("a.jsonl", b"[1]", "row 1 has no text 'prompt'"),
+        ("a.csv", b"text,kind\na,b\n", "row 1 has no text 'prompt'"),
+        ("a.csv", b'prompt\n"a', "not CSV"),
+        ("a.csv", b"prompt\n\xff", "it is not UTF-8"),
+        ("b.csv", None, "cannot be read"),
+    ],
+)
+def test_attributes_that_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SuiteError, match=re.escape(message)):
+        read_attributes(tmp_path / name)
 
 
 def test_numbered_values_are_a_curve() -> None:

@@ -54,7 +54,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     run = make_run(folder / "run", suite(PROMPTS, ["0 slow", "1 slow"]))
-    return pages.write([run], folder / "page").index
+    return pages.write([run], folder / "page", {"3 a pattern": {"kind": ["still", "odd"]}}).index
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +248,9 @@ def test_prompts_are_filtered_and_sorted_and_the_address_keeps_it(opened: Callab
     assert again.prompts() == [f"{number} a pattern" for number in (4, 3, 2, 1, 0)]
     assert again("return document.getElementById('query').value") == "PATTERN"
     assert again("return document.getElementById('sort').value") == "worst"
+    again.set("query", "")
+    again.set("attribute", "kind=odd")
+    assert again.prompts() == ["3 a pattern"]
     again.set("query", "nothing like it")
     assert again("return document.getElementById('count').textContent") == "No prompt fits the filters."
     assert again.errors() == []
