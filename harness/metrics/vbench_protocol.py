@@ -171,15 +171,12 @@ def preflight(clips: Sequence[SampleClip], prompts: Sequence[SuitePrompt], filte
         numbers = Counter(clip.index for clip in clips_of_prompt)
         lacking = [index for index in range(samples) if index not in numbers]
         beyond = [index for index in numbers if index >= samples]
-        if lacking or beyond or max(numbers.values()) > 1:
-            faults = [
-                f"lacks {lacking}" if lacking else "",
-                f"has {sorted(beyond)} beyond the {samples} wanted" if beyond else "",
-                f"has {sorted(index for index, times in numbers.items() if times > 1)} twice"
-                if max(numbers.values()) > 1
-                else "",
-            ]
-            findings.append(Finding("error", f"{text[:60]!r} {', '.join(fault for fault in faults if fault)}"))
+        twice = sorted(index for index, times in numbers.items() if times > 1)
+        faults = [f"lacks {lacking}"] if lacking else []
+        faults += [f"has {sorted(beyond)} beyond the {samples} wanted"] if beyond else []
+        faults += [f"has {twice} twice"] if twice else []
+        if faults:
+            findings.append(Finding("error", f"{text[:60]!r} {', '.join(faults)}"))
     return findings + _lengths(clips)
 
 

@@ -66,15 +66,10 @@ def search(attempt: Callable[[int], Row], most: int) -> Search:
         rows[batch] = attempt(batch)
         return rows[batch].outcome == "ok"
 
-    fitting, failing, batch = 0, most + 1, 1
-    while True:
-        if not fits(batch):
-            failing = batch
-            break
-        fitting = batch
-        if batch == most:
-            break
-        batch = min(2 * batch, most)
+    fitting, batch = 0, 1
+    while fitting < most and fits(batch):
+        fitting, batch = batch, min(2 * batch, most)
+    failing = most + 1 if fitting == most else batch
     while failing - fitting > 1 and failing <= most:
         middle = (fitting + failing) // 2
         if fits(middle):

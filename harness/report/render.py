@@ -21,18 +21,10 @@ ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "none": ""}
 def markdown(table: Table) -> str:
     """GitHub Markdown. Characters that could open a tag, a link, code or a column are escaped."""
 
-    def entry(cell: Cell, row: Row) -> str:
-        text = _markdown_escape(cell.text)
-        text = f"**{text}**" if cell.best else f"*{text}*" if row.published and text != "-" else text
-        return _joined(text + _markdown_escape("".join(cell.marks)), cell.spread, cell.count)
-
-    def label(row: Row) -> str:
-        return f"*{_markdown_escape(_label(row))}*" if row.published else _markdown_escape(_label(row))
-
     headings = [
         _markdown_escape(heading) for heading in (table.corner, *(column_name(column) for column in table.columns))
     ]
-    rows = [[label(row), *(entry(cell, row) for cell in row.cells)] for row in table.rows]
+    rows = [_entries(row, _markdown_escape, "**{}**", "*{}*") for row in table.rows]
     body = tabulate(rows, headings, tablefmt="github", disable_numparse=True)
     below = [_markdown_escape(line) for line in _below(table)]
     return "\n\n".join([f"### {_markdown_escape(table.title)}", body, *below]) + "\n"
@@ -124,16 +116,8 @@ _LATEX = {
 def latex(table: Table) -> str:
     """A LaTeX table for `booktabs`: caption, tabular with a rule above published rows, and the notes below it."""
 
-    def entry(cell: Cell, row: Row) -> str:
-        text = _latex_escape(cell.text)
-        text = rf"\textbf{{{text}}}" if cell.best else rf"\textit{{{text}}}" if row.published and text != "-" else text
-        marked = text + _latex_escape("".join(cell.marks))
-        return _joined(marked, _latex_escape(cell.spread), _latex_escape(cell.count))
-
     def line(row: Row) -> str:
-        label = _latex_escape(_label(row))
-        label_cell = rf"\textit{{{label}}}" if row.published else label
-        return " & ".join([label_cell, *(entry(cell, row) for cell in row.cells)]) + r" \\"
+        return " & ".join(_entries(row, _latex_escape, r"\textbf{{{}}}", r"\textit{{{}}}")) + r" \\"
 
     measured = [row for row in table.rows if not row.published]
     published = [row for row in table.rows if row.published]
@@ -219,6 +203,16 @@ def column_name(column: Heading, arrow: bool = True) -> str:
 def _label(row: Row) -> str:
     origin = f"(published: {row.published})" if row.published else ""
     return _joined(row.label + "".join(row.marks), "(reference)" if row.reference else "", origin)
+
+
+def _entries(row: Row, escape: Callable[[str], str], bold: str, italic: str) -> list[str]:
+    """The label and cells of a row: the best in `bold`, published ones in `italic`, which are formats."""
+    entries = [(italic if row.published else "{}").format(escape(_label(row)))]
+    for cell in row.cells:
+        look = bold if cell.best else italic if row.published and cell.text != "-" else "{}"
+        text = look.format(escape(cell.text)) + escape("".join(cell.marks))
+        entries.append(_joined(text, escape(cell.spread), escape(cell.count)))
+    return entries
 
 
 def _joined(*parts: str) -> str:

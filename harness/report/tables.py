@@ -96,9 +96,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
     rows, labels = [], [arm.label for view in views for arm in view.run.arms]
     mark_by_note = note_marks(view.notes for view in views)
     for number, view in enumerate(views):
-        device_alone = any(
-            cells_of_column is not None and (number, "") in cells_of_column for _, cells_of_column in columns
-        )
+        device_alone = any((number, "") in cells_of_column for _, cells_of_column in columns)
         for label in _shown_arms(view, spec.models) + ([""] if device_alone else []):
             cells = tuple(cells_of_column.get((number, label), NOT_MEASURED) for _, cells_of_column in columns)
             arm = view.arms.get(label)
