@@ -143,6 +143,7 @@ def _require_free(budget: int, free: int, where: str) -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether `error`, or a cause of it, says that memory ran out."""
+    # A library may wrap the failed allocation in an error of its own.
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
@@ -159,6 +160,7 @@ def run(job: Job) -> Row:
     try:
         model, meter = _prepare(job)
         covers = "" if job.agreement else hold_to_budget(job.device, job.budget_bytes)
+        # The driver's own count is kept beside: a model may take memory past torch's allocator (rule T16).
         before = _driver_bytes(job.device)
         model.load(job.device)
         weights = meter.now() - meter.base

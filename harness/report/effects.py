@@ -226,6 +226,7 @@ def _same_clips(pair: Pair, choice: Choice, places: Sequence[NDArray[np.int64]])
 def _ratio(finding: Finding, pair: Pair, choice: Choice) -> Finding:
     """`finding` with the ratio of medians over the rounds that both arms have."""
     value = choice[2]
+    # Rounds that one arm alone has are left out: drift of the device would fall on that arm.
     of_arms = [view.rounds(_group(view, label, choice)[1]) for view, label in pair]
     numbers = sorted(of_arms[0].keys() & of_arms[1].keys())
     marks = [mark for records in of_arms for n in numbers for mark in doubts(records[n].values)]

@@ -161,6 +161,7 @@ def aggregates(metric: Metric, samples: Samples) -> Mapping[str, float]:
 def kept_clips(metric: Metric, name: str, samples: Samples) -> NDArray[np.bool_]:
     """Which clips count for `name`; never one that does not define it."""
     values = samples.values[name]
+    # A metric's own choice may count a clip that does not define the value; a mean of NaN would say nothing.
     defined = ~np.isnan(values)
     if type(metric).keep is Metric.keep:
         return defined

@@ -98,6 +98,7 @@ _JSON_NAMES = {"preimage": "unit"}
 def encode(record: Record) -> bytes:
     """`record` as one line, newline included. Raises `RecordError` for an infinite number."""
     body: dict[str, Any] = {_JSON_NAMES.get(name, name): getattr(record, name) for name in (*_INDEXED, *_REST)}
+    # JSON has no NaN: an undefined value is null.
     body["values"] = {name: _finite(name, value) for name, value in record.values.items()}
     body["samples"] = {name: [_finite(name, item) for item in items] for name, items in record.samples.items()}
     try:

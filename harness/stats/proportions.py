@@ -87,6 +87,7 @@ def _effective_count(residuals: Floats, sizes: Floats, variance: float) -> float
         variance: what the squares of single deviations would sum to, if each clip were 0 or 1 (a pair -1, 0 or 1).
     """
     total, clusters = float(sizes.sum()), sizes.size
+    # The mean size of a prompt's set as its clips see it: Kish's, for sets of unequal size.
     size = float(np.square(sizes).sum()) / total
     between = clusters / (clusters - 1) * float(np.square(residuals).sum())
     effect = (between + PSEUDO_PROMPTS * size**2) / (max(0.0, variance) + PSEUDO_PROMPTS * size)

@@ -134,6 +134,7 @@ def _merge_maps(old: dict[str, Any], new: dict[str, Any], loc: Loc, into: Locate
         if isinstance(value, dict) and isinstance(old.get(key), dict):
             _merge_maps(old[key], value, child, into, source)
             continue
+        # What it replaces had positions of its own, below the same key.
         for stale in [path for path in into.positions if path[: len(child)] == child]:
             del into.positions[stale]
         into.positions.update({path: at for path, at in source.positions.items() if path[: len(child)] == child})
@@ -179,6 +180,7 @@ class _Builder:
     def build(self, node: yaml.Node, loc: Loc) -> Any:
         line = node.start_mark.line + 1
         self.doc.positions.setdefault(loc, Position(self.doc.file, line))
+        # Counted as built: a file of a few lines can name one node a billion times by aliases of aliases.
         self.count += 1
         if self.count > MAX_NODES or id(node) in self.ancestors:
             what = "an alias contains itself" if id(node) in self.ancestors else f"more than {MAX_NODES} values"

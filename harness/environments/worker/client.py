@@ -311,6 +311,7 @@ class _Process:
     def _environment(self) -> dict[str, str]:
         dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
         settings = {key: value for key, value in os.environ.items() if key not in dropped} | dict(self.settings)
+        # Numeric libraries read these when they are imported.
         if self.limits.threads:
             settings |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.limits.threads))
         return settings
@@ -323,6 +324,7 @@ class _Process:
 
     def read(self, seconds: float) -> list[bytes] | None:
         """Whole lines that came within `seconds`, perhaps none; None when the pipe is closed, or a line has no end."""
+        # The file has no name, so nothing else could rotate it, and a package may print without end.
         if os.fstat(self._log.fileno()).st_size > LARGEST_LOG:
             self._log.truncate(0)
             self._marked = 0
@@ -364,6 +366,7 @@ class _Process:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 self.send({"op": "stop"})
                 self.popen.wait(timeout=5)
+        # Also after a gentle end: what the worker started may outlive it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()

@@ -96,7 +96,7 @@ class WorkerMetric(Metric):
         """Score one clip in the worker, starting it anew if it has died since. Raises `JobFault` or `WorkerFault`."""
         if self._scorer is None:
             raise HarnessError("setup() was not called")
-        self._answer = None
+        self._answer = None  # so that after a failure no samples of the clip before are taken for this one's
         self._answer = self._scorer.score(clip)
         return self._answer.values
 

@@ -144,6 +144,7 @@ def fit(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path, extra
                 f"{path} is no checkpoint of {type(network).__name__}: it {what} {len(keys)} of {len(own)} tensors, "
                 f"first {keys[0]!r}"
             )
+    # Its own keys alone: a checkpoint may hold more where `extra` says so.
     network.load_state_dict({key: state[key] for key in own})
 
 

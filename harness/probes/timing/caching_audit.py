@@ -79,11 +79,13 @@ def take(
     for _ in range(pairs):
         runs.block()
     verdict, fault = PASSED, runs.alike()
+    # Blocks are only added on suspicion, so a model that caches nothing pays for `pairs` of them.
     while not fault and runs.suspicion < 1 - tolerance:
         verdict = UNCLEAR
         if runs.ratio < 1 - tolerance and chance_of_lower(runs.same_s, runs.distinct_s) < ACCUSE_BELOW:
             fault = f"a repeated request took {runs.ratio:.0%} of the time of distinct ones: results are cached"
             break
+        # A block has two repeats.
         if len(runs.same_s) >= 2 * max(pairs, MOST_BLOCKS) or (runs.seconds >= ceiling_s and runs.ratio >= PLAIN):
             break
         runs.block()

@@ -84,6 +84,7 @@ class Clock:
 
     def now(self) -> int:
         """Host time in nanoseconds. Raises `ClockFault` when it is earlier than the last reading."""
+        # A clock that goes backwards gives durations that are too short, and looks like speed.
         reading = self._now()
         if self._last is not None and reading < self._last:
             raise ClockFault(
@@ -217,7 +218,7 @@ def time_calls(
     for _ in range(5):
         flush()
         call()
-    estimate = max((clock.point() - start) / 5 / SECOND, 1e-9)
+    estimate = max((clock.point() - start) / 5 / SECOND, 1e-9)  # never 0, which a coarse clock may measure
     for _ in range(min(most, int(warmup_s / estimate))):
         flush()
         call()

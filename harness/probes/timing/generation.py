@@ -120,6 +120,7 @@ class _Clips:
 
     def add(self, chunk: Frames) -> None:
         for digest, clip in zip(self._digests, chunk, strict=True):
+            # Digests, as two clips of a batch need not fit in memory beside the model.
             digest.update(np.ascontiguousarray(clip).data)
 
     def check(self) -> None:
@@ -189,6 +190,7 @@ def steady_chunks(frames: Sequence[int], card: ModelCard) -> tuple[list[int], st
     if card.cached_scalars == 0 and whole > 1:
         return list(range(1, whole)), f"constant state: every chunk after the first{remark}"
     if card.window_frames is not None:
+        # Pixel frames before each chunk: the window counts when it was full as the chunk began.
         starts = np.cumsum(frames)[:whole] - np.asarray(frames[:whole])
         steady = [
             i for i, start in enumerate(starts) if latents_in(int(start), card.temporal_ratio) >= card.window_frames

@@ -65,6 +65,7 @@ class Telemetry:
 
     def clock_ratio(self) -> float | None:
         """SM clock over its default (the application default, else the maximum); None where unknown."""
+        # Against the default and not the highest clock, which a card under load never holds for long.
         kind = getattr(self._nvml, "NVML_CLOCK_SM", 1)
         now = self._read("nvmlDeviceGetClockInfo", kind)
         default = self._read("nvmlDeviceGetDefaultApplicationsClock", kind) or self._read(
@@ -124,6 +125,7 @@ def _open_nvml(device: str) -> tuple[Any, Any]:
 
     try:
         index = torch.device(device).index or 0
+        # NVML counts all GPUs of the machine, torch those of CUDA_VISIBLE_DEVICES: their numbers may differ.
         uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
         if uuid is not None:
             return library, library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
