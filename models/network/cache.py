@@ -3,7 +3,7 @@
 Nothing is moved when frames leave: new ones take their slots. Attention is indifferent to the order of its keys, so the
 filled slots are read in place; only rotary angles depend on the order, and those are host integers. Of a key that all
 heads share and that is rotated at read, height and width are rotated when it is written, time in every pass: into one
-buffer that all layers share, since a rotated copy for each layer would be cache too, and no small part of a latent one.
+buffer that all layers share.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videomla_models.network.attention.context import Kernel, rotate_tail
+from videomla_models.network.attention.context import AttendWindow, rotate_tail
 from videomla_models.network.attention.linear import State
 from videomla_models.ops.latent import rotate_first
 from videomla_models.ops.rope import RotaryTable, Rotation, rotate
@@ -36,54 +36,60 @@ class Grid:
 
 
 class LayerCache:
-    """One layer's entries: `key` [B, capacity * tokens, ..., p] and `rest` [B, capacity * tokens, ...].
+    """One layer's entries, a row for each token of each slot; of keys and values by head, a head's rows are adjacent.
 
-    Of keys and values for each head, those of one head lie side by side, as attention reads them.
+    Attributes:
+        positional: keys [B, capacity * tokens, H, p], or one for all heads [B, capacity * tokens, p].
+        content: values [B, capacity * tokens, H, d_v], or latents [B, capacity * tokens, d_c].
     """
 
     def __init__(self) -> None:
-        self.key: Tensor | None = None
-        self.rest: Tensor | None = None
+        self.positional: Tensor | None = None
+        self.content: Tensor | None = None
 
-    def buffers(self, key: Tensor, rest: Tensor, slots: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """The two buffers, allocated at the first call in shape and dtype of the entries. Unwritten slots stay so."""
-        if self.key is None or self.rest is None:
-            self.key, self.rest = (_empty(entries, slots * tokens) for entries in (key, rest))
-        return self.key, self.rest
+    def entries(self) -> list[Tensor]:
+        """Both tensors, once they are allocated."""
+        return [entries for entries in (self.positional, self.content) if entries is not None]
+
+    def allocated(self, positional: Tensor, content: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Both tensors, with `rows` rows in shape and dtype of these from the first call on; slots start unwritten."""
+        if self.positional is None or self.content is None:
+            self.positional, self.content = _empty(positional, rows), _empty(content, rows)
+        return self.positional, self.content
 
     @staticmethod
     @step("cache_writes")
     def write(
-        buffers: tuple[Tensor, Tensor],
+        entries: tuple[Tensor, Tensor],
         runs: Sequence[Run],
-        key: Tensor,
-        rest: Tensor,
+        positional: Tensor,
+        content: Tensor,
         tokens: int,
         rotation: Rotation | None = None,
     ) -> None:
-        """Put a chunk's entries into its slots of `buffers`, the keys rotated on their way by `rotation`, if given."""
-        keys, rests = buffers
+        """Put a chunk into its slots of `entries`, its positional part rotated on the way by `rotation`, if any."""
         for run in runs:
-            here = slice(run.slot * tokens, (run.slot + run.length) * tokens)
-            there = slice(run.start * tokens, (run.start + run.length) * tokens)
-            rests[:, here] = rest[:, there]
+            slots = slice(run.slot * tokens, (run.slot + run.length) * tokens)
+            own = slice(run.start * tokens, (run.start + run.length) * tokens)
+            entries[1][:, slots] = content[:, own]
             if rotation is None:
-                keys[:, here] = key[:, there]
+                entries[0][:, slots] = positional[:, own]
             else:
-                rotate(key[:, there], rotation.tokens(there.start, there.stop), keys[:, here])
+                rotate(positional[:, own], rotation.tokens(own.start, own.stop), entries[0][:, slots])
 
 
-def _empty(entries: Tensor, length: int) -> Tensor:
-    """A buffer for `length` of such entries."""
+def _empty(entries: Tensor, rows: int) -> Tensor:
+    """[B, rows, ...] as `entries`. Attention reads a head at a time, so heads lie outside rows in memory."""
     batch, _, *heads, width = entries.shape
-    return entries.new_empty(batch, *heads, length, width).movedim(-2, 1)
+    return entries.new_empty(batch, *heads, rows, width).movedim(-2, 1)
 
 
 class StreamCache:
     """All layers' caches of one batch of requests, and the frames that stand in their slots.
 
     Attributes:
-        rotated: where one layer's keys stand rotated for its own attention; the next layer writes over them.
+        rotated_keys: a layer's keys [B, capacity * tokens, p] as its attention reads them. The next layer overwrites
+            them: a copy for each layer would be cache as well, and no small part of a latent one.
     """
 
     def __init__(self, layers: int, policy: WindowPolicy, capacity: int, grid: Grid, table: RotaryTable) -> None:
@@ -91,7 +97,7 @@ class StreamCache:
         self.ring = Ring(capacity, policy.sink)
         self.layers = [LayerCache() for _ in range(layers)]
         self.states: list[State | None] = [None] * layers
-        self.rotated: Tensor | None = None
+        self.rotated_keys: Tensor | None = None
 
     @step("rope")
     def chunk(self, first: int, count: int, device: torch.device) -> ChunkContext:
@@ -118,28 +124,24 @@ class StreamCache:
         """Merge what leaves into the sink, slot by slot: sink = a sink + (1 - a) evicted (Reward Forcing)."""
         tokens, decay = self.grid.tokens, self.policy.average_decay
         for cache in self.layers:
-            for buffer in (cache.key, cache.rest):
-                assert buffer is not None
+            for entries in cache.entries():
                 for sink, slot in enumerate(placement.evicted):
-                    kept = buffer[:, sink * tokens : (sink + 1) * tokens]
-                    gone = buffer[:, slot * tokens : (slot + 1) * tokens]
-                    kept.mul_(decay).add_(gone, alpha=1 - decay)
+                    evicted = entries[:, slot * tokens : (slot + 1) * tokens]
+                    entries[:, sink * tokens : (sink + 1) * tokens].mul_(decay).add_(evicted, alpha=1 - decay)
 
     def compact(self, slots: Sequence[int]) -> None:
         """Move the entries of `slots` to slots 0, 1, … (a flush; the only time that entries move)."""
         tokens = self.grid.tokens
         for cache in self.layers:
-            for buffer in (cache.key, cache.rest):
-                if buffer is None:
-                    continue
-                parts = [buffer[:, slot * tokens : (slot + 1) * tokens] for slot in slots]
-                kept = torch.cat(parts, dim=1)
-                buffer[:, : kept.shape[1]] = kept
+            for entries in cache.entries():
+                # Joined first: a slot may be written over before it is read.
+                kept = torch.cat([entries[:, slot * tokens : (slot + 1) * tokens] for slot in slots], dim=1)
+                entries[:, : kept.shape[1]] = kept
 
     def tensors(self) -> list[Tensor]:
         """What the layers keep from chunk to chunk: entries and states."""
-        held = [t for cache in self.layers for t in (cache.key, cache.rest) if t is not None]
-        return held + [t for state in self.states if state is not None for t in state]
+        entries = [tensor for cache in self.layers for tensor in cache.entries()]
+        return entries + [tensor for state in self.states if state is not None for tensor in state]
 
     def bytes(self) -> int:
         """Bytes of storage behind `tensors`."""
@@ -154,46 +156,54 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 class ChunkContext:
-    """Every pass over one chunk: entries go to the chunk's slots, queries see all filled slots."""
+    """Every pass over one chunk: entries go to the chunk's slots, queries see all filled slots.
+
+    Attributes:
+        filled: slots that hold a frame. positions: of those frames in time. own: of the chunk's frames.
+        rotation: of the chunk's tokens. key_rotation: of the filled slots; None for keys that are rotated at write.
+        clean: whether this pass is the one over finished latents, the last of the chunk.
+    """
 
     def __init__(self, cache: StreamCache, placement: Placement, first: int, count: int, device: torch.device) -> None:
         self.cache, self.placement = cache, placement
         grid, ring, policy = cache.grid, cache.ring, cache.policy
         self.filled = len(ring.slots)
-        frames = list(range(first, first + count))
         self.positions = ring.positions(policy.positions)
-        at = dict(zip(ring.slots, self.positions, strict=True))
-        self.own = [at.get(frame, frame) for frame in frames]
-
-        def rotation(where: Sequence[int]) -> Rotation:
-            return cache.table(where, grid.height, grid.width, device)
-
-        self.rotation = rotation(self.own)
-        self.key_rotation = rotation(self.positions) if policy.rotation == "read" else None
+        position = dict(zip(ring.slots, self.positions, strict=True))
+        self.own = [position.get(frame, frame) for frame in range(first, first + count)]
+        self.rotation = cache.table(self.own, grid.height, grid.width, device)
+        self.key_rotation: Rotation | None = None
+        if policy.rotation == "read":
+            self.key_rotation = cache.table(self.positions, grid.height, grid.width, device)
         self._plane, self._time = self._halves(device)
         self.clean = False
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
         """Write this pass's entries over the chunk's own slots, then attend to all filled ones.
 
         A pass that carries gradients leaves cache and shared buffer as they were: it attends to a copy with its own
         entries, through which alone its gradients flow.
         """
         tokens, cache = self.cache.grid.tokens, self.cache.layers[layer]
-        shared = key.dim() == 3
+        # At read, a key that all heads share is rotated in two parts: by height and width as it is written, since no
+        # window changes these, so that a pass rotates the window's few time pairs alone, which the kernel does. Keys of
+        # each head have no such kernel, and one product over whole rows takes as long for all pairs as for some.
+        shared = positional.dim() == 3
         rotation = self.rotation if self.key_rotation is None else self._plane if shared else None
-        learning = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, rest))
+        learning = torch.is_grad_enabled() and any(t.requires_grad for t in (query, positional, content))
         if rotation is not None and learning:
-            key, rotation = rotate(key, rotation), None
-        keys, rests = cache.buffers(key, rest, self.cache.ring.capacity, tokens)
+            positional, rotation = rotate(positional, rotation), None
+        keys, contents = cache.allocated(positional, content, self.cache.ring.capacity * tokens)
         if learning:
             # Later passes write over the cache before the backward pass does its work.
-            keys, rests = keys.clone(), rests.clone()
-        cache.write((keys, rests), self.placement.runs, key, rest, tokens, rotation)
-        keys, rests = keys[:, : self.filled * tokens], rests[:, : self.filled * tokens]
+            keys, contents = keys.clone(), contents.clone()
+        cache.write((keys, contents), self.placement.runs, positional, content, tokens, rotation)
+        keys, contents = keys[:, : self.filled * tokens], contents[:, : self.filled * tokens]
         if self.key_rotation is not None:
             keys = self._in_time(keys, learning) if shared else rotate(keys, self.key_rotation)
-        return kernel(rotate_tail(query, self.rotation), keys, rests)
+        return attend_window(rotate_tail(query, self.rotation), keys, contents)
 
     def _halves(self, device: torch.device) -> tuple[Rotation | None, Rotation | None]:
         """For keys rotated at read: height and width of the own tokens, time of all filled slots."""
@@ -210,9 +220,9 @@ class ChunkContext:
         if learning:
             return rotate_first(keys, self._time)
         cache, (batch, length, width) = self.cache, keys.shape
-        if cache.rotated is None:
-            cache.rotated = keys.new_empty(batch, cache.ring.capacity * cache.grid.tokens, width)
-        return rotate_first(keys, self._time, cache.rotated[:, :length])
+        if cache.rotated_keys is None:
+            cache.rotated_keys = keys.new_empty(batch, cache.ring.capacity * cache.grid.tokens, width)
+        return rotate_first(keys, self._time, cache.rotated_keys[:, :length])
 
     def state(self, layer: int) -> State | None:
         """The layer's state over all finished chunks."""

@@ -19,7 +19,7 @@ from videomla_models.network.attention.dense import CrossAttention, DenseAttenti
 from videomla_models.network.attention.latent import LatentAttention
 from videomla_models.network.attention.linear import LinearAttention
 from videomla_models.ops.choice import Name
-from videomla_models.ops.inplace import reuse
+from videomla_models.ops.inplace import constant, reuse
 from videomla_models.ops.latent import Attention
 from videomla_models.ops.rope import RotaryTable
 from videomla_models.ops.step import step
@@ -37,8 +37,18 @@ def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def _per_frame(x: Tensor, frames: int) -> Tensor:
-    return x.view(x.shape[0], frames, -1, x.shape[-1])
+def _scale_and_add(base: Tensor, x: Tensor, factor: Tensor, over: Tensor) -> Tensor:
+    """base + x * factor, [B, L, dim].
+
+    Args:
+        base, x: [B, L, dim], or, for one of them, [B, F, dim] or [1, 1, dim] as `factor`: a row for each frame, or one.
+        over: which of them the caller gives up.
+    """
+    frames = factor.shape[1]
+    if frames == 1:
+        return torch.addcmul(base, x, factor, out=reuse(over, base, x, factor))
+    base, x, over = (t.view(t.shape[0], frames, -1, t.shape[-1]) for t in (base, x, over))
+    return torch.addcmul(base, x, factor.unsqueeze(2), out=reuse(over, base, x, factor)).flatten(1, 2)
 
 
 class InplaceGELU(nn.Module):
@@ -48,8 +58,8 @@ class InplaceGELU(nn.Module):
     CPU PyTorch's own takes far longer than a sigmoid, and x (1 + tanh u) / 2 is x sigmoid(2 u).
     """
 
-    ROWS = 64
-    """Tokens at a time, so that what lies between the steps stays in a core's cache."""
+    NUMBERS = 3 << 16
+    """Numbers at a time: with the scratch beside them 1.5 MB of float32, which a core's second cache holds."""
 
     @step("activation")
     def forward(self, x: Tensor) -> Tensor:
@@ -59,10 +69,14 @@ class InplaceGELU(nn.Module):
         if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
             out: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
             return out
-        twice, inside = x.new_tensor(math.sqrt(8 / math.pi)), x.new_empty(self.ROWS, x.shape[-1])
-        for rows in torch.split(x.flatten(0, -2), self.ROWS):
-            inner = torch.addcmul(twice, rows, rows, value=0.044715 * math.sqrt(8 / math.pi), out=inside[: len(rows)])
-            rows.mul_(inner.mul_(rows).sigmoid_())
+        tokens = x.flatten(0, -2)
+        some = max(1, min(len(tokens), self.NUMBERS // x.shape[-1]))
+        linear, scratch = constant(math.sqrt(8 / math.pi), x), x.new_empty(some, x.shape[-1])
+        for rows in torch.split(tokens, some):
+            twice_u = torch.addcmul(
+                linear, rows, rows, value=0.044715 * math.sqrt(8 / math.pi), out=scratch[: len(rows)]
+            )
+            rows.mul_(twice_u.mul_(rows).sigmoid_())
         return x
 
 
@@ -86,17 +100,16 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
     @step("modulation")
-    def _modulated(self, x: Tensor, frames: int, shift: Tensor, scale: Tensor) -> Tensor:
+    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         if scale.numel() == x.shape[-1]:
-            return F.layer_norm(x, x.shape[-1:], 1 + scale.flatten(), shift.flatten(), self.eps)
-        normed = _per_frame(F.layer_norm(x, x.shape[-1:], eps=self.eps), frames)
-        return torch.addcmul(shift, normed, 1 + scale, out=reuse(normed, shift, scale)).flatten(1, 2)
+            return F.layer_norm(x, x.shape[-1:], (constant(1, scale) + scale).flatten(), shift.flatten(), self.eps)
+        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return _scale_and_add(shift, normed, constant(1, scale) + scale, over=normed)
 
     @staticmethod
     @step("modulation")
-    def _gated(x: Tensor, made: Tensor, frames: int, gate: Tensor) -> Tensor:
-        x = _per_frame(x, frames)
-        return torch.addcmul(x, _per_frame(made, frames), gate, out=reuse(x, made, gate)).flatten(1, 2)
+    def _gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        return _scale_and_add(x, update, gate, over=x)
 
     def forward(self, x: Tensor, steps: Tensor, text: TextKeys, layer: int, context: Context) -> Tensor:
         """One block.
@@ -106,14 +119,11 @@ class Block(nn.Module):
             steps: projected timesteps [B, F, 6, dim], or with 1 for B, F or both.
             text: keys and values of the prompt. layer: this block's index. context: what self-attention sees.
         """
-        frames = steps.shape[1]
-        parts = (self.modulation.unsqueeze(1) + steps).chunk(6, dim=2)
-        shift, scale, gate, shift2, scale2, gate2 = parts
-        attended = self.self_attn(self._modulated(x, frames, shift, scale), layer, context)
-        x = self._gated(x, attended, frames, gate)
-        found = self.cross_attn(self.norm3(x), text)
-        x = torch.add(x, found, out=reuse(x, found))
-        return self._gated(x, self.ffn(self._modulated(x, frames, shift2, scale2)), frames, gate2)
+        shift, scale, gate, shift2, scale2, gate2 = (self.modulation.unsqueeze(1) + steps).unbind(2)
+        x = self._gated(x, self.self_attn(self._modulated(x, shift, scale), layer, context), gate)
+        prompted = self.cross_attn(self.norm3(x), text)
+        x = torch.add(x, prompted, out=reuse(x, prompted))
+        return self._gated(x, self.ffn(self._modulated(x, shift2, scale2)), gate2)
 
 
 class Head(nn.Module):
@@ -126,10 +136,10 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Tokens [B, L, dim] and embeddings [B, F, dim], or [1, 1, dim], to patches [B, F, L / F, patch * channels]."""
-        shift, scale = (self.modulation.unsqueeze(1) + embedding.unsqueeze(2)).chunk(2, dim=2)
-        normed = _per_frame(F.layer_norm(x, x.shape[-1:], eps=self.eps), embedding.shape[1])
-        out: Tensor = self.head(torch.addcmul(shift, normed, 1 + scale, out=reuse(normed, shift, scale)))
+        """Tokens [B, L, dim] and embeddings [B, F, dim], or [1, 1, dim], to patches [B, L, patch * channels]."""
+        shift, scale = (self.modulation.unsqueeze(1) + embedding.unsqueeze(2)).unbind(2)
+        normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        out: Tensor = self.head(_scale_and_add(shift, normed, constant(1, scale) + scale, over=normed))
         return out
 
 

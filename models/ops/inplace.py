@@ -1,6 +1,8 @@
-"""Reuse the memory of an input for the result of an elementwise call, where no gradients are recorded."""
+"""Make elementwise calls cheap: in the memory of an input where no gradients are recorded, with constants kept."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,3 +17,18 @@ def reuse(x: Tensor, *others: Tensor) -> Tensor | None:
     if torch.is_grad_enabled() or any(other.dtype != x.dtype for other in others):
         return None
     return x
+
+
+def constant(value: float, like: Tensor) -> Tensor:
+    """A tensor without axes of the dtype of `like`, on the host, from where any device takes it with the launch.
+
+    PyTorch makes four calls of a Python number, and small networks are slow by their number of calls.
+    """
+    return like.new_full((), value) if torch.compiler.is_compiling() else _constant(value, like.dtype)
+
+
+@cache
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    # Kept from call to call, so it must serve passes with gradients as well.
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype, device="cpu")

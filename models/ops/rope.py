@@ -28,6 +28,10 @@ class Rotation:
         cos, sin = angles.cos().float(), angles.sin().float()
         return Rotation(cos, sin, torch.complex(cos, sin))
 
+    def to(self, device: torch.device) -> Rotation:
+        """On `device`, for whose copies nothing waits."""
+        return Rotation(*(t.to(device, non_blocking=True) for t in (self.cos, self.sin, self.phase)))
+
     def pairs(self, first: int, last: int | None = None) -> Rotation:
         """Of the pairs `first` to `last` alone, contiguous."""
         kept = slice(first, last)
@@ -35,13 +39,15 @@ class Rotation:
 
     def only(self, first: int, last: int | None = None) -> Rotation:
         """Of the pairs `first` to `last` alone, the others left as they are by an angle of zero."""
-        rest = torch.ones(self.cos.shape[1], dtype=torch.bool, device=self.cos.device)
-        rest[first:last] = False
-        cos, sin = self.cos.masked_fill(rest, 1.0), self.sin.masked_fill(rest, 0.0)
+        others = torch.ones(self.cos.shape[1], dtype=torch.bool, device=self.cos.device)
+        others[first:last] = False
+        cos, sin = self.cos.masked_fill(others, 1.0), self.sin.masked_fill(others, 0.0)
         return Rotation(cos, sin, torch.complex(cos, sin))
 
     def tokens(self, first: int, last: int) -> Rotation:
         """Of the tokens `first` to `last` alone."""
+        if last - first == len(self.cos):
+            return self
         return Rotation(self.cos[first:last], self.sin[first:last], self.phase[first:last])
 
 
@@ -62,44 +68,41 @@ class RotaryTable:
 
     Attributes:
         kept: rotations that are held for the next call with the same positions. A full window with relative positions
-            takes turns among few of them; four hold those of a chunk that takes a half of the ring or all of it.
+            takes turns among few of them; four are enough where a chunk takes a half of the ring or all of it.
     """
 
     def __init__(
         self, head_dim: int, pairs: tuple[int, int, int] | None = None, theta: float = 10000.0, positions: int = 1024
     ) -> None:
         full = axis_pairs(head_dim)
-        kept = full if pairs is None else pairs
-        if any(k > f for k, f in zip(kept, full, strict=True)):
-            raise OptionError(f"rope pairs {kept} exceed the head's {full} (time, height, width)", "choose fewer pairs")
+        pairs = pairs or full
+        if any(k > f for k, f in zip(pairs, full, strict=True)):
+            raise OptionError(
+                f"rope pairs {pairs} exceed the head's {full} (time, height, width)", "choose fewer pairs"
+            )
         self.positions, self.kept = positions, 4
-        self._held: OrderedDict[tuple[object, ...], Rotation] = OrderedDict()
+        self._latest: OrderedDict[tuple[object, ...], Rotation] = OrderedDict()
         index = torch.arange(positions, dtype=torch.float64)
         self.axes = [
             torch.outer(index, theta ** -(torch.arange(k, dtype=torch.float64) / f))
-            for k, f in zip(kept, full, strict=True)
+            for k, f in zip(pairs, full, strict=True)
         ]
 
     def __call__(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Rotation:
         """Rotation of the tokens of `frames`, as `angles` takes them: [len(frames) * height * width, pairs] each.
 
-        The same tensors for the same arguments while they are held, so nobody may write to them.
+        Callers share the tensors and must not write to them.
         """
         key = (tuple(frames), height, width, device)
-        held = self._held.pop(key, None)
-        # Whoever asks first may be in inference mode, whoever asks next may need gradients through what they turn.
-        with torch.inference_mode(False):
-            rotation = self._made(frames, height, width, device) if held is None else held
-        self._held[key] = rotation
-        while len(self._held) > self.kept:
-            self._held.popitem(last=False)
+        rotation = self._latest.pop(key, None)
+        if rotation is None:
+            # The first caller may be in inference mode, and the next may need gradients through what this rotates.
+            with torch.inference_mode(False):
+                rotation = Rotation.of(self.angles(frames, height, width)).to(device)
+        self._latest[key] = rotation
+        while len(self._latest) > self.kept:
+            self._latest.popitem(last=False)
         return rotation
-
-    def _made(self, frames: Sequence[int], height: int, width: int, device: torch.device) -> Rotation:
-        rotation = Rotation.of(self.angles(frames, height, width))
-        if device.type == "cpu":
-            return rotation
-        return Rotation(*(t.to(device, non_blocking=True) for t in (rotation.cos, rotation.sin, rotation.phase)))
 
     def angles(self, frames: Sequence[int], height: int, width: int) -> Tensor:
         """Angles of the tokens of `frames` (temporal positions), frame by frame, row by row.
@@ -136,19 +139,23 @@ def rotate(x: Tensor, rotation: Rotation, out: Tensor | None = None) -> Tensor:
     Returns:
         The shape and dtype of `x`.
     """
-    middle = [1] * (x.dim() - 3)
+    heads = [1] * (x.dim() - 3)
     if x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        phase = rotation.phase.view(1, rotation.phase.shape[0], *middle, -1)
-        pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
-        place = None if out is None else torch.view_as_complex(out.view(*out.shape[:-1], -1, 2))
-        turned = torch.view_as_real(torch.mul(pairs, phase, out=place)).flatten(-2)
-        return turned if out is None else out
+        # One complex product reads and writes a pair once; sums of even and odd channels pass over memory six times.
+        pairs, phase = _complex(x), rotation.phase.view(rotation.phase.shape[0], *heads, -1)
+        if out is None:
+            return torch.view_as_real(pairs * phase).flatten(-2)
+        torch.mul(pairs, phase, out=pairs if out is x else _complex(out))
+        return out
     wide = x if x.dtype == torch.float64 else x.float()
-    cos = rotation.cos.view(1, rotation.cos.shape[0], *middle, -1)
-    sin = rotation.sin.view(1, rotation.sin.shape[0], *middle, -1)
+    cos, sin = (t.view(t.shape[0], *heads, -1) for t in (rotation.cos, rotation.sin))
     even, odd = wide[..., 0::2], wide[..., 1::2]
-    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
-    return turned if out is None else out.copy_(turned)
+    rotated = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+    return rotated if out is None else out.copy_(rotated)
+
+
+def _complex(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
 
 
 def rotate_own(x: Tensor, rotation: Rotation) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import NotAvailable
-from videomla_models.network.attention.context import Context, Kernel
+from videomla_models.network.attention.context import AttendWindow, Context
 from videomla_models.network.transformer import Block, VideoTransformer
 from videomla_models.spec.window import Ring, WindowPolicy
 
@@ -34,8 +34,10 @@ class _Apart:
         self.context, self.layer = context, layer
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
-        return self.context.attend(self.layer, query, key, rest, kernel)
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
+        return self.context.attend(self.layer, query, positional, content, attend_window)
 
 
 def compile_blocks(network: VideoTransformer, backend: str = "inductor") -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from videomla_models.network.attention.context import Kernel
+from videomla_models.network.attention.context import AttendWindow
 from videomla_models.network.attention.dense import RMSNorm
 from videomla_models.network.cache import ChunkContext, StreamCache
 from videomla_models.network.transformer import InplaceGELU
@@ -145,18 +145,20 @@ class _Cache(StreamCache):
 class _Context(ChunkContext):
     cache: _Cache
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
         """Write the entries as they are, rotate the window, attend."""
         cache, grid = self.cache, self.cache.grid
         entries = cache.layers[layer]
-        buffers = entries.buffers(key, rest, cache.ring.capacity, grid.tokens)
-        entries.write(buffers, self.placement.runs, key, rest, grid.tokens)
-        keys, rests = (buffer[:, : self.filled * grid.tokens] for buffer in buffers)
+        written = entries.allocated(positional, content, cache.ring.capacity * grid.tokens)
+        entries.write(written, self.placement.runs, positional, content, grid.tokens)
+        keys, contents = (tensor[:, : self.filled * grid.tokens] for tensor in written)
         own, window = (cache.table.angles(at, grid.height, grid.width) for at in (self.own, self.positions))
         width = 2 * own.shape[1]
         query = torch.cat([query[..., :-width], reference.rotate(query[..., -width:], own).float()], -1)
         cache.order.in_self_attention = True
         try:
-            return kernel(query, reference.rotate(keys, window).float(), rests)
+            return attend_window(query, reference.rotate(keys, window).float(), contents)
         finally:
             cache.order.in_self_attention = False

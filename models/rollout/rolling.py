@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import OptionError
-from videomla_models.network.attention.context import Kernel, rotate_tail
+from videomla_models.network.attention.context import AttendWindow, rotate_tail
 from videomla_models.network.cache import StreamCache
 from videomla_models.ops.rope import rotate
 from videomla_models.rollout.rollout import Noise, Prompt, PromptSwitch, Rollout
@@ -45,25 +45,24 @@ class RollingContext:
         if anchor_at is not None:
             self.anchor = table(range(anchor_at, anchor_at + cache.ring.sink), grid.height, grid.width, device)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
         """Attend to the anchor, the chosen slots and the pass's own entries, in that order."""
         cache, tokens = self.cache.layers[layer], self.cache.grid.tokens
-        own = rotate(key, self.rotation)
-        keys, rests = cache.buffers(key, rest, self.cache.ring.capacity, tokens)
+        own = rotate(positional, self.rotation)
+        keys, contents = cache.allocated(positional, content, self.cache.ring.capacity * tokens)
         if self.write_to is not None:
-            here = slice(self.write_to * tokens, self.write_to * tokens + key.shape[1])
-            keys[:, here] = key if self.write_to == 0 else own
-            rests[:, here] = rest
-        seen_keys, seen_rests = [], []
+            here = slice(self.write_to * tokens, self.write_to * tokens + own.shape[1])
+            keys[:, here] = positional if self.write_to == 0 else own
+            contents[:, here] = content
+        chosen = [slice(slot * tokens, (slot + 1) * tokens) for slot in self.slots]
+        seen = [(keys[:, rows], contents[:, rows]) for rows in chosen] + [(own, content)]
         if self.anchor is not None:
-            held = self.cache.ring.sink * tokens
-            seen_keys.append(rotate(keys[:, :held], self.anchor))
-            seen_rests.append(rests[:, :held])
-        for slot in self.slots:
-            seen_keys.append(keys[:, slot * tokens : (slot + 1) * tokens])
-            seen_rests.append(rests[:, slot * tokens : (slot + 1) * tokens])
-        joined = torch.cat([*seen_keys, own], 1), torch.cat([*seen_rests, rest], 1)
-        return kernel(rotate_tail(query, self.rotation), *joined)
+            sink = self.cache.ring.sink * tokens
+            seen.insert(0, (rotate(keys[:, :sink], self.anchor), contents[:, :sink]))
+        joined = (torch.cat(parts, 1) for parts in zip(*seen, strict=True))
+        return attend_window(rotate_tail(query, self.rotation), *joined)
 
 
 class RollingRollout(Rollout):

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from videomla_models.network.attention.context import Kernel, rotate_tail
+from videomla_models.network.attention.context import AttendWindow, rotate_tail
 from videomla_models.network.attention.dense import TextKeys
 from videomla_models.network.cache import Grid
 from videomla_models.network.transformer import VideoTransformer
@@ -119,17 +119,19 @@ class TeacherForcingContext:
         self.restore = torch.argsort(order)
         self.rotation = rotation([*range(clean), *range(clean + chunk)])
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
         """Fold each group's chunks into the batch, attend, and put the frames back in order."""
         if self.absolute:
-            query, key = rotate_tail(query, self.rotation), rotate(key, self.rotation)
+            query, positional = rotate_tail(query, self.rotation), rotate(positional, self.rotation)
         parts = []
         for group in self.groups:
             q = self._gather(query, group.queries, group.chunks)
-            k = self._gather(key, group.keys, group.chunks)
+            k = self._gather(positional, group.keys, group.chunks)
             if not self.absolute:
                 q, k = rotate_tail(q, group.query_rotation), rotate(k, group.key_rotation)
-            out = kernel(q, k, self._gather(rest, group.keys, group.chunks))
+            out = attend_window(q, k, self._gather(content, group.keys, group.chunks))
             parts.append(out.view(query.shape[0], -1, self.grid.tokens, out.shape[-1]))
         return torch.cat(parts, dim=1)[:, self.restore].flatten(1, 2)
 

@@ -19,8 +19,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +37,7 @@ from videomla_models.rollout.rollout import Prompt, Rollout, SeededNoise
 from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
 from videomla_models.spec.window import WindowPolicy
 
-HEIGHT, WIDTH, FRAMES = 30, 52, 15
+FRAMES = 15
 WARM_UP = 5
 """Passes of either checkout before those that count."""
 Call = Callable[[], Tensor]
@@ -50,7 +53,7 @@ class Products(TorchFunctionMode):
         self._tokens: dict[tuple[int, torch.Size], Tensor] = {}
 
     def _like(self, tokens: Tensor, place: int = 0) -> Tensor:
-        entries = (entry for layer in self.cache.layers for entry in (layer.key, layer.rest) if entry is not None)
+        entries = (entry for layer in self.cache.layers for entry in layer.entries())
         if any(tokens.untyped_storage().data_ptr() == entry.untyped_storage().data_ptr() for entry in entries):
             return tokens
         key = place, tokens.shape
@@ -66,14 +69,37 @@ class Products(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def begun(network: VideoTransformer, policy: WindowPolicy) -> Rollout:
+@dataclass(frozen=True)
+class Size:
+    """Widths of the networks, and tokens of a latent frame."""
+
+    widths: dict[str, int]
+    latent: LatentSizes
+    grid: Grid
+
+
+MEDIUM = Size(
+    {"dim": 768, "heads": 6, "layers": 6, "ffn": 3072, "text_width": 512, "text_tokens": 128},
+    LatentSizes(d_c=96, d_q=384),
+    Grid(15, 26),
+)
+SMALL = Size(
+    {"dim": 192, "heads": 4, "layers": 5, "ffn": 576, "text_width": 64, "text_tokens": 16},
+    LatentSizes(d_c=32, d_q=144, d_nope=24, d_rope=24, pairs=(4, 4, 4)),
+    Grid(8, 8),
+)
+"""About the small world's, whose operators cost time beside their products."""
+
+
+def begun(network: VideoTransformer, policy: WindowPolicy, size: Size) -> Rollout:
     """A rollout with an empty cache."""
-    return Rollout(network, policy, 3, SamplerConfig(), Grid(HEIGHT // 2, WIDTH // 2))
+    return Rollout(network, policy, 3, SamplerConfig(), size.grid)
 
 
 def finish(rollout: Rollout, prompt: Prompt) -> None:
     """One clip."""
-    noise = SeededNoise((0,), (16, HEIGHT, WIDTH), torch.device("cpu"), torch.float32)
+    grid = rollout.cache.grid
+    noise = SeededNoise((0,), (16, 2 * grid.height, 2 * grid.width), torch.device("cpu"), torch.float32)
     for _ in rollout.run(noise, prompt, FRAMES):
         pass
 
@@ -120,7 +146,6 @@ def in_turns(rollout: Rollout, prompt: Prompt, each: list[list[Call]]) -> list[t
     return pairs
 
 
-SIZES = {"dim": 768, "heads": 6, "layers": 6, "ffn": 3072, "text_width": 512, "text_tokens": 128}
 AT_READ = WindowPolicy(6, 1, rotation="read", positions="relative")
 ARMS = {
     "write": ("dense, keys rotated at write", WindowPolicy(6, 1), ""),
@@ -131,12 +156,10 @@ ARMS = {
 USUAL = ("write", "read", "expanded")
 
 
-def built(arm: str) -> tuple[VideoTransformer, WindowPolicy, Prompt]:
+def built(arm: str, size: Size) -> tuple[VideoTransformer, WindowPolicy, Prompt]:
     """One arm's network with random weights, its window, and a prompt."""
     _, policy, form = ARMS[arm]
-    config = TransformerConfig(**SIZES)  # type: ignore[arg-type]
-    if form:
-        config = TransformerConfig(**SIZES, attention="latent", latent=LatentSizes(d_c=96, d_q=384))  # type: ignore[arg-type]
+    config = TransformerConfig(**size.widths, attention="latent" if form else "dense", latent=size.latent)  # type: ignore[arg-type]
     network = VideoTransformer(config).requires_grad_(False)
     randomise(network)
     if form == "absorbed":
@@ -146,11 +169,11 @@ def built(arm: str) -> tuple[VideoTransformer, WindowPolicy, Prompt]:
         return network, policy, network.prompt(text)
 
 
-def measure(arm: str, rounds: int) -> None:
+def measure(arm: str, size: Size, rounds: int) -> None:
     """Print one arm's ratios."""
-    network, policy, prompt = built(arm)
-    each = called(begun(network, policy), prompt)
-    times = torch.tensor([in_turns(begun(network, policy), prompt, each) for _ in range(rounds)])
+    network, policy, prompt = built(arm, size)
+    each = called(begun(network, policy, size), prompt)
+    times = torch.tensor([in_turns(begun(network, policy, size), prompt, each) for _ in range(rounds)])
     (whole, alone), (least, least_alone) = times.sum((0, 1)) / rounds, times.amin(0).sum(0)
     print(
         f"{ARMS[arm][0]}: rollout {whole:.2f} s, its products alone {alone:.2f} s, ratio {alone / whole:.3f}; "
@@ -162,13 +185,13 @@ def measure(arm: str, rounds: int) -> None:
 # ------------------------------------------------------------------------------------- another checkout
 
 
-def serve(arm: str) -> None:
+def serve(arm: str, size: Size) -> None:
     """Make rollouts for ever, one pass for each line read.
 
     Writes where this code lies, and then for each pass its seconds by the clock and of the processor.
     """
-    network, policy, prompt = built(arm)
-    print(Path(sys.modules["videomla_models.network.cache"].__file__ or "").resolve().parents[1], flush=True)
+    network, policy, prompt = built(arm, size)
+    print(Path(sys.modules["videomla_models.network.cache"].__file__ or "").resolve().parents[2], flush=True)
     sys.stdin.readline()
     resumed = time.perf_counter(), time.process_time()
 
@@ -181,15 +204,18 @@ def serve(arm: str) -> None:
 
     network.register_forward_hook(passed)
     while True:
-        finish(begun(network, policy), prompt)
+        finish(begun(network, policy, size), prompt)
 
 
 class Served:
-    """A process that works on the code in `tree`."""
+    """A process that works on the code in `tree`, whose packages links in `folder` put before the installed ones."""
 
-    def __init__(self, tree: Path, arm: str) -> None:
-        command = [sys.executable, __file__, "--serve", arm]
-        environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    def __init__(self, tree: Path, arm: str, size: Size, folder: Path) -> None:
+        command = [sys.executable, __file__, "--serve", arm, *(["--small"] if size is SMALL else [])]
+        folder.mkdir()
+        for package, place in (("videomla_models", "models"), ("harness", "harness")):
+            (folder / package).symlink_to(tree / place)
+        environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tree, env=environment
         )
@@ -208,29 +234,34 @@ class Served:
         clock, processor = map(float, self._line().split())
         return clock, processor
 
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
 
-def against(tree: Path, arm: str, rounds: int) -> None:
+
+def against(tree: Path, arm: str, size: Size, rounds: int) -> None:
     """Print the time of the checkout `tree` over that of this one."""
     passes = FRAMES // 3 * (len(SamplerConfig().steps) + 1)
-    own, other = (Served(place, arm) for place in (Path(__file__).resolve().parents[2], tree.resolve()))
-    try:
+    with ExitStack() as undo:
+        links = Path(undo.enter_context(TemporaryDirectory()))
+        own = Served(Path(__file__).resolve().parents[2], arm, size, links / "own")
+        undo.callback(own.stop)
+        other = Served(tree.resolve(), arm, size, links / "other")
+        undo.callback(other.stop)
         for served in (own, other) * WARM_UP:
             served.seconds()
         pairs = []
         for number in range(rounds * passes):
             turn = [(served is other, served.seconds()) for served in ((own, other) if number % 2 else (other, own))]
             pairs.append([seconds for _, seconds in sorted(turn)])
-    finally:
-        for served in (own, other):
-            served.process.kill()
-            served.process.wait()
     times = torch.tensor(pairs, dtype=torch.float64).view(rounds, passes, 2, 2)
-    for name, found in (("by the clock", times[..., 0]), ("of the processor", times[..., 1])):
-        (mine, theirs), (least, least_theirs) = found.sum((0, 1)) / rounds, found.amin(0).sum(0)
+    for name, seconds in (("by the clock", times[..., 0]), ("of the processor", times[..., 1])):
+        (mine, theirs), (least, least_theirs) = seconds.sum((0, 1)) / rounds, seconds.amin(0).sum(0)
         print(
-            f"{ARMS[arm][0]}: {mine:.2f} s a clip {name}, {theirs:.2f} s there, ratio {theirs / mine:.3f}; "
-            f"median ratio of a pass {(found[..., 1] / found[..., 0]).median():.3f}; "
-            f"fastest of {rounds} a pass {least:.2f} s and {least_theirs:.2f} s, ratio {least_theirs / least:.3f}",
+            f"{ARMS[arm][0]}: {mine:.3f} s a clip {name}, {theirs:.3f} s there, ratio {theirs / mine:.3f}; "
+            f"median ratio of a pass {(seconds[..., 1] / seconds[..., 0]).median():.3f}; "
+            f"fastest of {rounds} a pass {least:.3f} s and {least_theirs:.3f} s, ratio {least_theirs / least:.3f}",
             flush=True,
         )
 
@@ -244,15 +275,17 @@ def main() -> None:
     )
     parser.add_argument("--against", type=Path, metavar="TREE", help="another checkout of this project")
     parser.add_argument("--serve", choices=ARMS, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
-        serve(given.serve)
+    parser.add_argument("--small", action="store_true", help="networks of about the small world's size")
+    options = parser.parse_args()
+    size = SMALL if options.small else MEDIUM
+    if options.serve:
+        serve(options.serve, size)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
-    for arm in given.arm or USUAL:
-        if given.against:
-            against(given.against, arm, given.rounds)
+    for arm in options.arm or USUAL:
+        if options.against:
+            against(options.against, arm, size, options.rounds)
         else:
-            measure(arm, given.rounds)
+            measure(arm, size, options.rounds)
 
 
 if __name__ == "__main__":

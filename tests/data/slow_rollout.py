@@ -19,11 +19,11 @@ class EveryKey:
         self.table, self.rows, self.columns = network.rotary_table(), rows, columns
         self.first, self.keep = 0, False
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: object) -> Tensor:
+    def attend(self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: object) -> Tensor:
         count = query.shape[1] // (self.rows * self.columns)
         angles = self.table.angles(range(self.first, self.first + count), self.rows, self.columns)
-        query, key = _turn(query, angles), _turn(key, angles)
-        seen = [*self.past[layer], (key, rest)]
+        query, positional = _turn(query, angles), _turn(positional, angles)
+        seen = [*self.past[layer], (positional, content)]
         if self.keep:
             self.past[layer] = seen
         keys, values = (torch.cat(parts, 1).movedim(1, 2) for parts in zip(*seen, strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.contracts import Agreement, Json
-from videomla_models.network.attention.context import Kernel
+from videomla_models.network.attention.context import AttendWindow
 from videomla_models.network.attention.dense import CrossAttention, DenseAttention
 from videomla_models.network.attention.latent import LatentAttention
 from videomla_models.ops import reference
@@ -94,14 +94,14 @@ class HeldRunner(Attention):
         return out
 
 
-def _dense(module: DenseAttention | CrossAttention, held: Held) -> Kernel:
-    kernel = module.kernel
+def _dense(module: DenseAttention | CrossAttention, held: Held) -> AttendWindow:
+    attend_window = module.attend_window
 
-    def compared(query: Tensor, key: Tensor, rest: Tensor) -> Tensor:
-        out = kernel(query, key, rest)
+    def compared(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = attend_window(query, key, value)
         if (chosen := held.chosen(module, query, key)) is not None:
             clip, rows = chosen
-            exact = reference.attention(query[clip, rows], key[clip], rest[clip])
+            exact = reference.attention(query[clip, rows], key[clip], value[clip])
             held.add(out[clip, rows].view(exact.shape), exact)
         return out
 
@@ -118,6 +118,6 @@ def hold(networks: Sequence[nn.Module], dtype: str) -> Iterator[Held]:
                 undo.callback(setattr, module, "runner", module.runner)
                 module.runner = HeldRunner(module, held)
             elif isinstance(module, DenseAttention | CrossAttention):
-                undo.callback(setattr, module, "kernel", module.kernel)
-                module.kernel = _dense(module, held)
+                undo.callback(setattr, module, "attend_window", module.attend_window)
+                module.attend_window = _dense(module, held)
         yield held

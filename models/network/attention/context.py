@@ -11,22 +11,27 @@ from torch import Tensor
 from videomla_models.ops.rope import Rotation, rotate_own
 from videomla_models.ops.step import step
 
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(query, key, rest) -> output: [B, Lq, H, d], [B, Lk, ..., p], [B, Lk, ...] -> [B, Lq, H * d_v]; rotated already."""
+AttendWindow = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A layer's attention: (query, positional, content) of a window, rotated already, to its output.
+
+[B, Lq, H, d], [B, Lk, ..., p], [B, Lk, ...] to [B, Lq, H * d_v].
+"""
 
 
 class Context(Protocol):
     """What a forward pass attends to. The layer makes queries and entries; the context owns cache and positions."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
-        """Take in a layer's entries, and run `kernel` on everything these tokens may see.
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
+        """Take in a layer's entries, and run `attend_window` on everything that these tokens may see.
 
         Args:
             layer: index of the transformer block.
-            query: [B, L, H, d], unrotated; its last channels, as many as `key` has, are rotated.
-            key: the positional part of the entries, unrotated: [B, L, H, p] for a head each, or [B, L, p] shared.
-            rest: the position-free part: values [B, L, H, d_v], or content latents [B, L, d_c].
-            kernel: the layer's attention.
+            query: [B, L, H, d], unrotated; its last channels, as many as `positional` has, are rotated.
+            positional: part of the entries that is rotated: keys [B, L, H, p], or one for all heads [B, L, p].
+            content: part that is not: values [B, L, H, d_v], or latents [B, L, d_c].
+            attend_window: the layer's attention.
 
         Returns:
             [B, L, H * d_v].
@@ -40,8 +45,5 @@ def rotate_tail(query: Tensor, rotation: Rotation) -> Tensor:
     width = 2 * rotation.cos.shape[-1]
     if width == query.shape[-1]:
         return rotate_own(query, rotation)
-    turned = rotate_own(query[..., -width:], rotation)
-    if torch.is_grad_enabled():
-        query = query.clone()
-        query[..., -width:] = turned
-    return query
+    rotated = rotate_own(query[..., -width:], rotation)
+    return torch.cat([query[..., :-width], rotated], -1) if torch.is_grad_enabled() else query

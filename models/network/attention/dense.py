@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from videomla_models.network.attention.context import Context, Kernel
-from videomla_models.ops.inplace import reuse
+from videomla_models.network.attention.context import AttendWindow, Context
+from videomla_models.ops.inplace import constant, reuse
 from videomla_models.ops.sdpa import attend_with_preferred
 from videomla_models.ops.step import step
 
@@ -25,10 +25,13 @@ class RMSNorm(nn.Module):
     @step("norms")
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim], which the caller gives up, to [..., dim]."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
-        normed = torch.mul(wide, torch.rsqrt(mean_square + self.eps), out=reuse(wide))
-        return normed.to(x.dtype).mul_(self.weight)
+        narrow = x.dtype in (torch.bfloat16, torch.float16)
+        wide = x.float() if narrow else x
+        # A norm reads a row once; a mean of squares would write the squares first.
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        mean_square = (norm * norm).div_(constant(x.shape[-1], wide))
+        normed = torch.mul(wide, mean_square.add_(constant(self.eps, wide)).rsqrt_(), out=reuse(wide))
+        return (normed.to(x.dtype) if narrow else normed).mul_(self.weight)
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, strict: bool = False) -> Tensor:
@@ -49,7 +52,7 @@ def insist(network: nn.Module) -> None:
     """Have every dense attention of `network`, to the prompt as well, run by the preferred backend or not at all."""
     for module in network.modules():
         if isinstance(module, DenseAttention | CrossAttention):
-            module.kernel = by_preferred_alone
+            module.attend_window = by_preferred_alone
 
 
 class DenseAttention(nn.Module):
@@ -60,14 +63,14 @@ class DenseAttention(nn.Module):
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
-        self.kernel: Kernel = scaled_dot_product
+        self.attend_window: AttendWindow = scaled_dot_product
 
     def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
         """Attend from `x` [B, L, dim] to what `context` shows it."""
-        heads = (*x.shape[:2], self.heads, -1)
-        query = self.norm_q(self.q(x)).view(heads)
-        key = self.norm_k(self.k(x)).view(heads)
-        out: Tensor = self.o(context.attend(layer, query, key, self.v(x).view(heads), self.kernel))
+        heads, tokens = (*x.shape[:2], self.heads, -1), x.flatten(0, 1)
+        query = self.norm_q(self.q(tokens)).view(heads)
+        key = self.norm_k(self.k(tokens)).view(heads)
+        out: Tensor = self.o(context.attend(layer, query, key, self.v(tokens).view(heads), self.attend_window))
         return out
 
 
@@ -79,7 +82,7 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
-        self.kernel: Kernel = scaled_dot_product
+        self.attend_window: AttendWindow = scaled_dot_product
 
     def keys(self, text: Tensor) -> TextKeys:
         """Keys and values of `text` [B, tokens, dim]."""
@@ -89,5 +92,5 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         """Attend from `x` [B, L, dim] to the prompt."""
         query = self.norm_q(self.q(x)).view(*x.shape[:2], self.heads, -1)
-        out: Tensor = self.o(self.kernel(query, *text))
+        out: Tensor = self.o(self.attend_window(query, *text))
         return out

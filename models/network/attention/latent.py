@@ -43,18 +43,19 @@ class LatentAttention(nn.Module):
 
     def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
         """Attend from `x` [B, L, dim] to what `context` shows it, in the form that is set."""
-        latent = self.kv_norm(self.kv_down(x))
-        q_latent = self.q_norm(self.q_down(x))
-        heads = (*x.shape[:2], self.heads, -1)
+        heads, tokens = (*x.shape[:2], self.heads, -1), x.flatten(0, 1)
+        q_latent = self.q_norm(self.q_down(tokens))
         q_rope = self.q_rope(q_latent).view(heads)
+        latent = self.kv_norm(self.kv_down(tokens)).view(*x.shape[:2], -1)
+        positional = self.k_rope(tokens).view(*x.shape[:2], -1)
         if self.runner.form.name != "absorbed":
             query = torch.cat([self.q_up(q_latent).view(heads), q_rope], -1)
             run = self.expand if self.runner.form.name == "expanded" else self.by_reference
-            expanded: Tensor = self.o(context.attend(layer, query, self.k_rope(x), latent, run))
+            expanded: Tensor = self.o(context.attend(layer, query, positional, latent, run))
             return expanded
         into_latent, out_of_latent = self.absorb()
         query = torch.cat([F.linear(q_latent, into_latent).view(heads), q_rope], -1)
-        mixed = context.attend(layer, query, self.k_rope(x), latent, self.on_latents)
+        mixed = context.attend(layer, query, positional, latent, self.on_latents)
         return F.linear(mixed, out_of_latent, self.o.bias)
 
     def expand(self, query: Tensor, key: Tensor, latent: Tensor) -> Tensor:

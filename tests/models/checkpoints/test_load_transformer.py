@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.errors import WeightsError
 from videomla_models.checkpoints.convert import Recipe, convert_layer, rope_channels
 from videomla_models.checkpoints.load import load_into, open_checkpoint
-from videomla_models.network.attention.context import Kernel, rotate_tail
+from videomla_models.network.attention.context import AttendWindow, rotate_tail
 from videomla_models.network.attention.dense import DenseAttention
 from videomla_models.network.attention.latent import LatentAttention
 from videomla_models.network.transformer import VideoTransformer
@@ -28,10 +28,12 @@ class WholeClip:
     def __init__(self, rotation: Rotation) -> None:
         self.rotation = rotation
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
-        shared = key[:, :, None] if key.ndim == 3 else key
-        turned = rotate(shared, self.rotation).reshape(key.shape)
-        return kernel(rotate_tail(query, self.rotation), turned, rest)
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
+        shared = positional[:, :, None] if positional.ndim == 3 else positional
+        turned = rotate(shared, self.rotation).reshape(positional.shape)
+        return attend_window(rotate_tail(query, self.rotation), turned, content)
 
 
 def whole_clip(

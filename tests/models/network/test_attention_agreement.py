@@ -59,7 +59,7 @@ def test_everything_is_as_before_afterwards_even_after_a_fault() -> None:
     with pytest.raises(RuntimeError), hold([model.pipeline.network], "float32"):
         raise RuntimeError
     assert all(m.runner is runner for m in modules if isinstance(m, LatentAttention))
-    assert all(m.kernel is scaled_dot_product for m in modules if isinstance(m, CrossAttention))
+    assert all(m.attend_window is scaled_dot_product for m in modules if isinstance(m, CrossAttention))
 
 
 def test_a_model_that_is_not_loaded_is_told() -> None:
@@ -102,7 +102,7 @@ def spoil(model: Any, wrong: Wrong, calls: Callable[[int], bool] = lambda call: 
         out = scaled_dot_product(q, k, v)
         return wrong(q, k, v, out) if calls(count) else out
 
-    module.kernel = kernel
+    module.attend_window = kernel
 
 
 @pytest.mark.parametrize("wrong", [too_sharp, last_key_missed, one_row_wrong, second_clip_wrong])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from videomla_models.network.attention.context import Kernel
+from videomla_models.network.attention.context import AttendWindow
 from videomla_models.network.attention.latent import LatentAttention
 from videomla_models.ops import reference
 from videomla_models.spec.config import LatentSizes
@@ -17,11 +17,13 @@ ODD = LatentSizes(d_c=24, d_q=20, d_nope=10, d_rope=6, pairs=(1, 1, 1))
 class Fixed:
     """A context that shows given keys, unrotated, whatever the layer writes."""
 
-    def __init__(self, key: Tensor, rest: Tensor) -> None:
-        self.key, self.rest = key, rest
+    def __init__(self, positional: Tensor, content: Tensor) -> None:
+        self.positional, self.content = positional, content
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
-        return kernel(query, self.key, self.rest)
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
+        return attend_window(query, self.positional, self.content)
 
 
 def layer() -> LatentAttention:

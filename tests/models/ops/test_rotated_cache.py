@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -67,3 +70,13 @@ def test_pairs_left_out_stay_as_they_are() -> None:
     assert torch.equal(out[..., :4], keys[..., :4])
     assert torch.equal(out[..., 10:], keys[..., 10:])
     assert not torch.equal(out[..., 4:10], keys[..., 4:10])
+
+
+def test_a_pass_on_a_cpu_opens_no_file_and_leaves_triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(Path, "read_text", None)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    keys, turn = torch.randn(2, 7, 32), torch.rand(7, 3, dtype=torch.float64)
+    out = torch.full_like(keys, float("nan"))
+    rotate_first(keys, Rotation.of(turn), out)
+    assert (out[..., :6] - rotate(keys[..., :6], turn)).abs().max() < 1e-5

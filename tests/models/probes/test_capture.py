@@ -51,8 +51,8 @@ def test_a_block_that_is_compiled_too_often_does_not_go_on_uncompiled() -> None:
     steps, text = torch.zeros(1, 1, 6, 48), (torch.zeros(1, 8, 2, 24), torch.zeros(1, 8, 2, 24))
 
     class Itself:
-        def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Any) -> Tensor:
-            out: Tensor = kernel(query, key, rest)
+        def attend(self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: Any) -> Tensor:
+            out: Tensor = attend_window(query, positional, content)
             return out
 
     # pytest's monkeypatch would leave the setting hidden from whatever compiles later in this process.

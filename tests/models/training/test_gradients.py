@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from videomla_models.network.attention.context import Context, Kernel
+from videomla_models.network.attention.context import AttendWindow, Context
 from videomla_models.network.build import randomise
 from videomla_models.network.cache import Grid
 from videomla_models.network.transformer import VideoTransformer
@@ -59,9 +59,11 @@ class Noted:
     def __init__(self, context: Context, entries: Entries) -> None:
         self.context, self.entries = context, entries
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
-        self.entries.append((key.detach().clone(), rest.detach().clone()))
-        return self.context.attend(layer, query, key, rest, kernel)
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
+        self.entries.append((positional.detach().clone(), content.detach().clone()))
+        return self.context.attend(layer, query, positional, content, attend_window)
 
 
 class NotedRollout(SelfRollout):
@@ -93,11 +95,13 @@ class Frozen:
         chosen = [(self.passes[f // CHUNK].entries[layer][part], f % CHUNK) for f in self.frames]
         return [entries[:, at * tokens : (at + 1) * tokens] for entries, at in chosen]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, rest: Tensor, kernel: Kernel) -> Tensor:
-        keys = reference.rotate(torch.cat([*self._past(layer, 0), key], 1), self.angles)
+    def attend(
+        self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
+    ) -> Tensor:
+        keys = reference.rotate(torch.cat([*self._past(layer, 0), positional], 1), self.angles)
         width, own = 2 * self.angles.shape[1], self.angles[-query.shape[1] :]
         query = torch.cat([query[..., :-width], reference.rotate(query[..., -width:], own)], -1)
-        return kernel(query, keys, torch.cat([*self._past(layer, 1), rest], 1))
+        return attend_window(query, keys, torch.cat([*self._past(layer, 1), content], 1))
 
 
 class Truth(nn.Module):
