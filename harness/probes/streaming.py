@@ -17,6 +17,7 @@ from harness.contracts import (
     Options,
     Probe,
     ProbeContext,
+    Request,
     Subject,
     Value,
     VideoModel,
@@ -161,7 +162,7 @@ class Streaming(Probe):
         counts = None
         if self.options.count:
             with context.spans("counting"):
-                counts = flops.take(model, workload.request(0), subject.card)
+                counts = _counts(model, workload.request(0), subject)
         with context.spans("agreement"):
             agreement_result = agreement.take(model, workload, subject.card)
         devices.give_back(subject.device)  # the reference's memory is not the model's
@@ -248,6 +249,18 @@ def _warmup_to_json(warm: Warmup) -> dict[str, Json]:
         "compilations": warm.compilations,
         "quiet": warm.quiet,
     }
+
+
+_counted: dict[str, flops.Census] = {}
+"""By model and request. Rounds of a measurement share a process, and what is counted does not vary between them."""
+
+
+def _counts(model: VideoModel, request: Request, subject: Subject) -> flops.Census:
+    """Counts of the model on `request`, taken once in a process."""
+    about = repr((subject.name, subject.options, subject.device, subject.card, request))
+    if about not in _counted:
+        _counted[about] = flops.take(model, request, subject.card)
+    return _counted[about]
 
 
 class Summary:

@@ -10,7 +10,7 @@ import pytest
 from harness.contracts import ProbeContext, Subject, Switch, Workload
 from harness.errors import ModelFault, OptionError
 from harness.probes.streaming import MEDIANS, Streaming, StreamingOptions
-from harness.probes.timing import caching_audit
+from harness.probes.timing import caching_audit, flops
 from harness.probes.timing.clock import Clock, ClockFault
 from harness.probes.timing.flops import PEAK_BYTES, PEAK_FLOPS
 from harness.report import table
@@ -329,14 +329,14 @@ def test_a_model_that_repeats_one_clip_is_a_fault(fake, subject, batch):
 def test_a_rate_above_the_peak_of_the_device_is_refused(fake, subject, monkeypatch):
     name = str(devices.describe("cpu")["name"])
     made = {"forwards": 4, "frames_per_chunk": 3}
-    flops, seconds = 4 * 2 * (2 * 8 * 16), DENOISE + CLEAN + DECODE
+    count, seconds = 4 * 2 * (2 * 8 * 16), DENOISE + CLEAN + DECODE
     weight_bytes = 4 * (2 * 8 * 16 + 8 + 16)
-    monkeypatch.setitem(PEAK_FLOPS, name, 2 * flops / seconds)
+    monkeypatch.setitem(PEAK_FLOPS, name, 2 * count / seconds)
     monkeypatch.setitem(PEAK_BYTES, name, 4 * weight_bytes * 4 / seconds)
     found = run(fake, subject(**made), count=True).values
     assert close(found["flop_share"], 0.5)
     assert close(found["byte_share"], 0.25)
-    monkeypatch.setitem(PEAK_FLOPS, name, 0.5 * flops / seconds)
+    monkeypatch.setitem(PEAK_FLOPS, name, 0.5 * count / seconds)
     with pytest.raises(ModelFault, match=r"200% of the peak FLOP/s of .*: the time or the count is wrong"):
         run(fake, subject(**made), count=True)
     monkeypatch.delitem(PEAK_FLOPS, name)
@@ -371,6 +371,20 @@ def test_a_clock_that_goes_backwards_is_refused(fake, subject):
 def test_a_workload_that_cannot_be_run_is_refused(subject, workload, message):
     with pytest.raises(OptionError, match=message):
         Streaming(StreamingOptions()).measure(subject(), workload, HERE)
+
+
+def test_rounds_of_a_measurement_count_once(fake, subject, monkeypatch):
+    requests = []
+    take = flops.take
+    monkeypatch.setattr(
+        flops, "take", lambda model, request, card: requests.append(request) or take(model, request, card)
+    )
+    same = subject(forwards=4, text_s=0.125)
+    first, second = (run(fake, same, frames=36, count=True).values for _ in range(2))
+    assert len(requests) == 1
+    assert first["flops_per_chunk"] == second["flops_per_chunk"] > 0
+    run(fake, same, frames=39, count=True)
+    assert [request.frames for request in requests] == [36, 39]
 
 
 @pytest.mark.parametrize(("guided", "batch", "forwards"), [(False, 1, 4), (False, 3, 4), (True, 2, 8)])

@@ -1,0 +1,110 @@
+"""What batches and processes save: `python tests/bench/bench_batch.py --against PYTHON [--rounds 2] [--clips 192]`.
+
+PYTHON is the interpreter of an environment in which another checkout of this project is installed. Both run the
+quickstart's models on the same cores, in turns A B B A, each from its own suite file. Prints, for every round and as
+the median, this build's wall time over the other's: per clip of 21 frames, which is what `--clips` more of them add to
+`harness run`, for either model, and for the whole of `harness run suites/quickstart.yaml`. Says too how many clips that
+both made have the same frames. Nothing else should run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import yaml
+
+FEW = 24
+"""Clips whose time is taken off, as that of starting, loading and ending."""
+WHERE = "import harness, pathlib; print(pathlib.Path(harness.__file__).parents[1])"
+
+
+class Build:
+    """One checkout, run by the interpreter that sees it."""
+
+    def __init__(self, python: str) -> None:
+        self.python = python
+        # The folder of this program would come first on the path, and hide the installed checkout.
+        self.tree = Path(subprocess.check_output([python, "-P", "-c", WHERE], text=True).strip())
+        self.quickstart = self.tree / "suites" / "quickstart.yaml"
+
+    def seconds(self, suite: Path, out: Path, *options: str) -> float:
+        """Wall time of one `harness run`."""
+        command = [self.python, "-P", "-m", "harness", "run", str(suite), "--out", str(out), *options]
+        start = time.perf_counter()
+        subprocess.run(command, cwd=self.tree, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    def suite(self, folder: Path, arm: str, clips: int) -> Path:
+        """The quickstart's short clips of one arm alone, so many of them, without metrics."""
+        data = yaml.safe_load(self.quickstart.read_text(encoding="utf-8"))
+        section = next(section for section in data["generate"] if section["name"] == "short")
+        prompts = self.quickstart.parent / data["prompts"]["heldout"]["file"]
+        section |= {"seeds": list(range(clips // FEW)), "metrics": []}
+        small = {
+            "suite": "clips",
+            "device": "cpu",
+            "models": [model for model in data["models"] if model["label"] == arm],
+            "prompts": {"heldout": {"file": str(prompts), "limit": FEW}},
+            "generate": [section],
+        }
+        path = folder / f"{arm}-{clips}.yaml"
+        path.write_text(yaml.safe_dump(small), encoding="utf-8")
+        return path
+
+    def per_clip(self, folder: Path, arm: str, clips: int) -> float:
+        """Seconds that a clip adds."""
+        more = clips // FEW * FEW
+        few, many = (self.seconds(self.suite(folder, arm, n), folder / f"{arm}-{n}") for n in (FEW, FEW + more))
+        return (many - few) / more
+
+    def first_run(self, folder: Path) -> float:
+        """Seconds of the README's first run."""
+        return self.seconds(self.quickstart, folder / "first")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of the frames of every clip below `folder`, by key."""
+    lines = [json.loads(line) for path in folder.rglob("records.jsonl") for line in path.open(encoding="utf-8")]
+    return {line["key"]: line["clip"]["digest"] for line in lines if line["kind"] == "generate" and line["clip"]}
+
+
+def main() -> None:
+    """Print the ratios."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--against", required=True, metavar="PYTHON")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=192)
+    given = parser.parse_args()
+    builds = [Build(sys.executable), Build(given.against)]
+    names = ["dense", "videomla", "first run"]
+    ratios: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(given.rounds):
+        order = (0, 1) if number % 2 == 0 else (1, 0)
+        with tempfile.TemporaryDirectory() as scratch:
+            folders = [Path(scratch) / which for which in ("this", "other")]
+            for name in names:
+                took = {}
+                for place in order:
+                    folders[place].mkdir(exist_ok=True)
+                    build, folder = builds[place], folders[place]
+                    whole = name == "first run"
+                    took[place] = build.first_run(folder) if whole else build.per_clip(folder, name, given.clips)
+                ratios[name].append(took[0] / took[1])
+                times = f"{took[0]:8.3f} s  other {took[1]:8.3f} s"
+                print(f"round {number + 1}  {name:<10} {times}  ratio {ratios[name][-1]:.3f}")
+            this, other = map(digests, folders)
+            same = sum(this[key] == other.get(key) for key in this)
+            print(f"round {number + 1}  {same} of {len(this)} clips have the other's frames")
+    for name, found in ratios.items():
+        print(f"{name:<10} median ratio {median(found):.3f}")
+
+
+if __name__ == "__main__":
+    main()
