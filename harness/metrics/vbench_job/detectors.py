@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .loading import WeightsFault
 from .sampled import Sampled
 from .scorer import Scorer
 
@@ -46,9 +45,7 @@ class Detected(Sampled):
 
     def detector(self) -> Any:
         """GRiT with its checkpoint, loaded once for each of its two tasks."""
-        path = self.networks.path("grit")
-        if not path.is_file():
-            raise WeightsFault(f"{path} is missing")
+        path = self.networks.file("grit")
         key = f"grit_{self.task_of_grit}"
         if key not in self.networks.others:
             module = importlib.import_module("vbench.third_party.grit_model")
@@ -108,9 +105,7 @@ class Scene(Scorer):
 
     def finish(self) -> float:
         """The package's number."""
-        path = self.networks.path("tag2text")
-        if not path.is_file():
-            raise WeightsFault(f"{path} is missing")
+        path = self.networks.file("tag2text")
         module = importlib.import_module("vbench.scene")
         if "tag2text" not in self.networks.others:
             model = module.tag2text_caption(pretrained=str(path), image_size=384, vit="swin_b")

@@ -193,6 +193,12 @@ class Networks:
         """Where the checkpoint `name` lies."""
         return self.root / FILES[name]
 
+    def file(self, name: str) -> Path:
+        """As `path`. Raises `WeightsFault` where nothing lies there."""
+        if not self.path(name).is_file():
+            raise WeightsFault(f"{self.path(name)} is missing")
+        return self.path(name)
+
     def ready(self, network: nn.Module) -> Any:
         """`network` on the device, without gradients, in evaluation mode."""
         return network.to(self.device).eval().requires_grad_(False)
@@ -224,9 +230,7 @@ class Networks:
     def _clip(self, name: str, patch: int, width: int | None) -> Any:
         import clip
 
-        path = self.path(name)
-        if not path.is_file():
-            raise WeightsFault(f"{path} is missing")
+        path = self.file(name)
         try:
             network, _ = clip.load(str(path), device=self.device)
         except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, AttributeError) as error:

@@ -113,10 +113,8 @@ def load_dreamsim(networks: Networks) -> Any:
     """
     for name, entry in DREAMSIM_ENTRIES.items():
         tensors(networks.path(name), entry)
-    adapter = networks.path("dreamsim_lora")
-    for path in (networks.path("dreamsim_config"), adapter):
-        if not path.is_file():
-            raise WeightsFault(f"{path} is missing")
+    networks.file("dreamsim_config")
+    adapter = networks.file("dreamsim_lora")
     from dreamsim import dreamsim
     from peft import get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open

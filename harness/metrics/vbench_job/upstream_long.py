@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from .frames import ClipFault, decode, describe, whole
-from .loading import FILES, Networks, WeightsFault, read
+from .loading import Networks, read
 from .long_range import TABLES, hub_from_files
 from .long_range import dreamsim as dreamsim_of
 from .pieces import drift
@@ -75,8 +75,7 @@ def run_upstream(
     """
     for dimension in dimensions:
         for name in (*CHECKPOINTS[dimension], *(LONG_CHECKPOINTS.get(dimension, ()) if weights[1] else ())):
-            if not (networks.root / FILES[name]).is_file():
-                raise WeightsFault(f"{networks.root / FILES[name]} is missing")
+            networks.file(name)
     whole(describe(str(path)), sum(len(batch) for batch in decode(str(path), 16, "cpu")))
     long = long_package().VBenchLong
     with tempfile.TemporaryDirectory(prefix="vbench-long-") as folder, _files_only(networks):
