@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.arguments import Plugins, load_plugins
-from harness.contracts import Availability, Metric, registry
+from harness.contracts import Metric, registry
 from harness.errors import HarnessError, NotAvailable
 from harness.probes.timing.telemetry import nvml
 from harness.suite.schema import Suite
@@ -168,7 +168,8 @@ def _plugins() -> Iterator[Check]:
         except ValueError:
             yield Check(f"metric {name}", True, "needs options; its suite decides", required=False)
             continue
-        yield Check(f"metric {name}", found.ready, f"{_place(metric)}: {_state(found)}", found.fix, required=False)
+        state = "ready" if found.ready else found.reason
+        yield Check(f"metric {name}", found.ready, f"{_place(metric)}: {state}", found.fix, required=False)
 
 
 def _place(metric: Metric) -> str:
@@ -177,7 +178,3 @@ def _place(metric: Metric) -> str:
     weights = getattr(metric, "weights", "")
     device = "cuda" if devices.cuda_devices() else "cpu"
     return f"{where} on {device}" + (f", weights {weights}" if weights else "")
-
-
-def _state(found: Availability) -> str:
-    return "ready" if found.ready else found.reason

@@ -93,15 +93,12 @@ class PromptSet(Part):
         return self
 
 
-def _texts_to_set(value: Any) -> Any:
-    return {"texts": value} if isinstance(value, list) else value
+def _short_for(key: str, kind: type) -> BeforeValidator:
+    """A value of `kind` alone stands for a mapping with only `key`."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, kind) else value)
 
 
-def _name_to_use(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-Prompts = Annotated[PromptSet, BeforeValidator(_texts_to_set)]
+Prompts = Annotated[PromptSet, _short_for("texts", list)]
 Frames = Annotated[int, Field(ge=1, le=1_000_000)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 
@@ -195,7 +192,7 @@ class GenerateSection(Section):
     seeds: Seeds = [0]
     frames: Frames
     batch: Annotated[int, Field(ge=1, le=4096)] = 1
-    metrics: list[Annotated[MetricUse, BeforeValidator(_name_to_use)]] = []
+    metrics: list[Annotated[MetricUse, _short_for("name", str)]] = []
 
 
 class MeasureSection(Section):
@@ -245,10 +242,6 @@ class PublishedRows(Part):
     settings: list[str] = []
 
 
-def _metric_to_value(value: Any) -> Any:
-    return {"metric": value} if isinstance(value, str) else value
-
-
 class Column(Part):
     """A column of a table.
 
@@ -270,7 +263,7 @@ class Column(Part):
     metric: str = ""
     relative: bool | Literal["inverse"] = False
     joined: list[str] = []
-    published: Annotated[PublishedValue | None, BeforeValidator(_metric_to_value)] = None
+    published: Annotated[PublishedValue | None, _short_for("metric", str)] = None
 
 
 class TableSpec(Part):

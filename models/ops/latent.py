@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.contracts import counted_as
-from harness.errors import HarnessError, NotAvailable
+from harness.errors import NotAvailable
 from videomla_models.ops import checks, reference, sdpa, torch_forms
 from videomla_models.ops.choice import Form, choose
 from videomla_models.ops.device import no_triton
@@ -152,7 +152,10 @@ class Attention:
 
     def _fall_back(self, reason: str) -> None:
         if self.strict:
-            raise _refusal(self.form, reason)
+            raise NotAvailable(
+                f"latent attention ({self.form.name}) would fall back to PyTorch: {reason}",
+                "a measurement times what was asked for; choose another form, or measure on a CUDA device",
+            )
         say_once(f"latent attention ({self.form.name}) runs in PyTorch: {reason}")
 
 
@@ -190,10 +193,3 @@ def _has_kernel(keys: Tensor) -> bool:
 
 
 _triton_is_missing = cache(no_triton)
-
-
-def _refusal(form: Form, reason: str) -> HarnessError:
-    return NotAvailable(
-        f"latent attention ({form.name}) would fall back to PyTorch: {reason}",
-        "a measurement times what was asked for; choose another form, or measure on a CUDA device",
-    )
