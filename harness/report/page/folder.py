@@ -7,7 +7,6 @@ elsewhere; all texts are escaped.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as resources
@@ -27,6 +26,7 @@ from harness.report.table import NOTES
 from harness.report.view import View
 from harness.runs.records import Run
 from harness.system import files
+from harness.system.digests import digest
 
 INDEX = "index.html"
 MARKER = b'<meta name="generator" content="videomla-bench page">'
@@ -111,4 +111,4 @@ def _render(views: Sequence[View], data: Mapping[str, Any], tables: summary.Show
 
 
 def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    return f"sha256-{base64.b64encode(bytes.fromhex(digest(text))).decode()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import numpy as np
 from harness.errors import ClipError
 from harness.runs.folder import agrees, inside
 from harness.system import files, video
+from harness.system.digests import digest
 
 CLIPS, STRIPS = "clips", "strips"
 PREVIEW_CRF = 18
@@ -41,7 +41,7 @@ class Media:
             raise ClipError("the clip was deleted or changed since")
         source = inside(run, str(clip["path"]))
         # Made of what the record says, and never that itself: a record is not trusted with a path.
-        name = hashlib.sha256(f"{key} {clip.get('sha256')}".encode()).hexdigest()[:32]
+        name = digest(f"{key} {clip.get('sha256')}")[:32]
         encoder = clip.get("encoder", {})
         plays = encoder.get("pix_fmt") == "yuv420p" and encoder.get("codec") == "libx264"
         plays = plays or video.plays_anywhere(source)
