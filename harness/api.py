@@ -60,6 +60,7 @@ def run(
     limit: int | None = None,
     progress: Progress | None = None,
     verify: bool = False,
+    jobs: int = 1,
 ) -> Outcome:
     """Do the units of a suite that `out` (`runs/<suite>` unless given) holds no record of; how it ended.
 
@@ -67,6 +68,7 @@ def run(
         limit: units to do at most.
         progress: called after each unit and for every message.
         verify: compare the digest of every clip file first.
+        jobs: measurements at the same time, of probes that allow it.
 
     A failing unit costs its record alone. Raises `HarnessError` where the run cannot start or the disk refuses.
     """
@@ -75,7 +77,7 @@ def run(
     work = suite if isinstance(suite, Plan) else plan(suite, overrides, plugins)
     beside = Path(suite).parent if isinstance(suite, File) else None
     folder = Path("runs") / work.suite.suite if out is None else Path(out)
-    return run_plan(work, folder, limit, progress, verify=verify, suite_folder=beside)
+    return run_plan(work, folder, limit, progress, verify=verify, suite_folder=beside, jobs=jobs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,28 @@ from harness.contracts.model import (
     counted_as,
     no_spans,
 )
-from harness.contracts.probe import Measurement, Probe, ProbeContext, Product, Subject, Workload
+from harness.contracts.probe import (
+    DRAWN_FROM,
+    Audit,
+    AuditVerdict,
+    Measurement,
+    NotHeld,
+    Probe,
+    ProbeContext,
+    ProbePlot,
+    ProbeTable,
+    Product,
+    Subject,
+    Workload,
+)
 
 __all__ = [
     "COUNTING",
+    "DRAWN_FROM",
     "PREFIX_RULE",
     "Agreement",
+    "Audit",
+    "AuditVerdict",
     "Availability",
     "Clip",
     "Direction",
@@ -39,10 +55,13 @@ __all__ = [
     "Measurement",
     "Metric",
     "ModelCard",
+    "NotHeld",
     "Options",
     "Prefix",
     "Probe",
     "ProbeContext",
+    "ProbePlot",
+    "ProbeTable",
     "Product",
     "Request",
     "Spans",

@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from harness.contracts.base import Availability, Json, Options
+from pydantic import ConfigDict, Field
+
+from harness.contracts.base import Availability, Direction, Json, Options
 from harness.contracts.metric import Value
-from harness.contracts.model import ModelCard, Prefix, Request, Spans, Switch, VideoModel, no_spans
+from harness.contracts.model import Agreement, ModelCard, Prefix, Request, Spans, Switch, VideoModel, no_spans
 
 # ---------------------------------------------------------------------------------------------- probes
 
@@ -100,19 +102,86 @@ class Product:
     sha256: str = ""
 
 
+AuditVerdict = Literal["passed", "failed", "unclear", "left out"]
+
+NotHeld = Literal["no reference", "not taken"]
+"""Why no agreement stands behind a speed: the model has no reference, or there was no room for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Whether a model answers a repeated request from a cache (rule T13).
+
+    Attributes:
+        distinct_s, same_s: seconds of each distinct and of each repeated request.
+    """
+
+    verdict: AuditVerdict
+    distinct_s: Sequence[float] = ()
+    same_s: Sequence[float] = ()
+
+
+Text = Annotated[str, Field(max_length=500)]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTable:
+    """A table whose rows are no arms, as the forms of attention.
+
+    Attributes:
+        title: above it. corner: heading of the labels. columns: label, unit and direction of each.
+        rows: label and a number a column; None, or one that is not finite, where nothing was measured.
+        remarks: sentences below it.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    title: Text
+    corner: Text
+    columns: Sequence[tuple[Text, Text, Direction]]
+    rows: Sequence[tuple[Text, Sequence[float | None]]]
+    remarks: Sequence[Text] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """What a probe found.
 
+    What casts doubt on it is said by fields of their own, each None where the probe has nothing to say of it. Tables
+    mark a value that a doubt stands against, and never show it as the best.
+
     Attributes:
         values: headline values. samples: every raw sample by name. notes: for the record.
-        products: files that it leaves; its record counts only while they are there and as they were.
+        converged: whether the stop rule was met (rule T8). contended: whether other work ran meanwhile (rule T1).
+        audit: of a model that might answer from a cache (rule T13).
+        agreement: with the model's slow reference, or why there is none (rule T14).
+        table: of rows that are no arms. products: files that it leaves; its record counts only while they are there.
     """
 
     values: Mapping[str, float]
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
     notes: Mapping[str, Json] = field(default_factory=dict)
+    converged: bool | None = None
+    contended: bool | None = None
+    audit: Audit | None = None
+    agreement: Agreement | NotHeld | None = None
+    table: ProbeTable | None = None
     products: Sequence[Product] = ()
+
+
+ProbePlot = Literal["memory_by_batch", "chunk_time", "complexity"]
+
+DRAWN_FROM: Mapping[ProbePlot, tuple[str, ...]] = {
+    "memory_by_batch": ("budget_bytes", "batch", "fits", "peak_bytes"),
+    "chunk_time": ("chunk_s_by_index",),
+    "complexity": ("window_frames", "clip_frames"),
+}
+"""The plots of a measurement, and the values and samples that each is drawn from.
+
+`memory_by_batch`: the value `budget_bytes`; of every batch size tried its requests, 1 or 0 for whether it fits, and its
+peak bytes. `chunk_time`: median seconds of each chunk of a clip. `complexity`: lengths of windows and of clips, and
+`<form>:<curve>` as `harness.report.plots.complexity` names the curves.
+"""
 
 
 class Probe(ABC):
@@ -120,6 +189,7 @@ class Probe(ABC):
 
     Attributes:
         takes_prefix: it gives the model the workload's prefixes; a suite that has some for another probe is refused.
+        plots: those that its measurements can be drawn as. has_table: its measurements bring a `ProbeTable`.
         side_by_side: several measurements may run at the same time, since no figure depends on what else runs.
     """
 
@@ -128,6 +198,8 @@ class Probe(ABC):
     values: ClassVar[tuple[Value, ...]]
     needs_model: ClassVar[bool] = True
     takes_prefix: ClassVar[bool] = False
+    plots: ClassVar[tuple[ProbePlot, ...]] = ()
+    has_table: ClassVar[bool] = False
     side_by_side: ClassVar[bool] = False
 
     def __init__(self, options: Options) -> None:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.contracts import Json, Measurement, Product
+from harness.contracts import Product
 from harness.runs.folder import inside
 from harness.runs.line import Record
+from harness.runs.measured import PRODUCTS
 from harness.system import files
 from harness.system.digests import file_sha256
-
-NOTE = "products"
-"""Where a record's notes hold them."""
-
-
-def noted(measurement: Measurement) -> dict[str, Json]:
-    """What a record's notes say of the products of `measurement`; empty without any."""
-    return {NOTE: [asdict(product) for product in measurement.products]} if measurement.products else {}
 
 
 def placed(record: Record, scratch: Path, folder: Path) -> bool:
@@ -28,7 +20,7 @@ def placed(record: Record, scratch: Path, folder: Path) -> bool:
     False where one is gone or has changed, so that the record counts no more. Raises `RecordError` for a name that
     leads out of either folder, and `StorageError`.
     """
-    entries: Any = record.notes.get(NOTE, ())
+    entries: Any = record.notes.get(PRODUCTS, ())
     links = []
     try:
         products = [Product(**entry) for entry in entries]

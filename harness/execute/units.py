@@ -23,8 +23,8 @@ from harness.contracts import (
     registry,
 )
 from harness.errors import NotAvailable, RecordError, StorageError
-from harness.execute import products
 from harness.runs.line import Record, encode
+from harness.runs.measured import record_notes, record_samples, record_values
 from harness.runs.plan import Unit
 from harness.suite import prefixes
 from harness.system import video
@@ -179,6 +179,7 @@ def measure(unit: Unit, options: Mapping[str, Json], subject: Subject | None, co
         prefixes=prefixes_of(unit.context["prefixes"], subject.card) if subject and "prefixes" in load else (),
     )
     measurement = probe.measure(subject, workload, context)
-    values = enforce.values(f"probe {name}", probe.values, measurement.values)
-    samples = {key: [float(item) for item in items] for key, items in measurement.samples.items()}
-    return Result(values=values, samples=samples, notes={**measurement.notes, **products.noted(measurement)})
+    owner = f"probe {name}"
+    values = record_values(owner, probe.values, measurement)
+    samples = record_samples(owner, type(probe), measurement)
+    return Result(values=values, samples=samples, notes=record_notes(owner, type(probe), measurement))

@@ -78,7 +78,8 @@ class Row:
         failures: on CUDA, the counts of `devices.allocation_failures`.
         clip_s, first_chunk_s: of the second clip. It was made anew `rejected` times, while the device's clock was low.
         fps: its pixel frames per second over the chunks whose window was full, all clips of the batch together.
-        agreement_error: of a job that asks for the check of rule T14 alone.
+        agreement: of a job that asks for the check of rule T14 alone: members of an `Agreement`; None without a
+            reference.
     """
 
     batch: int
@@ -95,7 +96,7 @@ class Row:
     first_chunk_s: float = float("nan")
     fps: float = float("nan")
     rejected: int = 0
-    agreement_error: float = float("nan")
+    agreement: dict[str, Any] | None = None
     kind: str = ""
     notes: dict[str, Json] = field(default_factory=dict)
 
@@ -214,8 +215,9 @@ def _workload(job: Job) -> Workload:
 
 def _check_agreement(job: Job, model: VideoModel) -> Row:
     result = agreement.take(model, _workload(job), model.describe())
-    notes: dict[str, Json] = {"agreement": {**agreement.to_json(result), "batch": job.batch}}
-    return Row(job.batch, "ok", agreement_error=agreement.error_of(result), notes=notes)
+    if isinstance(result, str):
+        return Row(job.batch, "ok")
+    return Row(job.batch, "ok", agreement=asdict(result) | {"details": {**result.details, "batch": job.batch}})
 
 
 def _second_clip(job: Job, model: VideoModel) -> tuple[Generation, int]:

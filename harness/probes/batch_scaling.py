@@ -12,7 +12,18 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from pydantic import Field
 
-from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Subject, Value, Workload
+from harness.contracts import (
+    Agreement,
+    Json,
+    Measurement,
+    NotHeld,
+    Options,
+    Probe,
+    ProbeContext,
+    Subject,
+    Value,
+    Workload,
+)
 from harness.errors import ModelFault, NotAvailable, OptionError
 from harness.probes.batch_child import OUT_OF_MEMORY, Job, Row, require_budget
 from harness.probes.timing.contention import watch
@@ -96,6 +107,7 @@ class BatchScaling(Probe):
 
     version = "4"
     schema = BatchScalingOptions
+    plots = ("memory_by_batch",)
     values = (
         Value("budget_bytes", "B", "none", "budget"),
         Value("largest_batch", "requests", "higher", "largest batch"),
@@ -135,7 +147,7 @@ class BatchScaling(Probe):
 
         with watch(telemetry) as other:
             result = search(attempt, self.options.max_batch)
-        agreement_row = self._agree(subject, workload, result.largest)
+        agreed = self._agree(subject, workload, result.largest)
         slope, fixed = line(result.rows)
         by_batch = {row.batch: row for row in result.rows if row.outcome == "ok"}
         no_row = Row(0, "out_of_memory")
@@ -156,15 +168,12 @@ class BatchScaling(Probe):
             "fps_largest": largest.fps,
             "clip_one_s": one.clip_s,
             "clip_largest_s": largest.clip_s,
-            "agreement_error": agreement_row.agreement_error,
             "rejected": float(sum(row.rejected for row in result.rows)),
-            "contended": float(other.contended),
         }
         notes: dict[str, Json] = {
             "rows": [_row(row) for row in result.rows],
             "other_work": other.to_json(),
             "allocator": dict({} if subject.device.startswith("cuda") else STEADY_MALLOC),
-            **agreement_row.notes,
         }
         if not result.bounded:
             notes["search_ended"] = f"batch {result.largest} still fits; max_batch stopped the search"
@@ -174,9 +183,9 @@ class BatchScaling(Probe):
             notes["over_budget"] = f"by the driver's count batch {batches} took up to {most:g} bytes over the budget"
         if one.notes:
             notes.update(one.notes)
-        return Measurement(values, _samples(result.rows), notes)
+        return Measurement(values, _samples(result.rows), notes, contended=other.contended, agreement=agreed)
 
-    def _agree(self, subject: Subject, workload: Workload, batch: int) -> Row:
+    def _agree(self, subject: Subject, workload: Workload, batch: int) -> Agreement | NotHeld:
         """Check the agreement (rule T14) in a process of its own without a budget, since the reference needs memory.
 
         It is checked at the largest batch. Where even the whole device is too small for both, the batch is halved.
@@ -184,9 +193,9 @@ class BatchScaling(Probe):
         while batch:
             row = self._attempt(subject, workload, batch, agreement=True)
             if row.outcome == "ok":
-                return row
+                return Agreement(**row.agreement) if row.agreement else "no reference"
             batch //= 2
-        return Row(0, "out_of_memory", notes={"agreement": {"verdict": "not taken"}})
+        return "not taken"
 
     def _attempt(self, subject: Subject, workload: Workload, batch: int, agreement: bool = False) -> Row:
         job = Job(

@@ -98,6 +98,7 @@ class Streaming(Probe):
     version = "4"
     schema = StreamingOptions
     takes_prefix = True
+    plots = ("chunk_time",)
     values = (
         Value("denoise_fps", "frames/s", "higher", "denoise"),
         Value("decode_fps", "frames/s", "higher", "+ decode"),
@@ -189,24 +190,28 @@ class Streaming(Probe):
             "load_s": load_s,
             "warmup_s": warmup.seconds,
             "audit_ratio": audit.ratio,
-            "agreement_error": agreement.error_of(agreement_result),
-            "contended": float(other_work.contended),
         }
         notes: dict[str, Json] = {
             **summary.notes(),
             **_switches_and_prefixes(model, workload),
             "warmup": _warmup_to_json(warmup),
-            "audit": audit.to_json(),
-            "agreement": agreement.to_json(agreement_result),
             "device_before": device_before,
             "device_after": telemetry.snapshot(),
             "allocation_failures": _increase(failures_before, devices.allocation_failures(subject.device)),
             "other_work": other_work.to_json(),
             "flags": telemetry.flags(),
         }
-        return Measurement(values, summary.samples(workload), notes)
+        return Measurement(
+            values,
+            summary.samples(workload),
+            notes,
+            converged=repeated.converged,
+            contended=other_work.contended,
+            audit=audit.audit,
+            agreement=agreement_result,
+        )
 
-    def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> caching_audit.Audit:
+    def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> caching_audit.TakenAudit:
         options = self.options
         repeats, tolerance = options.audit_repeats, options.audit_tolerance
         audit = caching_audit.take(clock, model, workload, first, repeats, tolerance, options.ceiling_s)
@@ -314,7 +319,6 @@ class Summary:
             "repeats": float(len(self.runs)),
             "rejected": float(self.repeated.rejected),
             "half_width": self.repeated.half_width,
-            "converged": float(self.repeated.converged),
         }
 
     def _sanity(self) -> dict[str, float]:

@@ -154,7 +154,7 @@ def cell_of(
     if not scored:
         return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
-        marks = (*marks, *doubts(samples.values), *view.uncleared(section, group))
+        marks = (*marks, *doubts(samples.judgements), *view.uncleared(section, group))
         return _measured_cell(samples.values[name], value, spec, marks)
     metric = view.metric(section, group.plugin)
     if name not in samples.values:

@@ -16,6 +16,7 @@ from harness.report.samples import Samples, doubts, effect, kept_clips
 from harness.report.table import INCOMPLETE, RANDOM_WEIGHTS, UNDEFINED
 from harness.report.verdicts import COUNTED, Finding
 from harness.report.view import View
+from harness.runs.measured import judgement
 from harness.runs.plan import Group
 from harness.stats.estimates import Effect, Estimate, ratio_of_medians
 from harness.suite.schema import GenerateSection, MeasureSection
@@ -229,8 +230,8 @@ def _ratio(finding: Finding, pair: Pair, choice: Choice) -> Finding:
     # Rounds that one arm alone has are left out: drift of the device would fall on that arm.
     of_arms = [view.rounds(_group(view, label, choice)[1]) for view, label in pair]
     numbers = sorted(of_arms[0].keys() & of_arms[1].keys())
-    marks = [mark for records in of_arms for n in numbers for mark in doubts(records[n].values)]
-    finding = replace(finding, marks=tuple(dict.fromkeys((*finding.marks, *marks))))
+    judgements = [judgement(records[n].values, records[n].notes) for records in of_arms for n in numbers]
+    finding = replace(finding, marks=tuple(dict.fromkeys((*finding.marks, *doubts(judgements)))))
     raw = all(value.name in records[n].samples for records in of_arms for n in numbers)
     rounds = [
         [records[n].samples[value.name] if raw else [records[n].values[value.name]] for n in numbers]

@@ -1,34 +1,21 @@
-"""Tables from the notes of a measurement, whose rows are no arms, as the forms of attention. Imports no torch.
-
-A record's notes may hold `table`: `title`, `corner`, `columns` [[label, unit, direction], …], `rows`
-[[label, [number, …]], …] and `remarks`. The newest record of each measurement counts.
-"""
+"""Tables that measurements bring with them (`harness.contracts.ProbeTable`); the newest record counts. No torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from harness.contracts import Direction
+from harness.contracts import ProbeTable, registry
 from harness.errors import RecordError
 from harness.report.table import Cell, Heading, Row, Table
+from harness.runs.measured import TABLE
 from harness.runs.records import Run
 from harness.suite.schema import MeasureSection
 
-Text = Annotated[str, Field(max_length=500)]
-
-
-class _Inset(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    title: Text
-    corner: Text
-    columns: list[tuple[Text, Text, Direction]]
-    rows: list[tuple[Text, list[float | None]]]
-    remarks: list[Text] = []
+_SCHEMA = TypeAdapter(ProbeTable)
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -37,18 +24,20 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     for run in runs:
         sections = {section.name: section for section in run.suite.measure}
         for group in run.groups:
-            if group.kind != "measure" or not (entries := run.done(group)):
+            if group.kind != "measure" or not registry.probes.get(group.plugin).has_table:
+                continue
+            if not (entries := run.done(group)):
                 continue
             record = run.records.at(entries[-1].offset)
-            if "table" in record.notes:
+            if TABLE in record.notes:
                 name = group.section + (f"-{group.arm}" if group.arm else "")
-                probe_tables.append(_table(name, record.notes["table"], sections[group.section], record.device))
+                probe_tables.append(_table(name, record.notes[TABLE], sections[group.section], record.device))
     return probe_tables
 
 
 def _table(name: str, body: Any, section: MeasureSection, device: Any) -> Table:
     try:
-        inset = _Inset.model_validate(body)
+        inset = _SCHEMA.validate_python(body)
     except ValidationError as error:
         raise RecordError(
             f"the table of measurement {section.name!r} is malformed: {error.errors()[0]['msg']}"

@@ -10,11 +10,11 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.contracts import Metric, Value
+from harness.contracts import AuditVerdict, Metric, Value
 from harness.errors import RecordError
-from harness.probes.timing.caching_audit import LEFT_OUT, PASSED
 from harness.report import table
 from harness.runs.index import Index, IndexEntry
+from harness.runs.measured import Judgement, judgement
 from harness.runs.plan import Group
 from harness.runs.records import Run
 from harness.stats.estimates import Effect, Estimate, clustered_mean, clustered_statistic, paired_effect
@@ -36,7 +36,7 @@ class Samples:
             the same prompt and seed.
         prompts: [n] number of each one's prompt; equal texts have equal numbers.
         values: [n] by name; NaN where a clip does not define it.
-        audits: verdicts of the caching audit that the records of a measurement give (`probes.timing.caching_audit`).
+        judgements: what the records of a measurement say of its worth, [n]; empty for others.
         skipped: units that were skipped; the first of them is `skip`.
         failed: units whose newest record is a failure.
     """
@@ -47,7 +47,7 @@ class Samples:
     places: NDArray[np.int64]
     prompts: NDArray[np.int64]
     values: dict[str, NDArray[np.float64]]
-    audits: tuple[str, ...]
+    judgements: tuple[Judgement, ...]
     skipped: int
     failed: int
     skip: IndexEntry | None
@@ -78,7 +78,7 @@ def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
         places=places,
         prompts=_prompts(run, group)[places],
         values=_values(index, done_rows, names),
-        audits=_audits(run, [index.at(row) for row in done_rows]) if group.kind == "measure" else (),
+        judgements=_judgements(run, [index.at(row) for row in done_rows]) if group.kind == "measure" else (),
         skipped=statuses.count("skipped"),
         failed=statuses.count("failed"),
         skip=None if skip is None else index.at(skip),
@@ -95,33 +95,35 @@ def _values(index: Index, rows: list[int], names: tuple[str, ...]) -> dict[str, 
     return columns
 
 
-def _audits(run: Run, entries: Sequence[IndexEntry]) -> tuple[str, ...]:
-    notes = [run.records.at(entry.offset).notes.get("audit") for entry in entries]
-    return tuple(str(audit.get("verdict")) for audit in notes if isinstance(audit, dict))
+def _judgements(run: Run, entries: Sequence[IndexEntry]) -> tuple[Judgement, ...]:
+    records = (run.records.at(entry.offset) for entry in entries)
+    return tuple(judgement(record.values, record.notes) for record in records)
 
 
-def uncleared(here: Sequence[str], elsewhere: Sequence[str]) -> tuple[str, ...]:
+def uncleared(here: Sequence[Judgement], elsewhere: Sequence[Judgement]) -> tuple[str, ...]:
     """The mark of a measurement whose model no caching audit has cleared (rule T13).
 
     Args:
-        here: verdicts of the audits of its own rounds. Where all were left out, those of `elsewhere` speak for it.
-        elsewhere: verdicts of the same model in other sections of the run.
+        here: of its own rounds. Where their audits were all left out, those of `elsewhere` speak for it.
+        elsewhere: of the same model in other sections of the run.
     """
-    verdicts = [verdict for verdict in here if verdict != LEFT_OUT]
-    verdicts = verdicts or [verdict for verdict in elsewhere if verdict != LEFT_OUT]
-    return (table.UNCLEARED,) if here and set(verdicts) != {PASSED} else ()
+    taken = _taken_audits(here) or _taken_audits(elsewhere)
+    audited = any(each.audit is not None for each in here)
+    return (table.UNCLEARED,) if audited and taken != {"passed"} else ()
 
 
-def doubts(values: Mapping[str, ArrayLike]) -> tuple[str, ...]:
-    """Marks of a measurement of which any round was disturbed, unconverged, or without agreement.
+def _taken_audits(judgements: Sequence[Judgement]) -> set[AuditVerdict]:
+    return {each.audit for each in judgements if each.audit is not None and each.audit != "left out"}
 
-    A probe that compares models with their reference gives `agreement_error`, NaN without a reference (rule T14).
-    """
-    contended = np.nan_to_num(values.get("contended", 0.0)).any()
-    unconverged = (np.asarray(values.get("converged", 1.0)) == 0).any()
-    without_reference = np.isnan(np.asarray(values.get("agreement_error", 0.0), dtype=np.float64)).any()
-    marks = ((table.CONTENDED, contended), (table.UNCONVERGED, unconverged), (table.UNHELD, without_reference))
-    return tuple(mark for mark, applies in marks if applies)
+
+def doubts(judgements: Sequence[Judgement]) -> tuple[str, ...]:
+    """Marks of a measurement of which any round was disturbed, unconverged, or without agreement."""
+    marks = {
+        table.CONTENDED: any(each.contended for each in judgements),
+        table.UNCONVERGED: any(each.converged is False for each in judgements),
+        table.UNHELD: any(each.agreed is False for each in judgements),
+    }
+    return tuple(mark for mark, applies in marks.items() if applies)
 
 
 def _prompts(run: Run, group: Group) -> NDArray[np.int64]:

@@ -78,12 +78,12 @@ class View:
     def uncleared(self, section: AnySection, group: Group) -> tuple[str, ...]:
         """The mark of a measured group whose arm no caching audit has cleared."""
         others = [
-            verdict
+            each
             for (name, plugin, arm), other in self.groups.items()
             if (plugin, arm) == (group.plugin, group.arm) and name != group.section and (at := self.section(name))
-            for verdict in self.samples(at, other).audits
+            for each in self.samples(at, other).judgements
         ]
-        return uncleared(self.samples(section, group).audits, others)
+        return uncleared(self.samples(section, group).judgements, others)
 
     def version(self, section: AnySection, group: Group) -> str | None:
         """The version of the metric or probe in the records of a group; None without records."""

@@ -280,13 +280,12 @@ def _check_columns(doc: Located, suite: Suite) -> None:
             options = {name for model in suite.models for name in registry.models.get(model.name).schema.model_fields}
             _require(doc, (*loc, "option"), "option of the models", plot.option, options)
         if plot.section:
-            probes = {"memory_by_batch": "batch_scaling", "chunk_time": "streaming", "complexity": "complexity"}
             _require(doc, (*loc, "section"), "section of measurements", plot.section, {s.name for s in suite.measure})
             probe_of_section = next(section.probe for section in suite.measure if section.name == plot.section)
-            if probe_of_section != probes[plot.kind]:
+            if plot.kind not in (plots := registry.probes.get(probe_of_section).plots):
                 raise SuiteError(
-                    f"{doc.where((*loc, 'section'))}: {plot.kind} draws what {probes[plot.kind]!r} measures; "
-                    f"section {plot.section!r} is of {probe_of_section!r}"
+                    f"{doc.where((*loc, 'section'))}: section {plot.section!r} is of {probe_of_section!r}, which "
+                    f"cannot be drawn as {plot.kind}; its class declares plots = {plots!r}"
                 )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from harness.contracts import Json
+from harness.contracts import DRAWN_FROM, Json, ProbePlot
 
 JsonValue = Any
 """Any value of YAML; pydantic cannot build a schema from the recursive `Json`."""
@@ -282,16 +282,8 @@ class TableSpec(Part):
     published: list[PublishedRows] = []
 
 
-PlotKind = Literal[
-    "cache_by_length",
-    "memory_by_batch",
-    "chunk_time",
-    "quality_by_cache",
-    "quality_by_option",
-    "quality_over_time",
-    "complexity",
-]
-BY_SECTION = ("memory_by_batch", "chunk_time", "complexity")
+PlotKind = Literal[ProbePlot, "cache_by_length", "quality_by_cache", "quality_by_option", "quality_over_time"]
+BY_SECTION = tuple(DRAWN_FROM)
 BY_VALUES = ("quality_by_cache", "quality_by_option", "quality_over_time")
 
 

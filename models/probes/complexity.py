@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import ClassVar
 
-from harness.contracts import Json, Measurement, Probe, ProbeContext, Subject, Value, Workload
+from harness.contracts import Json, Measurement, Probe, ProbeContext, ProbeTable, Subject, Value, Workload
 from harness.probes.timing.contention import watch
 from harness.probes.timing.repeat import FullClock
 from harness.probes.timing.telemetry import Telemetry
@@ -94,6 +94,8 @@ class Complexity(Probe):
     version = "4"
     schema = ComplexityOptions
     needs_model: ClassVar[bool] = False
+    has_table: ClassVar[bool] = True
+    plots = ("complexity",)
     values = (
         *(Value(f"{form}_{v.name}", v.unit, v.direction, f"{form}: {v.label}") for form in FORMS for v in FIELDS),
         Value(
@@ -112,17 +114,18 @@ class Complexity(Probe):
         sweep = Sweep(options)
         sweep.count()
         notes: dict[str, Json] = {"torch": str(torch.__version__)}
-        remarks = []
+        remarks, contended = list[str](), None
         if options.timed:
             telemetry = Telemetry(context.device)
             before = telemetry.snapshot()
             with torch.inference_mode(), watch(telemetry) as other:
                 sweep.time(context.device, telemetry)
             notes |= {"device_before": before, "device_after": telemetry.snapshot(), "flags": telemetry.flags()}
-            notes["other_work"] = other.to_json()
+            notes["other_work"], contended = other.to_json(), other.contended
             remarks += ["Other work was seen while this was timed (rule T1)."] * other.contended
         values = sweep.values()
-        return Measurement(values, sweep.samples(), {**notes, "table": table(sweep, values, remarks)})
+        found = table(sweep, values, remarks)
+        return Measurement(values, sweep.samples(), notes, contended=contended, table=found)
 
 
 class Sweep:
@@ -199,22 +202,22 @@ class Sweep:
         return samples
 
 
-def table(sweep: Sweep, values: Mapping[str, float], remarks: Sequence[str] = ()) -> Json:
-    """Forms and lengths as the rows of one table, as a record's notes carry it."""
-    rows: list[Json] = []
+def table(sweep: Sweep, values: Mapping[str, float], remarks: Sequence[str] = ()) -> ProbeTable:
+    """Forms and lengths as the rows of one table."""
+    rows = []
     for form, (window, clip) in sorted(sweep.costs, key=lambda place: (FORMS.index(place[0]), place[1])):
         found = sweep.found(form, window, clip)
-        rows.append([form.replace("_", " "), [window, clip, *(_known(found[field.name]) for field in FIELDS)]])
-    return {
-        "title": "Self-attention by form and length, one layer, one pass",
-        "corner": "form",
-        "columns": [
-            ["window", "latent frames", "none"],
-            ["clip", "latent frames", "none"],
-            *([field.label, field.unit, field.direction] for field in FIELDS),
+        rows.append((form.replace("_", " "), [window, clip, *(found[field.name] for field in FIELDS)]))
+    return ProbeTable(
+        title="Self-attention by form and length, one layer, one pass",
+        corner="form",
+        columns=[
+            ("window", "latent frames", "none"),
+            ("clip", "latent frames", "none"),
+            *((field.label, field.unit, field.direction) for field in FIELDS),
         ],
-        "rows": rows,
-        "remarks": [
+        rows=rows,
+        remarks=[
             f"n(d_c+d_rope)/D, absorbed over dense compute by the paper's formula: {values['absorbed_over_dense']:.3f} "
             f"at these widths, {values['absorbed_over_dense_default']:.3f} at the published ones. Counted at these: "
             f"{values['absorbed_over_dense_counted']:.3f}. The formula charges the sums of values with d_c + d_rope "
@@ -223,7 +226,7 @@ def table(sweep: Sweep, values: Mapping[str, float], remarks: Sequence[str] = ()
             "Causal full and causal linear have no window: they see the clip. The chunk is the last one of the clip.",
             *remarks,
         ],
-    }
+    )
 
 
 def what_absorption_saves(values: Mapping[str, float]) -> str:
@@ -240,11 +243,6 @@ def what_absorption_saves(values: Mapping[str, float]) -> str:
         f"At these widths and equal windows absorption {saves}: it takes {memory:.3f} of the cache of causal local "
         f"attention and {compute:.3f} of the FLOPs of its scores and sums."
     )
-
-
-def _known(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if value == value else None
 
 
 def _median(seconds: tuple[float, ...]) -> float:

@@ -71,4 +71,4 @@ class Train(Probe):
                 *((f"{d.stage}-{step}", f"{d.key}/{kept}", "") for step, kept in d.kept.items()),
             )
         ]
-        return Measurement(values, samples, {"checkpoint": last.sha256, "stages": stages}, products)
+        return Measurement(values, samples, {"checkpoint": last.sha256, "stages": stages}, products=products)

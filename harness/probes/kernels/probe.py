@@ -81,6 +81,7 @@ class Kernels(Probe):
     version = "3"
     schema = KernelsOptions
     needs_model: ClassVar[bool] = False
+    has_table: ClassVar[bool] = True
     values = (
         Value("matmul_flops", "FLOP/s", "none", "matmul ceiling"),
         Value("copy_bytes", "bytes/s", "none", "copy ceiling"),
@@ -153,13 +154,11 @@ class Kernels(Probe):
             **headlines,
             "peak_bytes": meter.peak()["peak_bytes"],
             "rejected": float(timer.full.rejected),
-            "contended": float(other.contended),
         }
         notes: dict[str, Json] = {
             "rows": [row.to_json() for row in [*rows, *whole]],
             "dispatch": {str(shape): form for shape, form in dispatch.items()},
             "dispatch_measured": {str(shape): form for shape, form in dispatch_measured.items()},
-            "table": table([*rows, *whole], ceilings),
             "device_before": before,
             "device_after": telemetry.snapshot(),
             "other_work": other.to_json(),
@@ -167,7 +166,13 @@ class Kernels(Probe):
         notes["crossings"] = [[c.keys, c.queries, c.variant] for c in crossings]
         if options.keep and crossings and not headlines["failed_rows"] and not other.contended:
             notes["kept"] = bench.keep(crossings, ceilings.flops, ceilings.bytes)
-        return Measurement(values, samples([*rows, *whole]), notes)
+        return Measurement(
+            values,
+            samples([*rows, *whole]),
+            notes,
+            contended=other.contended,
+            table=table([*rows, *whole], ceilings),
+        )
 
 
 def _row(case: Case, shape: Shape) -> Row:

@@ -9,12 +9,12 @@ from statistics import median
 
 import numpy as np
 
-from harness.contracts import Json
+from harness.contracts import Direction, Json, ProbeTable
 from harness.contracts.kernels import Shape
 
 NAN = float("nan")
 
-COLUMNS = (
+COLUMNS: tuple[tuple[str, str, Direction], ...] = (
     ("relative error", "", "lower"), ("cold", "s", "lower"), ("IQR", "s", "lower"), ("warm", "s", "lower"),
     ("IQR", "s", "lower"), ("in a graph", "s", "lower"), ("FLOP/s", "", "higher"), ("of the matmul", "", "higher"),
     ("bytes/s", "", "higher"), ("of the copy", "", "higher"),
@@ -86,31 +86,30 @@ class Row:
         facts |= {"account": dict(self.account)} if self.account else {}
         return facts | {name: text for name in ("fault", "missing") if (text := getattr(self, name))}
 
-    def cells(self, ceilings: Ceilings) -> list[float | None]:
-        """In the order of `COLUMNS`; None where there is no number."""
+    def cells(self, ceilings: Ceilings) -> list[float]:
+        """In the order of `COLUMNS`; NaN where there is no number."""
         medians_and_iqrs = [
             each(times) if times else NAN for times in (self.cold, self.warm) for each in (median, _iqr)
         ]
         graph = median(self.graph) if self.graph else NAN
-        numbers = [self.error, *medians_and_iqrs, graph, *self.rate(ceilings)]
-        return [number if math.isfinite(number) else None for number in numbers]
+        return [self.error, *medians_and_iqrs, graph, *self.rate(ceilings)]
 
 
-def table(rows: Sequence[Row], ceilings: Ceilings) -> Json:
-    """Every row as a table for a record's notes. Remarks name rows that failed or could not be measured here."""
+def table(rows: Sequence[Row], ceilings: Ceilings) -> ProbeTable:
+    """Every row as a table. Remarks name rows that failed or could not be measured here."""
     remarks = [f"{row.shape}, {row.form}: failed, {row.fault}." for row in rows if row.fault]
     remarks += dict.fromkeys(f"{row.form}: not measured here, {row.missing}." for row in rows if row.missing)
     remarks.append(
         "Shares are of the device's own large product and large copy, measured before. Bytes/s is with a cold cache, "
         "FLOP/s at the fastest."
     )
-    return {
-        "title": "Attention by shape and form",
-        "corner": "shape, form",
-        "columns": [list(column) for column in COLUMNS],
-        "rows": [[f"{row.shape}, {row.form}", row.cells(ceilings)] for row in rows],
-        "remarks": [text[:500] for text in remarks],
-    }
+    return ProbeTable(
+        "Attention by shape and form",
+        "shape, form",
+        COLUMNS,
+        [(f"{row.shape}, {row.form}", row.cells(ceilings)) for row in rows],
+        [text[:500] for text in remarks],
+    )
 
 
 def samples(rows: Sequence[Row]) -> dict[str, list[float]]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.contracts import Agreement, Json, ModelCard, VideoModel, Workload, enforce
-
-NONE = "no reference"
-PASSED = "passed"
+from harness.contracts import Agreement, ModelCard, NotHeld, VideoModel, Workload, enforce
 
 
 def workload_of(workload: Workload, card: ModelCard) -> Workload:
@@ -21,28 +18,9 @@ def workload_of(workload: Workload, card: ModelCard) -> Workload:
     return replace(workload, frames=frames, switches=tuple(s for s in workload.switches if s.frame < frames))
 
 
-def take(model: VideoModel, workload: Workload, card: ModelCard) -> Agreement | None:
-    """Agreement of the loaded `model` on the first request of `workload` but for its length; None without a reference.
+def take(model: VideoModel, workload: Workload, card: ModelCard) -> Agreement | NotHeld:
+    """Agreement of the loaded `model` on the first request of `workload` but for its length, if it has a reference.
 
     Raises `ModelFault` where it does not agree.
     """
-    return enforce.agreement(model, workload_of(workload, card).request(0))
-
-
-def error_of(agreement: Agreement | None) -> float:
-    """The value `agreement_error`: NaN without a reference."""
-    return float("nan") if agreement is None else float(agreement.error)
-
-
-def to_json(agreement: Agreement | None) -> dict[str, Json]:
-    """For the notes of the record whose speed it stands for."""
-    if agreement is None:
-        return {"verdict": NONE}
-    return {
-        "verdict": PASSED,
-        "reference": agreement.reference,
-        "error": agreement.error,
-        "limit": agreement.limit,
-        "compared": agreement.compared,
-        **agreement.details,
-    }
+    return enforce.agreement(model, workload_of(workload, card).request(0)) or "no reference"

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from statistics import median
 
-from harness.contracts import Json, Request, VideoModel, Workload
+from harness.contracts import Audit, AuditVerdict, Request, VideoModel, Workload
 from harness.probes.timing.clock import SECOND, Clock, no_garbage_collection
 from harness.stats.estimates import chance_of_lower
 
@@ -23,34 +23,29 @@ PLAIN = 0.5
 MOST_BLOCKS = 10
 """Blocks after which an unproven suspicion stays `unclear`; chosen here, well above the six."""
 
-PASSED, FAILED, UNCLEAR, LEFT_OUT = "passed", "failed", "unclear", "left out"
-"""Verdicts. A table marks a value without a passed audit (`harness.report.samples.uncleared`)."""
-
 MEDIAN_FROM = 6
 """Repeats from which on a median is little moved by one stall."""
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
-    """The result of an audit (rule T13).
+class TakenAudit:
+    """An audit (rule T13), and what it took.
 
     Attributes:
         ratio: median seconds of a repeated request over those of distinct ones; NaN when left out.
-        verdict: `passed`, `failed`, `unclear` or `left out`.
         fault: the reason, when it failed.
         used: distinct requests that it consumed.
     """
 
+    audit: Audit
     ratio: float
-    verdict: str
     fault: str
     used: int
-    distinct_s: tuple[float, ...] = ()
-    same_s: tuple[float, ...] = ()
 
-    def to_json(self) -> dict[str, Json]:
-        """For a record's notes."""
-        return {"verdict": self.verdict, "distinct_s": list(self.distinct_s), "same_s": list(self.same_s)}
+    @property
+    def verdict(self) -> AuditVerdict:
+        """Of the audit."""
+        return self.audit.verdict
 
 
 def take(
@@ -61,7 +56,7 @@ def take(
     pairs: int,
     tolerance: float,
     ceiling_s: float = float("inf"),
-) -> Audit:
+) -> TakenAudit:
     """Run `pairs` blocks of two distinct requests and twice a request that was run before.
 
     Where repeats are faster by more than `tolerance`, blocks are added: until they no longer are (`passed`), until
@@ -74,14 +69,15 @@ def take(
         first: number of the first distinct request that may be used.
     """
     if not pairs:
-        return Audit(float("nan"), LEFT_OUT, "", 0)
+        return TakenAudit(Audit("left out"), float("nan"), "", 0)
     runs = _Runs(clock, model, workload, first)
     for _ in range(pairs):
         runs.block()
-    verdict, fault = PASSED, runs.alike()
+    fault = runs.alike()
+    verdict: AuditVerdict = "passed"
     # Blocks are only added on suspicion, so a model that caches nothing pays for `pairs` of them.
     while not fault and runs.suspicion < 1 - tolerance:
-        verdict = UNCLEAR
+        verdict = "unclear"
         if runs.ratio < 1 - tolerance and chance_of_lower(runs.same_s, runs.distinct_s) < ACCUSE_BELOW:
             fault = f"a repeated request took {runs.ratio:.0%} of the time of distinct ones: results are cached"
             break
@@ -89,9 +85,9 @@ def take(
         if len(runs.same_s) >= 2 * max(pairs, MOST_BLOCKS) or (runs.seconds >= ceiling_s and runs.ratio >= PLAIN):
             break
         runs.block()
-        verdict, fault = PASSED, runs.alike()
-    verdict = FAILED if fault else verdict
-    return Audit(runs.ratio, verdict, fault, runs.used, tuple(runs.distinct_s), tuple(runs.same_s))
+        verdict, fault = "passed", runs.alike()
+    verdict = "failed" if fault else verdict
+    return TakenAudit(Audit(verdict, runs.distinct_s, runs.same_s), runs.ratio, fault, runs.used)
 
 
 @dataclass(slots=True)

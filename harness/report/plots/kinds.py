@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
+from harness.contracts import registry
+from harness.errors import RecordError
 from harness.report import tables
 from harness.report.plots import complexity
 from harness.report.plots.chart import Axis, Line, Panel, Picture, Rule, draw, spaced
 from harness.report.plots.style import FORMATS
 from harness.report.table import CONTENDED, NOTES, RANDOM_WEIGHTS, Cell, Heading, Table
 from harness.runs.line import Record, device_label
+from harness.runs.measured import judgement
 from harness.runs.plan import Arm, Group
 from harness.runs.records import Run
 from harness.suite.schema import Column, Plot, TableSpec
@@ -22,8 +25,13 @@ NAN = float("nan")
 def pictures(run: Run) -> dict[str, bytes]:
     """File names and bytes of every picture that the suite of `run` asks for.
 
-    Raises `Incomplete` where a mean lacks results and the suite refuses such means.
+    Raises `Incomplete` where a mean lacks results and the suite refuses such means, and `RecordError` where the probe
+    of a section does not declare the plot.
     """
+    probes = {section.name: section.probe for section in run.suite.measure}
+    for plot in run.suite.plots:
+        if plot.section and plot.kind not in registry.probes.get(probes[plot.section]).plots:
+            raise RecordError(f"{run.folder}: {probes[plot.section]!r} cannot be drawn as {plot.kind}")
     drawings = [KINDS[plot.kind](plot, run) for plot in run.suite.plots]
     return {f"{picture.name}{suffix}": draw(picture, suffix) for picture in drawings for suffix in FORMATS}
 
@@ -56,9 +64,10 @@ def _remarks(records: Sequence[Record], labels: Sequence[str], verb: str = "Meas
     """The devices of the records, and the meaning of the marks in the labels."""
     devices = dict.fromkeys(device_label(record.device) for record in records)
     sentences = [f"{verb} on {' and on '.join(devices)}."] if devices else []
-    for mark, values in ((CONTENDED, "contended"), (RANDOM_WEIGHTS, "")):
-        if any(record.values.get(values) for record in records) or any(label.endswith(mark) for label in labels):
-            sentences.append(f"{mark} {NOTES[mark]}.")
+    if any(judgement(record.values, record.notes).contended for record in records):
+        sentences.append(f"{CONTENDED} {NOTES[CONTENDED]}.")
+    if any(label.endswith(RANDOM_WEIGHTS) for label in labels):
+        sentences.append(f"{RANDOM_WEIGHTS} {NOTES[RANDOM_WEIGHTS]}.")
     return tuple(sentences)
 
 

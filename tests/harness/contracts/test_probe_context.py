@@ -14,6 +14,13 @@ from harness.runs.plan import make
 from harness.runs.records import RecordFile
 from harness.suite.load import load_suite
 
+
+@pytest.fixture(autouse=True)
+def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let go of what the plug-in files of these tests register, as soon as they end."""
+    monkeypatch.setattr(registry.probes, "_classes", dict(registry.probes._classes))
+
+
 KEEPER = """
 from harness.contracts import Measurement, Probe, Value
 from harness.contracts.registry import probes

@@ -138,9 +138,8 @@ def test_the_largest_batch_is_held_against_the_reference_outside_the_budget(subj
     made = subject(time="real", denoise_s=0.001, error=2e-4, **sizes)
     options = BatchScalingOptions(budget_bytes=150 * MIB, max_batch=8, preload=())
     found = BatchScaling(options).measure(made, Workload(PROMPTS, (0, 1), 12), HERE)
-    assert (found.values["largest_batch"], found.values["agreement_error"]) == (4, 2e-4)
-    said = found.notes["agreement"]
-    assert (said["verdict"], said["batch"], said["room"]) == ("passed", 4, 256 * MIB)
+    assert (found.values["largest_batch"], found.agreement.error) == (4, 2e-4)
+    assert found.agreement.details == {"batch": 4, "room": 256 * MIB}
 
 
 @linux
@@ -159,8 +158,8 @@ def test_a_reference_that_finds_no_room_is_asked_for_half_the_batch(subject, mon
             return Row(job.batch, "ok" if job.batch <= 5 else "out_of_memory", "generate", peak_bytes=1.0, rejected=1)
         asked.append(job.batch)
         fits = job.batch <= room
-        notes = {"agreement": {"verdict": "passed", "batch": job.batch}} if fits else {}
-        return Row(job.batch, "ok" if fits else "out_of_memory", "load", agreement_error=1e-4, notes=notes)
+        held = {"reference": "slow", "error": 1e-4, "limit": 1e-3, "compared": 1, "details": {"batch": job.batch}}
+        return Row(job.batch, "ok" if fits else "out_of_memory", "load", agreement=held if fits else None)
 
     monkeypatch.setattr(batch_scaling, "run_child", attempt)
     probe = BatchScaling(BatchScalingOptions(budget_bytes=MIB, max_batch=8, preload=()))
@@ -171,11 +170,9 @@ def test_a_reference_that_finds_no_room_is_asked_for_half_the_batch(subject, mon
         # Batches 1, 2, 4 and 5 finished, 6 and 8 had no clip to throw away.
         assert found.values["rejected"] == 4 + 2
         if room:
-            assert found.notes["agreement"] == {"verdict": "passed", "batch": batches[-1]}
-            assert found.values["agreement_error"] == 1e-4
+            assert (found.agreement.error, found.agreement.details) == (1e-4, {"batch": batches[-1]})
         else:
-            assert found.notes["agreement"] == {"verdict": "not taken"}
-            assert math.isnan(found.values["agreement_error"])
+            assert found.agreement == "not taken"
 
 
 def test_a_clip_at_a_low_clock_is_made_anew_and_counted(fake, monkeypatch):

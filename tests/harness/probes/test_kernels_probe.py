@@ -134,9 +134,9 @@ def test_no_speed_where_a_check_failed(found, form, words):
         assert words in row["fault"]
         assert (row["cold"], row["warm"], row["graph"]) == (None, None, None)
     assert not [name for name in found.samples if f", {form}:" in name]
-    cells = [numbers for label, numbers in found.notes["table"]["rows"] if label.endswith(f", {form}")]
-    assert all(number is None for numbers in cells for number in numbers[1:])
-    assert any(form in remark and words in remark for remark in found.notes["table"]["remarks"])
+    cells = [numbers for label, numbers in found.table.rows if label.endswith(f", {form}")]
+    assert all(math.isnan(number) for numbers in cells for number in numbers[1:])
+    assert any(form in remark and words in remark for remark in found.table.remarks)
 
 
 def test_whole_chunks_are_checked_and_timed_on_request():
@@ -148,7 +148,7 @@ def test_whole_chunks_are_checked_and_timed_on_request():
     assert "relative error 9.00e-02 above 5e-02" in rows(found, "chunk:expanded")[0]["fault"]
     assert found.values["rows"] == 11 + 3
     assert found.values["failed_rows"] == 6 + 1
-    assert "B 1, Lq 9, Lk 21, chunk:absorbed" in [label for label, _ in found.notes["table"]["rows"]]
+    assert "B 1, Lq 9, Lk 21, chunk:absorbed" in [label for label, _ in found.table.rows]
     # Crossings are of attention alone.
     assert [keys for keys, *_ in found.notes["crossings"]] == [7]
 
@@ -231,7 +231,7 @@ def test_a_row_whose_timings_were_all_thrown_away_has_none(monkeypatch):
         assert (row["cold"], row["warm"]) == (None, None)
         assert row["missing"] == "all 5 samples were taken below 75% of the device's default clock"
     assert (found.values["rejected"], found.values["missing_rows"], found.values["failed_rows"]) == (10, 2, 0)
-    assert any("absorbed: not measured here, all 5 samples" in said for said in found.notes["table"]["remarks"])
+    assert any("absorbed: not measured here, all 5 samples" in said for said in found.table.remarks)
 
 
 def test_only_chunks_are_compiled():

@@ -15,6 +15,7 @@ from harness.probes.timing.clock import Clock, ClockFault
 from harness.probes.timing.flops import PEAK_BYTES, PEAK_FLOPS
 from harness.report import table
 from harness.report.samples import doubts
+from harness.runs.measured import judgement, record_notes, record_values
 from harness.system import devices
 
 PROMPTS = ("a red circle", "a blue square", "a green star")
@@ -28,6 +29,12 @@ def run(fake, subject: Subject, *, frames=30, batch=1, switches=(), sleep=lambda
     chosen = {"warmups": 1, "min_repeats": 6, "min_seconds": 0, "audit_repeats": 0, "count": False, **options}
     probe = Streaming(StreamingOptions(**chosen), Clock("cpu", now=fake.TIME.now), sleep)
     return probe.measure(subject, Workload(PROMPTS, (0, 1), frames, batch, tuple(switches)), HERE)
+
+
+def marks(measurement):
+    """The marks of a table over what a record holds of the measurement."""
+    values = record_values("probe streaming", Streaming.values, measurement)
+    return doubts([judgement(values, record_notes("probe streaming", Streaming, measurement))])
 
 
 def close(value, expected):
@@ -202,26 +209,24 @@ def test_results_cached_whatever_the_request_are_caught(fake, subject):
 
 def test_an_honest_model_passes_the_audit(fake, subject):
     found = run(fake, subject(jitter=0.02), audit_repeats=2)
-    assert found.notes["audit"]["verdict"] == "passed"
-    assert len(found.notes["audit"]["same_s"]) == 4
+    assert found.audit.verdict == "passed"
+    assert len(found.audit.same_s) == 4
     assert found.values["audit_ratio"] == pytest.approx(1, abs=0.02)
 
 
 def test_the_agreement_with_the_reference_stands_in_the_record(fake, subject):
     found = run(fake, subject(error=2e-4, window_frames=9), frames=60)
-    assert found.values["agreement_error"] == 2e-4
-    said = found.notes["agreement"]
-    assert (said["verdict"], said["reference"], said["limit"], said["compared"]) == ("passed", "slow sums", 1e-3, 1)
+    held = found.agreement
+    assert (held.error, held.reference, held.limit, held.compared) == (2e-4, "slow sums", 1e-3, 1)
     # Nine frames fill the window, two chunks more push some out of it; the whole clip tells nothing new.
     assert [request.frames for request in subject.made[0].held] == [15]
 
 
 def test_speed_without_a_reference_says_so(fake, subject):
     found = run(fake, subject())
-    assert math.isnan(found.values["agreement_error"])
-    assert found.notes["agreement"] == {"verdict": "no reference"}
-    assert table.UNHELD in doubts(found.values)
-    assert table.UNHELD not in doubts(run(fake, subject(error=0.0)).values)
+    assert found.agreement == "no reference"
+    assert table.UNHELD in marks(found)
+    assert table.UNHELD not in marks(run(fake, subject(error=0.0)))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +303,7 @@ def test_a_noisy_machine_gets_no_sound_model_accused(audited):
 
 def test_a_ceiling_ends_the_follow_up_of_noise_but_not_of_a_plain_cache(audited):
     long, short = ([audited(seed, **cap) for seed in range(400)] for cap in ({}, {"ceiling_s": 0.0}))
-    assert {len(found.same_s) for found in short} == {2} < {len(found.same_s) for found in long}
+    assert {len(found.audit.same_s) for found in short} == {2} < {len(found.audit.same_s) for found in long}
     assert [found.verdict for found in short].count("unclear") > [found.verdict for found in long].count("unclear")
     assert [audited(seed, 0.01, False, ceiling_s=0.0).verdict for seed in range(20)].count("failed") == 20
 
@@ -419,4 +424,5 @@ def test_real_sleeps_come_out_of_the_real_clock(subject):
 
 def test_every_value_is_declared_and_every_declared_value_given(fake, subject):
     found = run(fake, subject())
-    assert set(found.values) == {value.name for value in Streaming.values}
+    values = record_values("probe streaming", Streaming.values, found)
+    assert set(values) == {value.name for value in Streaming.values}

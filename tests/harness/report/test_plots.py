@@ -232,7 +232,7 @@ SUITE: dict[str, Any] = {
         ({"kind": "chunk_time", "section": "sped"}, "unknown section of measurements 'sped'; did you mean speed"),
         (
             {"kind": "chunk_time", "section": "speed"},
-            "draws what 'streaming' measures; section 'speed' is of 'fake/speed'",
+            "section 'speed' is of 'fake/speed', which cannot be drawn as chunk_time; its class declares plots = ()",
         ),
         ({"kind": "quality_by_cache"}, "quality_by_cache needs `values`"),
         ({"kind": "quality_by_cache", "values": ["short:sharpnes"]}, "did you mean sharpness"),

@@ -102,7 +102,7 @@ def test_at_the_published_widths_the_count_is_what_the_kernel_does():
         parts = cost.flops_per_forward(config, 4680, 9360, form)
         layer = parts["projections"] + parts["rebuild"] + parts["attention"]
         assert found.values[f"mla_{form}_chunk_flops"] == layer
-    said = " ".join(found.notes["table"]["remarks"])
+    said = " ".join(found.table.remarks)
     assert "1.750 at these widths" in said
     assert "Counted at these: 1.625. The formula charges the sums of values with d_c + d_rope channels" in said
     assert "absorption saves memory, not compute: it takes 0.073 of the cache" in said
@@ -113,7 +113,7 @@ def test_at_the_small_models_widths_absorption_saves_compute_too():
     widths["latent"] = {"d_c": 32, "d_q": 144, "d_nope": 24, "d_rope": 24, "pairs": (4, 4, 4)}
     found = measured_at(widths, windows=(6,), clip=9, clips=(9,))
     assert found.values["absorbed_over_dense_counted"] == pytest.approx((56 + 32) / (48 + 48))
-    said = " ".join(found.notes["table"]["remarks"])
+    said = " ".join(found.table.remarks)
     assert "Counted at these: 0.917" in said
     assert "absorption saves memory and compute: it takes 0.146 of the cache" in said
     assert "not compute" not in said
@@ -214,8 +214,8 @@ def test_other_work_while_it_was_timed_is_said_below_the_table(monkeypatch):
     found = measured(timed=True, measure_s=0.001, windows=(5,), clips=(8,))
     if found.notes["other_work"]["other_busy_cores"] is None:
         pytest.skip("the system does not tell what others do")
-    assert "Other work was seen" in found.notes["table"]["remarks"][-1]
-    assert "Other work" not in str(measured().notes["table"]["remarks"])
+    assert "Other work was seen" in found.table.remarks[-1]
+    assert "Other work" not in str(measured().table.remarks)
 
 
 def test_on_shapes_alone_there_is_no_time(counted):
