@@ -1,5 +1,6 @@
 """Shared by the tests that need the built vbench environment: its Python, random weights, and a worker."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +22,18 @@ def environment() -> Environment:
 def weights(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Random weights for every dimension that needs no detectron2, where `VIDEOMLA_WEIGHTS` points.
 
-    `VIDEOMLA_TEST_WEIGHTS` names a folder to keep them in from one session to the next.
+    `VIDEOMLA_TEST_WEIGHTS` names a folder to keep them in from one session to the next; the workers of one share them.
     """
-    kept = os.environ.get("VIDEOMLA_TEST_WEIGHTS")
-    root = Path(kept) if kept else tmp_path_factory.mktemp("weights")
-    if not (root / "complete").exists():
-        inside(environment, "random_weights.py", {"root": str(root / "vbench"), "true_shapes": False}, root / "vbench")
-        (root / "complete").touch()
+    session = tmp_path_factory.getbasetemp()
+    shared = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
+    root = Path(os.environ.get("VIDEOMLA_TEST_WEIGHTS") or shared / "weights")
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "complete").exists():
+            request = {"root": str(root / "vbench"), "true_shapes": False}
+            inside(environment, "random_weights.py", request, root / "vbench")
+            (root / "complete").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(WEIGHTS_VARIABLE, str(root))
         patch.setenv("VIDEOMLA_WORKER_THREADS", "1")
