@@ -1,9 +1,10 @@
 """What a plain install brings is all that modules import when they are loaded; extras wait for their use."""
 
 import ast
+import re
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,19 @@ def distributions(name: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def brought() -> set[str]:
-    """Distributions that a plain install asks for, and the half of pydantic that is one of its own."""
+    """Distributions that a plain install asks for, and those that they ask for themselves."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {line.split(">")[0].split(";")[0].strip().lower() for line in project["dependencies"]}
-    return {*names, "pydantic-core"}
+    direct = {name_of(line) for line in project["dependencies"]}
+    known = {each for names in packages_distributions().values() for each in map(str.lower, names)}
+    lines = [line for name in direct & known for line in requires(name) or () if "extra ==" not in line]
+    return direct | {name_of(line) for line in lines}
+
+
+def name_of(requirement: str) -> str:
+    """The distribution that a requirement names."""
+    match = re.match(r"[\w.-]+", requirement)
+    assert match is not None
+    return match.group().lower().replace("_", "-")
 
 
 def test_modules_import_what_a_plain_install_brings(brought: set[str]) -> None:
