@@ -37,6 +37,7 @@ def main() -> None:
         printed = harness("table", name, "--plugin", str(ROOT / "tests" / "data" / "run_folders.py"))
         if "0.600" not in printed:
             sys.exit(printed)
+        harness("page", name, "--plugin", str(ROOT / "tests" / "data" / "run_folders.py"))
     if any((ROOT / "results").rglob("plan.json")):
         harness("table", "--all", "results", "--check")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +46,7 @@ def run(
         outcome = run_plan(
             work, folder, limit, meter, verify=verify, suite_folder=suite.parent, jobs=jobs, processes=processes
         )
-    yield from report(outcome)
+    yield from report(outcome, plugins=plugin or ())
     raise typer.Exit(outcome.exit_code)
 
 
@@ -60,7 +60,7 @@ def _dry_run(plan: Plan, folder: Path) -> Iterator[str]:
     yield f"{folder} holds records of {done:,} of them; a run would do the other {len(plan.units) - done:,}"
 
 
-def report(outcome: Outcome, files_in: str = "clips") -> Iterator[str]:
+def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = ()) -> Iterator[str]:
     """The tables of a run that has ended, how it ended, and where everything is."""
     from harness.cli.table import drawn
     from harness.errors import Incomplete, complaint
@@ -84,7 +84,7 @@ def report(outcome: Outcome, files_in: str = "clips") -> Iterator[str]:
     if written:
         yield f"tables:  {written[0].parent}"
     if (outcome.folder / "clips").is_dir():
-        yield f"page:    harness page {outcome.folder}"
+        yield f"page:    harness page {outcome.folder}" + "".join(f" --plugin {file}" for file in plugins)
     if refused is not None and outcome.pending:
         yield "tables:  when no result is missing any more"
     elif refused is not None:

@@ -289,6 +289,9 @@ function refresh() {
     const control = $(name);
     if (control.type === "checkbox") control.checked = Boolean(state[name]);
     else control.value = state[name];
+    // An address may say anything: what is no choice gives way to the default.
+    const odd = control.tagName === "SELECT" && control.options.length && control.value !== state[name];
+    if (odd) control.value = state[name] = name in { first: 0, second: 0 } ? state[name] : DEFAULTS[name];
   }
   show();
   update();
@@ -303,7 +306,7 @@ function setSection() {
   section = data.sections.find((each) => each.name === state.section) ?? data.sections[0];
   state.section = section.name;
   const present = new Set(section.rows.flatMap((row) => Object.keys(row.cells).map(Number)));
-  const asked = state.models.split(",").filter(Boolean).map((label) => data.arms.findIndex((arm) => arm.label === decodeURIComponent(label)));
+  const asked = state.models.split(",").filter(Boolean).map((label) => data.arms.findIndex((arm) => encodeURIComponent(arm.label) === label));
   arms = asked.filter((arm) => present.has(arm));
   if (!arms.length) arms = [...present].sort((a, b) => a - b).slice(0, MOST_MODELS);
   setArms(present);

@@ -444,7 +444,7 @@ def test_completion_knows_the_commands(tmp_path: Path) -> None:
 
 
 def test_run_names_the_page_and_page_and_sheet_make_theirs(harness: Harness, tmp_path: Path) -> None:
-    assert "page:    harness page runs/tiny" in run(harness).out
+    assert f"page:    harness page runs/tiny --plugin {FAKES}\n" in run(harness).out
     made = harness("page", "runs/tiny", "--plugin", str(FAKES))
     assert made.out == "page: runs/tiny/page/index.html (8 clips)\n"
     assert (tmp_path / "runs/tiny/page/index.html").is_file()

@@ -158,7 +158,7 @@ def test_many_arms_and_long_prompts_stay_bounded_and_whole(tmp_path: Path, monke
     write_run(tmp_path / "run", arms, 1, metric="fake/plain")
     page = pages.write([load_run(tmp_path / "run")], tmp_path / "page")
     text = page.index.read_text()
-    assert "10 more measured rows are in the CSV file." in text
+    assert "10 more rows are in the CSV file." in text
     assert len((tmp_path / "page/tables/fake.csv").read_text().splitlines()) == 511
     assert "507 more models: <code>harness compare RUN arm 0 MODEL</code>" in text
     assert len(data_of(page.index)["arms"]) == 510

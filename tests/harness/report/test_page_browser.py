@@ -256,6 +256,15 @@ def test_prompts_are_filtered_and_sorted_and_the_address_keeps_it(opened: Callab
     assert again.errors() == []
 
 
+def test_an_address_of_nonsense_shows_the_page(opened: Callable[..., Page], page: Path) -> None:
+    nonsense = "section=none&value=length&sort=constructor&gain=99999999&size=x&first=9&second=-1&at=1e99&models=%25"
+    shown = opened(f"{page.as_uri()}#{nonsense}")
+    shown.clips()
+    assert len(shown.prompts()) == len(PROMPTS)
+    assert shown("return [state.section, state.sort, state.gain, state.size]") == ["short", "", "0", "220"]
+    assert shown.errors() == []
+
+
 def test_the_difference_of_two_arms(opened: Callable[..., Page], address: str) -> None:
     shown = opened(f"{address}#query=0 a pattern&difference=1")
     shown.clips()

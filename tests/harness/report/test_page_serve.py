@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import signal
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import run_folders
+from run_folders import Arm, write_run
 
 from harness.errors import HarnessError
 from harness.report.page.serve import serving
@@ -89,3 +95,28 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
         serving(tmp_path, server.server_port),
     ):
         pass
+
+
+def test_the_command_serves_its_page_until_it_is_stopped(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [Arm("dense", [0.5] * 4), Arm("latent", [0.6] * 4)])
+    plugin = Path(run_folders.__file__)
+    command = [sys.executable, "-m", "harness", "page", str(tmp_path / "run"), "--serve", "--plugin", str(plugin)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore the signal, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    try:
+        assert "index.html (0 clips, 8 places without one)" in process.stdout.readline()
+        address = process.stdout.readline().split()[1]
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            assert b"<h1>fake</h1>" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
