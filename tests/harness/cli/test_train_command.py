@@ -144,6 +144,25 @@ def test_trainings_take_the_road_of_every_run(trained: Path, capsys: pytest.Capt
         assert ends[0].samefile(ends[1])
 
 
+def test_a_process_of_torchrun_trains_its_share_and_records_nothing(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, folder = trained / "tiny.yaml", trained / "shares" / "tiny"
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", **alone}.items():
+        monkeypatch.setenv(name, value)
+    assert run(str(recipe), "--out", str(folder), "--only", "dense") == 0
+    assert "dense-0: done" in capsys.readouterr().out
+    assert not folder.exists()
+    finished = (trained / "shares" / "stages").glob("*/stage.json")
+    states = {path: path.stat().st_mtime_ns for path in finished}
+    assert len(states) == 3
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    assert run(str(recipe), "--out", str(folder), "--only", "dense") == 0
+    assert {path: path.stat().st_mtime_ns for path in states} == states
+    assert [record.status for record in RecordFile(folder / "records.jsonl").records()] == ["ok"]
+
+
 def test_dry_run_and_unknown_names(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(str(trained / "tiny.yaml"), "--dry-run") == 0
     assert "dense-0: teacher_forcing 3 steps, then consistency 2 steps" in capsys.readouterr().out
