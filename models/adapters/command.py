@@ -83,15 +83,15 @@ class CommandModel(VideoModel):
 
     @functools.cached_property
     def _digests(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
         for name in self.options.files:
             path = Path(self.options.folder) / name
             try:
                 digest = file_sha256(path)
             except OSError as error:
                 raise NotAvailable(f"file {path} cannot be read: {error.strerror}", "correct `files`") from error
-            found[path.name if path.name not in found else name] = digest
-        return found
+            digests[path.name if path.name not in digests else name] = digest
+        return digests
 
     def batch_may_change_pixels(self, device: str) -> bool:
         """Each clip is a run of the program by itself."""
@@ -99,10 +99,10 @@ class CommandModel(VideoModel):
 
     def check_request(self, request: Request) -> None:
         """A program takes the switches and the prefix that its arguments name."""
-        wanted = {"{switches_file}": request.switches, "{prefix_file}": request.prefixes}
-        for word, given in wanted.items():
-            if given and not any(word in part for part in self.options.argv):
-                what = "switch of the prompt" if given is request.switches else "image or video prefix"
+        parts = {"{switches_file}": request.switches, "{prefix_file}": request.prefixes}
+        for word, part_of_request in parts.items():
+            if part_of_request and not any(word in part for part in self.options.argv):
+                what = "switch of the prompt" if part_of_request is request.switches else "image or video prefix"
                 raise OptionError(f"the program takes no {what}", f"put {word} into `argv`")
 
     def load(self, device: str) -> None:

@@ -51,12 +51,12 @@ class FolderModel(VideoModel):
             raise NotAvailable(
                 f"no clips in {self.options.path}", "name them <prompt>-<i>.mp4, or list them in a CSV file (`index`)"
             )
-        found = video.head(first)
+        first_head = video.head(first)
         return ModelCard(
             family=self.options.family,
-            height=found.height,
-            width=found.width,
-            frame_rate=found.frame_rate or 16.0,
+            height=first_head.height,
+            width=first_head.width,
+            frame_rate=first_head.frame_rate or 16.0,
             frames_per_chunk=self.options.chunk,
         )
 
@@ -77,9 +77,9 @@ class FolderModel(VideoModel):
         if request.switches or request.prefixes or path is None or path.suffix.lower() != ".mp4":
             return None
         try:
-            found, card = video.head(path), self.describe()
+            head, card = video.head(path), self.describe()
             asked = (request.frames, card.height, card.width)
-            same = (found.frames, found.height, found.width) == asked and video.codec(path) == "h264"
+            same = (head.frames, head.height, head.width) == asked and video.codec(path) == "h264"
         except ClipError:
             return None  # `stream` says what is wrong with it
         return path if same else None
@@ -132,12 +132,12 @@ class FolderModel(VideoModel):
             raise NotAvailable(f"folder {self.options.path} does not exist", "give the folder of the clips as `path`")
         if self.options.index:
             return _read_index(folder / self.options.index, folder)
-        found: dict[tuple[str, int], Path] = {}
+        paths: dict[tuple[str, int], Path] = {}
         for path in sorted(folder.iterdir()):
             prompt, dash, number = path.stem.rpartition("-")
             if dash and prompt and path.suffix.lower() in ENDINGS and number.isascii() and number.isdigit():
-                found.setdefault((prompt, int(number)), path)
-        return found
+                paths.setdefault((prompt, int(number)), path)
+        return paths
 
 
 def _read_index(path: Path, folder: Path) -> Mapping[tuple[str, int], Path]:
@@ -153,15 +153,15 @@ def _read_index(path: Path, folder: Path) -> Mapping[tuple[str, int], Path]:
     if "prompt" not in names or where is None or number is None:
         has = ", ".join(names)
         raise ClipError(f"{path}:1: needs the columns prompt, file (or path), and seed (or index); it has {has}")
-    found: dict[tuple[str, int], Path] = {}
+    paths: dict[tuple[str, int], Path] = {}
     for row in rows:
         try:
             key = (row["prompt"], int(row[number]))
         except (ValueError, TypeError) as error:
             raise ClipError(f"{path}:{rows.line_num}: {number} is no whole number: {row[number]!r}") from error
-        if key in found:
+        if key in paths:
             raise ClipError(f"{path}:{rows.line_num}: prompt {key[0][:60]!r} with {number} {key[1]} is listed twice")
         if not row[where]:
             raise ClipError(f"{path}:{rows.line_num}: {where} is empty")
-        found[key] = folder / row[where]
-    return found
+        paths[key] = folder / row[where]
+    return paths

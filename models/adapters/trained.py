@@ -71,16 +71,16 @@ class Trained(SmallWorldModel):
         """What each checkpoint says of itself. Raises `WeightsError` where they do not belong together."""
         from videomla_models.training.header import read_header
 
-        found = [read_header(path) for path in self.files]
-        first = found[0]
-        for name, header in zip(self.files, found, strict=True):
+        headers = [read_header(path) for path in self.files]
+        first = headers[0]
+        for name, header in zip(self.files, headers, strict=True):
             alike = header.config == first.config and header.chain.window == first.chain.window
             if not alike or header.stage.stage != first.stage.stage:
                 raise WeightsError(
                     f"{name} has other sizes, another window or another stage than {self.files[0]}",
                     "give checkpoints that differ in their seed alone",
                 )
-        return found
+        return headers
 
     @property
     def chunk(self) -> int:  # type: ignore[override]
@@ -109,7 +109,7 @@ class Trained(SmallWorldModel):
 
     def weight_digests(self) -> Mapping[str, str]:
         """By place in `checkpoints`, since the files of several seeds may share their names."""
-        return {f"{place}": found for place, found in enumerate(self._digests)}
+        return {f"{place}": digest for place, digest in enumerate(self._digests)}
 
     def weights_kind(self) -> Literal["trained", "random", "none"]:
         """Always trained."""

@@ -292,10 +292,10 @@ class StreamingModel(VideoModel):
         if self.network_config().attention == "latent":
             form = self.attention_form(str(pipeline.device))
             details = {**form.identity(), "basis": form.basis, "fallback": form.fallback}
-        with hold(self.networks(), self.options.dtype) as held:
+        with hold(self.networks(), self.options.dtype) as comparison:
             for _ in self.stream(request):
                 continue
-        return held.agreement(details)
+        return comparison.agreement(details)
 
 
 def _check_positions(

@@ -107,13 +107,13 @@ class WanModel(StreamingModel):
         """The preset's, or the reading that the options choose, with what they change of it."""
         options = self.options
         base = self.preset.readings[options.window] if options.window else self.preset.window
-        given = {
+        overrides = {
             "frames": options.window_frames,
             "sink": options.sink_frames,
             "counts_sink": options.counts_sink,
             "counts_current": options.counts_current,
         }
-        return replace(base, **{name: value for name, value in given.items() if value is not None})
+        return replace(base, **{name: value for name, value in overrides.items() if value is not None})
 
     def sampler_config(self) -> SamplerConfig:
         """The preset's."""
@@ -141,7 +141,7 @@ class WanModel(StreamingModel):
         if not self._trained():
             return {}
         named = {"": self.options.weights, "lora/": self.options.lora}
-        found = {
+        digests = {
             f"{prefix}{name}": value
             for prefix, source in named.items()
             if source
@@ -150,8 +150,8 @@ class WanModel(StreamingModel):
         parts = {"text_encoder": self.options.text, "vae": self.options.vae}
         for component, source in parts.items():
             for name, value in resolve(source, component=component).digests().items():
-                found[f"{component}/{name}"] = value
-        return found
+                digests[f"{component}/{name}"] = value
+        return digests
 
     def identity(self, device: str) -> Mapping[str, Json]:
         """As every model's; refuses a model whose weights nobody has chosen."""

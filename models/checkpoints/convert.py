@@ -282,8 +282,8 @@ def network_config(checkpoint: Checkpoint, heads: int | None = None) -> Transfor
     outside = ("patch_embedding.weight", "text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight")
     _require(checkpoint, outside)
     dim, channels, *patch = checkpoint.shapes["patch_embedding.weight"]
-    known = _metadata_config(checkpoint)
-    heads = heads or known.get("heads") or max(1, dim // 128)
+    metadata = _metadata_config(checkpoint)
+    heads = heads or metadata.get("heads") or max(1, dim // 128)
     if dim % heads or dim // heads % 2:
         raise OptionError(f"{heads} heads over a width of {dim}", "give --heads, which must divide it into even parts")
     return TransformerConfig(
@@ -294,14 +294,14 @@ def network_config(checkpoint: Checkpoint, heads: int | None = None) -> Transfor
         in_channels=channels,
         patch=(patch[0], patch[1], patch[2]),
         text_width=checkpoint.shapes["text_embedding.0.weight"][1],
-        text_tokens=known.get("text_tokens") or TransformerConfig().text_tokens,
+        text_tokens=metadata.get("text_tokens") or TransformerConfig().text_tokens,
         freq_dim=checkpoint.shapes["time_embedding.0.weight"][1],
     )
 
 
 def _metadata_config(checkpoint: Checkpoint) -> dict[str, int]:
     try:
-        found = json.loads(checkpoint.metadata.get(CONFIG_KEY, "{}"))
+        config = json.loads(checkpoint.metadata.get(CONFIG_KEY, "{}"))
     except ValueError:
         return {}
-    return {name: value for name, value in found.items() if isinstance(value, int)} if isinstance(found, dict) else {}
+    return {name: value for name, value in config.items() if isinstance(value, int)} if isinstance(config, dict) else {}

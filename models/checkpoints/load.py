@@ -40,7 +40,7 @@ class Checkpoint:
         self.metadata = dict(file.metadata)
         self._file = file
         self._stored = dict(stored)
-        self.shapes = {name: file.shapes[kept] for name, kept in self._stored.items()}
+        self.shapes = {name: file.shapes[stored] for name, stored in self._stored.items()}
         self._lora = lora
         if lora is not None:
             lora.check(self.shapes)
@@ -59,7 +59,7 @@ class Checkpoint:
     def digests(self) -> dict[str, str]:
         """SHA-256 by file name; those of a merged LoRA start with `lora/`."""
         merged = self._lora.source.digests() if self._lora else {}
-        return self.source.digests() | {f"lora/{name}": found for name, found in merged.items()}
+        return self.source.digests() | {f"lora/{name}": sha256 for name, sha256 in merged.items()}
 
 
 def open_checkpoint(
@@ -83,13 +83,13 @@ def open_checkpoint(
         WeightsError: the file is missing, truncated, unsafe or in no known layout.
         NotAvailable: a Hub id that is not on this machine.
     """
-    found = source if isinstance(source, Source) else resolve(source)
+    resolved = source if isinstance(source, Source) else resolve(source)
     update = None
     if lora is not None:
         update = Lora(lora if isinstance(lora, Source) else resolve(lora), lora_alpha)
-    file = open_tensors(found, ema)
-    stored, kind = canonical(found.name, file.shapes, layout, mapping)
-    return Checkpoint(found, file, stored, kind, update)
+    file = open_tensors(resolved, ema)
+    stored, kind = canonical(resolved.name, file.shapes, layout, mapping)
+    return Checkpoint(resolved, file, stored, kind, update)
 
 
 class Lora:
@@ -157,8 +157,8 @@ def load_into(
     groups = _tied(module, checkpoint)
     expected = {names[0]: tuple(old.shape) for names, old in groups}
     aliases = {alias for names, _ in groups for alias in names[1:]}
-    found = {name: shape for name, shape in checkpoint.shapes.items() if name not in aliases}
-    check_names(checkpoint.source.name, expected, found)
+    stored = {name: shape for name, shape in checkpoint.shapes.items() if name not in aliases}
+    check_names(checkpoint.source.name, expected, stored)
     for names, old in groups:
         tensor = checkpoint.read(names[0])
         kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
@@ -180,15 +180,15 @@ def _tied(module: nn.Module, checkpoint: Checkpoint) -> list[tuple[list[str], Te
     return list(groups.values())
 
 
-def check_names(source: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:
+def check_names(source: str, expected: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence[int]]) -> None:
     """Raise one `WeightsError` with every disagreement between two tables of shapes, and what is nearest to each."""
-    missing = {name: shape for name, shape in expected.items() if name not in found}
-    unexpected = {name: shape for name, shape in found.items() if name not in expected}
+    missing = {name: shape for name, shape in expected.items() if name not in stored}
+    unexpected = {name: shape for name, shape in stored.items() if name not in expected}
     lacks, has = unmatched(missing, unexpected)
     misshapen = [
-        f"{name} {_shape(found[name])} instead of {_shape(expected[name])}"
+        f"{name} {_shape(stored[name])} instead of {_shape(expected[name])}"
         for name in expected
-        if name in found and tuple(found[name]) != tuple(expected[name])
+        if name in stored and tuple(stored[name]) != tuple(expected[name])
     ]
     parts = [
         f"{count} {kind}: {text}"

@@ -113,10 +113,10 @@ def _pick(folder: Path, component: str) -> Path:
     if (folder / component).is_dir():
         return _pick(folder / component, component)
     files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES or path.name.endswith(INDEX_SUFFIX))
-    for found in (files, [path for path in files if path.match(COMPONENTS[component])]):
-        indices = [path for path in found if path.name.endswith(INDEX_SUFFIX)]
-        if len(indices or found) == 1:
-            return (indices or found)[0]
+    for candidates in (files, [path for path in files if path.match(COMPONENTS[component])]):
+        indices = [path for path in candidates if path.name.endswith(INDEX_SUFFIX)]
+        if len(indices or candidates) == 1:
+            return (indices or candidates)[0]
     if files:
         names = ", ".join(path.name for path in files[:10])
         raise WeightsError(f"{folder} holds {len(files)} checkpoints: {names}", "name the file that is meant")

@@ -92,8 +92,8 @@ class NameMap:
             if name in renamed:
                 continue
             for key, pattern in self.patterns.items():
-                if found := pattern.fullmatch(name):
-                    renamed[name] = self._expand(found, key)
+                if match := pattern.fullmatch(name):
+                    renamed[name] = self._expand(match, key)
                     used.add(key)
                     break
         for key in self.entries:
@@ -104,10 +104,10 @@ class NameMap:
                 )
         return renamed
 
-    def _expand(self, found: re.Match[str], key: str) -> str | None:
+    def _expand(self, match: re.Match[str], key: str) -> str | None:
         template = self.entries[key]
         try:
-            return None if template is None else found.expand(template)
+            return None if template is None else match.expand(template)
         except (re.error, IndexError) as error:
             raise WeightsError(
                 f"{self.file}: {template!r} does not fit {key!r}: {error}", r"name its groups as \1 or \g<name>"
@@ -160,10 +160,10 @@ def _text(node: yaml.Node, where: str) -> str | None:
 
 def _patterns(entries: Collection[str]) -> dict[str, re.Pattern[str]]:
     """The keys that are regular expressions; one that is none can still be a tensor's name."""
-    found = {}
+    patterns = {}
     for key in entries:
         try:
-            found[key] = re.compile(key)
+            patterns[key] = re.compile(key)
         except re.error:
             continue
-    return found
+    return patterns

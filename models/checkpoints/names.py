@@ -117,12 +117,12 @@ def canonical(
     Raises `WeightsError` for an unknown layout and where two stored names mean the same tensor.
     """
     bare = {name: unwrap(name) for name in names}
-    given = mapping.apply(source, set(bare.values())) if mapping else {}
-    left = {name for name in bare.values() if name not in given}
-    found = _layout(source, left | {ours for ours in given.values() if ours}, layout)
+    renamed = mapping.apply(source, set(bare.values())) if mapping else {}
+    left = {name for name in bare.values() if name not in renamed}
+    kind = _layout(source, left | {ours for ours in renamed.values() if ours}, layout)
     table: dict[str, str] = {}
     for stored, theirs in bare.items():
-        name = given.get(theirs, from_diffusers(theirs) if found == "diffusers" else theirs)
+        name = renamed.get(theirs, from_diffusers(theirs) if kind == "diffusers" else theirs)
         if name is None:
             continue
         if name in table:
@@ -130,4 +130,4 @@ def canonical(
                 f"{source}: {table[name]} and {stored} are both {name}", "keep one of them in the checkpoint"
             )
         table[name] = stored
-    return table, found
+    return table, kind

@@ -59,7 +59,7 @@ def product_singular_values(left: Tensor, right: Tensor) -> Tensor:
 
 def layer_count(checkpoint: Checkpoint) -> int:
     """Transformer blocks in a checkpoint. Raises `WeightsError` when they are not numbered 0, 1, 2, …"""
-    numbers = {int(found[1]) for name in checkpoint.shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
+    numbers = {int(match[1]) for name in checkpoint.shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
     if not numbers or numbers != set(range(len(numbers))):
         raise WeightsError(
             f"{checkpoint.source.name} holds blocks {sorted(numbers)[:10]}", "give a checkpoint of the whole model"
@@ -94,15 +94,15 @@ def random_spectra(shapes: Mapping[str, tuple[int, ...]], draws: int) -> list[Te
 
     A network's first weights are such maps, so this is also the spectrum of one that was never trained.
     """
-    found = []
+    spectra = []
     for seed in range(draws):
         generator = torch.Generator().manual_seed(seed)
         maps = {
             name: torch.randn(shape, generator=generator, dtype=torch.float64) * shape[1] ** -0.5
             for name, shape in shapes.items()
         }
-        found.append(operator_spectrum(maps))
-    return found
+        spectra.append(operator_spectrum(maps))
+    return spectra
 
 
 def network_spectra(network: nn.Module) -> dict[str, Tensor]:

@@ -97,14 +97,14 @@ class Pickle(TensorFile):
 
     def __init__(self, path: Path, ema: bool | None = None, parts: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.part, found = _choose(path, _unpickle(path), ema, parts)
-        others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+        self.part, state = _choose(path, _unpickle(path), ema, parts)
+        others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
         if others:
             raise WeightsError(
                 f"{path}: {len(others)} entries are no tensors: {', '.join(others[:10])}",
                 "give a file that maps parameter names to tensors",
             )
-        self._tensors: dict[str, Tensor] = {str(name): value for name, value in found.items()}
+        self._tensors: dict[str, Tensor] = {str(name): value for name, value in state.items()}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
 
     def read(self, name: str) -> Tensor:
@@ -141,7 +141,7 @@ def _unpickle(path: Path) -> dict[Any, Any]:
         with warnings.catch_warnings():  # what torch finds odd is either read or refused below
             warnings.simplefilter("ignore")
             # Files older than torch 1.6 are no archives and cannot be mapped.
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         if "weights_only" not in str(error).lower():
@@ -153,9 +153,9 @@ def _unpickle(path: Path) -> dict[Any, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is truncated or no checkpoint ({reason})", TRUNCATED) from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path} holds a {type(found).__name__}", "give a file that maps names to tensors")
-    return found
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}", "give a file that maps names to tensors")
+    return content
 
 
 def _culprit(message: str) -> str:
@@ -165,31 +165,33 @@ def _culprit(message: str) -> str:
     return "it holds more than tensors"
 
 
-def _choose(path: Path, found: dict[Any, Any], ema: bool | None, parts: tuple[str, ...]) -> tuple[str, dict[Any, Any]]:
+def _choose(
+    path: Path, content: dict[Any, Any], ema: bool | None, parts: tuple[str, ...]
+) -> tuple[str, dict[Any, Any]]:
     """The state dict inside a training checkpoint.
 
     `parts`, when given, are the entries to look for, in order. Otherwise `generator_ema` or `generator` as `ema` says
     (None: the averaged weights where there are both); `critic` and other entries are left alone; then `model` and
     `state_dict`; a dictionary of tensors is taken as it is.
     """
-    nested = {name: value for name, value in found.items() if isinstance(value, dict)}
-    wanted = parts or {None: ("generator_ema", "generator"), True: ("generator_ema",), False: ("generator",)}[ema]
-    for name in wanted:
+    nested = {name: value for name, value in content.items() if isinstance(value, dict)}
+    entries = parts or {None: ("generator_ema", "generator"), True: ("generator_ema",), False: ("generator",)}[ema]
+    for name in entries:
         if name in nested:
             return name, nested[name]
     if not parts and ("generator" in nested or "generator_ema" in nested):
         raise WeightsError(
-            f"{path} has no {wanted[0]}; it holds {', '.join(map(str, nested))}", f"set ema to {str(not ema).lower()}"
+            f"{path} has no {entries[0]}; it holds {', '.join(map(str, nested))}", f"set ema to {str(not ema).lower()}"
         )
     for name in ("model", "state_dict"):
         if name in nested:
             return name, nested[name]
-    if nested and len(nested) == len(found):
+    if nested and len(nested) == len(content):
         raise WeightsError(
-            f"{path} holds {', '.join(map(str, list(nested)[:10]))} but none of {', '.join(wanted)}",
+            f"{path} holds {', '.join(map(str, list(nested)[:10]))} but none of {', '.join(entries)}",
             "give the checkpoint of a generator",
         )
-    return "", found
+    return "", content
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -37,18 +37,18 @@ def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def _scale_and_add(base: Tensor, x: Tensor, factor: Tensor, over: Tensor) -> Tensor:
+def _scale_and_add(base: Tensor, x: Tensor, factor: Tensor, reused: Tensor) -> Tensor:
     """base + x * factor, [B, L, dim].
 
     Args:
         base, x: [B, L, dim], or, for one of them, [B, F, dim] or [1, 1, dim] as `factor`: a row for each frame, or one.
-        over: which of them the caller gives up.
+        reused: which of them the caller gives up.
     """
     frames = factor.shape[1]
     if frames == 1:
-        return torch.addcmul(base, x, factor, out=reuse(over, base, x, factor))
-    base, x, over = (t.view(t.shape[0], frames, -1, t.shape[-1]) for t in (base, x, over))
-    return torch.addcmul(base, x, factor.unsqueeze(2), out=reuse(over, base, x, factor)).flatten(1, 2)
+        return torch.addcmul(base, x, factor, out=reuse(reused, base, x, factor))
+    base, x, reused = (t.view(t.shape[0], frames, -1, t.shape[-1]) for t in (base, x, reused))
+    return torch.addcmul(base, x, factor.unsqueeze(2), out=reuse(reused, base, x, factor)).flatten(1, 2)
 
 
 class InplaceGELU(nn.Module):
@@ -104,12 +104,12 @@ class Block(nn.Module):
         if scale.numel() == x.shape[-1]:
             return F.layer_norm(x, x.shape[-1:], (constant(1, scale) + scale).flatten(), shift.flatten(), self.eps)
         normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        return _scale_and_add(shift, normed, constant(1, scale) + scale, over=normed)
+        return _scale_and_add(shift, normed, constant(1, scale) + scale, reused=normed)
 
     @staticmethod
     @step("modulation")
     def _gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-        return _scale_and_add(x, update, gate, over=x)
+        return _scale_and_add(x, update, gate, reused=x)
 
     def forward(self, x: Tensor, steps: Tensor, text: TextKeys, layer: int, context: Context) -> Tensor:
         """One block.
@@ -139,7 +139,7 @@ class Head(nn.Module):
         """Tokens [B, L, dim] and embeddings [B, F, dim], or [1, 1, dim], to patches [B, L, patch * channels]."""
         shift, scale = (self.modulation.unsqueeze(1) + embedding.unsqueeze(2)).unbind(2)
         normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        out: Tensor = self.head(_scale_and_add(shift, normed, constant(1, scale) + scale, over=normed))
+        out: Tensor = self.head(_scale_and_add(shift, normed, constant(1, scale) + scale, reused=normed))
         return out
 
 

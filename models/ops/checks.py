@@ -57,10 +57,10 @@ def rows_apart(tensor: Tensor) -> int:
     return tensor.stride(0) // tensor.shape[2] if tensor.shape[0] > 1 else tensor.shape[1]
 
 
-def shape(name: str, tensor: Tensor, wanted: tuple[int, ...]) -> None:
+def shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
     """The exact shape. Raises `OptionError`."""
-    if tuple(tensor.shape) != wanted:
-        raise OptionError(f"{name} has shape {list(tensor.shape)}, not {list(wanted)}")
+    if tuple(tensor.shape) != expected:
+        raise OptionError(f"{name} has shape {list(tensor.shape)}, not {list(expected)}")
 
 
 def attend(q_nope: Tensor, q_rope: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> None:
@@ -82,8 +82,8 @@ def plain(query: Tensor, c: Tensor, r: Tensor, k_up: Tensor | None = None, v_up:
     _sources(batch, heads, c, r, k_up, v_up)
     width = c.shape[2] if k_up is None else k_up.shape[1]
     shape("query", query, (batch, queries, heads, width + r.shape[2]))
-    given = {"query": query, "c": c, "r": r, "k_up": k_up, "v_up": v_up}
-    same(**{name: tensor for name, tensor in given.items() if tensor is not None})
+    tensors = {"query": query, "c": c, "r": r, "k_up": k_up, "v_up": v_up}
+    same(**{name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
 def _sources(batch: int, heads: int, c: Tensor, r: Tensor, k_up: Tensor | None, v_up: Tensor | None) -> None:
@@ -131,9 +131,9 @@ def absorbed(query: Tensor, c: Tensor, r: Tensor, filled: int, scale: float) -> 
         )
 
 
-def output(out: Tensor, query: Tensor, wanted: tuple[int, ...]) -> None:
-    """A contiguous tensor of shape `wanted` that goes with `query`. Raises `OptionError`."""
-    shape("out", out, wanted)
+def output(out: Tensor, query: Tensor, expected: tuple[int, ...]) -> None:
+    """A contiguous tensor of shape `expected` that goes with `query`. Raises `OptionError`."""
+    shape("out", out, expected)
     alike(query=query, out=out)
     contiguous(out=out)
 

@@ -113,8 +113,8 @@ class Call:
     def expansion(self) -> tuple[int, int]:
         """(FLOPs, bytes) of rebuilding keys and values of every head from the latents."""
         flops = 2 * self.batch * self.keys * self.heads * self.d_c * (self.d_nope + self.d_v)
-        made = self.heads * (self.d_nope + self.d_rope + self.d_v)
-        return flops, self.element_bytes * self.batch * self.keys * (self.d_c + self.d_rope + made)
+        width = self.heads * (self.d_nope + self.d_rope + self.d_v)
+        return flops, self.element_bytes * self.batch * self.keys * (self.d_c + self.d_rope + width)
 
     def seconds(self, at: Ceilings) -> dict[Name, float]:
         """Modelled seconds of either form on a device with ceilings `at`."""
@@ -150,10 +150,8 @@ class Threshold:
 
 def tuning_file() -> Path:
     """Where measured thresholds are kept: `$VIDEOMLA_BENCH_KERNELS`, else `kernels.json` in the cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given)
-    return cache_folder() / "kernels.json"
+    path = os.environ.get(CACHE_VARIABLE)
+    return Path(path) if path else cache_folder() / "kernels.json"
 
 
 class _Tuning(BaseModel):
@@ -168,8 +166,8 @@ class _Tuning(BaseModel):
         """Empty where there is no file, or one of another version. Raises `OptionError` for any other content."""
         body: Any = {"devices": {}}
         try:
-            if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8")))["version"] == CACHE_VERSION:
-                body = found
+            if path.is_file() and (content := json.loads(path.read_text(encoding="utf-8")))["version"] == CACHE_VERSION:
+                body = content
             return _Tuning.model_validate(body)
         except (ValueError, KeyError, TypeError) as error:
             reason = str(error).partition("\n")[0]
@@ -217,9 +215,9 @@ def ceilings(name: str) -> Ceilings:
     """The rates measured on a device of this name, else the table's; the shares are the table's. See `CEILINGS`."""
     if name == "cpu":
         return CPU
-    known = next((found for word, found in CEILINGS.items() if word in name), UNKNOWN)
-    rates = read_rates(name)
-    return known if rates is None else replace(known, flops=rates[0], bandwidth=rates[1])
+    listed = next((rates for word, rates in CEILINGS.items() if word in name), UNKNOWN)
+    measured = read_rates(name)
+    return listed if measured is None else replace(listed, flops=measured[0], bandwidth=measured[1])
 
 
 # ------------------------------------------------------------------------------------------- the choice
@@ -274,8 +272,8 @@ def choose(
         return Form("reference", backend="")
     values = sizes.d_nope + sizes.d_rope if d_v is None else d_v
     call = Call.of(batch, lq, lk, heads, sizes, values, dtype)
-    known = read_thresholds(device_name(device)) if thresholds is None else thresholds
-    nearest = _nearest(call, dtype, known)
+    measured = read_thresholds(device_name(device)) if thresholds is None else thresholds
+    nearest = _nearest(call, dtype, measured)
     name, basis = _pick(form, device, call, nearest)
     fallback = _obstacle(device, dtype, sizes, values)
     if fallback and strict and device.startswith("cuda"):
@@ -300,10 +298,10 @@ def preferred_backend(device: str, dtype: str) -> str:
     return "cudnn" if dtype in variants.HALF else "efficient"
 
 
-def _nearest(call: Call, dtype: str, known: list[Threshold]) -> Threshold | None:
+def _nearest(call: Call, dtype: str, thresholds: list[Threshold]) -> Threshold | None:
     """Of what was measured for these widths and heads in this dtype, that at the nearest number of keys."""
     sizes = (call.d_c, call.d_nope, call.d_rope, call.d_v)
-    fitting = [t for t in known if (t.heads, t.sizes, t.dtype) == (call.heads, sizes, dtype)]
+    fitting = [t for t in thresholds if (t.heads, t.sizes, t.dtype) == (call.heads, sizes, dtype)]
     return min(fitting, key=lambda t: abs(math.log(t.keys / max(call.keys, 1))), default=None)
 
 

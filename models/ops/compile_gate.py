@@ -155,33 +155,33 @@ def compile_job(job: Job) -> Row:
     source = ASTSource(job.kernel, signature, dict(job.constants), aligned)
     row = partial(Row, f"sm_{job.arch}", job.variant, job.dtype, job.split, job.tile)
     try:
-        made = triton.compile(source, target=GPUTarget("cuda", job.arch, 32), options=dict(job.options))
+        compiled = triton.compile(source, target=GPUTarget("cuda", job.arch, 32), options=dict(job.options))
     except (RuntimeError, triton.CompilationError) as error:
         reason = f"does not compile: {str(error).strip().splitlines()[0]}"
         return row(0, 0, 0, 0, 0, "", 0, (reason,))
-    registers, listing = _disassemble(made.asm["cubin"])
+    registers, listing = _disassemble(compiled.asm["cubin"])
     spills = sum(operation.startswith(("LDL", "STL")) for operation, _ in listing.operations)
     counts = Counter(operation.split(".")[0] for operation, _ in listing.operations if MATRIX.match(operation))
     used = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-    columns = int(getattr(made.metadata, "tmem_size", 0) or 0)
-    warps = int(made.metadata.num_warps)
-    faults = _faults(job, warps, spills, int(made.metadata.shared), columns, used)
-    return row(warps, registers, spills, int(made.metadata.shared), columns, used, listing.key_loop(), faults)
+    columns = int(getattr(compiled.metadata, "tmem_size", 0) or 0)
+    warps = int(compiled.metadata.num_warps)
+    faults = _faults(job, warps, spills, int(compiled.metadata.shared), columns, used)
+    return row(warps, registers, spills, int(compiled.metadata.shared), columns, used, listing.key_loop(), faults)
 
 
 def _faults(job: Job, warps: int, spills: int, shared: int, columns: int, used: str) -> tuple[str, ...]:
-    found, limit = [], variants.SHARED_LIMITS[job.arch]
+    faults, limit = [], variants.SHARED_LIMITS[job.arch]
     if spills:
-        found.append(f"{spills} spilled loads and stores")
+        faults.append(f"{spills} spilled loads and stores")
     if shared > limit:
-        found.append(f"{shared} bytes of shared memory are more than {limit}")
+        faults.append(f"{shared} bytes of shared memory are more than {limit}")
     if columns > variants.TENSOR_MEMORY_LIMIT:
-        found.append(f"{columns} columns of tensor memory are more than {variants.TENSOR_MEMORY_LIMIT}")
+        faults.append(f"{columns} columns of tensor memory are more than {variants.TENSOR_MEMORY_LIMIT}")
     if job.matrix and not used:
-        found.append("the matrix units are not used")
+        faults.append("the matrix units are not used")
     if warps != job.warps:
-        found.append(f"{warps} warps instead of {job.warps}: warp specialisation was dropped")
-    return tuple(found)
+        faults.append(f"{warps} warps instead of {job.warps}: warp specialisation was dropped")
+    return tuple(faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +194,8 @@ class Listing:
     def key_loop(self) -> int:
         """Instructions of the shortest loop that holds both a matrix product and the softmax's exponential."""
         lengths = []
-        for i, (operation, rest) in enumerate(self.operations):
-            jump = _JUMP.search(rest) if operation.startswith("BRA") else None
+        for i, (operation, operands) in enumerate(self.operations):
+            jump = _JUMP.search(operands) if operation.startswith("BRA") else None
             start = self.labels.get(jump[1], i + 1) if jump else i + 1
             body = [name for name, _ in self.operations[start : i + 1]]
             if any(MATRIX.match(name) for name in body) and any(name.startswith("MUFU.EX2") for name in body):
@@ -211,9 +211,9 @@ def parse(text: str) -> Listing:
         label = _LABEL.match(line)
         if label:
             labels[label[1]] = len(operations)
-        found = _OPERATION.search(line)
-        if found:
-            operations.append((found[1], found[2]))
+        match = _OPERATION.search(line)
+        if match:
+            operations.append((match[1], match[2]))
     return Listing(operations, labels)
 
 
@@ -250,10 +250,10 @@ def gate(
     if triton.knobs.runtime.interpret:
         raise NotAvailable("TRITON_INTERPRET is set, so nothing is compiled", "unset it")
     chosen = list(jobs(targets, sizes, heads_width))
-    known = {job.variant for job in chosen}
+    variant_names = {job.variant for job in chosen}
     for name in names:
-        if name not in known:
-            raise OptionError(f"unknown kernel {name!r}", nearest(name, known))
+        if name not in variant_names:
+            raise OptionError(f"unknown kernel {name!r}", nearest(name, variant_names))
     for job in chosen:
         if not names or job.variant in names:
             yield compile_job(job)

@@ -34,14 +34,14 @@ def device_name(device: str, proc: Path = Path("/proc/driver/nvidia/gpus")) -> s
             text = (folder / "information").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return UNNAMED
-        found = re.search(r"^Model:\s*(\S.*?)\s*$", text, re.MULTILINE)
-        names.add(found[1] if found else UNNAMED)
+        model = re.search(r"^Model:\s*(\S.*?)\s*$", text, re.MULTILINE)
+        names.add(model[1] if model else UNNAMED)
     return names.pop() if len(names) == 1 else UNNAMED
 
 
 def column(name: str) -> int | None:
     """80, 90 or 100 for a product name, as `variants.architecture` has it of a capability; None where unknown."""
-    return next((found for word, found in COLUMNS.items() if word in name), None)
+    return next((arch for word, arch in COLUMNS.items() if word in name), None)
 
 
 def no_triton() -> str:
@@ -51,7 +51,7 @@ def no_triton() -> str:
         return "triton is not installed"
     # The package goes by several names in the indexes, so its metadata is no help.
     text = Path(spec.origin).read_text(encoding="utf-8")
-    found = re.search(r"""^__version__ = ["']((\d+)\.(\d+)[^"']*)""", text, re.MULTILINE)
-    if found and (int(found[2]), int(found[3])) < LEAST_TRITON:
-        return f"triton {found[1]} is older than {'.'.join(map(str, LEAST_TRITON))}"
+    version = re.search(r"""^__version__ = ["']((\d+)\.(\d+)[^"']*)""", text, re.MULTILINE)
+    if version and (int(version[2]), int(version[3])) < LEAST_TRITON:
+        return f"triton {version[1]} is older than {'.'.join(map(str, LEAST_TRITON))}"
     return ""

@@ -34,8 +34,8 @@ class Rotation:
 
     def pairs(self, first: int, last: int | None = None) -> Rotation:
         """Of the pairs `first` to `last` alone, contiguous."""
-        kept = slice(first, last)
-        return Rotation(*(t[:, kept].contiguous() for t in (self.cos, self.sin, self.phase)))
+        chosen = slice(first, last)
+        return Rotation(*(t[:, chosen].contiguous() for t in (self.cos, self.sin, self.phase)))
 
     def only(self, first: int, last: int | None = None) -> Rotation:
         """Of the pairs `first` to `last` alone, the others left as they are by an angle of zero."""
@@ -67,7 +67,7 @@ class RotaryTable:
         theta: base of the exponents. positions: length of the table per axis.
 
     Attributes:
-        kept: rotations that are held for the next call with the same positions. A full window with relative positions
+        capacity: rotations that are kept for a call with the same positions. A full window with relative positions
             takes turns among few of them; four are enough where a chunk takes a half of the ring or all of it.
     """
 
@@ -80,7 +80,7 @@ class RotaryTable:
             raise OptionError(
                 f"rope pairs {pairs} exceed the head's {full} (time, height, width)", "choose fewer pairs"
             )
-        self.positions, self.kept = positions, 4
+        self.positions, self.capacity = positions, 4
         self._latest: OrderedDict[tuple[object, ...], Rotation] = OrderedDict()
         index = torch.arange(positions, dtype=torch.float64)
         self.axes = [
@@ -100,7 +100,7 @@ class RotaryTable:
             with torch.inference_mode(False):
                 rotation = Rotation.of(self.angles(frames, height, width)).to(device)
         self._latest[key] = rotation
-        while len(self._latest) > self.kept:
+        while len(self._latest) > self.capacity:
             self._latest.popitem(last=False)
         return rotation
 

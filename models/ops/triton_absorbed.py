@@ -27,7 +27,7 @@ UNSPECIALISED = ["scale", "rows", "filled", "c_rows", "r_rows", "keys_per_split"
 @triton.jit
 def _queries(base, m, rows, first: tl.constexpr, piece: tl.constexpr, width: tl.constexpr, stride: tl.constexpr,
              BLOCK_M: tl.constexpr, DESCRIPTORS: tl.constexpr):  # fmt: skip
-    """Rows m .. m + BLOCK_M of a [rows, width] matrix, `piece` columns from `first`; zeros past either edge."""
+    """Rows m to m + BLOCK_M of a [rows, width] matrix, `piece` columns from `first`; zeros past either edge."""
     if DESCRIPTORS:
         source = tl.make_tensor_descriptor(base, shape=[rows, width], strides=[stride, 1], block_shape=[BLOCK_M, piece])
         tile = source.load([m, first])
@@ -42,7 +42,7 @@ def _queries(base, m, rows, first: tl.constexpr, piece: tl.constexpr, width: tl.
 @triton.jit
 def _keys(source, n, end, first: tl.constexpr, piece: tl.constexpr, width: tl.constexpr,
           BLOCK_N: tl.constexpr, DESCRIPTORS: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """One key tile [BLOCK_N, piece]. Neither road reads a row at or past `end` of the last split."""
+    """One key tile [BLOCK_N, piece]. No row at or past `end` of the last split is read."""
     if DESCRIPTORS:
         tile = source.load([n, first])
     else:
@@ -64,6 +64,7 @@ def _step(acc0, acc1, top, total, q0, q1, qr, c0_at, c1_at, r_at, n, end, scale,
           BLOCK_N: tl.constexpr, DESCRIPTORS: tl.constexpr, SEPARATE: tl.constexpr, PRECISION: tl.constexpr,
           MASKED: tl.constexpr):  # fmt: skip
     """One key tile of the online softmax (Milakov and Gimelshein 2018) in base 2."""
+    # A content tile is key and value in one: loaded once, it feeds the scores here and the sums below.
     c0 = _keys(c0_at, n, end, 0, P0, D_C, BLOCK_N, DESCRIPTORS, MASKED)
     r = _keys(r_at, n, end, 0, PR, D_R, BLOCK_N, DESCRIPTORS, MASKED)
     if P1 > 0:
@@ -75,6 +76,7 @@ def _step(acc0, acc1, top, total, q0, q1, qr, c0_at, c1_at, r_at, n, end, scale,
         if P1 > 0:
             s += tl.dot(q1, tl.trans(c1), input_precision=PRECISION) * scale
     else:
+        # A chain of products into one tile, the widest first: no second tile of scores is held beside it.
         s = tl.dot(q0, tl.trans(c0), input_precision=PRECISION)
         if P1 > 0:
             s = tl.dot(q1, tl.trans(c1), s, input_precision=PRECISION)
@@ -85,6 +87,7 @@ def _step(acc0, acc1, top, total, q0, q1, qr, c0_at, c1_at, r_at, n, end, scale,
         new_top = tl.maximum(top, tl.max(s, 1))
         p = tl.exp2(s - new_top[:, None])
     else:
+        # The scale goes into the exponent as one multiply-add a score; scaling first would be a pass of its own.
         new_top = tl.maximum(top, tl.max(s, 1) * scale)
         p = tl.exp2(s * scale - new_top[:, None])
     keep = tl.exp2(top - new_top)
@@ -166,6 +169,7 @@ def attend_kernel(q_ptr, c_ptr, r_ptr, out_ptr, lse_ptr, scale, rows, filled, c_
                 acc0, acc1, top, total, q0, q1, qr, c0_at, c1_at, r_at, n, end, scale,
                 D_C, D_R, P0, P1, PR, BLOCK_N, DESCRIPTORS, SEPARATE, PRECISION, True)  # fmt: skip
     else:
+        # The last tile alone can pass `end`: a mask on every tile makes 908 instructions of 618 (sm_90, by pointers).
         whole = start + (end - start) // BLOCK_N * BLOCK_N
         for n in range(start, whole, BLOCK_N):
             acc0, acc1, top, total = _step(
@@ -201,6 +205,7 @@ def attend_sliced_kernel(q_ptr, c_ptr, r_ptr, out_ptr, lse_ptr, scale, rows, fil
         acc1 = tl.zeros([BLOCK_M, P1], tl.float32)
     start = split * keys_per_split
     end = tl.minimum(start + keys_per_split, filled)
+    # Sixteen channels are the least that a product takes.
     j = tl.arange(0, 16)
     for n in range(start, end, BLOCK_N):
         key = n + tl.arange(0, BLOCK_N)
@@ -230,7 +235,7 @@ def attend_sliced_kernel(q_ptr, c_ptr, r_ptr, out_ptr, lse_ptr, scale, rows, fil
 @triton.jit(do_not_specialize=["rows", "splits"])
 def combine_kernel(part_ptr, lse_ptr, out_ptr, rows, splits, D_C: tl.constexpr, WIDTH: tl.constexpr,
                    BLOCK_M: tl.constexpr):  # fmt: skip
-    """Weigh the splits' partial results by their sums: float32 [splits, rows, D_C] into out [rows, D_C]."""
+    """Join the splits, each weighted by its softmax's sum: float32 [splits, rows, D_C] into out [rows, D_C]."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.arange(0, WIDTH)
     live = row < rows

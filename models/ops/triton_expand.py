@@ -20,6 +20,7 @@ from videomla_models.ops import checks, variants
 
 BLOCK_KEYS = 64
 BLOCK_KEYS_FLOAT32 = 32
+"""Half as many: `tf32x3` makes two operands of each."""
 ROTATE_ROWS = 64
 ROTATE_OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
@@ -28,7 +29,7 @@ class Workspace:
     """Buffers by name that grow to the largest request and are then reused, layer after layer."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A contiguous tensor of `shape` with unspecified contents; whatever was taken under `name` before is lost.
@@ -36,19 +37,19 @@ class Workspace:
         It lies on the device of `like`, whose dtype it has unless given.
         """
         key, size = (name, dtype or like.dtype, like.device), math.prod(shape)
-        held = self._held.get(key)
-        if held is None or held.numel() < size:
-            held = self._held[key] = like.new_empty(size, dtype=dtype)
-        return held[:size].view(shape)
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[key] = like.new_empty(size, dtype=dtype)
+        return buffer[:size].view(shape)
 
     def poison(self) -> None:
         """Fill every buffer with NaN, so that what is not written anew shows in the result."""
-        for held in self._held.values():
-            held.fill_(math.nan)
+        for buffer in self._buffers.values():
+            buffer.fill_(math.nan)
 
     def bytes(self) -> int:
         """Bytes held."""
-        return sum(t.numel() * t.element_size() for t in self._held.values())
+        return sum(t.numel() * t.element_size() for t in self._buffers.values())
 
 
 @triton.jit
@@ -56,26 +57,27 @@ def _project(c_base, up_base, key, live, D_C: tl.constexpr, P0: tl.constexpr, P1
              WIDTH: tl.constexpr, SLICE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """One head's [keys, WIDTH] = c [keys, D_C] times up [ROWS, D_C] transposed; columns from ROWS on are zero."""
     channel = tl.arange(0, WIDTH)
-    made = tl.zeros([key.shape[0], WIDTH], tl.float32)
+    product = tl.zeros([key.shape[0], WIDTH], tl.float32)
     if SLICE > 0:
+        # Slices are read again for every product, so that no whole operand fills the registers.
         j = tl.arange(0, SLICE)
         for d in range(0, D_C, SLICE):
             c = tl.load(c_base + key[:, None] * D_C + (d + j)[None, :], mask=live[:, None], other=0.0)
             up = tl.load(up_base + channel[:, None] * D_C + (d + j)[None, :], mask=(channel < ROWS)[:, None], other=0.0)
-            made = tl.dot(c, tl.trans(up), made, input_precision=PRECISION)
+            product = tl.dot(c, tl.trans(up), product, input_precision=PRECISION)
     else:
         j = tl.arange(0, P0)
         c = tl.load(c_base + key[:, None] * D_C + j[None, :], mask=live[:, None], other=0.0)
         up = tl.load(up_base + channel[:, None] * D_C + j[None, :], mask=(channel < ROWS)[:, None], other=0.0)
-        made = tl.dot(c, tl.trans(up), made, input_precision=PRECISION)
+        product = tl.dot(c, tl.trans(up), product, input_precision=PRECISION)
         if P1 > 0:
             j = P0 + tl.arange(0, P1)
             inside = (j < D_C)[None, :]
             c = tl.load(c_base + key[:, None] * D_C + j[None, :], mask=live[:, None] & inside, other=0.0)
             mask = (channel < ROWS)[:, None] & inside
             up = tl.load(up_base + channel[:, None] * D_C + j[None, :], mask=mask, other=0.0)
-            made = tl.dot(c, tl.trans(up), made, input_precision=PRECISION)
-    return made
+            product = tl.dot(c, tl.trans(up), product, input_precision=PRECISION)
+    return product
 
 
 @triton.jit(do_not_specialize=["filled", "c_rows", "r_rows"])
@@ -91,20 +93,25 @@ def expand_kernel(c_ptr, r_ptr, k_up_ptr, v_up_ptr, k_ptr, v_ptr, filled, c_rows
     plane = (batch * tl.num_programs(1) + head) * filled
     c_base = c_ptr + batch * c_rows * D_C
     WIDE: tl.constexpr = D_NOPE + D_R
-    made = _project(c_base, k_up_ptr + head * D_NOPE * D_C, key, live, D_C, P0, P1, D_NOPE, WIDTH_K, SLICE, PRECISION)
+    product = _project(
+        c_base, k_up_ptr + head * D_NOPE * D_C, key, live, D_C, P0, P1, D_NOPE, WIDTH_K, SLICE, PRECISION
+    )
     channel = tl.arange(0, WIDTH_K)
     place = k_ptr + plane * WIDE + key[:, None] * WIDE
     tl.store(
-        place + channel[None, :], made.to(k_ptr.dtype.element_ty), mask=live[:, None] & (channel < D_NOPE)[None, :]
+        place + channel[None, :], product.to(k_ptr.dtype.element_ty), mask=live[:, None] & (channel < D_NOPE)[None, :]
     )
+    # The shared rope key is copied behind each head's own part: dense attention takes whole keys.
     j = tl.arange(0, PR)
     mask = live[:, None] & (j < D_R)[None, :]
     shared = tl.load(r_ptr + batch * r_rows * D_R + key[:, None] * D_R + j[None, :], mask=mask, other=0.0)
     tl.store(place + (D_NOPE + j)[None, :], shared, mask=mask)
-    made = _project(c_base, v_up_ptr + head * D_V * D_C, key, live, D_C, P0, P1, D_V, WIDTH_V, SLICE, PRECISION)
+    product = _project(c_base, v_up_ptr + head * D_V * D_C, key, live, D_C, P0, P1, D_V, WIDTH_V, SLICE, PRECISION)
     channel = tl.arange(0, WIDTH_V)
     place = v_ptr + plane * D_V + key[:, None] * D_V
-    tl.store(place + channel[None, :], made.to(v_ptr.dtype.element_ty), mask=live[:, None] & (channel < D_V)[None, :])
+    tl.store(
+        place + channel[None, :], product.to(v_ptr.dtype.element_ty), mask=live[:, None] & (channel < D_V)[None, :]
+    )
 
 
 @triton.jit(do_not_specialize=["filled", "r_rows", "out_rows"])

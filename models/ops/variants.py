@@ -64,6 +64,14 @@ def _float32(arch: int) -> Variant:
     return Variant(f"sm{arch}-float32-32x16", arch, ("float32",), 32, 16, 4, 1, sliced=True, precision="tf32x3")
 
 
+# Why these tiles and stages (registers, shared memory and instructions as the compile gate lists them):
+# 128 rows, since a key tile is read once for all rows of a block: 64 rows would double what comes from the L2 cache.
+# 64 rows where a request has no more, for the other half of a tile would be empty.
+# sm_80: 32 keys, as the queries and both sums fill the registers and more keys spill; three stages, for loads are slow.
+# sm_90: 128 keys, for 572 instructions a turn where 64 keys take 427; two stages of them are 172 kB of shared memory.
+# Specialised: 64 rows for each of two groups that compute, at 232 registers a thread, beside one that loads.
+# sm_100: 64 keys, as scores of 128 x 128 beside the sums take 640 of the 512 columns of tensor memory.
+# float32: 32 x 16 and one stage, as each operand becomes two of tf32.
 TABLE: tuple[Variant, ...] = (
     Variant("sm80-128x32", 80, HALF, 128, 32, 8, 3),
     _float32(80),

@@ -99,14 +99,14 @@ class Phases:
     def __init__(self, step: Callable[[], Tensor], period: int, record: Record) -> None:
         self.step, self.period, self.record = step, period, record
         self._recorded: list[Recorded] = []
-        self._made = 0
+        self._repeats = 0
 
     def next(self) -> Tensor:
         """The next chunk; its memory is written again `period` chunks later."""
         if len(self._recorded) < self.period:
             self._recorded.append(self.record(self.step))
-        replay, out = self._recorded[self._made % self.period]
-        self._made += 1
+        replay, out = self._recorded[self._repeats % self.period]
+        self._repeats += 1
         replay()
         return out
 

@@ -74,7 +74,7 @@ class Cost:
     chunk_s: tuple[float, ...] = ()
     clip_s: tuple[float, ...] = ()
 
-    def found(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """By name, as in `FIELDS`."""
         return {
             "chunk_flops": self.flops,
@@ -165,10 +165,10 @@ class Sweep:
             self.costs[form, (window, clip)] = replace(cost, chunk_s=chunk_s, clip_s=clip_s)
         self.rejected = float(full.rejected)
 
-    def found(self, form: Form, window: int, clip: int) -> dict[str, float]:
+    def figures(self, form: Form, window: int, clip: int) -> dict[str, float]:
         """Each of `FIELDS` at one length."""
         cost = self.costs[form, seen(form, window, clip)]
-        return {**formulas(form, self.options, window, clip), **cost.found()}
+        return {**formulas(form, self.options, window, clip), **cost.figures()}
 
     def values(self) -> dict[str, float]:
         """The table's lengths of each form, and what absorption multiplies."""
@@ -177,7 +177,7 @@ class Sweep:
         values = {
             f"{form}_{name}": value
             for form in FORMS
-            for name, value in self.found(form, options.window, options.clip).items()
+            for name, value in self.figures(form, options.window, options.clip).items()
         }
         counted = values["mla_absorbed_attention_flops"] / values["causal_local_attention_flops"]
         return values | {
@@ -192,8 +192,8 @@ class Sweep:
         options, longest = self.options, max(self.options.clips)
         samples = {"window_frames": list(map(float, options.windows)), "clip_frames": list(map(float, options.clips))}
         for form in FORMS:
-            by_window = [self.found(form, window, longest) for window in options.windows]
-            by_clip = [self.found(form, options.window, clip) for clip in options.clips]
+            by_window = [self.figures(form, window, longest) for window in options.windows]
+            by_clip = [self.figures(form, options.window, clip) for clip in options.clips]
             for curve, names in ((by_window, BY_WINDOW), (by_clip, BY_CLIP)):
                 samples |= {f"{form}:{name}": [at[field] for at in curve] for name, field in names.items()}
         for (form, (window, clip)), cost in self.costs.items():
@@ -206,8 +206,8 @@ def table(sweep: Sweep, values: Mapping[str, float], remarks: Sequence[str] = ()
     """Forms and lengths as the rows of one table."""
     rows = []
     for form, (window, clip) in sorted(sweep.costs, key=lambda place: (FORMS.index(place[0]), place[1])):
-        found = sweep.found(form, window, clip)
-        rows.append((form.replace("_", " "), [window, clip, *(found[field.name] for field in FIELDS)]))
+        figures = sweep.figures(form, window, clip)
+        rows.append((form.replace("_", " "), [window, clip, *(figures[field.name] for field in FIELDS)]))
     return ProbeTable(
         title="Self-attention by form and length, one layer, one pass",
         corner="form",

@@ -96,12 +96,12 @@ class Chunk:
         if self.form is not None:
             detail |= {key: value for key, value in self.form.identity().items() if key != "form"}
         limit = LIMITS[setting.dtype]
-        made = Case(
+        case = Case(
             f"chunk:{self.name}", float(flops), float(moved), self.next, self.check, limit, 4 * limit, detail,
             staged=self.staged if setting.compile == "none" else None,
             compiled=_compiled_graphs if setting.compile == "blocks" else None,
         )  # fmt: skip
-        return self.shape, made
+        return self.shape, case
 
     def next(self) -> Tensor:
         """One more chunk, [1, chunk, C, H, W], which may be overwritten when the window has gone round once more."""
@@ -155,10 +155,10 @@ class Chunk:
         exact.use_form("reference")
         truth = torch.cat(list(self._run(exact, frames)), 1)
         del exact
-        made = torch.cat(list(self._run(network, frames, truth)), 1)
+        latents = torch.cat(list(self._run(network, frames, truth)), 1)
         last = slice(frames - self.setting.chunk, None)
-        found = _error(made[:, last].double(), truth[:, last].double())
-        return Error(max(found.relative, repeated.relative), max(found.worst_row, repeated.worst_row))
+        error = _error(latents[:, last].double(), truth[:, last].double())
+        return Error(max(error.relative, repeated.relative), max(error.worst_row, repeated.worst_row))
 
     def _repeated(self, network: VideoTransformer) -> Error:
         """The worst error of the chunks of three times round.
@@ -168,14 +168,14 @@ class Chunk:
         """
         recorded, period = self._steady(network), self._period()
         launched = self._filled(network, period)
-        before, found = None, list[Error]()
+        before, errors = None, list[Error]()
         for _ in range(3 * period):
-            made, truth = recorded().double(), launched().double()
-            found.append(_error(made, truth))
-            if before is not None and (made - truth).norm() > (truth - before).norm() / 2:
-                found.append(Error(math.inf, math.inf))
+            latents, truth = recorded().double(), launched().double()
+            errors.append(_error(latents, truth))
+            if before is not None and (latents - truth).norm() > (truth - before).norm() / 2:
+                errors.append(Error(math.inf, math.inf))
             before = truth
-        return Error(max(e.relative for e in found), max(e.worst_row for e in found))
+        return Error(max(e.relative for e in errors), max(e.worst_row for e in errors))
 
     def _built(self) -> VideoTransformer:
         from videomla_models.network.attention.dense import insist
@@ -225,7 +225,7 @@ class Chunk:
         if setting.compile == "graph":
             # Recording stops at a table that is copied from the host; of each phase there are the window's and the
             # chunk's own.
-            rollout.cache.table.kept = max(rollout.cache.table.kept, 2 * self._period())
+            rollout.cache.table.capacity = max(rollout.cache.table.capacity, 2 * self._period())
         return rollout.run(noise, prompt, frames, history=None if past is None else past.to(kind))
 
 
@@ -260,9 +260,9 @@ class _Noise:
         return self.fresh
 
 
-def _error(made: Tensor, truth: Tensor) -> Error:
+def _error(latents: Tensor, truth: Tensor) -> Error:
     """By norms, over everything and over single latent frames."""
-    if not bool(made.isfinite().all()):
+    if not bool(latents.isfinite().all()):
         return Error(math.inf, math.inf)
-    apart, size = (made - truth).flatten(2).norm(dim=-1), truth.flatten(2).norm(dim=-1)
+    apart, size = (latents - truth).flatten(2).norm(dim=-1), truth.flatten(2).norm(dim=-1)
     return Error(float(apart.norm() / size.norm()), float((apart / size).max()))

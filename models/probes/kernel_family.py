@@ -49,10 +49,10 @@ class LatentAttentionBench(Bench):
     version = "1"
 
     def __init__(self, dtype: Dtype, sizes: Mapping[str, int], device: str) -> None:
-        known = [field.name for field in fields(Widths)]
+        names = [field.name for field in fields(Widths)]
         for name in sizes:
-            if name not in known:
-                raise OptionError(f"latent attention has no size {name!r}", nearest(name, known))
+            if name not in names:
+                raise OptionError(f"latent attention has no size {name!r}", nearest(name, names))
             if sizes[name] < 1:
                 raise OptionError(f"size {name}={sizes[name]} is not positive")
         self.dtype, self.widths, self.device = dtype, Widths(**sizes), device
@@ -107,16 +107,16 @@ class LatentAttentionBench(Bench):
 
     def cases(self, shape: Shape, seed: int) -> Iterator[Case]:
         """Both forms through dispatch, each kernel alone, the expansion alone, dense by backend."""
-        given = Inputs.draw(self.dtype, self.widths, self.device, shape, seed)
+        inputs = Inputs.draw(self.dtype, self.widths, self.device, shape, seed)
         w = self.widths
         call = choice.Call.of(shape.batch, shape.queries, shape.keys, w.heads, w.latent, w.d_v, self.dtype)
-        yield self._through_dispatch(given, "absorbed", shape, _sum(call.absorbed(), call.projections()))
-        yield self._through_dispatch(given, "expanded", shape, _sum(call.expansion(), call.dense()))
+        yield self._through_dispatch(inputs, "absorbed", shape, _sum(call.absorbed(), call.projections()))
+        yield self._through_dispatch(inputs, "expanded", shape, _sum(call.expansion(), call.dense()))
         for variant in self._variants():
-            yield self._kernel(given, variant, call.absorbed())
-        yield self._expansion(given, call.expansion())
+            yield self._kernel(inputs, variant, call.absorbed())
+        yield self._expansion(inputs, call.expansion())
         for backend in ("cudnn", "flash", "efficient") if self.device.startswith("cuda") else ("auto",):
-            yield self._dense(given, backend, call.dense())
+            yield self._dense(inputs, backend, call.dense())
 
     def chunks(self, seed: int, compile: Compile = "none") -> Iterator[tuple[Shape, Case]]:
         """The 1.3B model with these widths at 832 x 480: all passes of a chunk, dense and in both latent forms."""
@@ -140,7 +140,7 @@ class LatentAttentionBench(Bench):
         limit = LIMITS[self.dtype]
         return Case(form, float(work[0]), float(work[1]), call, check, limit, ROW_LIMIT * limit, detail or {})
 
-    def _through_dispatch(self, given: Inputs, name: choice.Name, shape: Shape, work: tuple[int, int]) -> Case:
+    def _through_dispatch(self, inputs: Inputs, name: choice.Name, shape: Shape, work: tuple[int, int]) -> Case:
         from videomla_models.ops.latent import Attention
 
         if self.device.startswith("cuda"):
@@ -150,64 +150,64 @@ class LatentAttentionBench(Bench):
         runner = Attention(form, strict=True)
 
         def call() -> Tensor:
-            return runner.attend(given.q_nope, given.q_rope, given.c, given.r, given.k_up, given.v_up)
+            return runner.attend(inputs.q_nope, inputs.q_rope, inputs.c, inputs.r, inputs.k_up, inputs.v_up)
 
         def check() -> Error:
             runner.workspace.poison()
-            given.spoil()
+            inputs.spoil()
             with fresh_memory_is_nan() if form.name == "absorbed" else nullcontext():
-                return given.error(call())
+                return inputs.error(call())
 
         detail = {name: value for name, value in form.identity().items() if name != "form"}
         return self._case(name, work, call, check, detail)
 
-    def _kernel(self, given: Inputs, variant: variants.Variant, work: tuple[int, int]) -> Case:
+    def _kernel(self, inputs: Inputs, variant: variants.Variant, work: tuple[int, int]) -> Case:
         from videomla_models.ops.triton_absorbed import absorbed
         from videomla_models.ops.triton_expand import Workspace
 
         space, w = Workspace(), self.widths
-        out = given.absorbed_query.new_empty(*given.q_nope.shape[:3], w.d_c)
+        out = inputs.absorbed_query.new_empty(*inputs.q_nope.shape[:3], w.d_c)
         scale = (w.d_nope + w.d_rope) ** -0.5
 
         def call() -> Tensor:
-            return absorbed(given.absorbed_query, given.c, given.r, scale, variant=variant, out=out, workspace=space)
+            return absorbed(inputs.absorbed_query, inputs.c, inputs.r, scale, variant=variant, out=out, workspace=space)
 
         def check() -> Error:
             call()
             out.fill_(math.nan)
             space.poison()
-            return given.error(given.mapped(call()))
+            return inputs.error(inputs.mapped(call()))
 
-        rows = given.q_nope.shape[1] * w.heads
+        rows = inputs.q_nope.shape[1] * w.heads
         default = variants.select(variant.arch, self.dtype, rows).name == variant.name
         return self._case(f"absorbed:{variant.name}", work, call, check, {"default": default})
 
-    def _expansion(self, given: Inputs, work: tuple[int, int]) -> Case:
+    def _expansion(self, inputs: Inputs, work: tuple[int, int]) -> Case:
         from videomla_models.ops.triton_expand import Workspace, expand
 
         space = Workspace()
 
         def call() -> tuple[Tensor, Tensor]:
-            return expand(given.c, given.r, given.k_up, given.v_up, workspace=space)
+            return expand(inputs.c, inputs.r, inputs.k_up, inputs.v_up, workspace=space)
 
         def check() -> Error:
             call()
             space.poison()
-            return given.expansion_error(*call())
+            return inputs.expansion_error(*call())
 
         return self._case("expansion", work, call, check)
 
-    def _dense(self, given: Inputs, backend: str, work: tuple[int, int]) -> Case:
+    def _dense(self, inputs: Inputs, backend: str, work: tuple[int, int]) -> Case:
         from videomla_models.ops.sdpa import attend
 
-        scale = given.query.shape[-1] ** -0.5
+        scale = inputs.query.shape[-1] ** -0.5
 
         def call() -> Tensor:
-            return attend(given.query, *given.keys_and_values, scale, backend)
+            return attend(inputs.query, *inputs.keys_and_values, scale, backend)
 
         def check() -> Error:
-            given.spoil()
-            return given.error(call().transpose(1, 2))
+            inputs.spoil()
+            return inputs.error(call().transpose(1, 2))
 
         return self._case(f"dense:{backend}", work, call, check, {"backend": backend})
 
@@ -236,9 +236,9 @@ class Inputs:
         g = torch.Generator(device).manual_seed(seed)
 
         def normal(*size: int, spare: int = 0) -> Tensor:
-            made = torch.randn(size[0], size[1] + spare, *size[2:], generator=g, device=device)
-            made[:, size[1] :] = math.nan
-            return made.to(getattr(torch, dtype))[:, : size[1]]
+            numbers = torch.randn(size[0], size[1] + spare, *size[2:], generator=g, device=device)
+            numbers[:, size[1] :] = math.nan
+            return numbers.to(getattr(torch, dtype))[:, : size[1]]
 
         b, q, k, h = shape.batch, shape.queries, shape.keys, w.heads
         q_nope, q_rope = normal(b, q, h, w.d_nope), normal(b, q, h, w.d_rope)
@@ -302,12 +302,12 @@ class Inputs:
         """Of rebuilt keys and values [B, H, Lk, ...]; the worse of the two."""
         from videomla_models.ops import torch_forms
 
-        found = [Error(0.0, 0.0)]
+        errors = [Error(0.0, 0.0)]
         for b in range(k.shape[0]):
             one = slice(b, b + 1)
             exact = torch_forms.expand(*(t.double() for t in (self.c[one], self.r[one], self.k_up, self.v_up)))
-            found += [_error(made[one].double(), truth) for made, truth in zip((k, v), exact, strict=True)]
-        return Error(max(e.relative for e in found), max(e.worst_row for e in found))
+            errors += [_error(rebuilt[one].double(), truth) for rebuilt, truth in zip((k, v), exact, strict=True)]
+        return Error(max(e.relative for e in errors), max(e.worst_row for e in errors))
 
     def spoil(self) -> None:
         """Leave NaN in the memory that torch is likely to hand out for the next output of this size."""

@@ -74,7 +74,7 @@ class RankProbe(Probe):
 
         digests: dict[str, Json] = dict(resolve(self.options.checkpoint).digests())
         if self.options.lora:
-            digests |= {f"lora/{name}": found for name, found in resolve(self.options.lora).digests().items()}
+            digests |= {f"lora/{name}": sha256 for name, sha256 in resolve(self.options.lora).digests().items()}
         return {"weights": digests}
 
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
@@ -99,8 +99,8 @@ class RankProbe(Probe):
             "layout": checkpoint.layout,
             "of": "weights",
         }
-        found = summarise(spectra, self.options.width, notes)
-        return Measurement({**found.values, **null}, found.samples, found.notes)
+        summary = summarise(spectra, self.options.width, notes)
+        return Measurement({**summary.values, **null}, summary.samples, summary.notes)
 
 
 class WeightRankOptions(Options):
@@ -130,15 +130,15 @@ class WeightRankProbe(Probe):
         if subject is None:
             raise OptionError("weight-rank measures a model", "name one")
         model: Any = subject.load()
-        held = getattr(model, "pipelines", None) or [getattr(model, "pipeline", None)]
-        networks = [pipeline.network for pipeline in held if pipeline is not None]
+        pipelines = getattr(model, "pipelines", None) or [getattr(model, "pipeline", None)]
+        networks = [pipeline.network for pipeline in pipelines if pipeline is not None]
         if not networks:
             raise OptionError(f"model {subject.name} gives no transformer to read", "choose one of the Wan family")
         width = self.options.width
-        found = [summarise(network_spectra(network), width) for network in networks]
-        values = {name: mean(one.values[name] for one in found) for name in found[0].values}
+        summary = [summarise(network_spectra(network), width) for network in networks]
+        values = {name: mean(one.values[name] for one in summary) for name in summary[0].values}
         values |= summarise_null([random_spectra(network_shapes(network), DRAWS) for network in networks], width)
-        samples = {f"seed[{i}]:{name}": s for i, one in enumerate(found) for name, s in one.samples.items()}
+        samples = {f"seed[{i}]:{name}": s for i, one in enumerate(summary) for name, s in one.samples.items()}
         return Measurement(values, samples, {"width": width, "of": "weights"})
 
 
@@ -200,9 +200,9 @@ class ActivationRankProbe(Probe):
         samples: dict[str, Sequence[float]] = {}
         for kind, layers in names.items():
             spectra = {layer: grams[name].singular_values(centred) for layer, name in layers.items()}
-            found = summarise(spectra, self.options.width)
-            values |= {f"{kind}_{name}": value for name, value in found.values.items()}
-            samples |= {f"{kind}:{name}": series for name, series in found.samples.items()}
+            summary = summarise(spectra, self.options.width)
+            values |= {f"{kind}_{name}": value for name, value in summary.values.items()}
+            samples |= {f"{kind}:{name}": series for name, series in summary.samples.items()}
         values["tokens"] = float(max(gram.tokens for gram in grams.values()))
         notes: dict[str, Json] = {"of": list(names), "centred": centred, "width": self.options.width}
         notes["outputs"] = [name for layers in names.values() for name in layers.values()]
@@ -210,7 +210,7 @@ class ActivationRankProbe(Probe):
 
     def _names(self, modules: Sequence[str]) -> dict[Activation, dict[str, str]]:
         """Of each activation that the model has, the submodules by layer number as two digits."""
-        layers = sorted({int(found[1]) for name in modules if (found := re.match(r"blocks\.(\d+)$", name))})
+        layers = sorted({int(match[1]) for name in modules if (match := re.match(r"blocks\.(\d+)$", name))})
         there = set(modules)
         names = {
             kind: {f"{layer:02}": f"blocks.{layer}.{ACTIVATIONS[kind]}" for layer in layers}

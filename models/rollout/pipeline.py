@@ -93,10 +93,10 @@ class Pipeline:
         return self.encode(torch.from_numpy(np.stack([prefix.read() for prefix in request.prefixes])).to(self.device))
 
     def _prompt(self, texts: tuple[str, ...]) -> Prompt:
-        wanted = texts + ("",) * len(texts) if self.sampler.guidance != 1 else texts
+        batch = texts + ("",) * len(texts) if self.sampler.guidance != 1 else texts
         weight = self.network.patch_embedding.weight
         with torch.inference_mode():
-            return self.network.prompt(self.embed(wanted).to(weight.device, weight.dtype))
+            return self.network.prompt(self.embed(batch).to(weight.device, weight.dtype))
 
 
 class _Running:

@@ -149,11 +149,11 @@ def verify(path: Path, form: Name = "expanded") -> Replay:
     if window_policy(spec).schedule == "rolling" or (difference is not None and difference <= TOLERANCE):
         return Replay(spec["family"], free, difference)
     ordered = roll(path, spec, tensors, order=RecordedOrder()) if _order_is_known(spec, tensors) else None
-    found = Replay(spec["family"], free, difference, ordered, _difference(ordered, recorded))
+    replay = Replay(spec["family"], free, difference, ordered, _difference(ordered, recorded))
     if recorded is None:
-        return found
+        return replay
     chunkwise = roll(path, spec, tensors, form, history=recorded)
-    return replace(found, chunkwise=chunkwise, on_recorded_past=_difference(chunkwise, recorded))
+    return replace(replay, chunkwise=chunkwise, on_recorded_past=_difference(chunkwise, recorded))
 
 
 def _difference(latents: Tensor | None, recorded: Tensor | None) -> float | None:

@@ -59,8 +59,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         part = slice(first, first + BLOCK)
         out = out + fused(rows[:many, part], weight[:, part])
     if few:
-        rest = lanes(rows[many:], weight)
-        out = torch.cat([out, rest if bias is None else rest + bias])
+        remainder = lanes(rows[many:], weight)
+        out = torch.cat([out, remainder if bias is None else remainder + bias])
     return out.view(*x.shape[:-1], -1)
 
 

@@ -97,6 +97,7 @@ class RollingRollout(Rollout):
                     step = window - i
                     part = slice(offset * self.chunk, (offset + 1) * self.chunk)
                     if step < steps - 1:
+                        # The public code draws numbers for the whole window each time and uses these.
                         fresh = noise.renoise(x.shape[1])[:, part]
                         noisy[i] = self.schedule.noisy(clean[:, part], fresh, self.schedule.sigmas[step + 1])
             if window - oldest == steps - 1:
@@ -126,6 +127,7 @@ class RollingRollout(Rollout):
         if oldest == 0:
             context = RollingContext(self.cache, frames, [], None, None, x.device)
         else:
+            # Of a span of `capacity - sink` frames, anchor and queries take their part.
             room = self.capacity - sink - sink - own
             working = range(max(sink, first - room), first)
             slots = [ring.slots.index(frame) for frame in working]

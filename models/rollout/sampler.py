@@ -29,11 +29,13 @@ class Schedule:
         self.table = config.shift * u / (1 + (config.shift - 1) * u)
         times = self.table * TRAIN_STEPS
         if config.warp:
+            # A step that rounds to 0 lies one past the table's end.
             padded = torch.cat([times, torch.zeros(1)])
             chosen = [padded[TRAIN_STEPS - round(s)] for s in steps]
         else:
             chosen = [torch.tensor(float(s)) for s in steps]
         self.config = config
+        # The level of the nearest of the thousand steps, as the public samplers look it up.
         self.timesteps = [float(t) for t in chosen]
         self.sigmas = [float(self.table[(times - t).abs().argmin()]) for t in chosen]
 

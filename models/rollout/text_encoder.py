@@ -170,11 +170,11 @@ def umt5_name(name: str) -> str:
     top = {"token_embedding.weight": "shared.weight", "norm.weight": "encoder.final_layer_norm.weight"}
     if name in top:
         return top[name]
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    if found:
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    if match:
         for ours, theirs in _UMT5_BLOCK.items():
-            if found[2].startswith(f"{ours}."):
-                return f"encoder.block.{found[1]}.{theirs}{found[2].removeprefix(ours)}"
+            if match[2].startswith(f"{ours}."):
+                return f"encoder.block.{match[1]}.{theirs}{match[2].removeprefix(ours)}"
     return name
 
 
@@ -183,17 +183,17 @@ def _wan_config(source: Source, file: TensorFile) -> Any:
     from transformers import UMT5Config
 
     shapes: Mapping[str, tuple[int, ...]] = file.shapes
-    wanted = ("blocks.0.pos_embedding.embedding.weight", "blocks.0.attn.q.weight", "blocks.0.ffn.fc1.weight")
-    missing = [name for name in wanted if name not in shapes]
+    sized = ("blocks.0.pos_embedding.embedding.weight", "blocks.0.attn.q.weight", "blocks.0.ffn.fc1.weight")
+    missing = [name for name in sized if name not in shapes]
     if missing:
         raise WeightsError(f"{source.name} lacks {', '.join(missing)}", "give the whole encoder")
-    buckets, heads = shapes[wanted[0]]
+    buckets, heads = shapes[sized[0]]
     vocabulary, width = shapes["token_embedding.weight"]
     return UMT5Config(
         vocab_size=vocabulary,
         d_model=width,
-        d_kv=shapes[wanted[1]][0] // heads,
-        d_ff=shapes[wanted[2]][0],
+        d_kv=shapes[sized[1]][0] // heads,
+        d_ff=shapes[sized[2]][0],
         num_layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
         num_heads=heads,
         relative_attention_num_buckets=buckets,

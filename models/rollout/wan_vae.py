@@ -117,9 +117,9 @@ def load_wan_codec(
         raise NotAvailable(f"Wan's VAE needs diffusers ({error})", PACKAGES) from error
     autoencoder: Any = AutoencoderKLWan
     renamed: Any = convert_wan_vae_to_diffusers
-    found = source if isinstance(source, Source) else resolve(source, component="vae")
-    file = open_tensors(found)
-    config = found.files[0].with_name("config.json")
+    resolved = source if isinstance(source, Source) else resolve(source, component="vae")
+    file = open_tensors(resolved)
+    config = resolved.files[0].with_name("config.json")
     if "decoder.conv1.weight" in file.shapes:
         # The converter only renames, so it maps names as well as tensors.
         stored = renamed({name: name for name in file.shapes})
@@ -133,12 +133,12 @@ def load_wan_codec(
         settings = dict(autoencoder.load_config(config.parent, local_files_only=True))
     else:
         raise WeightsError(
-            f"{found.name}: no config.json beside it, and not the original Wan2.1_VAE.pth",
+            f"{resolved.name}: no config.json beside it, and not the original Wan2.1_VAE.pth",
             "give the vae folder of a diffusers repository, or the original file",
         )
     with torch.device("meta"):
         vae: nn.Module = autoencoder.from_config(settings)
-    load_into(vae, Checkpoint(found, file, stored, layout), dtype, device)
+    load_into(vae, Checkpoint(resolved, file, stored, layout), dtype, device)
     return WanCodec(vae)
 
 

@@ -161,8 +161,8 @@ def _mixed(
     return share, squared - share * (2 * along - share * whole)
 
 
-def _nearest(found: NDArray[np.float32], named: dict[str, tuple[int, int, int]], radius: float) -> NDArray[np.int64]:
-    distance = np.linalg.norm(found[:, None, :] - np.array(list(named.values()))[None], axis=2)
+def _nearest(colours: NDArray[np.float32], named: dict[str, tuple[int, int, int]], radius: float) -> NDArray[np.int64]:
+    distance = np.linalg.norm(colours[:, None, :] - np.array(list(named.values()))[None], axis=2)
     return np.where(distance.min(axis=1) <= radius, distance.argmin(axis=1), _NOTHING)
 
 
@@ -176,8 +176,8 @@ def _overlap(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     # Correlation theorem: one transform a frame and one a shape give the intersection at all 1024 shifts. It counts
     # pixels, so rounding takes the transforms' error away.
     spectra, areas = _templates()
-    found = fft.rfft2(mask.astype(np.float32))[:, None] * spectra[None]
-    both = np.rint(fft.irfft2(found, s=(SIZE, SIZE)).max(axis=(2, 3)).astype(np.float64))
+    products = fft.rfft2(mask.astype(np.float32))[:, None] * spectra[None]
+    both = np.rint(fft.irfft2(products, s=(SIZE, SIZE)).max(axis=(2, 3)).astype(np.float64))
     share: NDArray[np.float64] = both / (mask.sum(axis=(1, 2))[:, None] + areas[None] - both)
     return share
 
@@ -202,17 +202,17 @@ def hold(reading: Reading, caption: Caption, frames: slice = slice(None)) -> Ver
             f"{end - begin} frames do not define a speed: the small world's rule reads {MIN_FRAMES} or more",
             "ask for longer clips",
         )
-    shown = {part: found[begin:end] for part, found in _shown(reading, caption).items()}
+    shown = {part: shares[begin:end] for part, shares in _shown(reading, caption).items()}
     steps = reading.steps()[max(begin - 1, 0) : end - 1]
     legible = np.isfinite(steps.sum(axis=1))
     mean = abs(steps[legible].mean(axis=0)) if legible.any() else np.zeros(2)
     moving = mean[mean >= STEP_TOLERANCE]
     steady = len(moving) > 0 and bool((abs(moving - SPEEDS[caption.speed]) <= SPEED_TOLERANCE).all())
     overlap = reading.overlap[begin:end, SHAPES.index(caption.shape)]
-    every = {part: bool(found.all()) for part, found in shown.items()}
+    every = {part: bool(shares.all()) for part, shares in shown.items()}
     return Verdict(
         **(every | {"speed": every["speed"] and steady}),
-        frames={part: float(found.mean()) for part, found in shown.items()},
+        frames={part: float(shares.mean()) for part, shares in shown.items()},
         frames_correct=float(np.logical_and.reduce(list(shown.values())).mean()),
         shape_iou=float(overlap.mean()),
         shape_iou_worst=float(overlap.min()),

@@ -86,9 +86,9 @@ class Caption:
 
     def __post_init__(self) -> None:
         kinds: tuple[Collection[str], ...] = (COLOURS, SHAPES, SPEEDS, DIRECTIONS, BACKGROUNDS)
-        for name, value, known in zip(self.__slots__, astuple(self), kinds, strict=True):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} is not one of: {', '.join(known)}")
+        for name, value, kind in zip(self.__slots__, astuple(self), kinds, strict=True):
+            if value not in kind:
+                raise ValueError(f"{name} {value!r} is not one of: {', '.join(kind)}")
 
     def __str__(self) -> str:
         return f"a {self.colour} {self.shape} moves {self.speed} {self.direction} on a {self.background} background"
@@ -226,8 +226,8 @@ def render_batch(
     if not captions:
         return np.zeros((0, frames, SIZE, SIZE, 3), np.uint8)
     shape, colour, background = (
-        np.array([list(known).index(getattr(caption, name)) for caption in captions])
-        for name, known in (("shape", SHAPES), ("colour", COLOURS), ("background", BACKGROUNDS))
+        np.array([list(kind).index(getattr(caption, name)) for caption in captions])
+        for name, kind in (("shape", SHAPES), ("colour", COLOURS), ("background", BACKGROUNDS))
     )
     time = np.asarray(starts)[:, None] + np.arange(frames)
     origin = np.array([start_position(seed) for seed in seeds])[:, None, :]

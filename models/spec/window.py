@@ -150,6 +150,7 @@ class Ring:
                 where[frame] = len(self.slots) - 1
             elif frame not in where:
                 slot = min(range(self.sink, self.capacity), key=self.slots.__getitem__)
+                # The oldest frame is one of this chunk's: it would leave before its own pass.
                 if self.slots[slot] >= first:
                     raise OptionError(
                         f"{count} frames do not fit a window of {self.capacity} with a sink of {self.sink}",
@@ -164,8 +165,8 @@ class Ring:
     def keep(self, latest: int) -> list[int]:
         """Forget all but the sink and the `latest` newest frames; returns the slots to keep, in order of time."""
         order = sorted(range(len(self.slots)), key=self.slots.__getitem__)
-        rest = [slot for slot in order if slot >= self.sink]
-        kept = [slot for slot in order if slot < self.sink] + rest[max(0, len(rest) - latest) :]
+        recent = [slot for slot in order if slot >= self.sink]
+        kept = [slot for slot in order if slot < self.sink] + recent[max(0, len(recent) - latest) :]
         self.slots = [self.slots[slot] for slot in kept]
         return kept
 

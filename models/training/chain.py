@@ -107,8 +107,8 @@ def _alone(folder: Path) -> Iterator[None]:
 def _finished(folder: Path) -> Done | None:
     """What `folder` says of itself, if its checkpoint is there and as recorded."""
     try:
-        found = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-        done = Done(**(found | {"path": folder / found["path"]}))
+        content = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        done = Done(**(content | {"path": folder / content["path"]}))
         whole = all((folder / name).is_file() for name in done.kept.values())
         return done if whole and file_sha256(done.path) == done.sha256 else None
     except (OSError, ValueError, TypeError, KeyError):
@@ -205,8 +205,8 @@ class _Run:
         return consistency.Consistency(learner, teacher, target, data, self.clips, distilling, seed)
 
     def _data(self) -> ToyData:
-        given, chain = self.chain.data, self.chain
-        return ToyData(chain.seed, given.clips, given.chunks, given.foreground, given.crosses, chain.chunk)
+        data, chain = self.chain.data, self.chain
+        return ToyData(chain.seed, data.clips, data.chunks, data.foreground, data.crosses, chain.chunk)
 
     def _learner(self, network: VideoTransformer) -> Learner:
         options = self.options
@@ -294,13 +294,13 @@ def converted(path: Path, config: TransformerConfig, init: Any, seed: int) -> We
     convert.check_latent(config.latent, dense)
     recipe = convert.Recipe(config.latent, init=init, seed=seed)
     draw, weights = torch.Generator().manual_seed(seed), load(path, dense)
-    made = {name: tensor for name, tensor in weights.items() if ".self_attn." not in name}
+    latent = {name: tensor for name, tensor in weights.items() if ".self_attn." not in name}
     for layer in range(dense.layers):
         prefix = f"blocks.{layer}.self_attn."
         own = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
         maps, _ = convert.convert_layer(layer, own, recipe, dense, draw)
-        made |= {prefix + name: tensor.float() for name, tensor in maps.items()}
-    return made
+        latent |= {prefix + name: tensor.float() for name, tensor in maps.items()}
+    return latent
 
 
 def curve(losses: list[float]) -> list[float]:

@@ -92,10 +92,10 @@ class Consistency(Stage):
         with torch.no_grad():
             prompts = self.teacher.prompt(text), self.teacher.prompt(nothing)
             end = self._solve(past, noisy, here, there, *prompts)
-            known = denoised(self.target, self.context, past, end, lower, self.target.prompt(text), kind)
-            wanted = torch.where(self._wide(lower) > 0, known, end)
-        found = denoised(self.student, self.context, past, noisy, sigmas, self.student.prompt(text), kind)
-        yield GENERATOR, (weight * (found - wanted).square()).mean()
+            lower_estimate = denoised(self.target, self.context, past, end, lower, self.target.prompt(text), kind)
+            target = torch.where(self._wide(lower) > 0, lower_estimate, end)
+        estimate = denoised(self.student, self.context, past, noisy, sigmas, self.student.prompt(text), kind)
+        yield GENERATOR, (weight * (estimate - target).square()).mean()
 
     def _solve(
         self, past: Tensor, x: Tensor, here: Tensor, there: Tensor, prompt: list[TextKeys], nothing: list[TextKeys]

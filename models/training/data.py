@@ -42,8 +42,8 @@ class ToyData:
             Latents [clips, frames, C, h, w], texts (some empty), and weights of the loss, as the latents.
         """
         rng = np.random.default_rng([self.seed, step])
-        known = training_captions()
-        captions = [self._crossed(step, i, known[j]) for i, j in enumerate(rng.integers(len(known), size=self.clips))]
+        pool = training_captions()
+        captions = [self._crossed(step, i, pool[j]) for i, j in enumerate(rng.integers(len(pool), size=self.clips))]
         seeds = [int(s) for s in rng.integers(FIRST_TRAINING_SEED, 2**31, size=self.clips)]
         clips = render_batch(captions, seeds, self.chunks * self.chunk)
         papers = np.array([BACKGROUNDS[c.background] for c in captions], np.uint8)[:, None, None, None, :]

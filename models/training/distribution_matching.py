@@ -153,8 +153,8 @@ class DistributionMatching(Stage):
                 without = denoised(network, context, past, noisy, sigmas, nothing, kind)
                 real = guided(real, without, self.settings.guidance)
             size = (frames - real).abs().mean(dim=(1, 2, 3, 4), keepdim=True).clamp_min(1e-6)
-            wanted = frames - (theirs - real) / size
-        return 0.5 * (latents - wanted).square().mean()
+            target = frames - (theirs - real) / size
+        return 0.5 * (latents - target).square().mean()
 
     def _follow(self, latents: Tensor, text: Tensor, sigmas: Tensor, noise: Tensor) -> Tensor:
         """Flow matching of the critic on generated clips."""

@@ -88,8 +88,8 @@ class Learner:
 
     def result(self) -> dict[str, Tensor]:
         """The averaged weights, or the last ones where no average is kept: whole tensors on the CPU."""
-        found = self.average or dict(self.network.named_parameters())
-        return {name: sharding.whole(tensor) for name, tensor in found.items()}
+        weights = self.average or dict(self.network.named_parameters())
+        return {name: sharding.whole(tensor) for name, tensor in weights.items()}
 
     def state(self) -> dict[str, object]:
         """What `restore` takes."""
@@ -146,7 +146,7 @@ class Loop:
 
     def advance(self) -> dict[str, float]:
         """One step; its loss by learner. Raises `Diverged` where one is not finite."""
-        started, found = time.perf_counter(), dict[str, float]()
+        started, losses = time.perf_counter(), dict[str, float]()
         waiting = self.stage.losses(self.step)
         while (turn := self._next(waiting)) is not None:
             name, loss = turn
@@ -155,12 +155,12 @@ class Loop:
                 raise Diverged(f"the loss of the {name} is {value} at step {self.step}", RESTART)
             loss.backward()  # type: ignore[no-untyped-call]
             self.stage.learners[name].update(self.rate(self.step), self.step)
-            found[name] = value
+            losses[name] = value
         self.step += 1
-        for name, value in found.items():
+        for name, value in losses.items():
             self.losses[name].append(value)
         self.seconds += time.perf_counter() - started
-        return found
+        return losses
 
     def _next(self, waiting: Iterator[tuple[str, Tensor]]) -> tuple[str, Tensor] | None:
         kind = self.stage.learners[GENERATOR].network.patch_embedding.weight.device.type

@@ -289,14 +289,14 @@ class Chain(Options):
 
     def versions(self) -> dict[str, dict[str, int]]:
         """`stage_versions` of its stages and of those of every chain it starts from or is taught by; empty if all 1."""
-        found = {str(s.stage): STAGE_VERSIONS[s.stage] for s in self.stages if s.stage in STAGE_VERSIONS}
+        versions = {str(s.stage): STAGE_VERSIONS[s.stage] for s in self.stages if s.stage in STAGE_VERSIONS}
         for origin in (
             self.start.origin,
             *(s.teacher for s in self.stages if not isinstance(s, TeacherForcingOptions)),
         ):
             if origin.chain:
-                found |= origin.chain.versions().get("stage_versions", {})
-        return {"stage_versions": found} if found else {}
+                versions |= origin.chain.versions().get("stage_versions", {})
+        return {"stage_versions": versions} if versions else {}
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What is wrong beyond single values: where, and what to do, one line each."""
@@ -327,10 +327,10 @@ class Chain(Options):
         return chain.stages[-1].stage if chain else "checkpoint"
 
     def _has_teacher(self, stage: MatchingOptions, number: int) -> bool:
-        given = bool(stage.teacher.chain or stage.teacher.file) or self._start_stage() == "teacher_forcing"
+        configured = bool(stage.teacher.chain or stage.teacher.file) or self._start_stage() == "teacher_forcing"
         # A file that consistency goes on from is a teacher-forced network, whatever it says of itself.
-        given = given or (self._start_stage() == "checkpoint" and self.stages[0].stage == "consistency")
-        return given or any(other.stage == "teacher_forcing" for other in self.stages[:number])
+        configured = configured or (self._start_stage() == "checkpoint" and self.stages[0].stage == "consistency")
+        return configured or any(other.stage == "teacher_forcing" for other in self.stages[:number])
 
     def _sizes(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         network, latent = self.network, self.network.latent

@@ -1,4 +1,4 @@
-"""Holds a network's attention against the float64 reference while it works, a few queries of some calls."""
+"""Compare a network's attention with the float64 reference while it works: a few queries of some calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUERIES = 16
 """Queries of a call that are compared, spread evenly over it; each attends by itself, whatever the others do."""
 
 
-class Held:
+class Comparison:
     """What was compared so far: of each layer's calls of a shape the 1st, 2nd, 4th, 8th and so on.
 
     So early and late passes are seen, before and after frames have left the window; of a batch, one clip in turn.
@@ -67,57 +67,61 @@ class Held:
         )
 
 
-class HeldRunner(Attention):
+class ComparingRunner(Attention):
     """A layer's runner of latent attention that also compares."""
 
-    def __init__(self, module: LatentAttention, held: Held) -> None:
+    def __init__(self, module: LatentAttention, comparison: Comparison) -> None:
         inner = module.runner
         self.form, self.strict = inner.form, inner.strict
-        self.inner, self.module, self.held = inner, module, held
+        self.inner, self.module, self.comparison = inner, module, comparison
 
     def expanded(self, query: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
         """As the runner does, held against keys and values rebuilt in float64."""
         out = self.inner.expanded(query, c, r, k_up, v_up)
-        if (chosen := self.held.chosen(self.module, query, c)) is not None:
+        if (chosen := self.comparison.chosen(self.module, query, c)) is not None:
             clip, rows = chosen
             q_nope, q_rope = torch.split(query[clip, rows], [k_up.shape[1], r.shape[2]], -1)
-            self.held.add(out[clip, rows], reference.latent_attention(q_nope, q_rope, c[clip], r[clip], k_up, v_up))
+            self.comparison.add(
+                out[clip, rows], reference.latent_attention(q_nope, q_rope, c[clip], r[clip], k_up, v_up)
+            )
         return out
 
     def absorbed(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
         """As the runner does, held against attention on the latents in float64."""
         out = self.inner.absorbed(query, c, r, scale)
-        if (chosen := self.held.chosen(self.module, query, c)) is not None:
+        if (chosen := self.comparison.chosen(self.module, query, c)) is not None:
             clip, rows = chosen
             q_latent, q_rope = torch.split(query[clip, rows], [c.shape[2], r.shape[2]], -1)
-            self.held.add(out[clip, rows], reference.absorbed_attention(q_latent, q_rope, c[clip], r[clip], scale))
+            self.comparison.add(
+                out[clip, rows], reference.absorbed_attention(q_latent, q_rope, c[clip], r[clip], scale)
+            )
         return out
 
 
-def _dense(module: DenseAttention | CrossAttention, held: Held) -> AttendWindow:
+def _dense(module: DenseAttention | CrossAttention, comparison: Comparison) -> AttendWindow:
     attend_window = module.attend_window
 
     def compared(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out = attend_window(query, key, value)
-        if (chosen := held.chosen(module, query, key)) is not None:
+        if (chosen := comparison.chosen(module, query, key)) is not None:
             clip, rows = chosen
             exact = reference.attention(query[clip, rows], key[clip], value[clip])
-            held.add(out[clip, rows].view(exact.shape), exact)
+            comparison.add(out[clip, rows].view(exact.shape), exact)
         return out
 
     return compared
 
 
 @contextmanager
-def hold(networks: Sequence[nn.Module], dtype: str) -> Iterator[Held]:
+def hold(networks: Sequence[nn.Module], dtype: str) -> Iterator[Comparison]:
     """Compare every dense, latent and cross-attention of `networks` while the context lasts; then all is as before."""
-    held = Held(dtype)
+    comparison = Comparison(dtype)
     with ExitStack() as undo:
         for module in (module for network in networks for module in network.modules()):
             if isinstance(module, LatentAttention):
                 undo.callback(setattr, module, "runner", module.runner)
-                module.runner = HeldRunner(module, held)
+                module.runner = ComparingRunner(module, comparison)
             elif isinstance(module, DenseAttention | CrossAttention):
                 undo.callback(setattr, module, "attend_window", module.attend_window)
-                module.attend_window = _dense(module, held)
-        yield held
+                module.attend_window = _dense(module, comparison)
+        yield comparison

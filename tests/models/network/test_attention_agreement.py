@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.contracts import Agreement, Request, registry
 from harness.errors import ModelFault
-from videomla_models.network.attention.agreement import Held, hold
+from videomla_models.network.attention.agreement import Comparison, hold
 from videomla_models.network.attention.dense import CrossAttention, DenseAttention, scaled_dot_product
 from videomla_models.network.attention.latent import LatentAttention
 
@@ -114,7 +114,7 @@ def test_a_wrong_kernel_is_told(wrong: Wrong) -> None:
 
 
 def test_a_kernel_that_writes_nothing_is_told() -> None:
-    held = Held("float32")
+    held = Comparison("float32")
     exact = torch.ones(1, 2, 3, 4, dtype=torch.float64)
     held.add(torch.full_like(exact, math.nan), exact)
     held.add(exact, exact)
@@ -129,7 +129,7 @@ def test_a_kernel_that_is_wrong_from_the_second_pass_on_is_told() -> None:
 
 def test_the_error_is_the_one_that_was_put_in() -> None:
     exact = torch.randn(1, 5, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    held = Held("float32")
+    held = Comparison("float32")
     assert math.isnan(held.error())
     held.add(exact * (1 + 1e-3), exact)
     assert held.error() == pytest.approx(1e-3)
@@ -143,7 +143,7 @@ def test_the_error_is_the_one_that_was_put_in() -> None:
 
 def test_rows_of_zeros_agree_with_zeros_alone() -> None:
     zeros = torch.zeros(1, 2, 3, 4, dtype=torch.float64)
-    held = Held("bfloat16")
+    held = Comparison("bfloat16")
     held.add(zeros, zeros)
     assert held.error() == 0
     held.add(zeros + 1e-9, zeros)
@@ -151,7 +151,7 @@ def test_rows_of_zeros_agree_with_zeros_alone() -> None:
 
 
 def test_calls_are_compared_ever_more_seldom_and_clips_in_turn() -> None:
-    held, module = Held("float32"), torch.nn.Identity()
+    held, module = Comparison("float32"), torch.nn.Identity()
     query, keys = torch.zeros(3, 40, 2, 4), torch.zeros(3, 7, 2, 4)
     chosen = [(call, found) for call in range(1, 10) if (found := held.chosen(module, query, keys)) is not None]
     assert [call for call, _ in chosen] == [1, 2, 4, 8]

@@ -65,7 +65,7 @@ def test_the_same_positions_are_made_once_and_few_are_held() -> None:
     fresh = RotaryTable(24)
     for frames, height, width in (([0, 1, 4], 2, 3), ([0, 4, 1], 3, 2), ([0, 4, 1], 2, 3)):
         assert torch.equal(table(frames, height, width, CPU).phase, fresh(frames, height, width, CPU).phase)
-    for frame in range(table.kept):
+    for frame in range(table.capacity):
         table([frame], 2, 3, CPU)
     assert table([0, 4, 1], 2, 3, CPU) is not first
 
