@@ -3,11 +3,7 @@
 const $ = (id) => document.getElementById(id);
 
 function make(tag, content = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(content)) {
-    if (name in node) node[name] = value;
-    else node.setAttribute(name, value);
-  }
+  const node = Object.assign(document.createElement(tag), content);
   node.append(...children);
   return node;
 }
@@ -121,20 +117,18 @@ let measured = false;
 function fill(element) {
   if (element.childElementCount) return;
   const row = rows[element.dataset.number];
-  const prompt = make("p", { textContent: row.prompt || "(no prompt)" });
-  const head = make("div", { className: "prompt" }, prompt);
+  const head = make("div", { className: "prompt" }, make("p", { textContent: row.prompt || "(no prompt)" }));
   if (row.prompt.length > 200) {
     const more = make("button", { type: "button", textContent: "whole prompt" });
     more.addEventListener("click", () => head.classList.toggle("whole"));
     head.append(more);
   }
-  const extras = Object.entries(row.about).map(([name, texts]) => `${name} ${texts.join(", ")}`);
-  if (extras.length) head.append(make("small", { textContent: extras.join(", ") }));
+  const extras = Object.entries(row.about).map(([name, texts]) => `${name} ${texts.join(", ")}`).join(", ");
+  if (extras) head.append(make("small", { textContent: extras }));
   const link = make("a", { textContent: "link", href: "#", ariaLabel: "Link to this prompt in this state" });
   link.addEventListener("click", (event) => { event.preventDefault(); state.row = address(row); writeAddress(); });
   head.append(link);
-  const cells = make("div", { className: "cells" });
-  for (const arm of arms) cells.append(cell(row, arm));
+  const cells = make("div", { className: "cells" }, ...arms.map((arm) => cell(row, arm)));
   if (state.difference) cells.append(difference(row));
   element.append(head, cells);
   element.classList.toggle("long", arms.some((arm) => row.cells[arm]?.strip));
@@ -148,14 +142,12 @@ function fill(element) {
 function empty(element) {
   if (!element.childElementCount) return;
   element.style.minHeight = `${element.offsetHeight}px`;
-  for (const video of element.querySelectorAll("video")) drop(video);
+  for (const video of element.querySelectorAll("video")) {
+    live.delete(video);
+    video.removeAttribute("src");
+    video.load();
+  }
   element.replaceChildren();
-}
-
-function drop(video) {
-  live.delete(video);
-  video.removeAttribute("src");
-  video.load();
 }
 
 function cell(row, arm) {
@@ -278,8 +270,9 @@ function show() {
   });
   $("rows").replaceChildren(...elements.values());
   for (const element of elements.values()) watcher.observe(element);
-  const clips = rows.reduce((sum, row) => sum + arms.filter((arm) => row.cells[arm]?.file).length, 0);
-  $("count").textContent = rows.length ? `${rows.length} of ${section.rows.length} prompts and seeds, ${clips} clips` : "No prompt fits the filters.";
+  const clips = rows.flatMap((row) => arms.filter((arm) => row.cells[arm]?.file)).length;
+  const said = `${rows.length} of ${section.rows.length} prompts and seeds, ${clips} clips`;
+  $("count").textContent = rows.length ? said : "No prompt fits the filters.";
 }
 
 const address = (row) => `${row.seed}:${row.prompt.slice(0, 60)}`;
@@ -302,14 +295,16 @@ function options(select, pairs) {
   select.closest("label").hidden = !pairs.length;
 }
 
+const planned = () => [...new Set(section.rows.flatMap((row) => Object.keys(row.cells).map(Number)))].sort((a, b) => a - b);
+
 function setSection() {
   section = data.sections.find((each) => each.name === state.section) ?? data.sections[0];
   state.section = section.name;
-  const present = new Set(section.rows.flatMap((row) => Object.keys(row.cells).map(Number)));
   const asked = state.models.split(",").filter(Boolean).map((label) => data.arms.findIndex((arm) => encodeURIComponent(arm.label) === label));
-  arms = asked.filter((arm) => present.has(arm));
-  if (!arms.length) arms = [...present].sort((a, b) => a - b).slice(0, MOST_MODELS);
-  setArms(present);
+  const present = planned();
+  arms = asked.filter((arm) => present.includes(arm));
+  if (!arms.length) arms = present.slice(0, MOST_MODELS);
+  setArms();
   options($("section"), data.sections.map(({ name }) => [name, name]));
   options($("value"), section.values.map((value, place) => [place, value.label]));
   options($("curve"), section.curves.map((name) => [name, name]));
@@ -326,25 +321,22 @@ function setSection() {
   clock.at = Math.min(length - 0.5 / rate, ((parseInt(state.at) || 0) + 0.5) / rate);
 }
 
-function setArms(present) {
-  const pairs = arms.map((arm) => [String(arm), data.arms[arm].label]);
-  options($("first"), arms.length > 1 ? pairs : []);
-  options($("second"), arms.length > 1 ? pairs : []);
-  if (!arms.includes(+state.first) || state.first === "") state.first = String(arms[0]);
-  if (!arms.includes(+state.second) || state.second === "") state.second = String(arms[1] ?? arms[0]);
-  $("models").hidden = present.size < 2;
-  $("models").querySelector("summary").textContent = `Models: ${arms.length} of ${present.size}`;
+function setArms() {
+  const pairs = arms.map((arm) => [String(arm), data.arms[arm].label]), present = planned();
+  for (const [place, name] of ["first", "second"].entries()) {
+    options($(name), arms.length > 1 ? pairs : []);
+    if (!arms.includes(+state[name]) || state[name] === "") state[name] = String(arms[place] ?? arms[0]);
+  }
+  $("models").hidden = present.length < 2;
+  $("models").querySelector("summary").textContent = `Models: ${arms.length} of ${present.length}`;
   const words = $("find").value.toLowerCase();
-  const listed = [...present].filter((arm) => data.arms[arm].label.toLowerCase().includes(words))
+  const listed = present.filter((arm) => data.arms[arm].label.toLowerCase().includes(words))
     .sort((a, b) => arms.includes(b) - arms.includes(a) || a - b).slice(0, MOST_LISTED);
   $("chosen").replaceChildren(...listed.map((arm) => {
     const box = make("input", { type: "checkbox", checked: arms.includes(arm) });
     box.addEventListener("change", () => {
       const now = box.checked ? [...arms, arm].sort((a, b) => a - b) : arms.filter((each) => each !== arm);
-      state.models = now.map((each) => encodeURIComponent(data.arms[each].label)).join(",");
-      setSection();
-      refresh();
-      writeAddress();
+      change("models", now.map((each) => encodeURIComponent(data.arms[each].label)).join(","));
     });
     return make("label", { className: "check" }, box, ` ${data.arms[arm].label}`);
   }));
@@ -387,7 +379,7 @@ function play() {
 
 function pause() {
   clock.playing = false;
-  for (const video of live) { video.pause(); }
+  for (const video of live) video.pause();
   $("play").textContent = "Play";
   $("play").ariaPressed = "false";
   seek(clock.at);
@@ -430,6 +422,8 @@ function follow(video, now) {
   if (Math.abs(video.playbackRate - speed) > 0.01) video.playbackRate = speed;
 }
 
+const point = (cursor) => { cursor.style.left = `${100 * Math.min(1, clock.at * cursor.clip.rate / cursor.clip.frames)}%`; };
+
 function update() {
   const now = frame();
   $("scrub").value = now;
@@ -439,30 +433,24 @@ function update() {
   document.querySelectorAll(".cursor").forEach(point);
 }
 
-function point(cursor) {
-  cursor.style.left = `${100 * Math.min(1, clock.at * cursor.clip.rate / cursor.clip.frames)}%`;
-}
-
 // ------------------------------------------------------------------------------------------ keys and start
 
 function nextRow(direction) {
   const all = [...elements.values()], here = all.indexOf(document.activeElement?.closest(".row"));
   const seen = all.findIndex((element) => element.getBoundingClientRect().bottom > 140);
-  const next = all[here < 0 ? Math.max(0, seen) : Math.max(0, Math.min(all.length - 1, here + direction))];
-  next?.scrollIntoView({ block: "start" });
-  next?.focus({ preventScroll: true });
+  visit(all[here < 0 ? Math.max(0, seen) : Math.max(0, Math.min(all.length - 1, here + direction))]);
+}
+
+function visit(element) {
+  element?.scrollIntoView({ block: "start" });
+  element?.focus({ preventScroll: true });
 }
 
 function change(name, value) {
   state[name] = value;
   if (name === "speed" || name === "loop") return writeAddress();
-  if (name === "section") { pause(); Object.assign(state, { attribute: "", least: "", most: "", value: "0", models: "", at: "0", row: "" }); setSection(); }
-  refresh();
-  writeAddress();
-}
-
-function worstTen() {
-  Object.assign(state, { sort: "worst", ten: "1" });
+  if (name === "section") pause(), Object.assign(state, { ...DEFAULTS, section: value, size: state.size, speed: state.speed, loop: state.loop });
+  if (name === "section" || name === "models") setSection();
   refresh();
   writeAddress();
 }
@@ -477,15 +465,14 @@ const KEYS = {
   " ": () => clock.playing ? (pause(), writeAddress()) : play(), ArrowLeft: (event) => step(event.shiftKey ? -10 : -1),
   ArrowRight: (event) => step(event.shiftKey ? 10 : 1), Home: () => step(-1e9), End: () => step(1e9),
   j: () => nextRow(1), k: () => nextRow(-1), "+": () => faster(1), "=": () => faster(1), "-": () => faster(-1),
-  l: () => $("loop").click(), d: () => $("difference").click(), w: worstTen, "/": () => $("query").focus(), "?": () => $("help").showModal(),
+  l: () => $("loop").click(), d: () => $("difference").click(), w: () => { state.sort = "worst"; change("ten", "1"); }, "/": () => $("query").focus(), "?": () => $("help").showModal(),
 };
 
 function start() {
   readAddress();
   setSection();
   refresh();
-  const wanted = [...elements].find(([row]) => state.row && address(row) === state.row)?.[1];
-  if (wanted) { wanted.scrollIntoView({ block: "start" }); wanted.focus({ preventScroll: true }); }
+  visit([...elements].find(([row]) => state.row && address(row) === state.row)?.[1]);
 }
 
 if (data.sections.length) {
@@ -496,7 +483,7 @@ if (data.sections.length) {
     const control = $(name), typed = control.matches("[type=search], [type=number]");
     control.addEventListener(typed ? "input" : "change", () => change(name, control.type === "checkbox" ? (control.checked ? "1" : "") : control.value));
   }
-  $("find").addEventListener("input", () => setArms(new Set(section.rows.flatMap((row) => Object.keys(row.cells).map(Number)))));
+  $("find").addEventListener("input", setArms);
   $("play").addEventListener("click", KEYS[" "]);
   $("back").addEventListener("click", () => step(-1));
   $("forward").addEventListener("click", () => step(1));
