@@ -222,6 +222,14 @@ class VideoModel(ABC):
         """
         return True
 
+    def batch_bytes(self) -> tuple[int, int] | None:
+        """Bytes of the loaded weights, and bytes that each clip of a request adds, from above; libraries not counted.
+
+        None, as for every model that does not override this, has a suite refused that leaves the batch to it
+        (`batch: auto`). Imports no torch.
+        """
+        return None
+
     def batch_group(self, prompt: str, seed: int) -> Json:
         """What the clips of one request must have in common beyond lengths, as weights that the seed chooses.
 

@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.contracts import Json, ModelCard, VideoModel, registry
-from harness.errors import HarnessError, RegistryError
+from harness.errors import HarnessError, RegistryError, SuiteError
 from harness.runs import foresight
 from harness.runs.keys import IDENTITY_VERSION, Template
 from harness.runs.keys import key as key_of
-from harness.suite.schema import GenerateSection, MeasureSection, MetricUse, ModelEntry, Suite, dump, switched
+from harness.suite.schema import (
+    MAX_BATCH,
+    GenerateSection,
+    MeasureSection,
+    MetricUse,
+    ModelEntry,
+    Suite,
+    dump,
+    switched,
+)
 from harness.system import devices
 from harness.system.digests import canonical
 
@@ -153,7 +162,7 @@ def _clips(
     """Add the section's generate and score units of one arm to `units`. Returns their groups."""
     scorers = [_Scorer(use) for use in section.metrics]
     count = len(suite.prompts[section.prompts].texts) * len(section.seeds)
-    batch = min(section.batch, count)
+    batch = min(_batch(section, arm.label, model), count)
     requests = foresight.ClipRequests(suite, section, arm.label, model, arm.card, batch)
     keys: list[str] = []
     score_keys: dict[str, list[str]] = {scorer.name: [] for scorer in scorers}
@@ -199,6 +208,22 @@ def _clips(
             for name, keys_of_scores in score_keys.items()
         ),
     ]
+
+
+def _batch(section: GenerateSection, label: str, model: VideoModel) -> int:
+    """Clips of one request, before they run out. Raises `SuiteError` where the memory allows none."""
+    if section.batch != "auto":
+        return section.batch
+    where, memory = f"section {section.name!r}, model {label!r}", section.memory or 0
+    if (sizes := model.batch_bytes()) is None:
+        raise SuiteError(
+            f"{where}: it does not say how much memory a clip takes, so there is no `batch: auto`",
+            "state a number; the probe batch_scaling finds the largest",
+        )
+    weights, clip = sizes
+    if weights + clip > memory:
+        raise SuiteError(f"{where}: weights and one clip take {weights + clip} bytes, not {memory}", "raise `memory`")
+    return min((memory - weights) // clip, MAX_BATCH)
 
 
 class _Scorer:

@@ -174,6 +174,16 @@ class Section(Part):
         return self
 
 
+MAX_BATCH = 4096
+"""Clips of one request."""
+
+
+def _batch(value: Any) -> Any:
+    if value != "auto" and not (type(value) is int and 1 <= value <= MAX_BATCH):
+        raise ValueError(f"must be a number of clips from 1 to {MAX_BATCH}, or auto")
+    return value
+
+
 class GenerateSection(Section):
     """Clips for every arm, prompt and seed, and the metrics that score them.
 
@@ -185,14 +195,22 @@ class GenerateSection(Section):
         metrics: those that score every clip.
         batch: clips of one arm that are made in one request of the model, as far as there are so many of one length. It
             stands in the keys of a model whose pixels it may change. Where a request fails, its clips are made in
-            halves, so that a clip fails alone.
+            halves, so that a clip fails alone. `auto` is the largest that fits `memory`, by the model's arithmetic.
+        memory: bytes that the model and its clips may take, for `batch: auto`; on a CPU in each process.
     """
 
     prompts: str
     seeds: Seeds = [0]
     frames: Frames
-    batch: Annotated[int, Field(ge=1, le=4096)] = 1
+    batch: Annotated[int | Literal["auto"], BeforeValidator(_batch)] = 1
+    memory: Annotated[int, Field(ge=1)] | None = None
     metrics: list[Annotated[MetricUse, _short_for("name", str)]] = []
+
+    @model_validator(mode="after")
+    def _memory_for_auto(self) -> GenerateSection:
+        if (self.batch == "auto") != (self.memory is not None):
+            raise ValueError("`batch: auto` and `memory` (in bytes) go together")
+        return self
 
 
 class MeasureSection(Section):

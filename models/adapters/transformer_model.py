@@ -155,6 +155,18 @@ class StreamingModel(VideoModel):
             },
         )
 
+    def batch_bytes(self) -> tuple[int, int] | None:
+        """Twice what a clip keeps and caches, as that is copied in places; activations of a window; pixels."""
+        card, config, work = self.describe(), self.network_config(), self.workload()
+        kept = cost.kept_bytes(
+            config, self.window_policy(), work, self.sampler_config(), ELEMENT_BYTES[self.options.dtype]
+        )
+        state = (card.cache_bytes or 0) + (card.transient_bytes or 0) + sum(kept.values())
+        rows = work.window * work.tokens * (2 if self.sampler_config().guidance != 1 else 1)
+        activations = rows * (config.ffn + 8 * config.dim) * ELEMENT_BYTES[self.options.dtype]
+        pixels = 16 * 3 * card.frames_per_chunk * card.height * card.width
+        return cost.parameters(config) * ELEMENT_BYTES[self.options.dtype], 2 * state + activations + pixels
+
     def identity(self, device: str) -> Mapping[str, Json]:
         """Weight digests, and the attention that runs: its form and, on CUDA, the engine and backend as well."""
         kind = self.network_config().attention

@@ -165,6 +165,10 @@ class WanModel(StreamingModel):
                 "set the option weights to a file, folder or Hub id, or to random for speed and memory alone",
             )
 
+    def batch_bytes(self) -> tuple[int, int] | None:
+        """Only without VAE and text encoder, whose memory nothing here counts."""
+        return None if self.encodes() or self._trained() else super().batch_bytes()
+
     def load_network(self, device: str) -> VideoTransformer:
         """From the checkpoint in any published layout, or at random."""
         from videomla_models.checkpoints.load import open_checkpoint

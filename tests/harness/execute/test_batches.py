@@ -63,7 +63,7 @@ def test_a_batch_gives_the_clips_scores_and_keys_of_single_clips(tmp_path: Path,
     assert run(tmp_path, suite(4)).exit_code == 0
     assert sizes(requests) == [4, 4, 2]
     assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "single" / "run")
-    assert [record.notes.get("batch") for record in records(tmp_path)] == [4] * 8 + [2] * 2
+    assert sorted(record.notes["batch"] for record in records(tmp_path)) == [2] * 2 + [4] * 8
     assert all("batch" not in record.notes | record.context for record in records(tmp_path / "single"))
 
 
@@ -151,6 +151,28 @@ def test_a_suite_is_refused_where_the_model_takes_no_such_request(tmp_path: Path
         assert planned(tmp_path, suite(2, "fake/pairs")).units
         with pytest.raises(SuiteError, match=r"section 'short', model 'a': one clip at a time"):
             planned(tmp_path, suite(4, "fake/pairs"))
+
+
+def test_auto_is_the_largest_batch_that_fits_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def batch(memory: int) -> Any:
+        section = {**base()["generate"][0], "batch": "auto", "memory": memory}
+        return planned(tmp_path, suite(1, "fake/moving", generate=[section])).units[0].preimage["batch"]
+
+    planned(tmp_path, base())
+    with pytest.raises(SuiteError, match="does not say how much memory a clip takes"):
+        batch(1000)
+    monkeypatch.setattr(registry.models.get("fake/moving"), "batch_bytes", lambda self: (600, 100))
+    assert [batch(memory) for memory in (700, 799, 1299, 1600, 10**9)] == [1, 1, 6, 10, 10]
+    with pytest.raises(SuiteError, match="weights and one clip take 700 bytes, not 699"):
+        batch(699)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": "all"}, {"batch": "auto"}, {"memory": 7}, {"batch": 5000}])
+def test_a_batch_that_is_none_is_refused_with_its_line(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    section = {**base()["generate"][0], **wrong}
+    with pytest.raises(SuiteError, match=r"s\.yaml:\d+: .*(batch|memory)") as refused:
+        planned(tmp_path, suite(1, generate=[section]))
+    assert "\n" not in str(refused.value)
 
 
 def refuse() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -90,6 +93,35 @@ def test_a_clip_of_a_batch_equals_the_clip_by_itself(name: str, options: dict[st
     alone = np.concatenate([made(place) for place in range(8)])
     for batch in ((0, 1, 2, 3), (4, 5, 6), range(8)):
         assert np.array_equal(made(*batch), alone[list(batch)])
+
+
+PEAK = """
+import sys
+from harness.contracts import Request, registry
+from harness.probes.timing.memory import MemoryMeter
+model = registry.models.create(sys.argv[1], {})
+model.load("cpu")
+prompts = ("a red circle moves slowly to the left on a navy background",) * int(sys.argv[2])
+meter = MemoryMeter("cpu")
+meter.reset()
+for chunk in model.stream(Request(prompts, (0,) * len(prompts), 15)):
+    pass
+print(round(meter.peak()["peak_bytes"]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone says what was resident at most")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_takes_no_more_memory_than_the_model_says(name: str) -> None:
+    def peak(batch: int) -> int:
+        command = [sys.executable, "-c", PEAK, name, str(batch)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+    sizes = create(name).batch_bytes()
+    assert sizes is not None
+    a_clip = (peak(48) - peak(8)) / 40
+    assert a_clip < sizes[1] < 3 * a_clip
 
 
 def test_the_batch_may_change_pixels_elsewhere() -> None:
