@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -39,6 +39,12 @@ class Error:
 
     relative: float
     worst_row: float
+
+    @staticmethod
+    def worst(errors: Iterable[Error]) -> Error:
+        """The largest of each."""
+        errors = list(errors)
+        return Error(max(error.relative for error in errors), max(error.worst_row for error in errors))
 
 
 @dataclass(frozen=True, slots=True)

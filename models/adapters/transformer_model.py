@@ -27,7 +27,6 @@ RANDOM = "random"
 """Value of `weights` that stands for random ones: right for speed and memory, meaningless for quality."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class StreamingOptions(Options):
@@ -120,7 +119,7 @@ class StreamingModel(VideoModel):
         )
         height, width = self.pixels()
         dtype, guided = self.options.dtype, sampler.guidance != 1
-        element = ELEMENT_BYTES[dtype]
+        element = cost.ELEMENT_BYTES[dtype]
         transient = cost.transient_bytes(config, policy, work, self.form(), element, guided)
         return ModelCard(
             family=self.family,
@@ -159,13 +158,13 @@ class StreamingModel(VideoModel):
         """Twice what a clip keeps and caches, as that is copied in places; activations of a window; pixels."""
         card, config, work = self.describe(), self.network_config(), self.workload()
         kept = cost.kept_bytes(
-            config, self.window_policy(), work, self.sampler_config(), ELEMENT_BYTES[self.options.dtype]
+            config, self.window_policy(), work, self.sampler_config(), cost.ELEMENT_BYTES[self.options.dtype]
         )
         state = (card.cache_bytes or 0) + (card.transient_bytes or 0) + sum(kept.values())
         rows = work.window * work.tokens * (2 if self.sampler_config().guidance != 1 else 1)
-        activations = rows * (config.ffn + 8 * config.dim) * ELEMENT_BYTES[self.options.dtype]
+        activations = rows * (config.ffn + 8 * config.dim) * cost.ELEMENT_BYTES[self.options.dtype]
         pixels = 16 * 3 * card.frames_per_chunk * card.height * card.width
-        return cost.parameters(config) * ELEMENT_BYTES[self.options.dtype], 2 * state + activations + pixels
+        return cost.parameters(config) * cost.ELEMENT_BYTES[self.options.dtype], 2 * state + activations + pixels
 
     def identity(self, device: str) -> Mapping[str, Json]:
         """Weight digests, and the attention that runs: its form and, on CUDA, the engine and backend as well."""

@@ -22,7 +22,7 @@ from videomla_models.ops import variants
 from videomla_models.ops.device import UNNAMED, column, no_triton
 from videomla_models.ops.device import device_name as device_name
 from videomla_models.spec.config import LatentSizes
-from videomla_models.spec.cost import attention_flops
+from videomla_models.spec.cost import ELEMENT_BYTES, attention_flops
 
 Name = Literal["expanded", "absorbed", "reference"]
 FORMS: tuple[Name, ...] = ("expanded", "absorbed", "reference")
@@ -87,8 +87,8 @@ class Call:
     @staticmethod
     def of(batch: int, queries: int, keys: int, heads: int, sizes: LatentSizes, d_v: int, dtype: str) -> Call:
         """From the sizes of a network and the name of a dtype."""
-        width = {"float32": 4, "float64": 8}.get(dtype, 2)
-        return Call(batch, queries, keys, heads, sizes.d_c, sizes.d_nope, sizes.d_rope, d_v, width)
+        element = ELEMENT_BYTES.get(dtype, 2)
+        return Call(batch, queries, keys, heads, sizes.d_c, sizes.d_nope, sizes.d_rope, d_v, element)
 
     def absorbed(self) -> tuple[int, int]:
         """(FLOPs, bytes) of attention on the latents. Scores d_c + d_rope wide, sums d_c wide, for every head."""

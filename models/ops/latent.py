@@ -32,7 +32,7 @@ class Attention:
     """Latent attention in one form, shared by the layers of a network, whose rebuilt keys and values it holds.
 
     Args:
-        form: from `forms.choose`.
+        form: from `choice.choose`.
         strict: raise `NotAvailable` where the kernel of `form` cannot run instead of falling back; for measurements.
     """
 
@@ -59,14 +59,9 @@ class Attention:
         checks.plain(query, c, r, k_up, v_up)
         # The kernel's keys and values lie in buffers that the next layer overwrites, so it serves no backward pass.
         k, v = self._kernel(
-            lambda: self._expand(c, r, k_up, v_up),
-            lambda: torch_forms.expand(c, r, k_up, v_up),
-            query,
-            c,
-            r,
-            k_up,
-            v_up,
-        )
+            lambda: self._expand(c, r, k_up, v_up), lambda: torch_forms.expand(c, r, k_up, v_up),
+            query, c, r, k_up, v_up,
+        )  # fmt: skip
         q, scale, backend = query.transpose(1, 2), query.shape[-1] ** -0.5, self.form.backend or "auto"
         try:
             out = sdpa.attend(q, k, v, scale, backend)

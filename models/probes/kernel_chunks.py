@@ -32,8 +32,6 @@ WINDOW = WindowPolicy(7, 1, rotation="read", positions="relative")
 ENDLESS = 10**9
 """Chunks, more than anyone times."""
 
-ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4}
-
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -86,7 +84,7 @@ class Chunk:
         work, steps = setting.work(self.config), len(setting.sampler.steps)
         form = "expanded" if self.name == "dense" else self.name
         flops = cost.flops_per_chunk(self.config, setting.policy, work, steps, form)["total"]
-        moved = cost.parameters(self.config) * ELEMENT[setting.dtype] * work.forwards
+        moved = cost.parameters(self.config) * cost.ELEMENT_BYTES[setting.dtype] * work.forwards
         detail: dict[str, Json] = {
             "passes": work.forwards,
             "window_frames": work.window,
@@ -157,8 +155,7 @@ class Chunk:
         del exact
         latents = torch.cat(list(self._run(network, frames, truth)), 1)
         last = slice(frames - self.setting.chunk, None)
-        error = _error(latents[:, last].double(), truth[:, last].double())
-        return Error(max(error.relative, repeated.relative), max(error.worst_row, repeated.worst_row))
+        return Error.worst([_error(latents[:, last].double(), truth[:, last].double()), repeated])
 
     def _repeated(self, network: VideoTransformer) -> Error:
         """The worst error of the chunks of three times round.
@@ -175,7 +172,7 @@ class Chunk:
             if before is not None and (latents - truth).norm() > (truth - before).norm() / 2:
                 errors.append(Error(math.inf, math.inf))
             before = truth
-        return Error(max(e.relative for e in errors), max(e.worst_row for e in errors))
+        return Error.worst(errors)
 
     def _built(self) -> VideoTransformer:
         from videomla_models.network.attention.dense import insist

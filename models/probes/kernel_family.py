@@ -307,7 +307,7 @@ class Inputs:
             one = slice(b, b + 1)
             exact = torch_forms.expand(*(t.double() for t in (self.c[one], self.r[one], self.k_up, self.v_up)))
             errors += [_error(rebuilt[one].double(), truth) for rebuilt, truth in zip((k, v), exact, strict=True)]
-        return Error(max(e.relative for e in errors), max(e.worst_row for e in errors))
+        return Error.worst(errors)
 
     def spoil(self) -> None:
         """Leave NaN in the memory that torch is likely to hand out for the next output of this size."""

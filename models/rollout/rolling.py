@@ -147,12 +147,6 @@ class RollingRollout(Rollout):
         own = placement.runs[0].slot
         fits = len(ring.slots) <= self.capacity - self.policy.sink
         others = [s for s in range(self.policy.sink, len(ring.slots)) if not own <= s < own + self.chunk]
-        context = RollingContext(
-            self.cache,
-            range(first, first + self.chunk),
-            others,
-            0 if fits and chunk > 0 else None,
-            own,
-            latents.device,
-        )
+        frames, anchor = range(first, first + self.chunk), 0 if fits and chunk > 0 else None
+        context = RollingContext(self.cache, frames, others, anchor, own, latents.device)
         self._forward(latents, self.schedule.config.clean_timestep, prompt, context)

@@ -96,27 +96,6 @@ class Rollout:
         self.finished: list[Tensor] = []
         self.device = network.patch_embedding.weight.device
 
-    @torch.inference_mode()
-    def run(
-        self,
-        noise: Noise,
-        prompt: Prompt,
-        frames: int,
-        switches: Sequence[PromptSwitch] = (),
-        prefix: Tensor | None = None,
-        history: Tensor | None = None,
-    ) -> Iterator[Tensor]:
-        """Yield finished chunks [B, chunk, C, H, W] until `frames` latent frames are out.
-
-        Args:
-            noise: random numbers. prompt: for the whole batch, guidance's second half included.
-            frames: latent frames to generate, a multiple of the chunk; the prefix is not counted.
-            switches: later prompts, in order. prefix: clean latents [B, n, C, H, W] that the clip continues.
-            history: latents [B, frames, C, H, W] that stand in for the finished chunks in the cache, so that every
-                chunk is made on a given past and not on the rollout's own.
-        """
-        yield from self.chunks(noise, prompt, frames, switches, prefix, history)
-
     def chunks(
         self,
         noise: Noise,
@@ -126,7 +105,15 @@ class Rollout:
         prefix: Tensor | None = None,
         history: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """`run` in the gradient mode of the caller, for training."""
+        """Finished chunks [B, chunk, C, H, W] until `frames` latent frames are out, in the gradient mode of the caller.
+
+        Args:
+            noise: random numbers. prompt: for the whole batch, guidance's second half included.
+            frames: latent frames to generate, a multiple of the chunk; the prefix is not counted.
+            switches: later prompts, in order. prefix: clean latents [B, n, C, H, W] that the clip continues.
+            history: latents [B, frames, C, H, W] that stand in for the finished chunks in the cache, so that every
+                chunk is made on a given past and not on the rollout's own.
+        """
         if frames < 1 or frames % self.chunk:
             raise OptionError(
                 f"{frames} latent frames are not whole chunks of {self.chunk}",
@@ -148,6 +135,9 @@ class Rollout:
             self._remember(past)
             yield latents
             first += self.chunk
+
+    run = torch.inference_mode()(chunks)
+    """`chunks` without gradients, as all but training asks for them."""
 
     def _prefill(self, prefix: Tensor | None, prompt: Prompt) -> int:
         if prefix is None:

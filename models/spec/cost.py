@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
 from videomla_models.spec.window import WindowPolicy
 
+ELEMENT_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
 
 def parameters(config: TransformerConfig) -> int:
     """Weights of the network, norms and modulation included; equal to those of the module."""
