@@ -35,8 +35,9 @@ class RecordFile:
         """Every complete record, in the order written."""
         with self._lines() as lines:
             for number, line in enumerate(lines, 1):
-                if line.endswith(b"\n"):
-                    yield decode(line, f"{self.path}:{number}")
+                if not line.endswith(b"\n"):
+                    return  # a writer may end it while it is read: the next line would be its second half
+                yield decode(line, f"{self.path}:{number}")
 
     def newest(self) -> Index:
         """The newest entry of each key, which is the one that counts. A torn last line is left out."""

@@ -126,8 +126,10 @@ def test_an_interrupt_ends_the_processes_and_the_next_run_goes_on(tmp_path: Path
     plan = planned(tmp_path, texts, batch=2)
 
     def interrupt() -> None:
-        wait_for(lambda: len(clips(tmp_path)) == 14 if (tmp_path / "run" / "records.jsonl").exists() else False)
-        signal.pthread_kill(main, signal.SIGINT)
+        try:
+            wait_for(lambda: len(clips(tmp_path)) == 14 if (tmp_path / "run" / "records.jsonl").exists() else False)
+        finally:
+            signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -78,6 +79,22 @@ def test_a_torn_last_line_costs_only_itself(tmp_path: Path) -> None:
             with RecordFile(path) as file:
                 file.append(record("new"))
             assert path.read_bytes() == b"".join(lines[:complete]) + encode(record("new"))
+
+
+def test_a_line_that_is_being_written_ends_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second half, which may be there a moment later, is no record."""
+    first, second = encode(record()), encode(record("k2"))
+
+    class Growing(io.BytesIO):
+        def readline(self, size: int | None = -1) -> bytes:
+            return next(halves, b"")
+
+        def __next__(self) -> bytes:
+            return next(halves)
+
+    halves = iter([first, second[:40], second[40:]])
+    monkeypatch.setattr(Path, "open", lambda *_, **__: Growing())
+    assert [entry.key for entry in RecordFile(tmp_path / "r.jsonl").records()] == ["k1"]
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
