@@ -1,8 +1,12 @@
 """Shared by all tests."""
 
 import gc
+import signal
 
 import pytest
+
+# Tests interrupt runs. What is started in the background of a shell ignores the signal, and so would these processes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
