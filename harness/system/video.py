@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -225,17 +225,16 @@ def plays_anywhere(path: Path) -> bool:
         return known and coded.pix_fmt in ("yuv420p", "yuvj420p")
 
 
-def frames_at(path: Path, numbers: Sequence[int]) -> Frames:
-    """The frames `numbers` of a clip, uint8 [numbers, height, width, 3]; no other is converted. Raises `ClipError`."""
-    pixels: dict[int, Frames] = {}
+def frames_at(path: Path, numbers: Collection[int]) -> Iterator[tuple[int, Frames]]:
+    """Each of `numbers` in rising order and its frame, uint8 [height, width, 3], one at a time. Raises `ClipError`."""
     last = max(numbers)
     with _open(path) as clip:
+        number = -1
         for number, frame in zip(range(last + 1), clip.frames(), strict=False):
             if number in numbers:
-                pixels[number] = clip.pixels(frame)
-    if last not in pixels:
+                yield number, clip.pixels(frame)
+    if number < last:
         raise ClipError(f"{path} has no frame {last}")
-    return np.stack([pixels[number] for number in numbers])
 
 
 def jpeg(pixels: Frames) -> bytes:

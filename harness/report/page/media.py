@@ -79,11 +79,13 @@ class Media:
         if target.exists():
             return
         places = [int((number + 0.5) * frames / THUMBNAILS) for number in range(THUMBNAILS)]
-        pixels = video.frames_at(source, places)
-        height, width = pixels.shape[1:3]
-        tall = max(2, round(THUMBNAIL_WIDTH * height / width))
-        thumbnails = [video.scaled(frame, tall, THUMBNAIL_WIDTH) for frame in pixels]
-        files.write_atomic(target, video.jpeg(np.concatenate(thumbnails, axis=1)))
+        thumbnails = {
+            number: video.scaled(
+                frame, max(2, round(THUMBNAIL_WIDTH * frame.shape[0] / frame.shape[1])), THUMBNAIL_WIDTH
+            )
+            for number, frame in video.frames_at(source, places)
+        }
+        files.write_atomic(target, video.jpeg(np.concatenate([thumbnails[place] for place in places], axis=1)))
 
     def sweep(self) -> None:
         """Delete what an earlier page in this folder had and this one has not."""

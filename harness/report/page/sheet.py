@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from textwrap import wrap
 from typing import Any
 
@@ -14,6 +14,7 @@ from harness.contracts import Frames
 from harness.errors import ClipError, RecordError, nearest
 from harness.report.plots import style
 from harness.runs.folder import agrees, inside
+from harness.runs.index import IndexEntry
 from harness.runs.records import Run
 from harness.suite.schema import GenerateSection
 from harness.system import video
@@ -58,12 +59,20 @@ def sheet(run: Run, choice: Choice) -> bytes:
         raise RecordError(f"section {section.name!r} has no seed {seed}", nearest(str(seed), map(str, section.seeds)))
     labels = _arms(run, section, choice.arms)
     frames = list(choice.frames) or [int((place + 0.5) * section.frames / 6) for place in range(6)]
-    rows = []
+    rows: list[tuple[str, list[_Places]]] = []
+    room = MOST_PIXELS
     for number in numbers:
         key_place = number * len(section.seeds) + section.seeds.index(seed)
-        rows.append(
-            (texts[number], [_pictures(run, section, label, key_place, frames, choice.width) for label in labels])
-        )
+        rows.append((texts[number], []))
+        for label in labels:
+            entry = _entry(run, section, label, key_place)
+            # Refused before the frames are read, as they may not fit in memory.
+            room -= len(frames) * prod(_size(entry.clip, choice.width)) if entry and entry.clip else 0
+            if room < 0:
+                raise RecordError(
+                    f"the sheet would have more than {MOST_PIXELS} pixels", "choose fewer prompts, models or frames"
+                )
+            rows[-1][1].append(_pictures(run, entry, frames, choice.width))
     return _draw(rows, labels, [frame if frame >= 0 else section.frames + frame for frame in frames], choice.width)
 
 
@@ -113,28 +122,41 @@ _Places = list[Frames | str]
 """A picture for each frame, or why there is none."""
 
 
-def _pictures(run: Run, section: GenerateSection, label: str, place: int, frames: Sequence[int], width: int) -> _Places:
+def _entry(run: Run, section: GenerateSection, label: str, place: int) -> IndexEntry | None:
     group = next(g for g in run.groups if (g.section, g.kind, g.arm) == (section.name, "generate", label))
-    entry = run.index.get(group.keys[place])
+    return run.index.get(group.keys[place])
+
+
+def _pictures(run: Run, entry: IndexEntry | None, frames: Sequence[int], width: int) -> _Places:
     if entry is None or entry.status != "ok":
         return ["not made" if entry is None else entry.status] * len(frames)
     if not agrees(run.folder, entry.clip):
         return ["clip is gone"] * len(frames)
     path, count = inside(run.folder, str(entry.clip["path"])), int(entry.clip["frames"])
     numbers = [frame if frame >= 0 else count + frame for frame in frames]
-    present = sorted({number for number in numbers if 0 <= number < count})
+    present = {number for number in numbers if 0 <= number < count}
+    shown: dict[int, Frames] = {}
     try:
-        pixels = dict(zip(present, video.frames_at(path, present), strict=True)) if present else {}
+        if present:
+            shown = {number: _sized(pixels, width) for number, pixels in video.frames_at(path, present)}
     except ClipError as error:
         return [error.message] * len(frames)
-    return [_sized(pixels[number], width) if number in pixels else f"no frame {number}" for number in numbers]
+    return [shown.get(number, f"no frame {number}") for number in numbers]
+
+
+def _size(clip: Mapping[str, Any], width: int) -> tuple[int, int]:
+    """Height and width of a clip's pictures: a smaller clip becomes a whole number of times as large."""
+    tall, wide = int(clip["height"]), int(clip["width"])
+    if wide > width:
+        return max(1, round(tall * width / wide)), width
+    return tall * (width // wide), wide * (width // wide)
 
 
 def _sized(frame: Frames, width: int) -> Frames:
-    """At most `width` wide; a smaller picture keeps its pixels and becomes a whole number of times as large."""
-    if frame.shape[1] > width:
-        return video.scaled(frame, max(1, round(frame.shape[0] * width / frame.shape[1])), width)
-    times = width // frame.shape[1]
+    tall, wide = _size({"height": frame.shape[0], "width": frame.shape[1]}, width)
+    if wide <= frame.shape[1]:
+        return video.scaled(frame, tall, wide) if wide < frame.shape[1] else frame
+    times = wide // frame.shape[1]
     return frame.repeat(times, axis=0).repeat(times, axis=1)
 
 
