@@ -30,12 +30,15 @@ from videomla_models.network.transformer import VideoTransformer
 from videomla_models.small_world.presets import PATCH
 from videomla_models.small_world.world import SIZE
 from videomla_models.spec.config import TransformerConfig
-from videomla_models.training import consistency, distribution_matching, sharding, teacher_forcing
+from videomla_models.training import sharding
+from videomla_models.training.consistency import Consistency
 from videomla_models.training.data import ToyData
+from videomla_models.training.distribution_matching import DistributionMatching
 from videomla_models.training.loop import GENERATOR, Learner, Loop, Rate, Stage
 from videomla_models.training.optimisers import adamw, initialise, muon
 from videomla_models.training.options import Chain, MatchingOptions, Origin, StageOptions, TeacherForcingOptions
 from videomla_models.training.parallel_pass import Clips
+from videomla_models.training.teacher_forcing import TeacherForcing
 
 TRAINING_KEY = "training"
 SAVE_EVERY = 100
@@ -173,36 +176,16 @@ class _Run:
     def _stage(self) -> Stage:
         options, data, seed = self.options, self._data(), self.chain.seed
         network = self._network(self.config, self._weights())
+        learner = self._learner(network)
         if isinstance(options, TeacherForcingOptions):
-            settings = teacher_forcing.Settings(
-                options.shift, options.text_drop, options.context_noise, options.noisy_context
-            )
-            return teacher_forcing.TeacherForcing(self._learner(network), data, self.clips, settings, seed)
+            return TeacherForcing(learner, data, self.clips, options, seed)
+        teacher = self._teacher(options.teacher)
         if isinstance(options, MatchingOptions):
-            teacher, critic = self._teacher(options.teacher), self._teacher(options.teacher)
-            follows = Learner(critic.requires_grad_(True), adamw(critic, options.critic_rate, options.betas))
-            matching = distribution_matching.Settings(
-                options.denoising,
-                options.shift,
-                options.guidance,
-                options.updates,
-                per_clip=options.levels_per == "clip",
-            )
-            learner = self._learner(network)
-            return distribution_matching.DistributionMatching(
-                learner, follows, teacher, data, self.clips, matching, seed
-            )
+            critic = self._teacher(options.teacher).requires_grad_(True)
+            follows = Learner(critic, adamw(critic, options.critic_rate, options.betas))
+            return DistributionMatching(learner, follows, teacher, data, self.clips, options, seed)
         target = self._network(self.config, self._weights()).requires_grad_(False)
-        distilling = consistency.Settings(
-            options.denoising,
-            options.shift,
-            options.guidance,
-            options.substeps,
-            options.levels,
-            per_clip=options.levels_per == "clip",
-        )
-        learner, teacher = self._learner(network), self._teacher(options.teacher)
-        return consistency.Consistency(learner, teacher, target, data, self.clips, distilling, seed)
+        return Consistency(learner, teacher, target, data, self.clips, options, seed)
 
     def _data(self) -> ToyData:
         data, chain = self.chain.data, self.chain

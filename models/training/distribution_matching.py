@@ -8,7 +8,7 @@ Beside the pipeline that the VideoMLA paper names (Causal Forcing, arXiv 2602.02
 
 - noise levels are uniform, shifted, then clamped to [.02, .98], and all chunks of a rollout stop at the same step, as
   here;
-- all frames of a clip are scored at one level there, here each chunk at its own, unless `per_clip`;
+- all frames of a clip are scored at one level there, here each chunk at its own, unless `levels_per: clip`;
 - guidance is cond + 3 (cond - uncond) there, which is `guidance` 4 here, the default;
 - the teacher is Wan2.1-14B there and scores whole clips in both directions, here it is the causal one of stage 1.
 
@@ -18,7 +18,6 @@ A stage of n steps updates the critic n times and the generator n / `updates` ti
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,34 +29,18 @@ from videomla_models.rollout.sampler import guided
 from videomla_models.spec.config import SamplerConfig
 from videomla_models.training import sharding
 from videomla_models.training.loop import GENERATOR, Learner, Stage
+from videomla_models.training.options import MatchingOptions
 from videomla_models.training.parallel_pass import Clips, Data, denoised
 from videomla_models.training.teacher_forcing import flow_matching_loss, shifted
 
 CRITIC = "critic"
+LOWEST, HIGHEST = 0.02, 0.98
+"""Noise levels, after the shift, between which scores are compared (Self-Forcing)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Of distribution matching.
-
-    Attributes:
-        steps: the generator's denoising steps out of 1000, noisiest first. shift: of these and of the scores' levels.
-        guidance: of the teacher, s in uncond + s (cond - uncond). updates: of the critic for each of the generator.
-        lowest, highest: noise levels, after the shift, between which scores are compared (Self-Forcing: 0.02, 0.98).
-        per_clip: all chunks of a clip at one noise level, instead of one for each chunk.
-    """
-
-    steps: tuple[float, ...] = (1000, 750, 500, 250)
-    shift: float = 5.0
-    guidance: float = 4.0
-    updates: int = 5
-    lowest: float = 0.02
-    highest: float = 0.98
-    per_clip: bool = False
-
-    def levels(self, uniform: Tensor, chunks: int) -> Tensor:
-        """Noise levels [clips, chunks] from numbers in [0, 1), [clips, chunks] or with 1 for the chunks."""
-        return shifted(uniform, self.shift).clamp(self.lowest, self.highest).expand(-1, chunks)
+def score_levels(uniform: Tensor, shift: float, chunks: int) -> Tensor:
+    """Noise levels [clips, chunks] from numbers in [0, 1), [clips, chunks] or with 1 for the chunks."""
+    return shifted(uniform, shift).clamp(LOWEST, HIGHEST).expand(-1, chunks)
 
 
 class SelfRollout(Rollout):
@@ -99,26 +82,26 @@ class DistributionMatching(Stage):
         teacher: VideoTransformer,
         data: Data,
         clips: Clips,
-        settings: Settings,
+        options: MatchingOptions,
         seed: int,
     ) -> None:
         self.learners = {GENERATOR: generator, CRITIC: critic}
         self.generator, self.critic, self.teacher = generator.network, critic.network, teacher
-        self.data, self.clips, self.settings, self.seed = data, clips, settings, seed
+        self.data, self.clips, self.options, self.seed = data, clips, options, seed
         self.critic_context, self.teacher_context = clips.context(self.critic), clips.context(teacher)
-        self.sampler = SamplerConfig(settings.steps, settings.shift, prediction=clips.prediction)
+        self.sampler = SamplerConfig(options.denoising, options.shift, prediction=clips.prediction)
 
     def losses(self, step: int) -> Iterator[tuple[str, Tensor]]:
         """The generator's loss in every `updates`-th step, and then the critic's on a rollout of its own."""
         batch = self.data.batch(step)
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         for name in (GENERATOR, CRITIC):
-            last = int(torch.randint(len(self.settings.steps), (), generator=draw))
+            last = int(torch.randint(len(self.options.denoising), (), generator=draw))
             seeds = torch.randint(2**62, (len(batch.latents),), generator=draw)
-            uniform = torch.rand(len(seeds), 1 if self.settings.per_clip else self.clips.chunks, generator=draw)
-            levels = self.settings.levels(uniform, self.clips.chunks)
+            uniform = torch.rand(len(seeds), self.options.drawn_levels(self.clips.chunks), generator=draw)
+            levels = score_levels(uniform, self.options.shift, self.clips.chunks)
             noise = torch.randn(batch.latents.shape, generator=draw)
-            if name == GENERATOR and step % self.settings.updates:
+            if name == GENERATOR and step % self.options.updates:
                 continue
             tensors = (batch.text, seeds, levels, noise)
             text, seeds, sigmas, noise = sharding.mine(tensors, self.generator)
@@ -148,10 +131,10 @@ class DistributionMatching(Stage):
             theirs = denoised(self.critic, self.critic_context, past, noisy, sigmas, self.critic.prompt(text), kind)
             context, network = self.teacher_context, self.teacher
             real = denoised(network, context, past, noisy, sigmas, network.prompt(text), kind)
-            if self.settings.guidance != 1:
+            if self.options.guidance != 1:
                 nothing = network.prompt(self.data.no_prompt(len(text)).to(text))
                 without = denoised(network, context, past, noisy, sigmas, nothing, kind)
-                real = guided(real, without, self.settings.guidance)
+                real = guided(real, without, self.options.guidance)
             size = (frames - real).abs().mean(dim=(1, 2, 3, 4), keepdim=True).clamp_min(1e-6)
             target = frames - (theirs - real) / size
         return 0.5 * (latents - target).square().mean()

@@ -168,6 +168,10 @@ class LevelOptions(StageOptions):
 
     levels_per: LevelsPer = "chunk"
 
+    def drawn_levels(self, chunks: int) -> int:
+        """How many noise levels a clip of `chunks` chunks gets."""
+        return chunks if self.levels_per == "chunk" else 1
+
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Options that came later are written where they are used alone, so that earlier trainings keep their keys."""

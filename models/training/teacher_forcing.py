@@ -6,7 +6,6 @@ Flow matching on the chunks of a clip, with the deployment's window and position
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from videomla_models.network.attention.dense import TextKeys
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.training import sharding
 from videomla_models.training.loop import GENERATOR, Learner, Stage
+from videomla_models.training.options import TeacherForcingOptions
 from videomla_models.training.parallel_pass import Clips, Data, TeacherForcingContext, denoised
 
 SMALLEST_SIGMA = 0.1
@@ -59,41 +59,26 @@ def flow_matching_loss(
     return loss
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Of teacher forcing.
-
-    Attributes:
-        shift: of the noise levels. text_drop: share of clips without a prompt.
-        context_noise: largest deviation of the clean copy; noisy_context: share of clips that get it.
-    """
-
-    shift: float = 5.0
-    text_drop: float = 0.1
-    context_noise: float = 0.0
-    noisy_context: float = 0.0
-
-
 class TeacherForcing(Stage):
     """Flow matching of `learner`'s network on `data`."""
 
-    def __init__(self, learner: Learner, data: Data, clips: Clips, settings: Settings, seed: int) -> None:
+    def __init__(self, learner: Learner, data: Data, clips: Clips, options: TeacherForcingOptions, seed: int) -> None:
         self.learners = {GENERATOR: learner}
-        self.network, self.data, self.clips, self.settings, self.seed = learner.network, data, clips, settings, seed
+        self.network, self.data, self.clips, self.options, self.seed = learner.network, data, clips, options, seed
         self.context = clips.context(learner.network)
 
     def losses(self, step: int) -> Iterator[tuple[str, Tensor]]:
         """One loss, over all noise levels."""
-        settings, batch = self.settings, self.data.batch(step, self.settings.text_drop)
+        options, batch = self.options, self.data.batch(step, self.options.text_drop)
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         latents, count = batch.latents, len(batch.latents)
         uniform = torch.rand(count, self.clips.chunks, generator=draw)
         noise = torch.randn(latents.shape, generator=draw)
-        disturbed = torch.rand(count, generator=draw) < settings.noisy_context
-        size = settings.context_noise * torch.rand(count, generator=draw) * disturbed
+        disturbed = torch.rand(count, generator=draw) < options.noisy_context
+        size = options.context_noise * torch.rand(count, generator=draw) * disturbed
         clean = latents[:, : -self.clips.chunk]
         context_noise = size.view(-1, 1, 1, 1, 1) * torch.randn(clean.shape, generator=draw)
-        sigmas = shifted(uniform, settings.shift)
+        sigmas = shifted(uniform, options.shift)
         tensors = (latents, batch.text, sigmas, noise, batch.weight, context_noise)
         latents, text, sigmas, noise, weight, context_noise = sharding.mine(tensors, self.network)
         prompt, kind = self.network.prompt(text), self.clips.prediction

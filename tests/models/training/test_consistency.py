@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import small_world
 import torch
 from torch import Tensor
 
 from videomla_models.network.transformer import VideoTransformer
-from videomla_models.training.consistency import Consistency, Settings
+from videomla_models.training.consistency import Consistency
 from videomla_models.training.loop import GENERATOR, Learner, Loop, Rate
 from videomla_models.training.optimisers import adamw
+from videomla_models.training.options import ConsistencyOptions
+
+
+def options_of(**options: Any) -> ConsistencyOptions:
+    return ConsistencyOptions(stage="consistency", steps=24, **options)
 
 
 def constant(value: float) -> VideoTransformer:
@@ -30,8 +37,10 @@ def test_the_loss_by_hand(substeps: int) -> None:
     student, teacher, target = constant(0.0), constant(2.0), constant(5.0).requires_grad_(False)
     learner = Learner(student, adamw(student, 1e-3), 0.9)
     clips, data = small_world.clips(), small_world.data()
-    settings = Settings(steps=(1000, 250), shift=4.0, guidance=1.0, substeps=substeps)
-    stage = Consistency(learner, teacher, target, data, clips, settings, seed=3)
+    options = ConsistencyOptions(
+        stage="consistency", steps=24, denoising=(1000, 250), shift=4.0, guidance=1.0, substeps=substeps
+    )
+    stage = Consistency(learner, teacher, target, data, clips, options, seed=3)
     ((name, loss),) = stage.losses(7)
     assert name == GENERATOR
     batch = data.batch(7)
@@ -45,8 +54,8 @@ def test_levels_as_the_pipeline_draws_them(monkeypatch: pytest.MonkeyPatch) -> N
     """48 levels and one for a whole clip: neighbours on the unshifted grid, those of a clip alike, clips apart."""
     student, teacher, target = (small_world.network(silent=False) for _ in range(3))
     learner = Learner(student, adamw(student, 1e-3), 0.9)
-    settings = Settings(guidance=1.0, substeps=1, levels=48, per_clip=True)
-    stage = Consistency(learner, teacher, target, small_world.data(), small_world.clips(), settings, 0)
+    options = options_of(guidance=1.0, substeps=1, levels=48, levels_per="clip")
+    stage = Consistency(learner, teacher, target, small_world.data(), small_world.clips(), options, 0)
     seen: list[tuple[Tensor, Tensor]] = []
     solve = stage._solve
     monkeypatch.setattr(
@@ -70,8 +79,8 @@ def test_guidance_folds_in() -> None:
         student, teacher = small_world.network(silent=False), small_world.network(seed=5, silent=False)
         target = small_world.network(silent=False).requires_grad_(False)
         learner = Learner(student, adamw(student, 1e-3), 0.9)
-        settings = Settings(guidance=guidance)
-        stage = Consistency(learner, teacher, target, small_world.data(), small_world.clips(), settings, 0)
+        options = options_of(guidance=guidance)
+        stage = Consistency(learner, teacher, target, small_world.data(), small_world.clips(), options, 0)
         found.append(next(stage.losses(0))[1].detach())
     assert not torch.equal(*found)
 
@@ -82,6 +91,10 @@ def test_the_loss_falls() -> None:
     student, target = small_world.network(seed=5), small_world.network(seed=5).requires_grad_(False)
     learner = Learner(student, adamw(student, 6e-3, (0.9, 0.99)), 0.5)
     data, clips = small_world.data(2, 2), small_world.clips(2)
-    loop = Loop(Consistency(learner, teacher, target, data, clips, Settings(guidance=1.0), 0), Rate(24), {})
+    loop = Loop(
+        Consistency(learner, teacher, target, data, clips, options_of(guidance=1.0), 0),
+        Rate(24),
+        {},
+    )
     losses = [loop.advance()[GENERATOR] for _ in range(24)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import small_world
 import torch
 
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.rollout.rollout import Rollout, SeededNoise
-from videomla_models.training.distribution_matching import CRITIC, DistributionMatching, Settings
+from videomla_models.training.distribution_matching import CRITIC, DistributionMatching, score_levels
 from videomla_models.training.loop import Learner, Loop, Rate
 from videomla_models.training.optimisers import adamw
+from videomla_models.training.options import MatchingOptions
 
 SHAPE = torch.Size((2, 6, 48, 8, 8))
+
+
+def options_of(**options: Any) -> MatchingOptions:
+    return MatchingOptions(stage="distribution_matching", steps=30, **options)
 
 
 def stage(generator: VideoTransformer, critic: VideoTransformer, teacher: VideoTransformer) -> DistributionMatching:
     learners = Learner(generator, adamw(generator, 1e-3), 0.9), Learner(critic, adamw(critic, 1e-2, (0.9, 0.99)))
     data, clips = small_world.data(2), small_world.clips()
-    return DistributionMatching(*learners, teacher, data, clips, Settings(guidance=1.0, updates=2), 0)
+    return DistributionMatching(
+        *learners,
+        teacher,
+        data,
+        clips,
+        options_of(guidance=1.0, updates=2),
+        0,
+    )
 
 
 def test_a_self_rollout_is_the_samplers_rollout() -> None:
@@ -76,16 +90,18 @@ def test_gradients_reach_the_generator_from_every_chunk_and_no_earlier_step() ->
 def test_noise_levels_are_shifted_and_then_clamped() -> None:
     """At shift 5 a uniform .5 is 5/6; .001 and .999 would be .005 and .9998, and stand at the ends."""
     uniform = torch.tensor([[0.001, 0.5, 0.999]])
-    assert torch.allclose(Settings(shift=5.0).levels(uniform, 3), torch.tensor([[0.02, 5 / 6, 0.98]]))
-    assert torch.allclose(Settings(shift=5.0).levels(uniform[:, 1:2], 2), torch.tensor([[5 / 6, 5 / 6]]))
+    assert torch.allclose(score_levels(uniform, 5.0, 3), torch.tensor([[0.02, 5 / 6, 0.98]]))
+    assert torch.allclose(score_levels(uniform[:, 1:2], 5.0, 2), torch.tensor([[5 / 6, 5 / 6]]))
 
 
 @pytest.mark.parametrize("per_clip", [False, True])
 def test_a_clip_is_scored_at_one_level_where_asked(per_clip: bool) -> None:
     network = small_world.network()
     learners = Learner(network, adamw(network, 1e-3), 0.9), Learner(network, adamw(network, 1e-3))
-    settings = Settings(guidance=1.0, per_clip=per_clip)
-    made = DistributionMatching(*learners, network, small_world.data(2), small_world.clips(), settings, 0)
+    options = MatchingOptions(
+        stage="distribution_matching", steps=30, guidance=1.0, levels_per="clip" if per_clip else "chunk"
+    )
+    made = DistributionMatching(*learners, network, small_world.data(2), small_world.clips(), options, 0)
     seen: list[torch.Tensor] = []
 
     def noting(latents: torch.Tensor, text: torch.Tensor, sigmas: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -122,8 +138,8 @@ def test_the_generator_nears_the_teacher_and_the_critic_follows_it() -> None:
         Learner(generator, adamw(generator, 4e-3, (0.0, 0.99))),
         Learner(critic, adamw(critic, 1e-2, (0.5, 0.99))),
     )
-    settings = Settings(guidance=1.0, updates=2)
-    made = DistributionMatching(*learners, teacher, small_world.data(1, 2), small_world.clips(2), settings, 0)
+    options = options_of(guidance=1.0, updates=2)
+    made = DistributionMatching(*learners, teacher, small_world.data(1, 2), small_world.clips(2), options, 0)
     loop = Loop(made, Rate(30), {})
     losses = [loop.advance()[CRITIC] for _ in range(30)]
     text, short = made.data.batch(0).text, torch.Size((1, 4, 48, 8, 8))

@@ -12,36 +12,38 @@ import torch
 from torch import Tensor
 
 from harness.errors import StorageError, WeightsError
-from videomla_models.training import consistency, distribution_matching, teacher_forcing
 from videomla_models.training.consistency import Consistency
 from videomla_models.training.distribution_matching import CRITIC, DistributionMatching
 from videomla_models.training.loop import GENERATOR, Diverged, Learner, Loop, Rate, Stage
 from videomla_models.training.optimisers import adamw, muon
+from videomla_models.training.options import ConsistencyOptions, MatchingOptions, TeacherForcingOptions
 from videomla_models.training.teacher_forcing import TeacherForcing
 
 
 def forcing() -> Stage:
     network = small_world.network()
-    settings = teacher_forcing.Settings(4.0, 0.1, 0.1, 0.5)
+    options = TeacherForcingOptions(
+        stage="teacher_forcing", steps=4, shift=4.0, text_drop=0.1, context_noise=0.1, noisy_context=0.5
+    )
     return TeacherForcing(
-        Learner(network, muon(network, 2e-3, 1e-3), 0.9), small_world.data(), small_world.clips(), settings, 1
+        Learner(network, muon(network, 2e-3, 1e-3), 0.9), small_world.data(), small_world.clips(), options, 1
     )
 
 
 def distilling() -> Stage:
     student, teacher, target = (small_world.network(silent=False) for _ in range(3))
     learner = Learner(student, adamw(student, 1e-3), 0.9)
-    settings = consistency.Settings(guidance=2.0)
+    options = ConsistencyOptions(stage="consistency", steps=4, guidance=2.0)
     target.requires_grad_(False)
-    return Consistency(learner, teacher, target, small_world.data(), small_world.clips(), settings, 1)
+    return Consistency(learner, teacher, target, small_world.data(), small_world.clips(), options, 1)
 
 
 def matching() -> Stage:
     generator, critic = small_world.network(silent=False), small_world.network(small_world.DENSE, silent=False)
     learners = Learner(generator, adamw(generator, 1e-3), 0.9), Learner(critic, adamw(critic, 1e-3))
     teacher = small_world.network(small_world.DENSE, seed=1, silent=False)
-    settings = distribution_matching.Settings(updates=2)
-    return DistributionMatching(*learners, teacher, small_world.data(2), small_world.clips(), settings, 1)
+    options = MatchingOptions(stage="distribution_matching", steps=4, updates=2)
+    return DistributionMatching(*learners, teacher, small_world.data(2), small_world.clips(), options, 1)
 
 
 STAGES = {"teacher forcing": forcing, "consistency": distilling, "distribution matching": matching}

@@ -9,10 +9,11 @@ import small_world
 import torch
 from safetensors.torch import save_file
 
-from videomla_models.training import distribution_matching, sharding, teacher_forcing
+from videomla_models.training import sharding
 from videomla_models.training.distribution_matching import CRITIC, DistributionMatching
 from videomla_models.training.loop import GENERATOR, Learner, Loop, Rate, Stage
 from videomla_models.training.optimisers import adamw
+from videomla_models.training.options import MatchingOptions, TeacherForcingOptions
 from videomla_models.training.teacher_forcing import TeacherForcing
 
 
@@ -21,12 +22,15 @@ def stage(name: str) -> Stage:
     learner = Learner(network, adamw(network, 1e-3, (0.9, 0.99)), 0.9)
     data, clips = small_world.data(4), small_world.clips()
     if name == "teacher_forcing":
-        return TeacherForcing(learner, data, clips, teacher_forcing.Settings(4.0, 0.2, 0.1, 0.5), 1)
+        forcing = TeacherForcingOptions(
+            stage="teacher_forcing", steps=4, shift=4.0, text_drop=0.2, context_noise=0.1, noisy_context=0.5
+        )
+        return TeacherForcing(learner, data, clips, forcing, 1)
     critic = sharding.shard(small_world.network(small_world.DENSE, silent=False))
     follows = Learner(critic, adamw(critic, 1e-3, (0.9, 0.99)))
     teacher = sharding.shard(small_world.network(small_world.DENSE, seed=1, silent=False)).requires_grad_(False)
-    settings = distribution_matching.Settings(updates=2)
-    return DistributionMatching(learner, follows, teacher, data, clips, settings, 1)
+    matching = MatchingOptions(stage="distribution_matching", steps=4, updates=2)
+    return DistributionMatching(learner, follows, teacher, data, clips, matching, 1)
 
 
 def main(name: str, folder: Path) -> None:
