@@ -160,7 +160,7 @@ class Streaming(Probe):
         load_s = (clock.point() - start) / SECOND
         devices.give_back(subject.device)  # temporary memory of loading is no weight
         weights = meter.now() - meter.base
-        counts = None
+        counts = flops.Census(NAN, NAN, NAN)
         if self.options.count:
             with context.spans("counting"):
                 counts = _counts(model, workload.request(0), subject)
@@ -168,12 +168,7 @@ class Streaming(Probe):
             agreement_result = agreement.take(model, workload, subject.card)
         devices.give_back(subject.device)  # the reference's memory is not the model's
         with context.spans("warm-up"):
-            warmup = warm_up(
-                clock,
-                lambda i: generate(clock, model, workload.request(i), subject.card, distinct=i == 0),
-                self.options.warmups,
-                max(self.options.warmups, self.options.max_warmups),
-            )
+            warmup = self._warm_up(clock, model, subject.card, workload)
         # After warm-up, so that the peak is that of a steady state and not of compilation (rule T15).
         meter.reset()
         device_before, failures_before = telemetry.snapshot(), devices.allocation_failures(subject.device)
@@ -182,7 +177,7 @@ class Streaming(Probe):
                 audit = self._audit(clock, model, workload, first=warmup.runs)
             with context.spans("timing"):
                 repeated = self._timed(clock, telemetry, model, subject.card, workload, warmup.runs + audit.used)
-        summary = Summary(subject, repeated, counts or flops.Census(NAN, NAN, NAN))
+        summary = Summary(subject, repeated, counts)
         values = {
             **summary.values(workload),
             **meter.peak(),
@@ -210,6 +205,10 @@ class Streaming(Probe):
             audit=audit.audit,
             agreement=agreement_result,
         )
+
+    def _warm_up(self, clock: Clock, model: VideoModel, card: ModelCard, workload: Workload) -> Warmup:
+        least, most = self.options.warmups, max(self.options.warmups, self.options.max_warmups)
+        return warm_up(clock, lambda i: generate(clock, model, workload.request(i), card, distinct=i == 0), least, most)
 
     def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> caching_audit.TakenAudit:
         options = self.options
