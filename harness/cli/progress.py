@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -45,13 +47,24 @@ def pace(tick: Tick) -> str:
 
 def failure(record: Record) -> str:
     """One line about a record that is not ok."""
-    context = record.context
-    where = " ".join(str(context[name]) for name in ("section", "arm", "plugin") if context.get(name))
-    prompt = f", prompt {str(context['prompt'])!r}" if context.get("prompt") else ""
+    prompt = f", prompt {str(record.context['prompt'])!r}" if record.context.get("prompt") else ""
+    return shown(f"{record.status}: {record.key[:12]} ({_where(record)}{prompt}): {_why(record)}")
+
+
+def _where(record: Record) -> str:
+    parts = (record.kind, *(record.context.get(name) for name in ("section", "arm", "plugin")))
+    return " ".join(str(part) for part in parts if part)
+
+
+def _why(record: Record) -> str:
     error = record.error
     why = f"{error.get('type', '')}: {error.get('message', '')}" if error else str(record.notes.get("reason", ""))
-    why = why.replace("\n  ", "; ")
-    return shown(f"{record.status}: {record.key[:12]} ({record.kind} {where}{prompt}): {why}")
+    return why.replace("\n  ", "; ")
+
+
+def _cause(record: Record) -> tuple[str, str]:
+    """What failures of one cause share: the place, and the message without what names a single clip."""
+    return _where(record), re.sub(r"[0-9a-f]{12,}|\d+", "#", _why(record))
 
 
 class Meter(AbstractContextManager["Meter"]):
@@ -69,6 +82,8 @@ class Meter(AbstractContextManager["Meter"]):
         self._task = TaskID(0)
         self._last = clock() - LINE_SECONDS
         self._skips: set[tuple[str, str]] = set()
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._first: dict[tuple[str, str], Record] = {}
 
     def __enter__(self) -> Meter:
         if self.console.is_terminal:
@@ -88,6 +103,10 @@ class Meter(AbstractContextManager["Meter"]):
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        for cause, count in self._failures.items():
+            if count > 1:
+                first = self._first[cause]
+                self._say(shown(f"failed {count:,} times so: {first.key[:12]} ({_where(first)}): {_why(first)}"))
 
     def __call__(self, tick: Tick) -> None:
         """Show `tick`."""
@@ -113,9 +132,11 @@ class Meter(AbstractContextManager["Meter"]):
             self._say(", ".join(filter(None, (f"{tick.finished} of {tick.total} units{failed}", pace(tick)))))
 
     def _worth_saying(self, record: Record) -> bool:
-        """A reason for skipping is said once for each metric, not for every clip."""
+        """A reason for skipping is said once for each metric, and a cause of failures at the first, not every time."""
         if record.status == "failed":
-            return True
+            cause = _cause(record)
+            self._failures[cause] += 1
+            return self._first.setdefault(cause, record) is record
         place = (str(record.context.get("plugin", "")), str(record.notes.get("reason", "")))
         new = place not in self._skips
         self._skips.add(place)

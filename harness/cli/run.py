@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,12 +41,18 @@ def run(
     if dry_run:
         yield from _dry_run(work, folder)
         return
+    from harness.errors import HarnessError, StorageError
     from harness.execute.run import run_plan
 
-    with Meter(Console(stderr=True)) as meter:
-        outcome = run_plan(
-            work, folder, limit, meter, verify=verify, suite_folder=suite.parent, jobs=jobs, processes=processes
-        )
+    try:
+        with Meter(Console(stderr=True)) as meter:
+            outcome = run_plan(
+                work, folder, limit, meter, verify=verify, suite_folder=suite.parent, jobs=jobs, processes=processes
+            )
+    except StorageError:
+        with suppress(HarnessError):
+            yield from _tables(folder, write=False)
+        raise
     yield from report(outcome, plugins=plugin or ())
     raise typer.Exit(outcome.exit_code)
 
@@ -61,34 +68,51 @@ def _dry_run(plan: Plan, folder: Path) -> Iterator[str]:
 
 
 def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = ()) -> Iterator[str]:
-    """The tables of a run that has ended, how it ended, and where everything is."""
-    from harness.cli.table import drawn
-    from harness.errors import Incomplete, complaint
-    from harness.report import files
-    from harness.report.tables import build
-    from harness.runs.records import load_run
+    """The tables of a run that has ended, how it ended, and where everything is.
 
-    refused: Incomplete | None = None
-    written: list[Path] = []
+    What is missing is marked, also where the suite refuses such means; then no files are written.
+    """
+    from harness.errors import HarnessError, Incomplete, StorageError, complaint
+
+    fault: HarnessError | None = None
     try:
-        records = load_run(outcome.folder)
-        tables = build([records])
-        yield from drawn(tables, None)
-        written = files.write(outcome.folder / files.FOLDER, files.contents(tables) | files.drawings([records]))
-    except Incomplete as error:
-        refused = error
+        yield from _tables(outcome.folder, write=True)
+    except StorageError:
+        raise
+    except HarnessError as error:
+        fault = error  # told after the counts, which hold whether or not a table can be made
     yield _counts(outcome)
     if outcome.stopped:
         yield f"stopped: {outcome.stopped}"
     yield f"records: {outcome.folder / 'records.jsonl'}   {files_in}: {outcome.folder / files_in}"
-    if written:
-        yield f"tables:  {written[0].parent}"
+    if fault is None and (outcome.folder / "tables").is_dir():
+        yield f"tables:  {outcome.folder / 'tables'}"
     if (outcome.folder / "clips").is_dir():
         yield f"page:    harness page {outcome.folder}" + "".join(f" --plugin {file}" for file in plugins)
-    if refused is not None and outcome.pending:
-        yield "tables:  when no result is missing any more"
-    elif refused is not None:
-        sys.stderr.write(complaint(refused) + "\n")
+    if isinstance(fault, Incomplete) and outcome.pending:
+        yield "tables:  in files when no result is missing any more, as the suite says incomplete: refuse"
+    elif fault is not None:
+        sys.stderr.write(complaint(fault) + "\n")
+
+
+def _tables(folder: Path, write: bool) -> Iterator[str]:
+    """The tables of the run in `folder` with what is missing marked; written beside it where the suite lets them be.
+
+    Raises `HarnessError` where there are none, or none can be written.
+    """
+    from harness.cli.table import drawn
+    from harness.report import files
+    from harness.report.tables import build, nothing_to_show
+    from harness.runs.records import load_run
+
+    run = load_run(folder)
+    if nothing_to_show(run):
+        return
+    tables = build([run.with_gaps_marked()])
+    yield from drawn(tables, None)
+    if write:
+        whole = build([run]) if run.suite.incomplete == "refuse" else tables
+        files.renew(folder / files.FOLDER, files.contents(whole) | files.drawings([run]))
 
 
 def _counts(outcome: Outcome) -> str:

@@ -52,7 +52,7 @@ def _remade(folders: list[Path], check: bool) -> Iterator[str]:
         changed = files.stale(contents)
         stale += len(changed)
         if not check:
-            files.write(folder / files.FOLDER, {path.name: content for path, content in contents.items()})
+            files.renew(folder / files.FOLDER, {path.name: content for path, content in contents.items()})
         word = "differs" if check else "written"
         yield from (f"{word}: {path}" for path in changed)
     yield f"{len(folders)} runs, {stale} table files {'differ' if check else 'written'}"

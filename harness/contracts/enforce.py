@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.contracts.base import Frames
-from harness.contracts.metric import Value
+from harness.contracts.metric import Metric, Value
 from harness.contracts.model import Agreement, ModelCard, Request, Spans, VideoModel, no_spans
-from harness.errors import (
-    ModelFault,
-    PluginFault,
-)
+from harness.errors import HarnessError, ModelFault, PluginFault, shown
+
+T = TypeVar("T")
 
 
 def chunks(
@@ -92,3 +93,46 @@ def values(owner: str, value_list: Sequence[Value], raw: Mapping[str, float]) ->
         if math.isinf(value):
             raise PluginFault(f"{owner} gave an infinite {name}")
     return numbers
+
+
+# ------------------------------------------------------------------------------- over clips, for tables
+
+
+def aggregate(metric: Metric, name: str, scores: Sequence[float]) -> float:
+    """The metric's value `name` over clips. Raises `PluginFault` for whatever it raises or a result that is no number.
+
+    The fault says what failed and not whose it is: it stands where the metric is named.
+    """
+    return _called(f"aggregate of {name}", lambda: float(metric.aggregate(name, scores)))
+
+
+def derive(metric: Metric, means: Mapping[str, float]) -> dict[str, float]:
+    """The metric's derived values; none where it looks for a mean that no clip defines. Raises as `aggregate` does."""
+    absent = {value.name for value in metric.values} - means.keys()
+
+    def call() -> dict[str, float]:
+        try:
+            derived = metric.derive(means)
+        except KeyError as error:
+            if error.args and error.args[0] in absent:
+                return {}
+            raise
+        return {str(name): float(number) for name, number in derived.items()}
+
+    return _called("derive", call)
+
+
+def keep(metric: Metric, name: str, prompts: Sequence[int], scores: Sequence[float]) -> NDArray[np.bool_]:
+    """Which clips count for the value `name`, one truth a clip. Raises as `aggregate` does."""
+    kept = _called(f"keep of {name}", lambda: np.asarray(metric.keep(name, prompts, scores), np.bool_))
+    if kept.shape != (len(scores),):
+        raise PluginFault(f"keep of {name} gave {list(kept.shape)} truths for {len(scores)} clips")
+    return kept
+
+
+def _called(what: str, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except Exception as error:  # a plug-in may raise anything
+        message = error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+        raise PluginFault(shown(f"{what} raised {message}", 200)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -86,6 +86,10 @@ class Metric(ABC):
     def identity(self) -> Mapping[str, Json]:
         """What decides a score beyond name, version, options and clip: weight digests, the environment's lock."""
         return {}
+
+    def asked_for(self) -> Collection[str]:
+        """The names among `values` and `derived` that these options ask for: all, unless overridden."""
+        return [value.name for value in (*self.values, *self.derived)]
 
     def setup(self, device: str) -> None:
         """Import packages and load weights, once, before the first `score`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -160,6 +160,11 @@ class VBench(VBenchMetric):
             if absent := [dimension for dimension in needed if dimension in reasons]:
                 reasons[name] = f"lacks {', '.join(absent)}"
         return reasons
+
+    def asked_for(self) -> Collection[str]:
+        """The dimensions that the options name, or all of the mode, and the means of those alone."""
+        dimensions = set(self._dimensions())
+        return dimensions | {name for name, (needed, _) in vbench_totals.FORMULAS.items() if dimensions >= set(needed)}
 
     def weight_groups(self) -> Sequence[str]:
         """The scored dimensions that load weights, and the static filter's; none for temporal flickering alone."""

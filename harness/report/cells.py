@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.contracts import Direction, ModelCard, Value
+from harness.contracts import Direction, ModelCard, Value, enforce
+from harness.errors import PluginFault
 from harness.report.samples import Samples, aggregates, doubts, estimate
-from harness.report.table import DOUBTS, INCOMPLETE, NOT_TOLD, UNDEFINED, Cell, Heading, numeral
+from harness.report.table import DOUBTS, FAULT, INCOMPLETE, NOT_TOLD, UNDEFINED, Cell, Heading, numeral
 from harness.report.verdicts import Standing
 from harness.report.view import AnySection, Place, View
 from harness.runs.plan import Arm, Group
@@ -84,7 +85,7 @@ def over_reference(
         if cell.value is None:
             ratios[number, arm] = cell
         elif above is None or not below:
-            ratios[number, arm] = replace(cell, text="undefined", value=None, low=None, high=None, spread="")
+            ratios[number, arm] = replace(cell, text=UNDEFINED_TEXT, value=None, low=None, high=None, spread="")
         else:
             text = format(above / below, spec or ".3g")
             ratios[number, arm] = replace(cell, text=text, value=above / below, low=None, high=None, spread="")
@@ -131,6 +132,7 @@ def card_cell(arm: Arm, name: str, spec: str) -> Cell:
 
 
 NOT_MEASURED = Cell("not measured")
+UNDEFINED_TEXT = "undefined"
 
 
 # -------------------------------------------------------------------------------------------- one cell
@@ -145,18 +147,37 @@ def cell_of(
     shortfalls: list[str],
     other_groups: Sequence[Group] = (),
 ) -> Cell:
-    """The cell of one arm. Missing results are named in `shortfalls`, unless the suite marks incomplete means."""
+    """The cell of one arm. Missing results are named in `shortfalls` where the suite refuses incomplete means."""
     samples, name = view.samples(section, group), value.name
     scored, planned = samples.scored, samples.planned
     if samples.skip is not None and samples.skipped == planned:
         return Cell(f"not available: {view.reason(samples.skip)}")
     marks = _gap(view, group, samples, shortfalls)
     if not scored:
-        return Cell("failed" if samples.failed else "not measured", scored=0, planned=planned, marks=marks)
+        text = f"failed: {view.failure(samples.failure)}" if samples.failure else "not measured"
+        return Cell(text, scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
         marks = (*marks, *doubts(samples.judgements), *view.uncleared(section, group))
         return _measured_cell(samples.values[name], value, spec, marks)
-    metric = view.metric(section, group.plugin)
+    try:
+        cell = _score_cell(view, section, group, value, spec, shortfalls, other_groups, marks)
+    except PluginFault as fault:
+        cell = Cell(f"failed: {fault.message}", marks=(*marks, FAULT))
+    return _explained(replace(cell, scored=scored, planned=planned), view, section, group, name)
+
+
+def _score_cell(
+    view: View,
+    section: GenerateSection,
+    group: Group,
+    value: Value,
+    spec: str,
+    shortfalls: list[str],
+    other_groups: Sequence[Group],
+    marks: tuple[str, ...],
+) -> Cell:
+    """The aggregate of a metric's value, or the value derived of such. Raises `PluginFault`."""
+    samples, name, metric = view.samples(section, group), value.name, view.metric(section, group.plugin)
     if name not in samples.values:
         means = dict(aggregates(metric, samples))
         for other in other_groups:
@@ -165,13 +186,11 @@ def cell_of(
             other_samples = view.samples(other_section, other)
             marks = marks or _gap(view, other, other_samples, shortfalls)
             means |= aggregates(view.metric(other_section, other.plugin), other_samples)
-        derived = metric.derive(means).get(name, math.nan)
-        cell = estimate_cell(Estimate(derived, math.nan, math.nan, scored, 0), spec)
-        return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
+        derived = enforce.derive(metric, means).get(name, math.nan)
+        return replace(estimate_cell(Estimate(derived, math.nan, math.nan, samples.scored, 0), spec), marks=marks)
     if any(np.isnan(samples.values[each.name]).any() for each in metric.values if each.name == name):
         marks = (*marks, UNDEFINED)
-    cell = estimate_cell(estimate(metric, name, samples), spec)
-    return _explained(replace(cell, scored=scored, planned=planned, marks=marks), view, samples, name)
+    return replace(estimate_cell(estimate(metric, name, samples), spec), marks=marks)
 
 
 def _measured_cell(rounds: NDArray[np.float64], value: Value, spec: str, marks: tuple[str, ...]) -> Cell:
@@ -179,17 +198,20 @@ def _measured_cell(rounds: NDArray[np.float64], value: Value, spec: str, marks: 
     # A round of too few samples has no percentile, say; the others still count.
     defined = rounds[np.isfinite(rounds)]
     if not defined.size:
-        return Cell("undefined", marks=marks)
+        return Cell(UNDEFINED_TEXT, marks=marks)
     middle = float(np.median(defined))
     exact = int(middle) if middle.is_integer() and not spec else middle
     rounds_shown = defined.size if value.direction != "none" else None
     return Cell(numeral(exact, middle, spec), middle, rounds=rounds_shown, marks=marks)
 
 
-def _explained(cell: Cell, view: View, samples: Samples, name: str) -> Cell:
-    """The cell; without a number, the reason why the value is not available here, if a record gives one."""
-    reason = view.lack(samples, name) if cell.value is None else ""
-    return Cell(f"not available: {reason}") if reason else cell
+def _explained(cell: Cell, view: View, section: GenerateSection, group: Group, name: str) -> Cell:
+    """The cell; where the value is undefined, the reason in a record, or that the metric's options leave it out."""
+    if cell.text != UNDEFINED_TEXT:
+        return cell
+    if reason := view.lack(view.samples(section, group), name):
+        return Cell(f"not available: {reason}")
+    return cell if name in view.metric(section, group.plugin).asked_for() else Cell("not asked for")
 
 
 def _gap(view: View, group: Group, samples: Samples, shortfalls: list[str]) -> tuple[str, ...]:
@@ -205,7 +227,7 @@ def _gap(view: View, group: Group, samples: Samples, shortfalls: list[str]) -> t
 def estimate_cell(estimate: Estimate, spec: str) -> Cell:
     """A value with its interval, in the format `spec`; `undefined` where it is not finite."""
     if not math.isfinite(estimate.value):
-        return Cell("undefined")
+        return Cell(UNDEFINED_TEXT)
     text = numeral(estimate.value, estimate.value, spec)
     if not estimate.bounded:
         return Cell(text, estimate.value)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.contracts import Json, Metric, Value, registry
-from harness.errors import SuiteError, nearest
+from harness.errors import PluginFault, SuiteError, nearest
 from harness.report.cells import CARD, number
 from harness.report.samples import Samples, doubts, effect, kept_clips
 from harness.report.table import INCOMPLETE, RANDOM_WEIGHTS, UNDEFINED
@@ -64,9 +64,15 @@ def _choices_of(view: View, label: str) -> Iterator[Choice]:
         if number(card, name) is not None:
             yield "card", "", CARD.get(name) or Value(name, direction="none")
     for group in view.run.groups:
-        if group.arm == label and group.kind != "generate":
-            plugins = registry.metrics if group.kind == "score" else registry.probes
-            yield from ((group.section, group.plugin, value) for value in plugins.get(group.plugin).values)
+        if group.arm != label or group.kind == "generate":
+            continue
+        section = view.section(group.section)
+        values: Sequence[Value] = (
+            (registry.metrics if group.kind == "score" else registry.probes).get(group.plugin).values
+        )
+        if isinstance(section, GenerateSection):
+            values = view.asked_for(section, group.plugin, values)
+        yield from ((group.section, group.plugin, value) for value in values)
 
 
 # ------------------------------------------------------------------------------------------ one value
@@ -95,7 +101,10 @@ def finding_of(pair: Pair, choice: Choice) -> Finding:
         return replace(finding, verdict="not compared", reason="random weights have no quality", marks=marks)
     if registry.metrics.get(plugin).aggregate is not Metric.aggregate:
         return replace(finding, verdict="not compared", reason="its aggregate is no mean over clips")
-    return _difference(finding, pair, choice)
+    try:
+        return _difference(finding, pair, choice)
+    except PluginFault as fault:
+        return replace(finding, verdict="not compared", reason=fault.message)
 
 
 def samples_of(entrant: Entrant, choice: Choice) -> Samples | None:

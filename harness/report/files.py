@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness.errors import RecordError
+from harness.report.plots.style import FORMATS
 from harness.report.render import RENDERERS
 from harness.report.table import Table
 from harness.report.tables import build
@@ -53,6 +54,31 @@ def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
     return [folder / name for name in files]
 
 
+def renew(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    """Write `files` as `write` does, and remove the tables and pictures that an earlier plan left in `folder`."""
+    paths = write(folder, files)
+    for path in left_over(folder, files):
+        with storage(path):
+            path.unlink(missing_ok=True)
+    return paths
+
+
+def left_over(folder: Path, files: Iterable[str]) -> list[Path]:
+    """The files of tables and pictures in `folder` that are not among the names `files`.
+
+    Only what is there in every format counts as a table or a picture: a note that somebody put beside them is none.
+    """
+    names = set(files)
+    there = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+    leftovers = []
+    for suffixes in ([suffix for suffix, _ in RENDERERS.values()], FORMATS):
+        for stem in sorted(name.removesuffix(suffixes[0]) for name in there if name.endswith(suffixes[0])):
+            of_stem = [f"{stem}{suffix}" for suffix in suffixes]
+            if there.issuperset(of_stem) and not names & set(of_stem):
+                leftovers += [folder / name for name in of_stem]
+    return leftovers
+
+
 def run_folders(root: Path) -> list[Path]:
     """Every run folder in `root` or below it, sorted. Raises `RecordError` when there is none."""
     folders = sorted({path.parent for path in root.rglob("plan.json") if path.is_file()})
@@ -69,5 +95,7 @@ def remake(folder: Path) -> dict[Path, bytes]:
 
 
 def stale(files: dict[Path, bytes]) -> list[Path]:
-    """Those of `files` that are missing or differ on the disk."""
-    return [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
+    """Those of `files` that are missing or differ on the disk, and those beside them that no longer belong there."""
+    differing = [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
+    names = [path.name for path in files]
+    return differing + [path for folder in {path.parent: None for path in files} for path in left_over(folder, names)]

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.contracts import AuditVerdict, Metric, Value
+from harness.contracts import AuditVerdict, Metric, Value, enforce
 from harness.errors import RecordError
 from harness.report import table
 from harness.runs.index import Index, IndexEntry
@@ -38,7 +38,7 @@ class Samples:
         values: [n] by name; NaN where a clip does not define it.
         judgements: what the records of a measurement say of its worth, [n]; empty for others.
         skipped: units that were skipped; the first of them is `skip`.
-        failed: units whose newest record is a failure.
+        failed: units whose newest record is a failure; the first of them is `failure`.
     """
 
     planned: int
@@ -51,6 +51,7 @@ class Samples:
     skipped: int
     failed: int
     skip: IndexEntry | None
+    failure: IndexEntry | None
 
     @property
     def scored(self) -> int:
@@ -70,7 +71,7 @@ def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
     statuses = ["" if row is None else index.tags[row][1] for row in rows]
     places = np.flatnonzero([status == "ok" for status in statuses])
     done_rows = [row for row, status in zip(rows, statuses, strict=True) if status == "ok" and row is not None]
-    skip = rows[statuses.index("skipped")] if "skipped" in statuses else None
+    skip, failure = (rows[statuses.index(each)] if each in statuses else None for each in ("skipped", "failed"))
     return Samples(
         planned=len(rows),
         last=index.at(done_rows[-1]) if done_rows else None,
@@ -82,6 +83,7 @@ def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
         skipped=statuses.count("skipped"),
         failed=statuses.count("failed"),
         skip=None if skip is None else index.at(skip),
+        failure=None if failure is None else index.at(failure),
     )
 
 
@@ -144,31 +146,30 @@ def _prompts(run: Run, group: Group) -> NDArray[np.int64]:
 
 
 def estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
-    """The metric's aggregate of the value `name` with its interval."""
+    """The metric's aggregate of the value `name` with its interval. Raises `PluginFault`."""
     counting = kept_clips(metric, name, samples)
     # Only a mean has a fast interval; a metric's own aggregate is called once a resample.
     values, prompts = samples.values[name][counting], samples.prompts[counting]
     if type(metric).aggregate is Metric.aggregate:
         share = any(value.share for value in metric.values if value.name == name)
         return clustered_mean(values, prompts, share=share)
-    return clustered_statistic(values, prompts, lambda pooled: metric.aggregate(name, pooled))
+    return clustered_statistic(values, prompts, lambda pooled: enforce.aggregate(metric, name, pooled))
 
 
 def aggregates(metric: Metric, samples: Samples) -> Mapping[str, float]:
-    """Every value of `metric` that is defined somewhere."""
+    """Every value of `metric` that is defined somewhere. Raises `PluginFault`."""
     counting_values = {name: values[kept_clips(metric, name, samples)] for name, values in samples.values.items()}
-    return {name: metric.aggregate(name, values.tolist()) for name, values in counting_values.items() if values.size}
+    return {n: enforce.aggregate(metric, n, values.tolist()) for n, values in counting_values.items() if values.size}
 
 
 def kept_clips(metric: Metric, name: str, samples: Samples) -> NDArray[np.bool_]:
-    """Which clips count for `name`; never one that does not define it."""
+    """Which clips count for `name`; never one that does not define it. Raises `PluginFault`."""
     values = samples.values[name]
     # A metric's own choice may count a clip that does not define the value; a mean of NaN would say nothing.
     defined = ~np.isnan(values)
     if type(metric).keep is Metric.keep:
         return defined
-    kept = np.asarray(metric.keep(name, samples.prompts.tolist(), values.tolist()), np.bool_)
-    return kept & defined
+    return enforce.keep(metric, name, samples.prompts.tolist(), values.tolist()) & defined
 
 
 def effect(value: Value, first: ArrayLike, second: ArrayLike, clusters: ArrayLike) -> Effect:

@@ -15,6 +15,7 @@ UNCONVERGED = "¶"
 UNCLEARED = "‖"
 UNHELD = "#"
 NOT_TOLD = "≈"
+FAULT = "!"
 
 NOTES = {
     RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
@@ -24,6 +25,7 @@ NOTES = {
     UNCONVERGED: "the ceiling of seconds came before the stop rule was met",
     UNCLEARED: "no audit has cleared the model of serving repeated requests from a cache: it was left out or unclear",
     UNHELD: "no slow reference stands behind the model's fast path in this record, so a wrong result may be a fast one",
+    FAULT: "a plug-in failed over these results, as the cell says; no other cell rests on that",
     NOT_TOLD: "best, but not told from the next: harness compare says UNCLEAR or has no verdict",
 }
 """The footnote of each mark."""

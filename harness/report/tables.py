@@ -40,6 +40,12 @@ def build(runs: Sequence[Run]) -> list[Table]:
     ]
 
 
+def nothing_to_show(run: Run) -> bool:
+    """Whether a run of clips alone has no value for any table, so that `build` would refuse it."""
+    asks = run.suite.tables or run.suite.measure or any(section.metrics for section in run.suite.generate)
+    return not (asks or any(arm.card.cached_scalars is not None for arm in run.arms))
+
+
 def made(spec: TableSpec, run: Run) -> Table:
     """One table of one run, whether or not its suite asks for it, with nothing ranked."""
     return _table(spec, [View(run)], None)
@@ -51,7 +57,7 @@ def _everything(view: View) -> TableSpec:
     columns = []
     for section in sections(suite):
         for plugin, values in view.given(section).items():
-            for value in values:
+            for value in values if isinstance(section, MeasureSection) else view.asked_for(section, plugin, values):
                 label = f"{section.name}: {_label_of(value)}"
                 columns.append(Column(value=f"{section.name}:{value.name}", label=label, metric=plugin))
     if any(arm.card.cached_scalars is not None for arm in view.run.arms):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness.contracts import Metric, Value, registry
+from harness.errors import shown
 from harness.report.notes import read_notes
 from harness.report.samples import Samples, read, uncleared
 from harness.runs.index import IndexEntry
@@ -66,6 +67,11 @@ class View:
             self._metrics[section.name, name] = registry.metrics.create(name, use.options)
         return self._metrics[section.name, name]
 
+    def asked_for(self, section: GenerateSection, name: str, values: Sequence[Value]) -> list[Value]:
+        """Those of `values` that the options of the metric `name` ask for."""
+        names = self.metric(section, name).asked_for()
+        return [value for value in values if value.name in names]
+
     def samples(self, section: AnySection, group: Group) -> Samples:
         """The group's samples of every value that its plug-in declares."""
         place = (group.section, group.plugin, group.arm)
@@ -114,6 +120,11 @@ class View:
         notes = self.records.at(entry.offset).notes
         fix = notes.get("fix")
         return f"{notes.get('reason', 'no reason recorded')}" + (f" ({fix})" if fix else "")
+
+    def failure(self, entry: IndexEntry) -> str:
+        """What a failed unit's record says of its failure, on one line."""
+        error = self.records.at(entry.offset).error
+        return shown(f"{error.get('type', 'unknown')}: {error.get('message', '')}", 160)
 
     def lack(self, samples: Samples, name: str) -> str:
         """Why no clip has the value `name`: the reason in a score's note `not_available`; empty without one."""

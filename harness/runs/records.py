@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic_core import from_json
@@ -140,6 +140,10 @@ class Run:
     def records(self) -> RecordFile:
         """The file of the run's records."""
         return RecordFile(self.folder / "records.jsonl")
+
+    def with_gaps_marked(self) -> Run:
+        """The same run, whose means over fewer results than planned are marked, whatever its suite says of them."""
+        return replace(self, suite=self.suite.model_copy(update={"incomplete": "mark"}))
 
     def done(self, group: Group) -> list[IndexEntry]:
         """The entries of those units of `group` that are done, in the order planned."""

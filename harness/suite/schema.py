@@ -371,7 +371,8 @@ class Suite(Part):
         reference: label of the arm that others are compared with; the first one unless given.
         errors: when to stop: never (`continue`), at the first failure (`stop`), at a count, or at a fraction of
             all planned units.
-        incomplete: whether a mean over fewer clips than planned is refused or marked.
+        incomplete: whether a mean over fewer clips than planned is marked and not ranked, or refused: then `table` and
+            `compare` end with exit code 3 while a result is missing.
         prompts: sets of prompts by name; a bare list of texts is enough. video: how clips are written.
         generate: sections that make clips and score them. measure: sections that measure.
         tables: one with every value where none is asked for. plots: pictures beside the tables.
@@ -382,7 +383,7 @@ class Suite(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     reference: str = ""
     errors: ErrorPolicy = "continue"
-    incomplete: Literal["refuse", "mark"] = "refuse"
+    incomplete: Literal["refuse", "mark"] = "mark"
     models: list[ModelEntry] = []
     prompts: dict[str, Prompts] = {}
     video: Video = Video()

@@ -89,10 +89,95 @@ def test_a_limit_leaves_an_incomplete_run_that_goes_on(harness: Harness) -> None
     first = run(harness, "--limit", "5")
     assert first.code == 3
     assert "18 units: 5 done now, 13 to do" in first.out
-    assert "tables:  when no result is missing any more" in first.out
+    assert "1/4" in first.out or "2/4" in first.out
+    assert "fewer clips than planned; never ranked" in first.out
+    assert "**" not in first.out
     assert "error" not in first.err
-    assert harness("table", "runs/tiny", "--plugin", str(FAKES)).code == 3
+    table = harness("table", "runs/tiny", "--plugin", str(FAKES))
+    assert (table.code, table.out in first.out) == (0, True)
     assert "18 units: 5 done before, 13 done now" in run(harness).out
+
+
+def test_a_suite_that_refuses_short_means_shows_them_at_the_end_of_a_run_alone(
+    harness: Harness, tmp_path: Path
+) -> None:
+    (tmp_path / "suite.yaml").write_text(SUITE + "incomplete: refuse\n")
+    first = run(harness, "--limit", "5")
+    assert first.code == 3
+    assert "fewer clips than planned; never ranked" in first.out
+    assert "in files when no result is missing any more" in first.out
+    assert not (tmp_path / "runs/tiny/tables").exists()
+    refused = harness("table", "runs/tiny", "--plugin", str(FAKES))
+    assert (refused.code, refused.out) == (3, "")
+    assert "is refused: short: fake/brightness has" in refused.err
+    assert run(harness).code == 0
+    assert (tmp_path / "runs/tiny/tables/tiny.md").is_file()
+
+
+def test_a_run_that_the_disk_stops_shows_what_there_is(
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.errors import StorageError
+    from harness.runs.records import RecordFile
+
+    append, count = RecordFile.append, iter(range(100))
+
+    def full(self: RecordFile, record: Record) -> object:
+        if next(count) == 6:
+            raise StorageError("records.jsonl cannot be written: No space left on device", "make room")
+        return append(self, record)
+
+    monkeypatch.setattr(RecordFile, "append", full)
+    found = run(harness)
+    assert found.code == 1
+    assert "### Moving squares" in found.out
+    assert "No space left on device" in found.err
+    assert not (tmp_path / "runs/tiny/tables").exists()
+
+
+def test_a_suite_of_clips_alone_ends_with_its_counts(harness: Harness, tmp_path: Path) -> None:
+    text = SUITE.partition("measure:")[0].replace(", metrics: [fake/brightness]", "")
+    (tmp_path / "suite.yaml").write_text(text)
+    found = run(harness)
+    assert (found.code, found.err.count("error")) == (0, 0)
+    assert "8 units: 8 done now" in found.out
+
+
+def test_a_table_of_an_earlier_plan_is_removed_and_a_note_beside_it_is_not(harness: Harness, tmp_path: Path) -> None:
+    run(harness)
+    tables = tmp_path / "runs/tiny/tables"
+    (tables / "note.md").write_text("mine")
+    (tmp_path / "suite.yaml").write_text(SUITE + "tables: [{name: other, columns: [{value: 'short:brightness'}]}]\n")
+    run(harness)
+    suffixes = (".csv", ".html", ".md", ".tex")
+    assert sorted(path.name for path in tables.iterdir()) == ["note.md", *(f"other{suffix}" for suffix in suffixes)]
+    for suffix in suffixes:
+        (tables / f"stale{suffix}").write_text("of another plan")
+    every = ("table", "--all", "runs", "--plugin", str(FAKES))
+    assert harness(*every, "--check").code == 1
+    assert harness(*every).code == 0
+    assert not list(tables.glob("stale*"))
+
+
+def test_failures_of_one_cause_are_one_line_with_a_count() -> None:
+    out = io.StringIO()
+    with Meter(Console(file=out, width=200)) as meter:
+        for count in range(1, 33):
+            error = {"type": "ClipError", "message": f"clip {'ab' * 16}{count}.mp4 has {count} frames"}
+            context = {"section": "short", "arm": "dense", "plugin": "m", "prompt": f"p{count}"}
+            meter(
+                Tick(count, 40, count, 1.0, record=Record(f"{count:064x}", "score", "failed", {}, context, error=error))
+            )
+        other = Record(
+            "b" * 64, "generate", "failed", {}, {"arm": "small"}, error={"type": "ModelFault", "message": "x"}
+        )
+        meter(Tick(33, 40, 33, 1.0, record=other))
+    failed = [line for line in out.getvalue().splitlines() if line.startswith("failed")]
+    assert [line.partition(" (")[0] for line in failed] == [
+        f"failed: {'0' * 12}",
+        f"failed: {'b' * 12}",
+        f"failed 32 times so: {'0' * 12}",
+    ]
 
 
 def test_dry_run_writes_nothing(harness: Harness, tmp_path: Path) -> None:
@@ -329,7 +414,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on(harness: Harness, tmp_path: Path) -> N
         process.kill()
     assert process.returncode == 3
     assert "stopped: interrupted; run again to go on" in out
-    assert "tables:  when no result is missing any more" in out
+    assert "fewer clips than planned; never ranked" in out
     assert "Traceback" not in err
     assert "error" not in err
     (tmp_path / "suite.yaml").write_text(SUITE)

@@ -219,7 +219,7 @@ def test_a_value_of_one_arm_alone_is_a_marked_row(tmp_path: Path) -> None:
 def test_missing_results_are_refused_or_marked(tmp_path: Path) -> None:
     short = [*BASE[:-1], None]
     with pytest.raises(Incomplete, match="11 of 12"):
-        judge(tmp_path, arms(short))
+        judge(tmp_path, arms(short), incomplete="refuse")
     (found,) = judge(tmp_path, arms(short), incomplete="mark")
     assert (found.verdict, found.marks) == ("UNCLEAR", ("*",))
 

@@ -209,7 +209,9 @@ def test_pictures_stand_beside_the_tables_and_are_checked_with_them(tmp_path: Pa
 
 
 def test_a_mean_over_fewer_clips_is_refused_in_a_picture_too(tmp_path: Path) -> None:
-    run = load_run(plotted(tmp_path, others=[Arm("short", [0.5, None, 0.5, 0.5], cached_scalars=9)]))
+    run = load_run(
+        plotted(tmp_path, others=[Arm("short", [0.5, None, 0.5, 0.5], cached_scalars=9)], incomplete="refuse")
+    )
     with pytest.raises(Incomplete, match="3 of 4 results of short"):
         pictures(run)
 

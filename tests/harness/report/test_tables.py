@@ -97,12 +97,12 @@ def test_cards_are_set_against_the_reference_and_the_reference_against_them(
 
 def test_a_mean_over_fewer_clips_is_refused_with_section_and_counts(tmp_path: Path) -> None:
     with pytest.raises(Incomplete, match=r"short: fake/quality has 3 of 4 results of latent") as caught:
-        table(tmp_path, arms=two_arms([0.9] * 4, [0.5, 0.5, 0.5, None]))
+        table(tmp_path, arms=two_arms([0.9] * 4, [0.5, 0.5, 0.5, None]), incomplete="refuse")
     assert caught.value.exit_code == 3
 
 
-def test_or_marked_where_the_suite_says_so(tmp_path: Path) -> None:
-    found = table(tmp_path, arms=two_arms([0.4] * 4, [0.5, 0.5, 0.5, None]), incomplete="mark")
+def test_or_marked_unless_the_suite_says_otherwise(tmp_path: Path) -> None:
+    found = table(tmp_path, arms=two_arms([0.4] * 4, [0.5, 0.5, 0.5, None]))
     short = cells(found)["latent"]
     assert (short.count, short.marks, short.best) == ("3/4", (INCOMPLETE,), False)
     assert not any(cell.best for cell in cells(found).values())
@@ -113,7 +113,7 @@ def test_or_marked_where_the_suite_says_so(tmp_path: Path) -> None:
 def test_failures_count_as_missing_and_skips_give_their_reason(tmp_path: Path) -> None:
     failed = Arm("latent", [0.5, 0.5, 0.5, 0.5], statuses={3: "failed"})
     with pytest.raises(Incomplete, match="3 of 4"):
-        table(tmp_path / "a", arms=[Arm("dense", [0.4] * 4), failed])
+        table(tmp_path / "a", arms=[Arm("dense", [0.4] * 4), failed], incomplete="refuse")
     every = dict.fromkeys(range(4), "skipped")
     skipped = Arm("latent", [0.5] * 4, statuses=every, notes={"reason": "no weights", "fix": "harness env build x"})
     found = cells(table(tmp_path / "b", arms=[Arm("dense", [0.4] * 4), skipped]))["latent"]
@@ -123,7 +123,7 @@ def test_failures_count_as_missing_and_skips_give_their_reason(tmp_path: Path) -
 
 def test_the_newest_record_of_a_key_counts(tmp_path: Path) -> None:
     arms = [Arm("dense", [0.4] * 4, statuses={0: "failed"}), Arm("dense", [0.4] * 4)]
-    write_run(tmp_path, arms=arms[:1], tables=[{"name": "t", "columns": COLUMNS}])
+    write_run(tmp_path, arms=arms[:1], tables=[{"name": "t", "columns": COLUMNS}], incomplete="refuse")
     with pytest.raises(Incomplete):
         build([load_run(tmp_path)])
     write_run(tmp_path, arms=arms[1:], tables=[{"name": "t", "columns": COLUMNS}], append=True)

@@ -83,7 +83,7 @@ def test_a_metric_chooses_the_clips_that_count(tmp_path: Path) -> None:
 def test_a_gap_in_a_joined_section_refuses_or_marks_the_mean(tmp_path: Path) -> None:
     column = {"value": "l:both", "joined": ["r"]}
     with pytest.raises(Incomplete, match="r: fake/parts has 3 of 4"):
-        run(tmp_path / "a", column, [10.0, None, 30.0, 40.0])
+        run(tmp_path / "a", column, [10.0, None, 30.0, 40.0], incomplete="refuse")
     marked = run(tmp_path / "b", column, [10.0, None, 30.0, 40.0], incomplete="mark")
     assert marked.marks
     assert marked.value == pytest.approx(22.5)
