@@ -21,6 +21,7 @@ GROUPS = {
     "Run": {
         "plan": "harness.cli.plan:plan",
         "run": "harness.cli.run:run",
+        "merge": "harness.cli.merge:merge",
         "train": "harness.cli.train:train",
         "rank": "harness.cli.rank:rank",
     },

@@ -27,6 +27,13 @@ def run(
         int | None, typer.Option(min=1, help="Processes that make batches of clips on a CPU; one a core unless given.")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare the digest of every clip file first.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this model or section; may be repeated.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only share I of N, in DIR/shards; `harness merge DIR` unites the shares."),
+    ] = None,
     plugin: Plugins = None,
     set_: Sets = None,
 ) -> Iterator[str]:
@@ -35,15 +42,22 @@ def run(
 
     from harness.cli.plan import plan_of
     from harness.cli.progress import Meter
+    from harness.execute import merging, shares
+    from harness.runs.records import SHARDS
 
-    work = plan_of(suite, plugin, set_)
-    folder = out or Path("runs") / work.suite.suite
+    part = shares.Shard.parse(shard) if shard is not None else None
+    work = shares.only(plan_of(suite, plugin, set_), only or ())
+    base = folder = out or Path("runs") / work.suite.suite
+    if part:
+        work, folder = shares.share(work, part), base / SHARDS / part.name
     if dry_run:
-        yield from _dry_run(work, folder)
+        yield from _dry_run(work, [folder, *(merging.elsewhere(base, folder) if part else ())])
         return
     from harness.errors import HarnessError, StorageError
     from harness.execute.run import run_plan
 
+    if part:
+        merging.adopt(work, base, folder)
     try:
         with Meter(Console(stderr=True)) as meter:
             outcome = run_plan(
@@ -57,14 +71,14 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 
-def _dry_run(plan: Plan, folder: Path) -> Iterator[str]:
+def _dry_run(plan: Plan, folders: Sequence[Path]) -> Iterator[str]:
     from harness.cli.plan import plan_lines
     from harness.runs.records import RecordFile
 
     yield from plan_lines(plan)
-    index = RecordFile(folder / "records.jsonl").newest()
-    done = sum(1 for unit in plan.units if (entry := index.get(unit.key)) and entry.status == "ok")
-    yield f"{folder} holds records of {done:,} of them; a run would do the other {len(plan.units) - done:,}"
+    indexes = [RecordFile(folder / "records.jsonl").newest() for folder in folders]
+    done = sum(any((entry := index.get(unit.key)) and entry.status == "ok" for index in indexes) for unit in plan.units)
+    yield f"{folders[0]} holds records of {done:,} of them; a run would do the other {len(plan.units) - done:,}"
 
 
 def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = ()) -> Iterator[str]:

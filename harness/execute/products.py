@@ -13,6 +13,9 @@ from harness.runs.measured import PRODUCTS
 from harness.system import files
 from harness.system.digests import file_sha256
 
+SCRATCH = "scratch"
+"""Folder of a run in which probes may keep files."""
+
 
 def placed(record: Record, scratch: Path, folder: Path) -> bool:
     """Give every product of a measurement its name in the run `folder`, as a hard link.

@@ -22,16 +22,13 @@ from harness.execute.measuring import Measurer, Task
 from harness.execute.models import Models
 from harness.execute.outcome import Outcome, Progress, Tick, stop_reason
 from harness.execute.pool import work_all
-from harness.execute.products import placed
+from harness.execute.products import SCRATCH, placed
 from harness.execute.scorers import Scorers
 from harness.runs.folder import Store
 from harness.runs.index import IndexEntry
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Plan, Unit
 from harness.system import devices
-
-SCRATCH = "scratch"
-"""Folder of a run in which probes may keep files."""
 
 INTERRUPTED = "interrupted; run again to go on"
 

@@ -13,7 +13,7 @@ from harness.report.plots.style import FORMATS
 from harness.report.render import RENDERERS
 from harness.report.table import Table
 from harness.report.tables import build
-from harness.runs.records import Run, load_run
+from harness.runs.records import PLAN, SHARDS, Run, load_run
 from harness.system.files import make_folder, storage, write_atomic
 
 FOLDER = "tables"
@@ -80,8 +80,9 @@ def left_over(folder: Path, files: Iterable[str]) -> list[Path]:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Every run folder in `root` or below it, sorted. Raises `RecordError` when there is none."""
-    folders = sorted({path.parent for path in root.rglob("plan.json") if path.is_file()})
+    """Every run folder in `root` or below it, sorted, but not the shards of another. Raises `RecordError` without any."""
+    every = {path.parent for path in root.rglob(PLAN) if path.is_file()}
+    folders = sorted(path for path in every if path.parent.name != SHARDS or path.parent.parent not in every)
     if not folders:
         raise RecordError(f"{root}: no run folder here or below (a run folder holds plan.json)")
     return folders

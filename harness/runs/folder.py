@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import HarnessError, RecordError
 from harness.runs.plan import Plan, to_json
-from harness.runs.records import RecordFile
+from harness.runs.records import PLAN, RECORDS, RecordFile
 from harness.system import files
 from harness.system.digests import file_sha256
 
@@ -26,7 +26,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.records = RecordFile(folder / "records.jsonl")
+        self.records = RecordFile(folder / RECORDS)
         if folder.exists() and not folder.is_dir():
             raise RecordError(f"{folder} is a file, so no run can be kept there", "name a folder with --out DIR")
         with files.storage(folder):
@@ -65,7 +65,7 @@ class Store:
         # A line each, so that a diff of two plans names the member that differs.
         members = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in to_json(plan).items())
         content = ("{\n" + ",\n".join(members) + "\n}\n").encode()
-        path = self.folder / "plan.json"
+        path = self.folder / PLAN
         if not (path.is_file() and path.read_bytes() == content):
             files.write_atomic(path, content)
 

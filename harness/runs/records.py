@@ -19,6 +19,9 @@ from harness.runs.plan import PLAN_SCHEMA, Arm, Group
 from harness.suite.schema import Suite
 from harness.system import files
 
+PLAN, RECORDS, SHARDS = "plan.json", "records.jsonl", "shards"
+"""Names in a run folder: its two files, and the folder of its shards, which are run folders themselves."""
+
 
 class RecordFile:
     """A `*.jsonl` file of records: read at any time, appended to by one writer.
@@ -68,20 +71,33 @@ class RecordFile:
         Raises `StorageError`; the file is then as before.
         """
         line = encode(record)
+        start = self._append([line])
+        return own_entry(line, start) or decode_entry(line, start)
+
+    def extend(self, lines: Iterable[bytes]) -> None:
+        """Write whole lines of other files of records, and bring them to the disk.
+
+        Raises `StorageError`; the file is then as before.
+        """
+        self._append(lines)
+
+    def _append(self, lines: Iterable[bytes]) -> int:
+        """The byte at which the first of `lines` starts."""
         with self._writing, files.storage(self.path):
             handle = self._open()
             start = os.lseek(handle, 0, os.SEEK_END)
             try:
-                position = 0
-                while position < len(line):
-                    position += os.write(handle, line[position:])
+                for line in lines:
+                    position = 0
+                    while position < len(line):
+                        position += os.write(handle, line[position:])
                 # Before the unit counts as done: a run that goes on after a loss of power must not miss its record.
                 os.fsync(handle)
-            except OSError:
+            except BaseException:
                 # The next record must not be glued to half of this one.
                 os.ftruncate(handle, start)
                 raise
-            return own_entry(line, start) or decode_entry(line, start)
+            return start
 
     def _open(self) -> int:
         if self._handle is None:
@@ -139,7 +155,7 @@ class Run:
     @property
     def records(self) -> RecordFile:
         """The file of the run's records."""
-        return RecordFile(self.folder / "records.jsonl")
+        return RecordFile(self.folder / RECORDS)
 
     def with_gaps_marked(self) -> Run:
         """The same run, whose means over fewer results than planned are marked, whatever its suite says of them."""
@@ -153,7 +169,7 @@ class Run:
 
 def load_run(folder: Path) -> Run:
     """Read a run folder: its plan and the index of its records. Raises `RecordError`."""
-    path = folder / "plan.json"
+    path = folder / PLAN
     try:
         body = from_json(path.read_bytes())
         if body["schema"] > PLAN_SCHEMA:
@@ -167,4 +183,4 @@ def load_run(folder: Path) -> Run:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    return Run(folder, suite, body["device"], arms, groups, RecordFile(folder / "records.jsonl").newest())
+    return Run(folder, suite, body["device"], arms, groups, RecordFile(folder / RECORDS).newest())
