@@ -80,7 +80,7 @@ def left_over(folder: Path, files: Iterable[str]) -> list[Path]:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Every run folder in `root` or below it, sorted, but not the shards of another. Raises `RecordError` without any."""
+    """Every run folder in `root` or below it but the shards of another, sorted. Raises `RecordError` without any."""
     every = {path.parent for path in root.rglob(PLAN) if path.is_file()}
     folders = sorted(path for path in every if path.parent.name != SHARDS or path.parent.parent not in every)
     if not folders:

@@ -93,7 +93,7 @@ class RecordFile:
                         position += os.write(handle, line[position:])
                 # Before the unit counts as done: a run that goes on after a loss of power must not miss its record.
                 os.fsync(handle)
-            except BaseException:
+            except OSError:
                 # The next record must not be glued to half of this one.
                 os.ftruncate(handle, start)
                 raise
