@@ -53,7 +53,7 @@ class BradleyTerry:
         self._features = 3 * len(pairs)
 
     def features(self, pairs: ArrayLike, answers: ArrayLike) -> Floats:
-        """Votes as rows whose sums `fit` takes. `pairs` and `answers` [votes] are the pair's number, and `FIRST` etc."""
+        """Votes as rows whose sums `fit` takes: `pairs` and `answers` [votes], numbers of pairs and `FIRST` etc."""
         pair_numbers, codes = np.asarray(pairs, np.int64), np.asarray(answers, np.int64)
         rows = np.zeros((pair_numbers.size, self._features))
         rows[np.arange(pair_numbers.size), 3 * pair_numbers + codes] = 1
