@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from harness.contracts import registry as registry
 from harness.contracts.base import Availability, Direction, Frames, Json, Options
-from harness.contracts.metric import Clip, Metric, Value
+from harness.contracts.metric import Clip, Curve, CurveKind, Metric, Value
 from harness.contracts.model import (
     COUNTING,
     PREFIX_RULE,
@@ -48,6 +48,8 @@ __all__ = [
     "AuditVerdict",
     "Availability",
     "Clip",
+    "Curve",
+    "CurveKind",
     "Direction",
     "FlopCounter",
     "Frames",

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -28,6 +28,32 @@ class Value:
     direction: Direction = "higher"
     label: str = ""
     share: bool = False
+
+
+CurveKind = Literal["quality", "adherence", "motion", "step", "distance"]
+"""What a curve follows: how good the pieces of a clip are; how well they show the prompt in force; how much they move;
+how far each frame is from the one before; or how alike frames are that lie so far apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Samples of a score that follow its clip, from which tables take drift.
+
+    Each number is of one piece of the clip, in their order: of one that begins at a frame (`starts`), of the frames
+    nearest to one (`frames`), or, where neither is named, of one of equal parts. Those of a `step` are then of every
+    frame but the first.
+
+    Attributes:
+        value: name of the samples, their unit and better direction, and a label.
+        starts: name of the samples that hold the first pixel frame of each piece.
+        frames: name of the samples that hold the pixel frame of each number; of a `step` the later frame of the two, of
+            a `distance` how many frames lie between.
+    """
+
+    value: Value
+    kind: CurveKind = "quality"
+    starts: str = ""
+    frames: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +93,7 @@ class Metric(ABC):
         version: changes whenever a score could change.
         values: every number that `score` gives.
         derived: every number that `derive` makes from the aggregates of `values`.
+        curves: those of its samples that follow a clip.
         environment: name of the environment that `score` runs in; `core` is this process.
     """
 
@@ -74,6 +101,7 @@ class Metric(ABC):
     schema: ClassVar[type[Options]] = Options
     values: ClassVar[tuple[Value, ...]]
     derived: ClassVar[tuple[Value, ...]] = ()
+    curves: ClassVar[tuple[Curve, ...]] = ()
     environment: ClassVar[str] = "core"
 
     def __init__(self, options: Options) -> None:

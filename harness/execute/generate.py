@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -145,11 +146,14 @@ class ClipAttempt(Generic[Kept]):
             arrivals = self._arrivals()
             try:
                 first = next(arrivals, None)
+                sizes: list[int] = []
                 if isinstance(first, ClipFile):
                     clip = video.keep(path, first.path, first.frames, first.height, first.width)
                 else:
-                    clip = video.write(path, self._chunks(first, arrivals), *settings)
-                notes: dict[str, Json] = {"batch": width} if width > 1 else {}
+                    clip = video.write(path, self._chunks(first, arrivals, sizes), *settings)
+                notes: dict[str, Json] = {"chunks": sizes} if sizes else {}
+                if width > 1:
+                    notes = {"batch": width, **notes}
                 return Result(clip={"path": name, **clip, **_switches_and_prefix(unit)}, notes=notes)
             except _ModelFailed as stopped:
                 raise stopped.fault from None
@@ -182,11 +186,11 @@ class ClipAttempt(Generic[Kept]):
         return isinstance(self._fault, _Abandoned)
 
     @staticmethod
-    def _chunks(first: Frames | None, rest: Iterator[Piece]) -> Iterator[Frames]:
-        if first is not None:
-            yield first
-        for chunk in rest:
+    def _chunks(first: Frames | None, rest: Iterator[Piece], sizes: list[int]) -> Iterator[Frames]:
+        """Every chunk. Appends the frames of each to `sizes`, by which tables find the borders of chunks."""
+        for chunk in rest if first is None else chain((first,), rest):
             assert not isinstance(chunk, ClipFile)
+            sizes.append(len(chunk))
             yield chunk
 
     def _arrivals(self) -> Iterator[Piece]:

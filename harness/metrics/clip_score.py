@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from harness.contracts import Availability, Json, Options, Value
+from harness.contracts import Availability, Curve, Json, Options, Value
 from harness.environments.weights.manifest import File, read_manifest
 from harness.environments.worker.metric import JOBS, WorkerMetric
 from harness.system.digests import remembered_sha256
@@ -74,6 +74,10 @@ class ClipScore(WorkerMetric):
         Value("clip_t", direction="higher", label="CLIP-T"),
         Value("clip_f", direction="higher", label="CLIP-F"),
     )
+    curves: ClassVar[tuple[Curve, ...]] = (
+        Curve(Value("clip_t_per_frame", label="CLIP-T"), "adherence", frames="frames"),
+        Curve(Value("clip_f_by_distance", label="CLIP-F by distance"), "distance", frames="clip_f_distances"),
+    )
     environment = "quality"
     job = JOBS / "clip_job.py"
     weights = "clip"
@@ -130,6 +134,7 @@ class ClipSegments(ClipScore):
         Value("change", direction="zero", label="CLIP-T, last less first"),
         *(Value(f"segment_{number}", label=f"CLIP-T, segment {number}") for number in range(1, SEGMENTS + 1)),
     )
+    curves = (Curve(Value("segment_scores", label="CLIP-T"), "adherence", starts="segment_starts"),)
     by = "segment"
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from harness.contracts import Availability, Json, Options, Value
+from harness.contracts import Availability, Curve, Json, Options, Value
 from harness.environments.worker.metric import JOBS, WorkerMetric
 from harness.system.digests import remembered_sha256
 
@@ -66,6 +66,7 @@ class _HPSv3(WorkerMetric):
     """The part that the protocols share."""
 
     values = (Value("mu", label="HPSv3"), Value("sigma", direction="none", label="HPSv3 sigma"))
+    curves = (Curve(Value("mu_per_frame", label="HPSv3"), "adherence", frames="frames"),)
     environment = "quality"
     job = JOBS / "hpsv3_job.py"
     weights = "hpsv3"

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from harness.contracts import Clip, Json, Options, Value
+from harness.contracts import Clip, Curve, Json, Options, Value
 from harness.metrics import vbench_totals
 from harness.metrics.vbench import VBenchMetric
 
@@ -119,6 +119,17 @@ class VBenchLong(VBenchMetric):
         Value("imaging_spread", "", "lower", "imaging quality, spread over pieces"),
         Value("imaging_change", "", "zero", "imaging quality, last piece minus first"),
         Value("pieces", "pieces", "none", "pieces"),
+    )
+    curves: ClassVar[tuple[Curve, ...]] = (
+        *(
+            Curve(
+                Value(f"{name}_by_piece", label=name.replace("_", " ")),
+                "motion" if name == "dynamic_degree" else "quality",
+                starts="piece_starts",
+            )
+            for name in vbench_totals.SIX
+        ),
+        Curve(Value("dino_by_distance", label="DINO similarity"), "distance", frames="dino_distances"),
     )
     derived: ClassVar[tuple[Value, ...]] = (Value("mean_of_six", "", "higher", "mean of six raw dimensions"),)
 

@@ -152,7 +152,7 @@ def cell_of(
     scored, planned = samples.scored, samples.planned
     if samples.skip is not None and samples.skipped == planned:
         return Cell(f"not available: {view.reason(samples.skip)}")
-    marks = _gap(view, group, samples, shortfalls)
+    marks = gap_marks(view, group, samples, shortfalls)
     if not scored:
         text = f"failed: {view.failure(samples.failure)}" if samples.failure else "not measured"
         return Cell(text, scored=0, planned=planned, marks=marks)
@@ -184,7 +184,7 @@ def _score_cell(
             other_section = view.section(other.section)
             assert isinstance(other_section, GenerateSection)
             other_samples = view.samples(other_section, other)
-            marks = marks or _gap(view, other, other_samples, shortfalls)
+            marks = marks or gap_marks(view, other, other_samples, shortfalls)
             means |= aggregates(view.metric(other_section, other.plugin), other_samples)
         derived = enforce.derive(metric, means).get(name, math.nan)
         return replace(estimate_cell(Estimate(derived, math.nan, math.nan, samples.scored, 0), spec), marks=marks)
@@ -214,7 +214,7 @@ def _explained(cell: Cell, view: View, section: GenerateSection, group: Group, n
     return cell if name in view.metric(section, group.plugin).asked_for() else Cell("not asked for")
 
 
-def _gap(view: View, group: Group, samples: Samples, shortfalls: list[str]) -> tuple[str, ...]:
+def gap_marks(view: View, group: Group, samples: Samples, shortfalls: list[str]) -> tuple[str, ...]:
     """The mark of a group that lacks results. They are named in `shortfalls` where the suite refuses such means."""
     if samples.scored == samples.planned:
         return ()

@@ -31,7 +31,7 @@ def contents(tables: Sequence[Table], formats: Iterable[str] = tuple(RENDERERS))
 
 def drawings(runs: Sequence[Run]) -> dict[str, bytes]:
     """File names and bytes of the pictures of `runs`; of several runs each starts with its folder's name."""
-    if not any(run.suite.plots for run in runs):
+    if not any(run.suite.plots or run.suite.drift for run in runs):
         return {}
     from harness.report.plots.kinds import pictures
 

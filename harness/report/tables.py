@@ -8,6 +8,7 @@ from harness.contracts import Value, registry
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
 from harness.report import probe_tables, published_rows, switching
 from harness.report.cells import CARD, NOT_MEASURED, Cells, card_cell, cell_of, heading, over_reference, ranked
+from harness.report.drift import tables as drift_tables
 from harness.report.leads import Leads
 from harness.report.notes import annotate, note_marks
 from harness.report.table import INCOMPLETE, RANDOM_WEIGHTS, Heading, Row, Table, stacked
@@ -36,6 +37,7 @@ def build(runs: Sequence[Run]) -> list[Table]:
     return [
         *(_table(spec, views, leads) for spec in specs.values()),
         *map(_by_section, views_by_section),
+        *drift_tables.tables(views),
         *probe_tables.tables(runs),
     ]
 

@@ -15,6 +15,7 @@ from harness.suite.positions import Loc, Located
 from harness.suite.prompts import check_prompts, read_prompts
 from harness.suite.schema import (
     Column,
+    Drift,
     GenerateSection,
     MeasureSection,
     MetricUse,
@@ -54,7 +55,9 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     )
     _check_references(doc, suite, origins)
     _check_columns(doc, suite)
-    for kind in ("tables", "plots"):
+    for index, drift in enumerate(suite.drift):
+        _check_drift(doc, ("drift", index), drift, suite)
+    for kind in ("tables", "plots", "drift"):
         for index, item in enumerate(getattr(suite, kind)):
             for label in item.models or []:
                 _require(doc, (kind, index, "models"), "model label", label, origins)
@@ -67,7 +70,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
         labels = [arm for label in item.models or [] for arm in origins[label]]
         return item if item.models is None else item.model_copy(update={"models": list(dict.fromkeys(labels))})
 
-    kinds = ("generate", "measure", "tables", "plots")
+    kinds = ("generate", "measure", "tables", "plots", "drift")
     return suite.model_copy(update={kind: list(map(with_arms, getattr(suite, kind))) for kind in kinds})
 
 
@@ -313,6 +316,21 @@ def _check_column(
         )
 
 
+def _check_drift(doc: Located, loc: Loc, drift: Drift, suite: Suite) -> None:
+    """Check that it names a section, a metric of it that gives curves, and some of those."""
+    sections = {section.name: section for section in suite.generate}
+    _require(doc, (*loc, "section"), "section of clips", drift.section, sections)
+    uses = [use.name for use in sections[drift.section].metrics]
+    if drift.metric:
+        _require(doc, (*loc, "metric"), "metric", drift.metric, uses)
+    chosen = [drift.metric] if drift.metric else uses
+    curves = [curve.value.name for name in chosen for curve in registry.metrics.get(name).curves]
+    if not curves:
+        raise SuiteError(f"{doc.where((*loc, 'section'))}: no metric of section {drift.section!r} gives a curve")
+    for name in drift.curves:
+        _require(doc, (*loc, "curves"), "curve", name, curves)
+
+
 def _check_published(doc: Located, index: int, table: TableSpec) -> None:
     """Check that published rows name existing figures, and that columns show some of them."""
     selection: list[published.Figure] = []
@@ -361,6 +379,9 @@ def _check_rows(doc: Located, suite: Suite) -> None:
         if not (arms or table.published or sources & alone):
             loc: Loc = ("tables", index, "columns" if table.models is None else "models")
             raise SuiteError(f"{doc.where(loc)}: table {table.name!r} would be empty: it shows no model")
+    for index, drift in enumerate(suite.drift):
+        if drift.models == []:
+            raise SuiteError(f"{doc.where(('drift', index, 'models'))}: drift {drift.name!r} shows no model")
     for index, plot in enumerate(suite.plots):
         if plot.models == [] and plot.section not in alone:
             raise SuiteError(f"{doc.where(('plots', index, 'models'))}: plot {plot.name!r} shows no model")

@@ -349,6 +349,53 @@ class Plot(Part):
         return self
 
 
+DriftDefinition = Literal[
+    "spread",
+    "first_last_share",
+    "vde",
+    "ends",
+    "prefix",
+    "last",
+    "halves",
+    "border_ratio",
+    "border_excess",
+    "peak",
+    "decay_mean",
+    "decay_drop",
+    "before_switch",
+    "after_switch",
+    "over_switch",
+    "regained_s",
+    "regained",
+]
+"""Definitions of drift by name; docs/drift.md has their formulas and sources."""
+
+
+class Drift(Part):
+    """How values hold along the clips of a section: a table a curve, one of the arms' rankings, and a picture.
+
+    All are made from the samples in the records of scores, so that a run that has them needs no new one.
+
+    Attributes:
+        name: of its files. title: above them; the name unless given.
+        section: of `generate`. metric: one of its metrics; all that give curves unless given.
+        curves: names of samples, as in `imaging_quality_by_piece`; all unless given.
+        definitions: those to show, of which each curve takes the ones that suit it; all unless given. The first is what
+            the rankings by the others are held to.
+        seconds: length of a piece.
+        models: labels of the arms to show; all unless given. A label before its grid stands for all.
+    """
+
+    name: Name
+    title: str = ""
+    section: str
+    metric: str = ""
+    curves: list[str] = []
+    definitions: list[DriftDefinition] = []
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
+    models: list[str] | None = None
+
+
 def _positive(policy: Any) -> Any:
     if isinstance(policy, bool) or (not isinstance(policy, str) and not policy > 0):
         raise ValueError("must be continue, stop, a count (5) or a fraction (0.1)")
@@ -376,6 +423,7 @@ class Suite(Part):
         prompts: sets of prompts by name; a bare list of texts is enough. video: how clips are written.
         generate: sections that make clips and score them. measure: sections that measure.
         tables: one with every value where none is asked for. plots: pictures beside the tables.
+        drift: tables and pictures of how values hold along a clip.
     """
 
     suite: Name
@@ -391,6 +439,7 @@ class Suite(Part):
     measure: list[MeasureSection] = []
     tables: list[TableSpec] = []
     plots: list[Plot] = []
+    drift: list[Drift] = []
 
 
 def switched(suite: Suite, switch: SwitchEntry, number: int) -> str:

@@ -202,18 +202,18 @@ def hold(reading: Reading, caption: Caption, frames: slice = slice(None)) -> Ver
             f"{end - begin} frames do not define a speed: the small world's rule reads {MIN_FRAMES} or more",
             "ask for longer clips",
         )
-    shown = {part: shares[begin:end] for part, shares in _shown(reading, caption).items()}
+    by_part = {part: shares[begin:end] for part, shares in shown(reading, caption).items()}
     steps = reading.steps()[max(begin - 1, 0) : end - 1]
     legible = np.isfinite(steps.sum(axis=1))
     mean = abs(steps[legible].mean(axis=0)) if legible.any() else np.zeros(2)
     moving = mean[mean >= STEP_TOLERANCE]
     steady = len(moving) > 0 and bool((abs(moving - SPEEDS[caption.speed]) <= SPEED_TOLERANCE).all())
     overlap = reading.overlap[begin:end, SHAPES.index(caption.shape)]
-    every = {part: bool(shares.all()) for part, shares in shown.items()}
+    every = {part: bool(shares.all()) for part, shares in by_part.items()}
     return Verdict(
         **(every | {"speed": every["speed"] and steady}),
-        frames={part: float(shares.mean()) for part, shares in shown.items()},
-        frames_correct=float(np.logical_and.reduce(list(shown.values())).mean()),
+        frames={part: float(shares.mean()) for part, shares in by_part.items()},
+        frames_correct=float(np.logical_and.reduce(list(by_part.values())).mean()),
         shape_iou=float(overlap.mean()),
         shape_iou_worst=float(overlap.min()),
         speed_measured=float(moving.mean()) if len(moving) else 0.0,
@@ -221,8 +221,11 @@ def hold(reading: Reading, caption: Caption, frames: slice = slice(None)) -> Ver
     )
 
 
-def _shown(reading: Reading, caption: Caption) -> dict[str, NDArray[np.bool_]]:
-    """The frames that show each of `PARTS`, bool [frames]. A step that cannot be read, NaN, shows nothing."""
+def shown(reading: Reading, caption: Caption) -> dict[str, NDArray[np.bool_]]:
+    """The frames that show each of `PARTS`, bool [frames], of two or more frames.
+
+    A step that cannot be read, NaN, shows nothing.
+    """
     steps = reading.steps()
     pixels = np.abs(steps)
     moving = pixels >= STEP_TOLERANCE

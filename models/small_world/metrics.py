@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.contracts import Clip, Metric, Value
+from harness.contracts import Clip, Curve, Metric, Options, Value
 from harness.errors import ClipError
-from videomla_models.small_world.judge import MIN_FRAMES, PARTS, Reading, Verdict, hold, read
-from videomla_models.small_world.world import SPEEDS, Caption
+from videomla_models.small_world.judge import MIN_FRAMES, PARTS, Reading, Verdict, hold, read, shown
+from videomla_models.small_world.world import SHAPES, SPEEDS, Caption
 
 Part = tuple[Reading, Caption, slice]
 """Frames that one caption holds for, that caption, and which of them are judged."""
@@ -57,7 +57,51 @@ def _mean(verdicts: Sequence[Verdict], name: str) -> float:
     return float(np.mean([getattr(verdict, name) for verdict in verdicts]))
 
 
-class ToyWorld(Metric):
+class _ToyMetric(Metric):
+    """The part that both metrics share: numbers of every frame, each against the caption in force at it.
+
+    They came after version 2; they change none of its scores, so that records without them are as good.
+    """
+
+    curves: ClassVar[tuple[Curve, ...]] = (
+        Curve(Value("frame_accuracy_by_frame", label="frame accuracy", share=True), "adherence"),
+        Curve(Value("shape_iou_by_frame", label="shape IoU")),
+        Curve(Value("motion_by_frame", unit="px/frame", direction="none", label="motion"), "motion"),
+    )
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._by_frame: dict[str, list[float]] = {}
+
+    def samples(self) -> Mapping[str, Sequence[float]]:
+        """Of each frame whether it shows all of its caption, its overlap with the shape, and the step that led to it.
+
+        NaN where a frame does not define it.
+        """
+        return self._by_frame
+
+    def _read(self, clip: Clip) -> Reading:
+        """What the clip shows. Keeps the samples. Raises `ClipError`."""
+        self._by_frame = {}
+        captions = _captions(clip)
+        reading = read(clip.read())
+        ends = [frame for frame, _ in captions[1:]] + [len(reading)]
+        right, overlap = np.full(len(reading), np.nan), np.full(len(reading), np.nan)
+        for (first, caption), last in zip(captions, ends, strict=True):
+            piece = slice(first, last)
+            overlap[piece] = reading.overlap[piece, SHAPES.index(caption.shape)]
+            if len(reading[piece]) > 1:
+                right[piece] = np.logical_and.reduce(list(shown(reading[piece], caption).values()))
+        motion = np.concatenate([[np.nan], np.linalg.norm(reading.steps(), axis=1)])
+        names = (curve.value.name for curve in self.curves)
+        self._by_frame = {
+            name: [float(number) for number in numbers]
+            for name, numbers in zip(names, (right, overlap, motion), strict=True)
+        }
+        return reading
+
+
+class ToyWorld(_ToyMetric):
     """Whether a clip shows what its caption says: each part, and all of them at once, by rule, in every frame.
 
     A clip with prompt switches is cut at them, each piece is held to its own caption, and the pieces are averaged.
@@ -85,8 +129,7 @@ class ToyWorld(Metric):
         Raises:
             ClipError: a prompt is no caption, the clip is not 32x32, or it is too short.
         """
-        _captions(clip)
-        reading = read(clip.read())
+        reading = self._read(clip)
         parts = _parts(clip, reading, 0, len(reading))
         verdicts = [hold(*part) for part in parts]
         names = (*PARTS, "shape_iou", "shape_iou_worst", "speed_measured", "step_error")
@@ -100,7 +143,7 @@ class ToyWorld(Metric):
         }
 
 
-class ToySurvival(Metric):
+class ToySurvival(_ToyMetric):
     """Caption accuracy over each quarter of a rollout: whether the last still shows what the first did.
 
     A quarter is read as a clip of its own, against the caption in force there, with the step that leads into it.
@@ -128,8 +171,7 @@ class ToySurvival(Metric):
         Raises:
             ClipError: a prompt is no caption, the clip is not 32x32, or it has fewer than 16 frames.
         """
-        _captions(clip)
-        reading = read(clip.read())
+        reading = self._read(clip)
         if len(reading) < 4 * MIN_FRAMES:
             raise ClipError(
                 f"a rollout of {len(reading)} frames has no quarters of {MIN_FRAMES}",

@@ -117,12 +117,15 @@ def whole(state: dict[str, Any], clip: Any) -> dict[str, Any]:
     texts = {prompt: network.text(prompt) for prompt in dict.fromkeys(prompts)}
     to_text = (images * torch.stack([texts[prompt] for prompt in prompts])).sum(dim=1)
     to_next = (images[:-1] * images[1:]).sum(dim=1)
+    distances, alike = job_frames.by_distance(images.numpy(), numbers)
     return {
         "clip_t": float(to_text.double().mean()),
         "clip_f": float(to_next.double().mean()) if len(to_next) else float("nan"),
         "frames": [float(number) for number in numbers],
         "clip_t_per_frame": to_text.tolist(),
         "clip_f_per_pair": to_next.tolist(),
+        "clip_f_distances": distances,
+        "clip_f_by_distance": alike,
         "prompt_tokens": [float(network.tokens(prompt)) for prompt in texts],
     }
 

@@ -39,6 +39,18 @@ def middles(count: int, parts: int) -> list[int]:
     return [(2 * number + 1) * count // (2 * parts) for number in range(parts)]
 
 
+def by_distance(features: np.ndarray, numbers: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Frames between two of evenly spread frames, and the mean cosine of all pairs that lie so far apart.
+
+    Args:
+        features: of unit length, float [frames, width]. numbers: of the frames.
+    """
+    lags = range(1, len(numbers))
+    distances = [float(np.mean(np.subtract(numbers[lag:], numbers[:-lag]))) for lag in lags]
+    alike = [float((features[lag:] * features[:-lag]).sum(axis=1, dtype=np.float64).mean()) for lag in lags]
+    return distances, alike
+
+
 def cut(clip: Any, seconds: float) -> list[tuple[int, int]]:
     """First and one-past-last frame of each segment: cut at every prompt switch, and then every `seconds`.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .decay import Decay
 from .frames import Batch, ClipFault, decode, whole
 from .loading import Networks
 from .long_range import dinov2_feature, dreamsim_feature
@@ -60,11 +61,13 @@ class Pieces:
         ranges: each piece's frames as (first, last + 1).
         scores: one number a piece, by dimension.
         clip_to_clip: similarity of the pieces' first frames, by consistency dimension; none for a single piece.
+        decay: mean similarity of the frames' DINO features by their distance, where subject consistency is asked for.
     """
 
     ranges: Sequence[tuple[int, int]]
     scores: dict[str, list[float]]
     clip_to_clip: dict[str, float]
+    decay: dict[int, float]
 
 
 def score_pieces(
@@ -95,11 +98,13 @@ def score_pieces(
     running: list[Piece] = []
     scores: dict[str, list[float]] = {name: [] for name in dimensions}
     consistency_by_dimension = {name: Consistency() for name in links if name in dimensions}
-    frames_so_far = 0
+    decay, frames_so_far = Decay(), 0
     for batch in decode(path, batch_size(info, networks.device), networks.device):
         frames_so_far += len(batch)
         while waiting and waiting[0][0] < frames_so_far:
             running.append(_start(waiting.pop(0), networks, info.path, info.frame_rate, prompt, dimensions))
+        if "subject_consistency" in dimensions:
+            decay.push(dino_features(networks, batch))
         for piece in running:
             _push(piece, batch)
             if batch.start <= piece.first < batch.start + len(batch):
@@ -111,7 +116,7 @@ def score_pieces(
                 scores[name].append(scorer.finish())
     whole(info, frames_so_far)
     clip_to_clip = {name: link.mean() for name, link in consistency_by_dimension.items() if link.pairs}
-    return Pieces(spans, scores, clip_to_clip)
+    return Pieces(spans, scores, clip_to_clip, decay.means())
 
 
 def _start(
@@ -144,6 +149,10 @@ def summary(pieces: Pieces) -> dict[str, Any]:
     if "imaging_quality" in pieces.scores:
         out["imaging_spread"], out["imaging_change"] = drift(pieces.scores["imaging_quality"])
     out["pieces"] = float(len(pieces.ranges))
+    out["piece_starts"] = [float(first) for first, _ in pieces.ranges]
     for name, values in pieces.scores.items():
         out[f"{name}_by_piece"] = values
+    if pieces.decay:
+        out["dino_distances"] = [float(distance) for distance in pieces.decay]
+        out["dino_by_distance"] = list(pieces.decay.values())
     return out

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from harness.errors import HarnessError
 from harness.report import comparison_table, tables
 from harness.report.comparison import compare
-from harness.report.plots.chart import Spot, draw_with_spots
-from harness.report.plots.kinds import KINDS
+from harness.report.plots.chart import Picture, Spot, draw_with_spots
+from harness.report.plots.kinds import builders
 from harness.report.table import Table
 from harness.report.verdicts import Side
 from harness.report.view import View, sections
@@ -68,14 +68,13 @@ class Figure:
 def figures(run: Run, prefix: str) -> list[Shown]:
     """Every plot that the suite asks for; file names start with `prefix`."""
 
-    def one(number: int) -> Figure:
-        plot = run.suite.plots[number]
-        picture = KINDS[plot.kind](plot, run)
+    def one(make: Callable[[], Picture]) -> Figure:
+        picture = make()
         drawn, spots, ratio = draw_with_spots(picture)
         file = f"plots/{prefix}{picture.name}.svg"
         return Figure(file, picture.title, " ".join(picture.remarks), drawn, spots, ratio)
 
-    return [attempt(partial(one, number)) for number in range(len(run.suite.plots))]
+    return [attempt(partial(one, make)) for make in builders(run)]
 
 
 # -------------------------------------------------------------------------------------------- verdicts

@@ -30,6 +30,7 @@ class Line:
         x, y: equally many numbers; a pair with NaN is left out. low, high: ends of y's interval, or empty.
         joined: whether its points are. marked: whether they have markers.
         under: whether a later line runs over it, so that it is drawn wide to show on both sides.
+        band: whether its interval is a band and not a whisker a point.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Line:
     joined: bool = True
     marked: bool = True
     under: bool = False
+    band: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,11 @@ def _line(line: Line, axes: Axes, named: bool) -> bool:
     if line.under:
         look |= {"linewidth": 4.5, "markersize": 9, "alpha": 0.45}
     if line.low and all(math.isfinite(end) for i in kept for end in (line.low[i], line.high[i])):
+        if line.band:
+            low, high = ([ends[i] for i in kept] for ends in (line.low, line.high))
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+            axes.plot(x, y, label=line.label, **look)
+            return True
         ends = [[y[k] - line.low[i] for k, i in enumerate(kept)], [line.high[i] - y[k] for k, i in enumerate(kept)]]
         axes.errorbar(x, y, yerr=ends, capsize=3, elinewidth=1.0, label=line.label, **look)
     else:

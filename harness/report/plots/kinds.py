@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import median
 
 from harness.contracts import registry
 from harness.errors import RecordError
 from harness.report import tables
-from harness.report.plots import complexity
+from harness.report.plots import along, complexity
 from harness.report.plots.chart import Axis, Line, Panel, Picture, Rule, draw, spaced
 from harness.report.plots.style import FORMATS
 from harness.report.table import CONTENDED, NOTES, RANDOM_WEIGHTS, Cell, Heading, Table
@@ -32,8 +33,16 @@ def pictures(run: Run) -> dict[str, bytes]:
     for plot in run.suite.plots:
         if plot.section and plot.kind not in registry.probes.get(probes[plot.section]).plots:
             raise RecordError(f"{run.folder}: {probes[plot.section]!r} cannot be drawn as {plot.kind}")
-    drawings = [KINDS[plot.kind](plot, run) for plot in run.suite.plots]
+    drawings = [make() for make in builders(run)]
     return {f"{picture.name}{suffix}": draw(picture, suffix) for picture in drawings for suffix in FORMATS}
+
+
+def builders(run: Run) -> list[Callable[[], Picture]]:
+    """What makes each picture that the suite of `run` asks for, those of `drift` last."""
+    return [
+        *(partial(KINDS[plot.kind], plot, run) for plot in run.suite.plots),
+        *(partial(along.picture, drift, run) for drift in run.suite.drift),
+    ]
 
 
 # ------------------------------------------------------------------------------------- arms and records

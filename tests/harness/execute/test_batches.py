@@ -205,3 +205,11 @@ def test_an_error_policy_stops_before_the_next_batch(tmp_path: Path, requests: l
     outcome = run(tmp_path, suite(2, models=models, errors="stop"))
     assert (outcome.failed, outcome.pending) == (2, 18)
     assert set().union(*(request.prompts for request in requests)) == {"one"}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_record_of_a_clip_holds_the_frames_of_each_chunk(tmp_path: Path, batch: int) -> None:
+    section = {"name": "short", "prompts": "p", "frames": 7, "batch": batch}
+    assert run(tmp_path, suite(batch, generate=[section])).exit_code == 0
+    # The fake gives chunks of four frames and cuts the last one short.
+    assert [record.notes["chunks"] for record in records(tmp_path)] == [[4, 3]] * 5

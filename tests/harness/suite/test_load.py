@@ -310,3 +310,26 @@ def test_hostile_prompts_are_kept_as_they_are(tmp_path: Path) -> None:
     ]
     assert load(tmp_path, base(prompts={"p": texts})).prompts["p"].texts == texts
     assert yaml.safe_load(write(tmp_path, base(prompts={"p": texts})).read_text())["prompts"]["p"] == texts
+
+
+def test_drift_names_a_section_of_clips_and_curves_of_its_metrics(tmp_path: Path) -> None:
+    section = {"name": "long", "prompts": "p", "frames": 6, "metrics": ["toy/world", "fake/brightness"]}
+    changes = {"generate": [section], "models": [{"name": "fake/moving", "label": "a"}]}
+
+    def suite(**drift: object) -> dict[str, Any]:
+        return base(**changes, drift=[{"name": "d", "section": "long", **drift}])
+
+    assert load(tmp_path, suite(curves=["motion_by_frame"], definitions=["vde"])).drift[0].seconds == 2.0
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"section": "short"}, "unknown section of clips 'short'"),
+        ({"metric": "toy/survival"}, "unknown metric 'toy/survival'"),
+        ({"metric": "fake/brightness"}, "no metric of section 'long' gives a curve"),
+        ({"curves": ["motion"]}, "unknown curve 'motion'.*motion_by_frame"),
+        ({"definitions": ["vdd"]}, "vdd"),
+        ({"seconds": 0}, "seconds"),
+        ({"models": ["b"]}, "unknown model label 'b'"),
+        ({"models": []}, "shows no model"),
+    ]
+    for drift, words in wrong:
+        with pytest.raises(SuiteError, match=words):
+            load(tmp_path, suite(**drift))

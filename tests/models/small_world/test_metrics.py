@@ -172,3 +172,33 @@ def test_prompt_files_are_captions_of_their_split_with_every_word_equally_often(
     for part, words in (("colour", 6), ("shape", 4), ("speed", 2), ("direction", 8), ("background", 4)):
         counts = Counter(getattr(caption, part) for caption in captions)
         assert set(counts.values()) == {24 // words}
+
+
+@pytest.mark.parametrize("name", ["toy/world", "toy/survival"])
+def test_every_frame_has_a_sample_against_the_prompt_in_force(name: str):
+    first, second = world.render(SHOWN, 3, 20), world.render(OTHER, 5, 20)
+    frames = np.concatenate([first, second])
+    frames[10] = frames[0, 0, 0]  # a frame with nothing on it
+    metric_ = metric(name)
+    metric_.score(clip_of(frames, str(SHOWN), ((24, str(OTHER)),)))
+    samples = metric_.samples()
+    assert {curve.value.name for curve in metric_.curves} == set(samples)
+    # Frames 20 to 23 show what comes at 24; nothing is at 10, and no step leads to it or from it.
+    wrong = {10, 11, *range(20, 24)}
+    assert samples["frame_accuracy_by_frame"] == [float(number not in wrong) for number in range(40)]
+    motion = np.array(samples["motion_by_frame"])
+    assert np.isnan(motion[[0, 10, 11]]).all()
+    assert motion[1:10] == pytest.approx(1.0, abs=1e-5)
+    assert motion[21:] == pytest.approx(2.0, abs=1e-5)
+    overlap = np.array(samples["shape_iou_by_frame"])
+    assert overlap[:10] == pytest.approx(1.0)
+    assert (overlap[20:24] < 0.9).all()
+    assert overlap[24:] == pytest.approx(1.0)
+
+
+def test_a_failed_score_leaves_no_samples_of_the_clip_before():
+    metric_ = metric("toy/world")
+    metric_.score(clip_of(world.render(SHOWN, 3, 21), str(SHOWN)))
+    with pytest.raises(ClipError):
+        metric_.score(clip_of(world.render(SHOWN, 3, 21), "no caption"))
+    assert metric_.samples() == {}
