@@ -175,9 +175,13 @@ class Comparison(Drawn):
         return pd.DataFrame(rows, columns=names.split())
 
 
-def tables(runs: Runs | File) -> list[Drawn]:
-    """The tables that the suites of `runs` ask for. Raises `Incomplete` and `RecordError`."""
-    return [Drawn(table) for table in build(_read(runs).runs)]
+def tables(runs: Runs | File, *, common: bool = False) -> list[Drawn]:
+    """The tables that the suites of `runs` ask for. Raises `Incomplete` and `RecordError`.
+
+    Args:
+        common: take means over the clips alone, by prompt and seed, that all runs plan.
+    """
+    return [Drawn(table) for table in build(_read(runs).runs, common)]
 
 
 def compare(

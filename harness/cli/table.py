@@ -21,6 +21,9 @@ def table(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write files here instead of printing.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Write the tables of every run below RUN beside it.")] = False,
     check: Annotated[bool, typer.Option("--check", help="With --all: change nothing, exit 1 if a file would.")] = False,
+    common: Annotated[
+        bool, typer.Option("--common", help="Means over the clips alone, by prompt and seed, that all RUNs plan.")
+    ] = False,
     plugin: Plugins = None,
 ) -> Iterator[str]:
     """Make the tables of run folders from their records alone. Imports no torch."""
@@ -31,11 +34,13 @@ def table(
     load_plugins(plugin)
     if check and not every:
         raise HarnessError("--check needs --all", "harness table --all results --check")
+    if common and every:
+        raise HarnessError("--common is of runs in one table, and --all makes each run's own", "leave one of them out")
     if every:
         yield from _remade([folder for root in runs for folder in files.run_folders(root)], check)
         return
     loaded = [load_run(folder) for folder in runs]
-    tables = build(loaded)
+    tables = build(loaded, common)
     if out is None:
         yield from drawn(tables, format_)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -47,20 +46,19 @@ def compare(
 
     `card:` is the section of the fields of a model's card. Values of tables without a better direction are left out.
 
-    Raises `RecordError` for records of two devices or two schema versions, unless `across_devices`; `Incomplete`
-    where units lack results in a run whose suite does not say `incomplete: mark`; `SuiteError` for an unknown value.
+    What differs in what a table would not rank either is not compared, and says why; with `across_devices`, devices and
+    record schema versions may differ. Raises `Incomplete` where units lack results in a run whose suite says
+    `incomplete: refuse`; `SuiteError` for an unknown value.
     """
     views = {side.run.folder: View(side.run) for pair in pairs for side in pair}
     planned: list[tuple[Entrants, Choice]] = []
     for first, second in pairs:
         entrants = (views[first.run.folder], first.arm.label), (views[second.run.folder], second.arm.label)
         planned += [(entrants, choice) for choice in choices(entrants, values)]
-    if not across_devices:
-        _refuse_mixtures(planned)
     for entrants, choice in planned:
         _refuse_incomplete(entrants, choice)
     findings = [
-        replace(finding_of(entrants, choice), arm=entrants[1][1] if len(pairs) > 1 else "")
+        replace(finding_of(entrants, choice, across_devices), arm=entrants[1][1] if len(pairs) > 1 else "")
         for entrants, choice in planned
     ]
     return judged(findings, floors or Floors())
@@ -75,25 +73,3 @@ def _refuse_incomplete(entrants: Entrants, choice: Choice) -> None:
                 f"in {view.run.folder}",
                 "run the suite again to fill what is missing, or say `incomplete: mark` in it",
             )
-
-
-def _refuse_mixtures(planned: Sequence[tuple[Entrants, Choice]]) -> None:
-    """Raise `RecordError` where results behind the values, or clips that were scored, are of two devices or schemas."""
-    groups = {
-        (view.run.folder, section, name, label): (view, view.groups[section, name, label])
-        for entrants, (section, plugin, _) in planned
-        for view, label in entrants
-        for name in (plugin, "")
-        if (section, name, label) in view.groups
-    }
-    devices: dict[str, set[str]] = defaultdict(set)
-    schemas: dict[str, set[str]] = defaultdict(set)
-    for (folder, _, _, label), (view, group) in groups.items():
-        for entry in view.run.done(group):
-            devices[view.device(entry)].add(f"{folder.name}: {label}")
-            schemas[str(entry.schema)].add(f"{folder.name}: {label}")
-    for what, arms_by_kind in (("devices", devices), ("record schema versions", schemas)):
-        if len(arms_by_kind) > 1:
-            listing = "; ".join(f"{kind} ({', '.join(sorted(arms))})" for kind, arms in sorted(arms_by_kind.items()))
-            fix = "compare like with like, or say --across-devices"
-            raise RecordError(f"two {what} in one comparison: {listing}", fix)

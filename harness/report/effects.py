@@ -13,7 +13,8 @@ from harness.contracts import Json, Metric, Value, registry
 from harness.errors import PluginFault, SuiteError, nearest
 from harness.report.cells import CARD, number
 from harness.report.samples import Samples, doubts, effect, kept_clips
-from harness.report.table import INCOMPLETE, RANDOM_WEIGHTS, UNDEFINED
+from harness.report.table import APART, INCOMPLETE, RANDOM_WEIGHTS, UNDEFINED
+from harness.report.terms import CLIPS, DEVICE, SCHEMA, Terms, clips_of, differences, terms, timed_apart
 from harness.report.verdicts import COUNTED, Finding
 from harness.report.view import View
 from harness.runs.measured import judgement
@@ -78,8 +79,11 @@ def _choices_of(view: View, label: str) -> Iterator[Choice]:
 # ------------------------------------------------------------------------------------------ one value
 
 
-def finding_of(pair: Pair, choice: Choice) -> Finding:
-    """One value of both arms with its effect, or the reason why it has none; floor, p and verdict are still to come."""
+def finding_of(pair: Pair, choice: Choice, across_devices: bool = False) -> Finding:
+    """One value of both arms with its effect, or the reason why it has none; floor, p and verdict are still to come.
+
+    With `across_devices`, devices and record schema versions may differ.
+    """
     section, plugin, value = choice
     if section == "card":
         return _on_cards(pair, value)
@@ -90,10 +94,10 @@ def finding_of(pair: Pair, choice: Choice) -> Finding:
     finding = Finding(f"{section}:{value.name}", value, measured, first=first, second=second, marks=marks)
     if first is None or second is None:
         return replace(finding, verdict="not measured", reason="an arm has no result")
-    terms, others = (_terms(view, *_group(view, label, choice)) for view, label in pair)
-    if terms != others:
-        differing = ", ".join(name for name in terms if terms[name] != others.get(name))
-        return replace(finding, verdict="not compared", reason=f"the arms differ in {differing}")
+    # Clips are paired by prompt and seed, so that the prompts of a metric's sections may differ.
+    without = {CLIPS} if not measured else set()
+    if words := differences(_terms(pair, choice), without | ({DEVICE, SCHEMA} if across_devices else set())):
+        return replace(finding, verdict="not compared", reason=f"the arms differ in {words}")
     if measured:
         return _ratio(finding, pair, choice)
     if any(view.arms[label].card.weights == "random" for view, label in pair):
@@ -141,14 +145,12 @@ def _summary(samples: Samples | None, name: str, measured: bool) -> float | None
     return float((np.nanmedian if measured else np.nanmean)(samples.values[name]))
 
 
-def _terms(view: View, section: GenerateSection | MeasureSection, group: Group) -> dict[str, Json]:
-    """The facts that two arms must share for their values to be comparable, by name."""
-    preimage = view.preimage(section, group)
-    if isinstance(section, MeasureSection):
-        return {"probe": preimage["probe"], "workload": preimage["workload"]}
-    switches: list[Json] = [switch.model_dump(mode="json") for switch in section.switches]
-    video = view.run.suite.video.model_dump(mode="json")
-    return {"metric": preimage["metric"], "frames": section.frames, "switches": switches, "video": video}
+def _terms(pair: Pair, choice: Choice) -> list[tuple[str, Terms]]:
+    """The facts that both arms must share for their values to be comparable, after a name for each arm."""
+    same_label = pair[0][1] == pair[1][1]
+    names = [str(view.run.folder) if same_label else label for view, label in pair]
+    facts = [terms(view, *_group(view, label, choice)) for view, label in pair]
+    return list(zip(names, facts, strict=True))
 
 
 # --------------------------------------------------------------------------------- a metric's difference
@@ -191,7 +193,7 @@ def _scores(entrant: Entrant, choice: Choice) -> NDArray[np.float64]:
 
 def _pair_numbers(pair: Pair, choice: Choice) -> list[NDArray[np.int64]]:
     """A number for each sample of both arms. Equal numbers are one prompt and seed."""
-    numbers: dict[tuple[str, int], int] = {}
+    numbers: dict[tuple[Json, ...], int] = {}
     of_arms = []
     for view, label in pair:
         section, group = _group(view, label, choice)
@@ -199,8 +201,9 @@ def _pair_numbers(pair: Pair, choice: Choice) -> list[NDArray[np.int64]]:
         if pair[0][0] is pair[1][0]:
             of_arms.append(places)  # of one run, whose arms all have one prompt and seed in one place
             continue
-        texts, seeds = view.run.suite.prompts[section.prompts].texts, section.seeds
-        names = [(texts[place // len(seeds)], seeds[place % len(seeds)]) for place in places.tolist()]
+        assert isinstance(section, GenerateSection)
+        clips = clips_of(view.run.suite, section)
+        names = [clips[place] for place in places.tolist()]
         of_arms.append(np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64))
     return of_arms
 
@@ -240,7 +243,9 @@ def _ratio(finding: Finding, pair: Pair, choice: Choice) -> Finding:
     of_arms = [view.rounds(_group(view, label, choice)[1]) for view, label in pair]
     numbers = sorted(of_arms[0].keys() & of_arms[1].keys())
     judgements = [judgement(records[n].values, records[n].notes) for records in of_arms for n in numbers]
-    finding = replace(finding, marks=tuple(dict.fromkeys((*finding.marks, *doubts(judgements)))))
+    spans = {(side, ""): view.span(_group(view, label, choice)[1]) for side, (view, label) in enumerate(pair)}
+    apart = (APART,) * bool(timed_apart(spans))
+    finding = replace(finding, marks=tuple(dict.fromkeys((*finding.marks, *doubts(judgements), *apart))))
     raw = all(value.name in records[n].samples for records in of_arms for n in numbers)
     rounds = [
         [records[n].samples[value.name] if raw else [records[n].values[value.name]] for n in numbers]

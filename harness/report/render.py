@@ -105,6 +105,8 @@ _LATEX = {
     "↓": r"$\downarrow$",
     "→": r"$\rightarrow$",
     "≈": r"$\approx$",
+    "≠": r"$\neq$",
+    "∘": r"$\circ$",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
     "‖": r"\textbardbl{}",

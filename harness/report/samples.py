@@ -29,7 +29,7 @@ class Samples:
     """The results of a group.
 
     Attributes:
-        planned: units of the group.
+        planned: units of the group, as far as they count.
         last: the entry of the last of those that are done, n of them, in the order planned; None without any.
         schemas: of the records of those.
         places: [n] position of each among the planned ones. Equal places of two arms of a section are one pair:
@@ -64,13 +64,14 @@ class Samples:
         return self.skipped < self.planned and self.scored < self.planned
 
 
-def read(run: Run, group: Group, names: tuple[str, ...]) -> Samples:
-    """The samples of `group` in `run`, with the values `names`."""
+def read(run: Run, group: Group, names: tuple[str, ...], chosen: NDArray[np.int64] | None = None) -> Samples:
+    """The samples of `group` in `run`, with the values `names`; only those of the planned places `chosen`, if given."""
     index = run.index
-    rows = index.rows(group.keys)
+    rows = index.rows(group.keys if chosen is None else [group.keys[place] for place in chosen])
     statuses = ["" if row is None else index.tags[row][1] for row in rows]
     places = np.flatnonzero([status == "ok" for status in statuses])
     done_rows = [row for row, status in zip(rows, statuses, strict=True) if status == "ok" and row is not None]
+    places = places if chosen is None else chosen[places]
     skip, failure = (rows[statuses.index(each)] if each in statuses else None for each in ("skipped", "failed"))
     return Samples(
         planned=len(rows),

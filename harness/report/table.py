@@ -16,6 +16,8 @@ UNCLEARED = "‖"
 UNHELD = "#"
 NOT_TOLD = "≈"
 FAULT = "!"
+UNLIKE = "≠"
+APART = "∘"
 
 NOTES = {
     RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
@@ -25,11 +27,13 @@ NOTES = {
     UNCONVERGED: "the ceiling of seconds came before the stop rule was met",
     UNCLEARED: "no audit has cleared the model of serving repeated requests from a cache: it was left out or unclear",
     UNHELD: "no slow reference stands behind the model's fast path in this record, so a wrong result may be a fast one",
+    UNLIKE: "of another kind than others of its column, as said below the table; never ranked",
+    APART: "not timed in turns with the others (A B B A), so that drift of the device falls on it alone; never ranked",
     FAULT: "a plug-in failed over these results, as the cell says; no other cell rests on that",
     NOT_TOLD: "best, but not told from the next: harness compare says UNCLEAR or has no verdict",
 }
 """The footnote of each mark."""
-DOUBTS = frozenset({INCOMPLETE, CONTENDED, UNCONVERGED, UNCLEARED, UNHELD})
+DOUBTS = frozenset({INCOMPLETE, CONTENDED, UNCONVERGED, UNCLEARED, UNHELD, UNLIKE, APART})
 """Marks that cast doubt on a value, so that it is never the best of its column."""
 
 

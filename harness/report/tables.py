@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from harness.contracts import Value, registry
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
@@ -11,18 +13,21 @@ from harness.report.cells import CARD, NOT_MEASURED, Cells, card_cell, cell_of, 
 from harness.report.drift import tables as drift_tables
 from harness.report.leads import Leads
 from harness.report.notes import annotate, note_marks
-from harness.report.table import INCOMPLETE, RANDOM_WEIGHTS, Heading, Row, Table, stacked
+from harness.report.table import APART, INCOMPLETE, RANDOM_WEIGHTS, UNLIKE, Cell, Heading, Row, Table, stacked
+from harness.report.terms import CLIPS, DEVICE, SCHEMA, VERSION, differences, share_clips, terms, timed_apart
 from harness.report.verdicts import Standing
 from harness.report.view import AnySection, Place, View, sections
+from harness.runs.plan import Group
 from harness.runs.records import Run
 from harness.suite.schema import Column, MeasureSection, TableSpec
 
 
-def build(runs: Sequence[Run]) -> list[Table]:
+def build(runs: Sequence[Run], common: bool = False) -> list[Table]:
     """The tables that the suites of `runs` ask for, with a row for every arm of every run.
 
     A suite that asks for none gets one with every value. Where it has no model and one probe in several sections, as a
-    training has, the rows are its sections. Tables of one name in several runs are joined.
+    training has, the rows are its sections. Tables of one name in several runs are joined. With `common`, means are
+    over the clips alone, by prompt and seed, that all runs plan which have the section.
     Raises `Incomplete`, naming sections and counts, and `RecordError` where there is nothing to show.
     """
     if not runs:
@@ -34,8 +39,9 @@ def build(runs: Sequence[Run]) -> list[Table]:
         for spec in view.run.suite.tables or ([] if view in views_by_section else [_everything(view)]):
             specs.setdefault(spec.name, spec)
     leads = Leads(views)
+    shared = share_clips(views) if common else []
     return [
-        *(_table(spec, views, leads) for spec in specs.values()),
+        *(_table(spec, views, leads, shared) for spec in specs.values()),
         *map(_by_section, views_by_section),
         *drift_tables.tables(views),
         *probe_tables.tables(runs),
@@ -91,28 +97,46 @@ def _by_section(view: View) -> Table:
 # ------------------------------------------------------------------------------------------- one table
 
 
-def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table:
-    shortfalls: list[str] = []
-    remarks: list[str] = []
-    columns = [_column(column, views, shortfalls, remarks, leads, spec.models) for column in spec.columns]
-    if shortfalls:
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """A table while its columns are made.
+
+    Attributes:
+        leads: who leads whom; None where nothing is ranked. models: labels of the arms to show; all where None.
+        names: of the rows. shortfalls, remarks: sentences, filled column by column.
+    """
+
+    views: Sequence[View]
+    leads: Leads | None
+    models: Sequence[str] | None
+    names: Mapping[Place, str]
+    shortfalls: list[str]
+    remarks: list[str]
+
+    def shown(self, view: View) -> list[str]:
+        """Labels of the arms of `view` that have a row."""
+        return _shown_arms(view, self.models)
+
+
+def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None, shared: Sequence[str] = ()) -> Table:
+    making = _Making(views, leads, spec.models, _row_names(views), [], list(shared))
+    columns = [_column(column, making) for column in spec.columns]
+    if making.shortfalls:
         # All of them at once, and not the first alone: each costs a run.
         raise Incomplete(
-            f"table {spec.name!r} is refused: " + "; ".join(dict.fromkeys(shortfalls)),
+            f"table {spec.name!r} is refused: " + "; ".join(dict.fromkeys(making.shortfalls)),
             "run the suite again to fill what is missing, or say `incomplete: mark` in it",
         )
-    rows, labels = [], [arm.label for view in views for arm in view.run.arms]
+    rows = []
     mark_by_note = note_marks(view.notes for view in views)
     for number, view in enumerate(views):
         device_alone = any((number, "") in cells_of_column for _, cells_of_column in columns)
-        for label in _shown_arms(view, spec.models) + ([""] if device_alone else []):
-            cells = tuple(cells_of_column.get((number, label), NOT_MEASURED) for _, cells_of_column in columns)
+        for label in making.shown(view) + ([""] if device_alone else []):
             arm = view.arms.get(label)
-            name = label if labels.count(label) < 2 else f"{view.run.folder.name}: {label}"
             rows.append(
                 Row(
-                    name or "device alone",
-                    cells,
+                    making.names[number, label],
+                    tuple(cells_of_column.get((number, label), NOT_MEASURED) for _, cells_of_column in columns),
                     reference=bool(label) and label == view.run.suite.reference,
                     marks=(
                         *((RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else ()),
@@ -126,76 +150,126 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None) -> Table
     if not rows:
         raise RecordError(f"table {spec.name!r} is empty: its run has none of its models", "see `models:` of the table")
     sections = {column.value.partition(":")[0] for column in spec.columns}
-    remarks += [sentence for view in views for sentence in switching.remarks(view.run, sections)]
-    sentences = tuple(dict.fromkeys(remarks))
+    making.remarks.extend(sentence for view in views for sentence in switching.remarks(view.run, sections))
+    sentences = tuple(dict.fromkeys(making.remarks))
     notes = (*((mark, note) for note, mark in mark_by_note.items()), *notes)
     return Table(spec.name, spec.title or spec.name, headings, tuple(rows), remarks=sentences, notes=notes)
+
+
+def _row_names(views: Sequence[View]) -> dict[Place, str]:
+    """A name for each arm of each run: its label, and the run's folder before it where several have that label."""
+    counts = Counter(label for view in views for label in view.arms)
+    folders = Counter(view.run.folder.name for view in views)
+    names: dict[Place, str] = {}
+    for number, view in enumerate(views):
+        folder = view.run.folder
+        for label in view.arms:
+            beside = folder.name if folders[folder.name] < 2 else str(folder)
+            names[number, label] = label if counts[label] < 2 else f"{beside}: {label}"
+        names[number, ""] = "device alone"
+    return names
 
 
 def _shown_arms(view: View, models: Sequence[str] | None) -> list[str]:
     return [arm.label for arm in view.run.arms if models is None or arm.label in models]
 
 
-def _column(
-    column: Column,
-    views: Sequence[View],
-    shortfalls: list[str],
-    remarks: list[str],
-    leads: Leads | None,
-    models: Sequence[str] | None = None,
-) -> tuple[Heading, Cells]:
-    """The column over the arms `models`, and over the reference where the column is relative to it."""
+def _column(column: Column, making: _Making) -> tuple[Heading, Cells]:
+    """The column over the arms to show, and over the reference where the column is relative to it."""
     source, _, name = column.value.partition(":")
+    views, models = making.views, making.models
     if source == "card":
-        value = CARD.get(name) or Value(name, direction="none")
-        cells = {
-            (number, arm): card_cell(view.arms[arm], name, column.format)
-            for number, view in enumerate(views)
-            for arm in _arms_of(view, column, models)
-        }
-        arms = {(number, arm) for number, view in enumerate(views) for arm in _shown_arms(view, models)}
-        card_cells = ranked(cells, value.direction, arms, lambda behind, leader: "ahead") if leads else cells
-        return _heading_and_cells(column, value, card_cells, views)
+        return _card_column(column, name, making)
     value, plugin_name = _declared(column, views)
-    cells, comparable = {}, set()
-    schemas: set[int] = set()
-    versions: set[tuple[str, str]] = set()
-    measured = False
+    cells: dict[Place, Cell] = {}
+    groups: dict[Place, tuple[AnySection, list[Group]]] = {}
+    comparable = set()
     for number, view in enumerate(views):
         section = view.section(source)
         plugin = _plugin_of(view, section, name, column.metric) if section else None
         if section is None or plugin is None:
             continue
-        measured = isinstance(section, MeasureSection)
         for arm in ("", *_arms_of(view, column, models)):
             group = view.groups.get((source, plugin, arm))
             if group is None:
                 continue
             others = [view.groups[key] for other in column.joined if (key := (other, plugin, arm)) in view.groups]
-            cell = cell_of(view, section, group, value, column.format, shortfalls, others)
-            cells[number, arm] = cell
-            schemas |= view.samples(section, group).schemas
-            versions |= {(plugin, version) for g in (group, *others) if (version := view.version(section, g))}
+            cell = cell_of(view, section, group, value, column.format, making.shortfalls, others)
+            cells[number, arm], groups[number, arm] = cell, (section, [group, *others])
             # Random weights have a speed that counts, but no quality.
             random = bool(arm) and view.arms[arm].card.weights == "random"
-            in_table = arm in ("", *_shown_arms(view, models))
-            if INCOMPLETE not in cell.marks and (measured or not random) and in_table:
+            in_table = arm in ("", *making.shown(view))
+            if INCOMPLETE not in cell.marks and (isinstance(section, MeasureSection) or not random) and in_table:
                 comparable.add((number, arm))
-    if measured and not _one_device(source, views, remarks):
-        comparable = set()
+    cells, comparable = _like(source, cells, groups, comparable, making)
+    if (leads := making.leads) is None:
+        return _heading_and_cells(column, value, cells, views)
+
+    def standing(behind: Place, leader: Place) -> Standing:
+        return leads.standing(behind, leader, (source, plugin_name, name))
+
+    return _heading_and_cells(column, value, ranked(cells, value.direction, comparable, standing), views)
+
+
+def _card_column(column: Column, name: str, making: _Making) -> tuple[Heading, Cells]:
+    value, views = CARD.get(name) or Value(name, direction="none"), making.views
+    cells: Cells = {
+        (number, arm): card_cell(view.arms[arm], name, column.format)
+        for number, view in enumerate(views)
+        for arm in _arms_of(view, column, making.models)
+    }
+    arms = {(number, arm) for number, view in enumerate(views) for arm in making.shown(view)}
+    if making.leads:
+        cells = ranked(cells, value.direction, arms, lambda behind, leader: "ahead")
+    return _heading_and_cells(column, value, cells, views)
+
+
+def _like(
+    source: str,
+    cells: dict[Place, Cell],
+    groups: Mapping[Place, tuple[AnySection, Sequence[Group]]],
+    comparable: set[Place],
+    making: _Making,
+) -> tuple[dict[Place, Cell], set[Place]]:
+    """The cells, marked where they are not like the others of their column, and those that may be ranked: all or none.
+
+    A remark says wherein they differ.
+
+    Args:
+        groups: of each cell its section, its own group, and those joined to it.
+    """
+    views, remarks = making.views, making.remarks
+    own = {
+        place: (views[place[0]], section, first)
+        for place, (section, (first, *_)) in groups.items()
+        if views[place[0]].samples(section, first).scored
+    }
+    measured = any(isinstance(section, MeasureSection) for section, _ in groups.values())
+    alike = _one_device(source, views, remarks) if measured else True
+    schemas = {schema for view, section, group in own.values() for schema in view.samples(section, group).schemas}
     if len(schemas) > 1:
         schema_list = " and ".join(map(str, sorted(schemas)))
         remarks.append(f"{source}: not ranked, as its records are of schema versions {schema_list}.")
-        comparable = set()
-    if not _one_version(source, versions, measured, remarks):
-        comparable = set()
-    if leads:
-
-        def standing(behind: Place, leader: Place) -> Standing:
-            return leads.standing(behind, leader, (source, plugin_name, name))
-
-        return _heading_and_cells(column, value, ranked(cells, value.direction, comparable, standing), views)
-    return _heading_and_cells(column, value, cells, views)
+    versions = {
+        (group.plugin, version)
+        for (number, _), (section, all_groups) in groups.items()
+        for group in all_groups
+        if (version := views[number].version(section, group)) is not None
+    }
+    alike = _one_version(source, versions, measured, remarks) and len(schemas) < 2 and alike
+    facts = {place: terms(*own[place]) for place in own if place in comparable}
+    stated = {SCHEMA, VERSION, *((DEVICE,) if measured else ())}
+    if words := differences([(making.names[place], facts[place]) for place in facts], stated):
+        offer = (
+            " `harness table --common` takes the clips that all plan." if f"{CLIPS} (" in words and not measured else ""
+        )
+        remarks.append(f"{source}: not ranked, as they differ in {words}.{offer}")
+        cells = {p: replace(c, marks=(*c.marks, *(UNLIKE,) * (p in facts))) for p, c in cells.items()}
+        alike = False
+    if measured:
+        apart = timed_apart({place: view.span(group) for place, (view, _, group) in own.items() if place in comparable})
+        cells = {p: replace(c, marks=(*c.marks, *(APART,) * (p in apart))) for p, c in cells.items()}
+    return cells, comparable if alike else set()
 
 
 def _arms_of(view: View, column: Column, models: Sequence[str] | None) -> list[str]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.contracts import Metric, Value, registry
 from harness.errors import shown
@@ -17,6 +21,9 @@ from harness.runs.records import RecordFile, Run
 from harness.suite.schema import GenerateSection, MeasureSection, Suite
 
 AnySection = GenerateSection | MeasureSection
+MOST_ASKED = 64
+"""Records of a group whose device is asked for: who goes on elsewhere does so for a stretch, and not for one clip."""
+
 Place = tuple[int, str]
 """Number of a run and label of an arm."""
 
@@ -28,16 +35,24 @@ def sections(suite: Suite) -> list[AnySection]:
 
 @dataclass(slots=True)
 class View:
-    """A run with its arms by label, its groups by (section, plugin, arm), and one instance of each metric."""
+    """A run with its arms by label, its groups by (section, plugin, arm), and one instance of each metric.
+
+    Attributes:
+        common: by section the places of the planned clips that alone count; all where there is no entry.
+        clips: by section the facts that tell its clips from another run's, as `harness.report.terms` has them.
+    """
 
     run: Run
     arms: dict[str, Arm] = field(init=False)
     groups: dict[tuple[str, str, str], Group] = field(init=False)
     records: RecordFile = field(init=False)
     notes: dict[str, tuple[str, ...]] = field(init=False)
+    common: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    clips: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _metrics: dict[tuple[str, str], Metric] = field(default_factory=dict)
     _samples: dict[tuple[str, str, str], Samples] = field(default_factory=dict)
     _rounds: dict[tuple[str, str], Mapping[int, Record]] = field(default_factory=dict)
+    _devices: dict[tuple[str, str, str], tuple[str, ...]] = field(default_factory=dict)
     _preimages: dict[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,7 +93,7 @@ class View:
         if place not in self._samples:
             plugins = registry.probes if isinstance(section, MeasureSection) else registry.metrics
             names = tuple(value.name for value in plugins.get(group.plugin).values)
-            self._samples[place] = read(self.run, group, names)
+            self._samples[place] = read(self.run, group, names, self.common.get(group.section))
         return self._samples[place]
 
     def uncleared(self, section: AnySection, group: Group) -> tuple[str, ...]:
@@ -115,6 +130,15 @@ class View:
             self._rounds[group.section, group.arm] = records
         return self._rounds[group.section, group.arm]
 
+    def span(self, group: Group) -> tuple[datetime, datetime] | None:
+        """First start and last end of a measurement of several rounds; None of others, or where it is not recorded."""
+        records = self.rounds(group).values()
+        try:
+            starts, ends = ([_moment(getattr(r, end)) for r in records] for end in ("started", "ended"))
+        except ValueError:
+            return None
+        return (min(starts), max(ends)) if len(records) > 1 else None
+
     def reason(self, entry: IndexEntry) -> str:
         """The reason in a skipped unit's record, with the fix."""
         notes = self.records.at(entry.offset).notes
@@ -131,6 +155,23 @@ class View:
         reasons = self.records.at(samples.last.offset).notes.get("not_available") if samples.last else None
         return str(reasons.get(name, "")) if isinstance(reasons, dict) else ""
 
+    def devices(self, section: AnySection, group: Group) -> tuple[str, ...]:
+        """Labels of the devices of a group's results, and of the clips that were scored; of many, of a sample of 64."""
+        place = (group.section, group.plugin, group.arm)
+        if place not in self._devices:
+            labels = set()
+            for each in {id(g): g for g in (group, self.groups.get((section.name, "", group.arm), group))}.values():
+                keys = {*each.keys[:: -(-len(each.keys) // MOST_ASKED) or 1], *each.keys[-1:]}
+                entries = (self.run.index.get(key) for key in keys)
+                labels |= {self.device(entry) for entry in entries if entry is not None and entry.status == "ok"}
+            self._devices[place] = tuple(sorted(labels))
+        return self._devices[place]
+
     def device(self, entry: IndexEntry) -> str:
         """The label of the unit's device."""
         return device_label(self.records.at(entry.offset).device)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

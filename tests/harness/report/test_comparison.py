@@ -11,7 +11,7 @@ from run_folders import Arm, Speed, write_run
 
 from harness.cli import main
 from harness.contracts import Value
-from harness.errors import Incomplete, RecordError, SuiteError
+from harness.errors import Incomplete, SuiteError
 from harness.report.comparison import compare, paired
 from harness.report.comparison_table import table
 from harness.report.render import RENDERERS
@@ -188,21 +188,24 @@ def test_samples_without_a_ratio_are_not_compared(tmp_path: Path) -> None:
     assert found.verdict == "not compared"
 
 
-def test_two_devices_are_refused_unless_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"two devices.*Other.*Test CPU") as caught:
-        judge(tmp_path, arms(BASE, device="Other"))
-    assert "--across-devices" in caught.value.fix
+def test_two_devices_are_not_compared_unless_asked_for(tmp_path: Path) -> None:
+    (found,) = judge(tmp_path, arms(BASE, device="Other"))
+    assert found.verdict == "not compared"
+    assert found.reason == "the arms differ in device (Test CPU (2 cores): dense; Other (2 cores): latent)"
+    assert exit_code([found]) == 2
     assert judge(tmp_path, arms(np.array(BASE) + NOISE, device="Other"), across=True)[0].verdict == "SAME"
 
 
-def test_two_schema_versions_are_refused(tmp_path: Path) -> None:
+def test_two_schema_versions_are_not_compared(tmp_path: Path) -> None:
     judge(tmp_path, arms(BASE))
     path = tmp_path / "records.jsonl"
     first, _, rest = path.read_text().partition("\n")
     path.write_text(first.replace('"schema":1', '"schema":0') + "\n" + rest)
     run = load_run(tmp_path)
-    with pytest.raises(RecordError, match="two record schema versions"):
-        compare([(Side(run, run.arms[0]), Side(run, run.arms[1]))])
+    (found,) = compare([(Side(run, run.arms[0]), Side(run, run.arms[1]))])
+    assert found.reason == "the arms differ in record schema (0 and 1: dense; 1: latent)"
+    (found,) = compare([(Side(run, run.arms[0]), Side(run, run.arms[1]))], across_devices=True)
+    assert found.verdict != "not compared"
 
 
 def test_a_value_of_one_arm_alone_is_a_marked_row(tmp_path: Path) -> None:
