@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,13 +37,22 @@ def plan(
         yield from plan_lines(work)
 
 
-def plan_of(suite: Path, plugins: Sequence[Path] | None, sets: Sequence[str] | None) -> Plan:
-    """The plan of a suite file, its plug-ins loaded first. Raises `HarnessError`."""
+def plan_of(
+    suite: Path,
+    plugins: Sequence[Path] | None,
+    sets: Sequence[str] | None,
+    resolve: Callable[[str], str] | None = None,
+) -> Plan:
+    """The plan of a suite file, its plug-ins loaded first. Raises `HarnessError`.
+
+    `resolve` says what the suite's `device` means where the units are done, if that is not here.
+    """
     from harness.runs.plan import make
     from harness.suite.load import load_suite
 
     load_plugins(plugins)
-    return make(load_suite(suite, sets or []))
+    loaded = load_suite(suite, sets or [])
+    return make(loaded, resolve(loaded.device) if resolve else None)
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from harness.cli.arguments import Plugins, Sets, SuiteFile
 
 if TYPE_CHECKING:
     from harness.execute.outcome import Outcome
+    from harness.execute.ray_cluster import Cluster
     from harness.runs.plan import Plan
 
 
@@ -34,41 +35,78 @@ def run(
         str | None,
         typer.Option(metavar="I/N", help="Only share I of N, in DIR/shards; `harness merge DIR` unites the shares."),
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="`local`, or `ray` for the devices and machines of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Head node of the cluster; without it Ray starts here.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --engine ray: workers that make clips; all that fit.")
+    ] = None,
     plugin: Plugins = None,
     set_: Sets = None,
 ) -> Iterator[str]:
     """Do the units of SUITE that have no record; show the tables."""
-    from rich.console import Console
-
     from harness.cli.plan import plan_of
-    from harness.cli.progress import Meter
     from harness.execute import merging, shares
     from harness.runs.records import SHARDS
 
     part = shares.Shard.parse(shard) if shard is not None else None
-    work = shares.only(plan_of(suite, plugin, set_), only or ())
-    base = folder = out or Path("runs") / work.suite.suite
-    if part:
-        work, folder = shares.share(work, part), base / SHARDS / part.name
-    if dry_run:
-        yield from _dry_run(work, [folder, *(merging.elsewhere(base, folder) if part else ())])
-        return
+    with _cluster(engine if not dry_run else "local", address, workers) as cluster:
+        work = shares.only(plan_of(suite, plugin, set_, cluster.resolve if cluster else None), only or ())
+        base = folder = out or Path("runs") / work.suite.suite
+        if part:
+            work, folder = shares.share(work, part), base / SHARDS / part.name
+        if dry_run:
+            yield from _dry_run(work, [folder, *(merging.elsewhere(base, folder) if part else ())])
+            return
+        if part:
+            merging.adopt(work, base, folder)
+        options: dict[str, Any] = {"verify": verify, "suite_folder": suite.parent, "jobs": jobs, "processes": processes}
+        outcome = yield from _done(work, folder, limit, cluster, options)
+    yield from report(outcome, plugins=plugin or ())
+    raise typer.Exit(outcome.exit_code)
+
+
+def _done(
+    work: Plan, folder: Path, limit: int | None, cluster: Cluster | None, options: Mapping[str, Any]
+) -> Generator[str, None, Outcome]:
+    """Run `work`; the tables so far where the disk refuses."""
+    from rich.console import Console
+
+    from harness.cli.progress import Meter
     from harness.errors import HarnessError, StorageError
     from harness.execute.run import run_plan
 
-    if part:
-        merging.adopt(work, base, folder)
+    engine = None
+    if cluster is not None:
+        from harness.execute.ray_engine import engine_of
+
+        engine = engine_of(cluster)
     try:
         with Meter(Console(stderr=True)) as meter:
-            outcome = run_plan(
-                work, folder, limit, meter, verify=verify, suite_folder=suite.parent, jobs=jobs, processes=processes
-            )
+            return run_plan(work, folder, limit, meter, engine=engine, **options)
     except StorageError:
         with suppress(HarnessError):
             yield from _tables(folder, write=False)
         raise
-    yield from report(outcome, plugins=plugin or ())
-    raise typer.Exit(outcome.exit_code)
+
+
+@contextmanager
+def _cluster(engine: str, address: str | None, workers: int | None) -> Iterator[Cluster | None]:
+    """The cluster of the engine `ray`; None for the local one, which takes neither option."""
+    from harness.errors import OptionError
+
+    if engine == "ray":
+        from harness.execute.ray_cluster import connected
+
+        with connected(address, workers) as cluster:
+            yield cluster
+    elif address or workers:
+        raise OptionError("--address and --workers are options of --engine ray", "add --engine ray, or leave them out")
+    else:
+        yield None
 
 
 def _dry_run(plan: Plan, folders: Sequence[Path]) -> Iterator[str]:

@@ -44,13 +44,15 @@ def run_plan(
     scratch: Path | None = None,
     jobs: int = 1,
     processes: int | None = None,
+    engine: Engine | None = None,
 ) -> Outcome:
     """Run the units of `plan` that `out` does not hold yet; at most `limit` of them.
 
     `verify` compares the digest of every clip's file, not its length alone. The git commit of `suite_folder` is
     recorded where the harness itself is not under git. Probes keep files in `scratch`, a folder of the run unless
     given. `jobs` measurements run at the same time where their probe allows it (`Probe.side_by_side`). `processes` make
-    batches of clips on a CPU, one a core unless given.
+    batches of clips on a CPU, one a core unless given. `engine` does the units elsewhere, as that of
+    `harness.execute.ray_engine` does.
 
     An interrupt (Ctrl-C) ends the run in order, and `stopped` says so. Raises `HarnessError` where the run cannot
     start, and `StorageError` where the disk refuses. In both cases the records stay, and the next run goes on from
@@ -61,9 +63,8 @@ def run_plan(
     with Store(out) as store:
         store.sweep()
         store.write_plan(plan)
-        job = _RunningPlan(
-            plan, store, setting, verify, progress or (lambda tick: None), limit, scratch or out / SCRATCH
-        )
+        say = progress or (lambda tick: None)
+        job = (engine or RunningPlan)(plan, store, setting, verify, say, limit, scratch or out / SCRATCH)
         try:
             job.work(jobs, processes)
         except _Stop as stop:
@@ -75,11 +76,15 @@ def run_plan(
         return job.outcome()
 
 
+Engine = Callable[[Plan, Store, units.Setting, bool, Progress, int | None, Path], "RunningPlan"]
+"""What makes the one run of a plan: `RunningPlan` itself, or what makes one of a subclass."""
+
+
 class _Stop(Exception):
     """Ends the run between two units; its text is the reason, empty for a limit."""
 
 
-class _RunningPlan:
+class RunningPlan:
     """One run: the finished units, the loaded models and metrics, and the counts."""
 
     def __init__(
@@ -140,21 +145,16 @@ class _RunningPlan:
 
     def work(self, jobs: int, processes: int | None) -> None:
         """Do every unit that is not done: all clips and scores, then all measurements."""
-        clips: dict[str, list[Unit]] = defaultdict(list)
-        measurements: dict[str, list[Unit]] = defaultdict(list)
-        rounds: dict[int, list[Unit]] = defaultdict(list)
-        together: list[Unit] = []
-        of_rounds = {
-            key for group in self.plan.groups if group.kind == "measure" and len(group.keys) > 1 for key in group.keys
-        }
-        for unit in self.plan.units:
-            if jobs > 1 and unit.kind == "measure" and registry.probes.get(unit.context["plugin"]).side_by_side:
-                together.append(unit)
-            elif unit.key in of_rounds:
-                rounds[int(unit.context["round"])].append(unit)
-            elif unit.kind != "score":
-                by_arm = clips if unit.kind == "generate" else measurements
-                by_arm[str(unit.context["arm"])].append(unit)
+        self.make_clips(processes)
+        together, in_turn = self.measurements(jobs)
+        self._measure_together(together, jobs)
+        for unit, arm in in_turn:
+            if not self._done(unit):
+                self._write(self.measurer.measure(*self._task(unit, arm)))
+
+    def make_clips(self, processes: int | None) -> None:
+        """Make the clips that are missing, and score those that have no score."""
+        clips = self.clips()
         todo = [(arm, unit) for arm in self.plan.arms for unit in clips[arm.label] if not self._done(unit)]
         if (several := batches.processes(todo, self.plan.device, processes)) > 1:
             for unit in (unit for arm in self.plan.arms for unit in clips[arm.label] if self._done(unit)):
@@ -164,22 +164,41 @@ class _RunningPlan:
             for arm in self.plan.arms:
                 self._clips(arm, clips[arm.label])
         self.scorers.close()
-        self._measure_together(together, jobs)
-        for arm in self.plan.arms:
-            for unit in measurements[arm.label]:
-                self._measure(unit, arm)
-        for unit in measurements[""]:
-            self._measure(unit, None)
-        self._rounds(rounds)
 
-    def _rounds(self, rounds: dict[int, list[Unit]]) -> None:
-        """Measure in the order A B B A, so that drift of the device falls on every arm alike (rule T12)."""
+    def clips(self) -> dict[str, list[Unit]]:
+        """The generate units by the label of their arm."""
+        clips: dict[str, list[Unit]] = defaultdict(list)
+        for unit in self.plan.units:
+            if unit.kind == "generate":
+                clips[str(unit.context["arm"])].append(unit)
+        return clips
+
+    def measurements(self, jobs: int) -> tuple[list[Unit], list[tuple[Unit, Arm | None]]]:
+        """The measurements that run `jobs` at a time, and those that follow one by one.
+
+        Units of several rounds come last, in the order A B B A, so that drift of the device falls on every arm alike
+        (rule T12).
+        """
         arms = {arm.label: arm for arm in self.plan.arms}
         place = {label: index for index, label in enumerate(arms)}
+        of_rounds = {
+            key for group in self.plan.groups if group.kind == "measure" and len(group.keys) > 1 for key in group.keys
+        }
+        together: list[Unit] = []
+        single: list[Unit] = []
+        rounds: dict[int, list[Unit]] = defaultdict(list)
+        for unit in self.plan.units:
+            if unit.kind != "measure":
+                continue
+            if jobs > 1 and registry.probes.get(unit.context["plugin"]).side_by_side:
+                together.append(unit)
+            else:
+                (rounds[int(unit.context["round"])] if unit.key in of_rounds else single).append(unit)
+        in_turn = sorted(single, key=lambda unit: place.get(str(unit.context["arm"]), len(place)))
         for number in sorted(rounds):
             todo = sorted(rounds[number], key=lambda unit: place.get(str(unit.context["arm"]), -1))
-            for unit in reversed(todo) if number % 2 else todo:
-                self._measure(unit, arms.get(str(unit.context["arm"])))
+            in_turn += reversed(todo) if number % 2 else todo
+        return together, [(unit, arms.get(str(unit.context["arm"]))) for unit in in_turn]
 
     def _clips(self, arm: Arm, todo: Sequence[Unit]) -> None:
         for batch in batches.grouped(todo, arm, self._done):
@@ -260,10 +279,6 @@ class _RunningPlan:
 
         self._write(units.attempt(unit, self.setting, work))
 
-    def _measure(self, unit: Unit, arm: Arm | None) -> None:
-        if not self._done(unit):
-            self._write(self.measurer.measure(*self._task(unit, arm)))
-
     def _task(self, unit: Unit, arm: Arm | None) -> Task:
         return unit, arm, self.options[str(unit.context["section"])]
 
@@ -281,23 +296,34 @@ class _RunningPlan:
 
     # -------------------------------------------------------------------------------- the records
 
-    def _write(self, record: Record) -> None:
-        self._count(record, self._keep(record))
+    def _write(self, *records: Record) -> None:
+        """Bring records to the disk together, and count them."""
+        entries = {record.key: self._skipped_again(record) for record in records}
+        new = [record for record in records if entries[record.key] is None]
+        entries |= zip((record.key for record in new), self.store.records.append_all(new), strict=True)
+        for record in records:
+            entry = entries[record.key]
+            assert entry is not None
+            self._note(record, entry)
+        self._stop_where_asked()
 
     def _keep(self, record: Record) -> IndexEntry:
-        """Append a record, and return the entry that counts from now on.
+        """Append a record, and return the entry that counts from now on."""
+        return self._skipped_again(record) or self.store.records.append(record)
 
-        A unit that is skipped again for the same reason gets no second record, so that running again adds nothing.
-        """
-        entry = self.index.get(record.key)
-        skipped_again = record.status == "skipped" and entry is not None and entry.status == "skipped"
-        if entry is not None and skipped_again and self.store.records.at(entry.offset).notes == record.notes:
-            return entry
-        return self.store.records.append(record)
+    def _skipped_again(self, record: Record) -> IndexEntry | None:
+        """The entry of a unit that is skipped again for the same reason: running again adds no second record."""
+        entry = self.index.get(record.key) if record.status == "skipped" else None
+        if entry is None or entry.status != "skipped":
+            return None
+        return entry if self.store.records.at(entry.offset).notes == record.notes else None
 
     def _count(self, record: Record, entry: IndexEntry) -> None:
         """Count a record, and stop where the suite or the limit says so."""
         self._note(record, entry)
+        self._stop_where_asked()
+
+    def _stop_where_asked(self) -> None:
         if reason := stop_reason(self.plan.suite.errors, self.failed, len(self.plan.units)):
             raise _Stop(reason)
         if self.limit is not None and self.finished >= self.limit:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from pydantic_core import from_json
@@ -70,9 +71,13 @@ class RecordFile:
 
         Raises `StorageError`; the file is then as before.
         """
-        line = encode(record)
-        start = self._append([line])
-        return own_entry(line, start) or decode_entry(line, start)
+        return self.append_all([record])[0]
+
+    def append_all(self, records: Iterable[Record]) -> list[IndexEntry]:
+        """As `append`, for lines that are brought to the disk together: all of them, or none."""
+        lines = [encode(record) for record in records]
+        offsets = accumulate(map(len, lines), initial=self._append([b"".join(lines)]) if lines else 0)
+        return [own_entry(line, at) or decode_entry(line, at) for line, at in zip(lines, offsets, strict=False)]
 
     def extend(self, lines: Iterable[bytes]) -> None:
         """Write whole lines of other files of records, and bring them to the disk.

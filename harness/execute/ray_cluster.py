@@ -1,0 +1,373 @@
+"""A Ray cluster as the driver sees it: the connection, the nodes that are fit for a plan, and the workers on them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.contracts import Json
+from harness.errors import NotAvailable
+from harness.execute import ray_actors
+from harness.execute.batches import PROCESS_BYTES
+from harness.execute.luggage import Luggage, Unpacked
+from harness.execute.making import THREADS
+from harness.system import devices
+
+CONNECT_S = 30.0
+"""Seconds in which a cluster has to answer."""
+PATIENCE_S = 120.0
+"""Seconds in which a first worker has to start, and a node to be prepared."""
+LOOK_S = 2.0
+"""Seconds between two looks at the list of nodes."""
+CLOSE_S = 5.0
+"""Seconds that nodes have for deleting their folders."""
+START_FAILURES = 3
+"""Workers in a row that may end before they are ready; a node is left alone after so many."""
+EXTRA = "pip install 'videomla-bench[ray]'"
+
+
+def library() -> Any:
+    """Ray itself. Raises `NotAvailable` with what brings it."""
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise NotAvailable("the engine `ray` needs Ray, which is not installed", EXTRA) from error
+
+
+@dataclass(slots=True)
+class Site:
+    """A node.
+
+    Attributes:
+        name: its address, for messages alone. cores, gpus, memory: what Ray may give away there.
+        keeper: its actor. folder, unpacked: what that has laid down; None until it has.
+        machine: the same for nodes on one machine.
+        failures: workers in a row that ended before they were ready.
+    """
+
+    node: str
+    name: str
+    cores: int
+    gpus: int
+    memory: int
+    keeper: Any = None
+    folder: Path | None = None
+    unpacked: Unpacked = field(default_factory=Unpacked)
+    machine: str = ""
+    alive: bool = True
+    failures: int = 0
+
+    @property
+    def fit(self) -> bool:
+        """Whether workers may start here."""
+        fit = self.alive and self.folder is not None and not self.unpacked.faults
+        return fit and self.failures < START_FAILURES
+
+
+@dataclass(eq=False, slots=True)
+class Hand:
+    """A worker: its actor, where it works, what for, and the file in which its output is."""
+
+    actor: Any
+    site: Site
+    job: str
+    log: str
+    ready: bool = False
+    pool: str | None = None
+    items: Sequence[Any] = ()
+
+
+class Cluster:
+    """The nodes and workers of one run.
+
+    Args:
+        workers: that make clips; as many as there is room for unless given.
+        patience: seconds until a first worker must have started.
+        cores: of each worker on a CPU; 0 takes none, for workers that only wait.
+    """
+
+    def __init__(self, ray: Any, workers: int | None, patience: float = PATIENCE_S, cores: int = 1) -> None:
+        self.ray, self.workers, self.patience, self.cores = ray, workers, patience, cores
+        self.sites: dict[str, Site] = {}
+        self.hands: list[Hand] = []
+        self.device = "cpu"
+        self._git: Mapping[str, Json] = {}
+        self._say: Callable[[str], None] = lambda line: None
+        self._luggage: Any = None
+        self._preparing: dict[Any, Site] = {}
+        self._looked = 0.0
+        self._number = 0
+        self._bytes = PROCESS_BYTES
+        self.reason = ""
+
+    def resolve(self, device: str) -> str:
+        """The suite's `device` on this cluster. Raises `NotAvailable` for `cuda` where no node has a GPU."""
+        gpus = sum(site.gpus for site in self._nodes())
+        if device == "auto":
+            return "cuda" if gpus else "cpu"
+        if device.startswith("cuda") and not gpus:
+            raise NotAvailable("no node of the cluster has a GPU", "--set device=cpu, or add nodes with GPUs")
+        return device.partition(":")[0]
+
+    # -------------------------------------------------------------------------------------- the nodes
+
+    def open(self, luggage: Luggage, git: Mapping[str, Json], say: Callable[[str], None]) -> None:
+        """Prepare every node. Raises `NotAvailable` where one differs from the driver, or lacks what the plan needs."""
+        self.device, self._git, self._say = luggage.device, git, say
+        largest = max((4 * (arm.card.parameters or 0) for arm in luggage.arms), default=0)
+        self._bytes = PROCESS_BYTES + largest
+        self._luggage = self.ray.put(luggage)
+        say("preparing the nodes")
+        self._look()
+        until = time.monotonic() + self.patience
+        while self._preparing:
+            if time.monotonic() > until:
+                names = ", ".join(site.name for site in self._preparing.values())
+                raise NotAvailable(f"no answer from {names} within {self.patience:.0f} s", "look at `ray status`")
+            self.prepared(self.ray.wait(list(self._preparing), num_returns=1, timeout=1.0)[0])
+        faults = [f"node {site.name}: {fault}" for site in self.sites.values() for fault in site.unpacked.faults]
+        if faults:
+            more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
+            raise NotAvailable("workers cannot do this run: " + "; ".join(faults[:5]) + more)
+
+    def look(self) -> None:
+        """Look for nodes that came or went, every few seconds."""
+        if time.monotonic() - self._looked > LOOK_S:
+            self._look()
+            if self._preparing:
+                self.prepared(self.ray.wait(list(self._preparing), num_returns=len(self._preparing), timeout=0)[0])
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        nodes = {site.node: site for site in self._nodes()}
+        for node, site in self.sites.items():
+            site.alive = node in nodes
+        for node in nodes.keys() - self.sites.keys():
+            site = self.sites[node] = nodes[node]
+            if not self._room(site):
+                continue
+            site.keeper = self._actor(ray_actors.Keeper, site, num_cpus=0).remote()
+            self._preparing[site.keeper.prepare.remote(self._luggage)] = site
+
+    def _nodes(self) -> list[Site]:
+        sites = []
+        for node in self.ray.nodes():
+            if node["Alive"]:
+                has = node["Resources"]
+                cores, gpus, memory = (int(has.get(name, 0)) for name in ("CPU", "GPU", "memory"))
+                name = f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+                sites.append(Site(node["NodeID"], name, cores, gpus, memory, machine=node["NodeManagerAddress"]))
+        return sites
+
+    def prepared(self, references: Sequence[Any]) -> None:
+        """Take what nodes say of the luggage. Those that came late and are not fit are named, and left alone."""
+        for reference in references:
+            site = self._preparing.pop(reference)
+            try:
+                site.folder, site.unpacked, site.machine = self.ray.get(reference)
+            except self.ray.exceptions.RayError as error:
+                site.unpacked = Unpacked(faults=(_cause(error),))
+            if self.hands:
+                faults = "; ".join(site.unpacked.faults)
+                self._say(f"node {site.name} {f'is not used: {faults}' if faults else 'has joined'}")
+
+    # ------------------------------------------------------------------------------------ the workers
+
+    def _room(self, site: Site) -> int:
+        """Workers that make clips for which a node has room."""
+        if self.device != "cpu":
+            return site.gpus
+        if not self.cores:
+            return self.workers or 1
+        return min(site.cores // self.cores, max(1, site.memory // 2 // self._bytes))
+
+    def room(self) -> int:
+        """Workers that make clips for which the cluster has room; one at least."""
+        return max(1, min(self.workers or 1 << 30, sum(self._room(site) for site in self.sites.values() if site.fit)))
+
+    def staff(self, job: str, wanted: int, start: Callable[[Site], Hand | None]) -> None:
+        """Have at most `wanted` workers for `job`, each on the node that has the most room for it."""
+        while sum(hand.job == job for hand in self.hands) < wanted:
+            sites = [site for site in self.sites.values() if site.fit]
+            by_room = sorted(sites, key=lambda site: self._crowd(job, site) / max(1, self._room(site)))
+            hand = next((hand for site in by_room if (hand := start(site))), None)
+            if hand is None:
+                return
+            self.hands.append(hand)
+
+    def _crowd(self, job: str, site: Site) -> int:
+        return sum(hand.site is site and hand.job == job for hand in self.hands)
+
+    def maker(self, site: Site) -> Hand | None:
+        """A worker that makes clips; None where the node has no room."""
+        room = self._room(site)
+        if self._crowd("clips", site) >= room:
+            return None
+        if self.device != "cpu":
+            threads = max(1, site.cores // room)
+            return self.worker(ray_actors.ClipMaker, site, "clips", self.device, threads, num_cpus=1, num_gpus=1)
+        threads = max(1, site.cores // min(room, self.room()))
+        return self.worker(ray_actors.ClipMaker, site, "clips", "cpu", threads, num_cpus=self.cores)
+
+    def scorer(self, site: Site, environment: str, on_gpu: bool) -> Hand | None:
+        """A worker for the metrics of one environment, on a GPU that makes no clips where there is one."""
+        if on_gpu and site.gpus:
+            threads = max(1, site.cores // site.gpus)
+            return self.worker(ray_actors.ClipScorer, site, environment, self.device, threads, num_cpus=0, num_gpus=1)
+        return None if on_gpu else self.worker(ray_actors.ClipScorer, site, environment, "cpu", 1, num_cpus=0)
+
+    def measurer(self, site: Site) -> Hand:
+        """A worker that measures: with a GPU for itself, and on a CPU with the whole node."""
+        own = {"num_cpus": 1, "num_gpus": 1} if self.device != "cpu" else {"num_cpus": site.cores * min(1, self.cores)}
+        threads = os.environ.get(THREADS[0], "")
+        at_most = int(threads) if threads.isdigit() else None
+        hand = self.worker(ray_actors.MeasuringHost, site, "measure", self.device, at_most, **own)
+        self.hands.append(hand)
+        return hand
+
+    def worker(self, cls: Any, site: Site, job: str, device: str, threads: int | None, **own: Any) -> Hand:
+        """Start a worker on a node."""
+        assert site.folder is not None
+        self._number += 1
+        log = f"{job.replace('/', '-')}-{self._number}.log"
+        work = Path.cwd()
+        desk = ray_actors.Desk(site.folder, work, site.unpacked, log, device, threads, self._git)
+        return Hand(self._actor(cls, site, **own).remote(desk), site, job, log)
+
+    def _actor(self, cls: Any, site: Site, **own: Any) -> Any:
+        strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(site.node, soft=False)
+        return self.ray.remote(cls).options(scheduling_strategy=strategy, max_restarts=0, **own)
+
+    def dismiss(self, hand: Hand) -> None:
+        """End a worker."""
+        with suppress(Exception):
+            self.ray.kill(hand.actor, no_restart=True)
+        self.hands.remove(hand)
+
+    def tail(self, hand: Hand) -> str:
+        """The end of what a worker printed; empty where its node is gone."""
+        try:
+            return str(self.ray.get(hand.site.keeper.tail.remote(hand.log), timeout=CLOSE_S))
+        except self.ray.exceptions.RayError:
+            return ""
+
+    def ended(self, hand: Hand, error: BaseException) -> str:
+        """A worker is lost: how it ended, in words. Raises `NotAvailable` where none ever starts."""
+        how = _how(self.ray, error)
+        if not hand.ready:
+            hand.site.failures += 1
+            last = self.tail(hand).strip().rpartition("\n")[2]
+            self.reason = f"on {hand.site.name} a worker ended {how} before it was ready" + (
+                f": {last}" if last else ""
+            )
+            self._say(self.reason)
+            if not any(site.fit for site in self.sites.values()):
+                raise NotAvailable(self.reason, "see what it printed, or name another cluster with --address")
+        self.dismiss(hand)
+        return how
+
+    def close(self) -> None:
+        """End all workers, and have the nodes delete their folders."""
+        for hand in list(self.hands):
+            self.dismiss(hand)
+        keepers = [site.keeper for site in self.sites.values() if site.keeper is not None and site.alive]
+        with suppress(Exception):
+            closing = [keeper.close.remote() for keeper in keepers]
+            self.ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
+            for keeper in keepers:
+                self.ray.kill(keeper, no_restart=True)
+        self.sites.clear()
+
+
+def _how(ray: Any, error: BaseException) -> str:
+    """How a worker ended, without addresses and paths, as records keep it."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "OOM" in str(error) or "memory pressure" in str(error):
+        return "for lack of memory"
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"with {_cause(error)}"
+    return "without a word"
+
+
+def _cause(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[-1]}"
+
+
+# ------------------------------------------------------------------------------------ the connection
+
+
+@contextmanager
+def connected(
+    address: str | None, workers: int | None, patience: float = PATIENCE_S, cores: int = 1
+) -> Iterator[Cluster]:
+    """A connection to the cluster at `address`, or to one of this machine's own that ends with the run.
+
+    Raises `NotAvailable` where Ray is not installed, or where no cluster answers within `CONNECT_S`.
+    """
+    ray = library()
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local":
+        _reach(address)
+    own = {"num_cpus": max(devices.cores(), workers or 1), "include_dashboard": False} if address == "local" else {}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with _handlers_kept():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise NotAvailable(f"no Ray cluster at {address}: {_cause(error)}", _WHERE) from error
+    try:
+        yield Cluster(ray, workers, patience, cores)
+    finally:
+        with _handlers_kept():
+            ray.shutdown()
+
+
+_WHERE = "name a head node as HOST:6379, or `auto` on a node of a cluster; without --address the run starts its own"
+
+
+def _reach(address: str) -> None:
+    """Raise `NotAvailable` where nobody answers at `address`: Ray's own wait may take minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        except (OSError, OverflowError) as error:
+            raise NotAvailable(f"no Ray cluster at {address}: {error}", _WHERE) from error
+    elif address != "auto":
+        raise NotAvailable(f"{address!r} is no address of a Ray cluster", _WHERE)
+    attempt = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-c", attempt, address], capture_output=True, text=True, timeout=CONNECT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotAvailable(f"no answer from a Ray cluster at {address} within {CONNECT_S:.0f} s", _WHERE) from error
+    if answer.returncode:
+        last = answer.stderr.strip().rpartition("\n")[2]
+        raise NotAvailable(f"no Ray cluster at {address}: {last}", _WHERE)
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Leave the signals of the process as they are: Ray would take SIGTERM for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
