@@ -34,6 +34,9 @@ GROUPS = {
         "sheet": "harness.cli.sheet:sheet",
         "by-prompt": "harness.cli.by_prompt:by_prompt",
     },
+    "Ask people": {
+        "study": "harness.cli.study:app",
+    },
     "Bring what metrics and models need": {
         "env": "harness.cli.env:app",
         "fetch": "harness.cli.fetch:fetch",

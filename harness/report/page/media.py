@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,20 @@ PREVIEW_CRF = 18
 LONG_SECONDS = 6.0
 """From here on a clip has a strip of thumbnails: longer than the 5 s that most models make in one go."""
 THUMBNAILS, THUMBNAIL_WIDTH = 12, 120
+_END = {True: ".mp4", False: ".preview.mp4"}
 
 
 @dataclass(slots=True)
 class Media:
-    """The media files of a page in `folder`. `names` are those that belong to it, relative to the folder."""
+    """The media files of a page in `folder`. `names` are those that belong to it, relative to the folder.
+
+    With `name_of`, which names a file by its clip, the files say nothing of where a clip is from: one that the harness
+    did not encode is a copy under an ordinary name, as its file may tell of its model, and there are no thumbnails.
+    """
 
     folder: Path
     names: set[str] = field(default_factory=set)
+    name_of: Callable[[str], str] | None = None
 
     def place(self, run: Path, key: str, clip: Mapping[str, Any]) -> dict[str, Any]:
         """What the page says of the clip that a record of `run` names.
@@ -44,9 +50,9 @@ class Media:
         name = digest(f"{key} {clip.get('sha256')}")[:32]
         encoder = clip.get("encoder", {})
         plays = encoder.get("pix_fmt") == "yuv420p" and encoder.get("codec") == "libx264"
-        plays = plays or video.plays_anywhere(source)
+        plays = plays or (self.name_of is None and video.plays_anywhere(source))
         frames, rate = int(clip["frames"]), float(clip["frame_rate"]) or 1.0
-        target = f"{CLIPS}/{name}{'' if plays else '.preview'}.mp4"
+        target = f"{CLIPS}/{self.name_of(name) if self.name_of else f'{name}{_END[plays]}'}"
         self.names.add(target)
         if plays:
             self._link(source, self.folder / target)
@@ -57,7 +63,7 @@ class Media:
         placed["size"] = [int(clip["width"]), int(clip["height"])]
         if not plays:
             placed["preview"] = True
-        if frames / rate > LONG_SECONDS and frames >= THUMBNAILS:
+        if frames / rate > LONG_SECONDS and frames >= THUMBNAILS and self.name_of is None:
             placed["strip"] = f"{STRIPS}/{name}.jpg"
             self.names.add(placed["strip"])
             self._strip(source, self.folder / placed["strip"], frames)

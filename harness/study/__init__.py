@@ -1,0 +1,1 @@
+"""Blind studies of the clips of a run: made, served or exported, answered by people, and tallied."""
