@@ -61,7 +61,7 @@ def run(folder: Path, plan: Plan, cluster: Cluster, **more: Any) -> Outcome:
 def test_a_run_gives_the_records_and_clips_of_a_local_one(tmp_path: Path, cluster: Cluster) -> None:
     plan = planned(tmp_path, many())
     local = run_plan(plan, tmp_path / "local")
-    outcome, names = run(tmp_path, plan, cluster), ("run", "local")
+    outcome = run(tmp_path, plan, cluster)
     assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "local")
     assert (outcome.planned, outcome.done_now, outcome.failed) == (local.planned, local.done_now, local.failed)
     clips = {path.relative_to(tmp_path / "run"): path.read_bytes() for path in (tmp_path / "run").rglob("*.mp4")}
