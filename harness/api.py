@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from harness.contracts import Json, registry
 from harness.errors import RecordError, SuiteError
 from harness.report import comparison as comparisons
-from harness.report import comparison_table
+from harness.report import comparison_table, long_table
 from harness.report.files import run_folders
 from harness.report.render import column_name, markdown
 from harness.report.table import Table
@@ -21,7 +21,7 @@ from harness.report.verdicts import PERCENT, Finding, Floors
 from harness.runs.plan import Plan, make
 from harness.runs.records import Run, load_run
 from harness.suite import load as loader
-from harness.suite.schema import GenerateSection, Suite
+from harness.suite.schema import Suite
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -92,34 +92,13 @@ class Runs:
         Columns: `run` (name of the folder), `section`, `arm` (label of the model), `plugin` (metric or probe), `kind`
         (`generate`, `score` or `measure`), `prompt`, `seed` and `round` (missing where they do not apply), `status`
         (`ok`, `failed`, `skipped` or `pending`), `value` (its name), `number` (in the unit that the metric or probe
-        states; NaN where it is not defined) and `key`.
+        states; NaN where it is not defined), `key`, and `reason` (why a unit failed or was skipped).
         """
         import pandas as pd
 
-        rows = [row for run in self.runs for row in _rows(run)]
-        frame = pd.DataFrame(rows, columns=["run", *_COLUMNS])
+        rows = [row for run in self.runs for row in long_table.rows(run)]
+        frame = pd.DataFrame(rows, columns=list(long_table.COLUMNS))
         return frame.astype({"seed": "Int64", "round": "Int64", "number": "float64"})
-
-
-_COLUMNS = ("section", "arm", "plugin", "kind", "prompt", "seed", "round", "status", "value", "number", "key")
-
-
-def _rows(run: Run) -> Iterator[tuple[object, ...]]:
-    sections = {section.name: section for section in (*run.suite.generate, *run.suite.measure)}
-    for group in run.groups:
-        section = sections[group.section]
-        rows = run.index.rows(group.keys)
-        values = iter(run.index.values_at([row for row in rows if row is not None]))
-        for place, (key, row) in enumerate(zip(group.keys, rows, strict=True)):
-            where: tuple[object, ...] = (None, None, place)
-            if isinstance(section, GenerateSection):
-                number, seed = divmod(place, len(section.seeds))
-                where = (run.suite.prompts[section.prompts].texts[number], section.seeds[seed], None)
-            status = "pending" if row is None else run.index.tags[row][1]
-            numbers = next(values) if row is not None else {}
-            for name, value in numbers.items() or [("", math.nan)]:
-                head = (run.folder.name, group.section, group.arm, group.plugin, group.kind)
-                yield (*head, *where, status, name, value, key)
 
 
 def read_runs(*folders: File) -> Runs:
@@ -165,14 +144,9 @@ class Comparison(Drawn):
         """
         import pandas as pd
 
-        rows = []
-        for finding in self.findings:
-            change = finding.effect.estimate if finding.effect else None
-            ends = (change.value, change.low, change.high) if change else (math.nan,) * 3
-            sides = (finding.name, finding.arm, finding.first, finding.second, finding.measured)
-            rows.append((*sides, *ends, finding.p, finding.floor, finding.verdict, finding.evidence, finding.reason))
         names = "value arm first second ratio change low high p floor verdict evidence reason"
-        return pd.DataFrame(rows, columns=names.split())
+        frame = pd.DataFrame(comparison_table.plain_rows(self.findings), columns=names.split())
+        return frame.astype(dict.fromkeys(["first", "second", "change", "low", "high", "p", "floor"], "float64"))
 
 
 def tables(runs: Runs | File, *, common: bool = False) -> list[Drawn]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ class Choice:
         bool, typer.Option("--across-devices", help="Compare records of different devices or schema versions.")
     ] = False
     format_: Annotated[Format, typer.Option("--format", help="Of what is printed.")] = "md"
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON: a mapping for each value.")] = False
     plugin: Plugins = None
 
 
@@ -114,7 +116,8 @@ def gate(
     yield _drawn(findings, pairs[0], choice)
     code = exit_code(findings)
     among = f", by the median of {len(earlier)} runs" if len(earlier) > 1 else ""
-    yield f"gate: {('same or better', 'worse', 'unclear')[code]}{among}"
+    if not choice.as_json:
+        yield f"gate: {('same or better', 'worse', 'unclear')[code]}{among}"
     if code:
         raise typer.Exit(code)
 
@@ -158,7 +161,9 @@ def _findings(pairs: list[Pair], choice: Choice) -> list[Finding]:
 
 
 def _drawn(findings: list[Finding], pairs: list[Pair], choice: Choice) -> str:
-    from harness.report.comparison_table import table
+    from harness.report.comparison_table import plain_rows, table
     from harness.report.render import RENDERERS
 
+    if choice.as_json:
+        return json.dumps(plain_rows(findings), indent=1)
     return RENDERERS[choice.format_][1](table(findings, pairs[0], choice.across_devices))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ KINDS = ("models", "metrics", "probes", "suites")
 
 def list_(
     kind: Annotated[str, typer.Argument(metavar="models|metrics|probes|suites")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON: a mapping for each.")] = False,
     plugin: Plugins = None,
 ) -> Iterator[str]:
     """List what is registered, or the suites in suites/."""
@@ -35,6 +37,9 @@ def list_(
         headings = ["name", "about"] if kind == "models" else ["name", "about", "values"]
         if kind == "metrics":
             headings.append("here")
+    if as_json:
+        yield json.dumps([dict(zip(headings, row, strict=True)) for row in rows], indent=1)
+        return
     if not rows:
         yield f"no {kind}" + (f" in {kind}/" if kind == "suites" else " are registered")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,28 +25,52 @@ def table(
     common: Annotated[
         bool, typer.Option("--common", help="Means over the clips alone, by prompt and seed, that all RUNs plan.")
     ] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="As CSV, a row for each value of each clip or round, instead of tables.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON: every number, interval, count and footnote.")
+    ] = False,
     plugin: Plugins = None,
 ) -> Iterator[str]:
     """Make the tables of run folders from their records alone. Imports no torch."""
     from harness.report import files
+    from harness.report.long_table import comma_separated
+    from harness.report.render import document
     from harness.report.tables import build
     from harness.runs.records import load_run
 
     load_plugins(plugin)
     if check and not every:
         raise HarnessError("--check needs --all", "harness table --all results --check")
-    if common and every:
-        raise HarnessError("--common is of runs in one table, and --all makes each run's own", "leave one of them out")
+    if sum((common, every)) > 1 or sum((every, long, as_json, format_ is not None)) > 1 or (long and common):
+        raise HarnessError("--all, --common, --long, --json and --format do not go together", "leave all but one out")
     if every:
         yield from _remade([folder for root in runs for folder in files.run_folders(root)], check)
         return
     loaded = [load_run(folder) for folder in runs]
+    if long:
+        yield from _written({"long.csv": comma_separated(loaded)}, out)
+        return
     tables = build(loaded, common)
+    if as_json:
+        yield from _written({"tables.json": json.dumps(list(map(document, tables)), indent=1) + "\n"}, out)
+        return
     if out is None:
         yield from drawn(tables, format_)
         return
     contents = files.contents(tables, [format_]) if format_ else files.contents(tables) | files.drawings(loaded)
     yield from map(str, files.write(out, contents))
+
+
+def _written(texts: dict[str, str], out: Path | None) -> Iterator[str]:
+    """The texts, or the paths of the files in `out` that hold them."""
+    from harness.report import files
+
+    if out is None:
+        yield from (text.removesuffix("\n") for text in texts.values())
+    else:
+        yield from map(str, files.write(out, {name: text.encode() for name, text in texts.items()}))
 
 
 def _remade(folders: list[Path], check: bool) -> Iterator[str]:

@@ -127,7 +127,7 @@ def card_cell(arm: Arm, name: str, spec: str) -> Cell:
     content = number(arm.card, name)
     if content is None:
         text = getattr(arm.card, name, arm.card.details.get(name))
-        return Cell("-" if text is None else str(text))
+        return Cell("-" if text is None else str(text), is_text=text is not None)
     return Cell(numeral(content, content, spec), float(content))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from harness.contracts import Json
 from harness.report.render import ARROWS
 from harness.report.table import Cell, Heading, Row, Table
 from harness.report.verdicts import Finding, Side
@@ -59,6 +60,32 @@ def table(findings: Sequence[Finding], pair: tuple[Side, Side], across_devices: 
     )
 
 
+def plain_rows(findings: Sequence[Finding]) -> list[dict[str, Json]]:
+    """A mapping a value: both sides, the change with its interval, p (adjusted), floor, verdict, evidence, reason.
+
+    A change is a ratio where `ratio` is true, else a difference in the value's unit; None where there is none.
+    """
+    rows: list[dict[str, Json]] = []
+    for finding in findings:
+        change = finding.effect.estimate if finding.effect else None
+        ends = (change.value, change.low, change.high) if change else (math.nan,) * 3
+        numbers = dict(zip(("change", "low", "high", "p", "floor"), (*ends, finding.p, finding.floor), strict=True))
+        rows.append(
+            {
+                "value": finding.name,
+                "arm": finding.arm,
+                "first": finding.first,
+                "second": finding.second,
+                "ratio": finding.measured,
+                **{name: number if math.isfinite(number) else None for name, number in numbers.items()},
+                "verdict": finding.verdict,
+                "evidence": finding.evidence,
+                "reason": finding.reason,
+            }
+        )
+    return rows
+
+
 def _reasons(findings: Sequence[Finding]) -> list[str]:
     """A sentence for each reason, with the values that it holds for."""
     names_by_reason: dict[str, list[str]] = {}
@@ -77,7 +104,7 @@ def _name(finding: Finding, arrow: bool = False) -> str:
 def _cells(finding: Finding) -> tuple[Cell, ...]:
     both = (finding.first, finding.second)
     sides = [Cell(MISSING) if x is None else Cell(f"{x:,}" if isinstance(x, int) else f"{x:.4g}", x) for x in both]
-    verdict = Cell(finding.verdict)
+    verdict, evidence = Cell(finding.verdict, is_text=True), Cell(finding.evidence, is_text=True)
     effect = finding.effect
     if effect is None:
         return (*sides, Cell("-"), Cell("-"), Cell("-"), Cell("-"), Cell("-"), verdict)
@@ -94,4 +121,4 @@ def _cells(finding: Finding) -> tuple[Cell, ...]:
     least = finding.detectable
     text = f"{least:.1%}" if finding.measured else f"{least:.3g}"
     detectable = Cell("-") if math.isnan(least) else Cell(text, least)
-    return (*sides, change, p, Cell(f"{finding.floor:.3g}", finding.floor), detectable, Cell(finding.evidence), verdict)
+    return (*sides, change, p, Cell(f"{finding.floor:.3g}", finding.floor), detectable, evidence, verdict)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
+from harness.contracts import Json
 from harness.report.table import Cell, Heading, Row, Table
+from harness.system.text import inert, plain
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -26,19 +29,32 @@ def markdown(table: Table) -> str:
     ]
     rows = [_entries(row, _markdown_escape, "**{}**", "*{}*") for row in table.rows]
     body = tabulate(rows, headings, tablefmt="github", disable_numparse=True)
-    below = [_markdown_escape(line) for line in _below(table)]
+    below = [_LINE_START.sub(r"\1\\\2", _markdown_escape(line)) for line in _below(table)]
     return "\n\n".join([f"### {_markdown_escape(table.title)}", body, *below]) + "\n"
 
 
+_MARKDOWN = (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`"), ("~", "\\~"))
+"""What Markdown obeys, and how it is written instead; the backslash first, as it escapes the others."""
+_EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+"""An underscore that may begin or end an emphasis: not one within a word."""
+_LINE_START = re.compile(r"^(\d*)([#>+.)-])")
+"""What would make a line a heading, a quotation or an item."""
+
+
 def _markdown_escape(text: str) -> str:
-    # The backslash first: it escapes the others.
-    for old, new in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
+    text = plain(text)
+    for old, new in _MARKDOWN:
         text = text.replace(old, new)
-    return " ".join(text.replace("](", "]\\(").split())
+    text = _EMPHASIS.sub(r"\\_", text.replace("](", "]\\("))
+    # The one form of a dollar that GitHub never takes for the border of a formula.
+    return " ".join(text.replace("$", "<span>$</span>").split())
 
 
 def comma_separated(table: Table) -> str:
-    """CSV: for each column its value (or the words in its place), and interval ends and counts where there are any."""
+    """CSV: for each column its value, and interval ends, counts, and the reason of a missing value where there are any.
+
+    A missing value is an empty cell. A column of texts, as the verdicts of a comparison, holds those.
+    """
     has_published = any(row.published for row in table.rows)
     headings = [table.corner, *(["origin"] if has_published else []), "reference", "notes"]
     parts: list[list[Callable[[Cell], str]]] = []
@@ -46,7 +62,12 @@ def comma_separated(table: Table) -> str:
         cells = [row.cells[index] for row in table.rows]
         name = column_name(column, arrow=False)
         headings.append(name)
-        readers: list[Callable[[Cell], str]] = [lambda cell: cell.text if cell.value is None else _number(cell.value)]
+        readers: list[Callable[[Cell], str]] = [
+            lambda cell: inert(plain(cell.text)) if cell.is_text else _number(cell.value)
+        ]
+        if any(_reason(cell) for cell in cells):
+            headings.append(f"{name} reason")
+            readers.append(lambda cell: inert(plain(_reason(cell))))
         if any(cell.spread for cell in cells):
             headings += [f"{name} low", f"{name} high"]
             readers += [lambda cell: _number(cell.low), lambda cell: _number(cell.high)]
@@ -60,14 +81,14 @@ def comma_separated(table: Table) -> str:
     notes = dict(table.footnotes())
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([_inert(heading) for heading in headings])
+    writer.writerow([inert(plain(heading)) for heading in headings])
     for row in table.rows:
         marks = dict.fromkeys([*row.marks, *(mark for cell in row.cells for mark in cell.marks)])
         note_texts = "; ".join(notes[mark] for mark in marks)
-        origin = [_inert(row.published) or "measured here"] if has_published else []
-        line = [_inert(row.label), *origin, "yes" if row.reference else "", note_texts]
+        origin = [inert(row.published) or "measured here"] if has_published else []
+        line = [inert(plain(row.label)), *origin, "yes" if row.reference else "", note_texts]
         for cell, readers in zip(row.cells, parts, strict=True):
-            line += [read(cell) if cell.value is not None else _inert(read(cell)) for read in readers]
+            line += [read(cell) for read in readers]
         writer.writerow(line)
     return out.getvalue()
 
@@ -80,9 +101,9 @@ def _count(value: int | None) -> str:
     return "" if value is None else str(value)
 
 
-def _inert(text: str) -> str:
-    """`text` with a quote before a character that would start a formula in a spreadsheet."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+def _reason(cell: Cell) -> str:
+    """Why a cell has no number; empty where it has one, is a text, or stands for nothing."""
+    return "" if cell.is_text or cell.value is not None or cell.text == "-" else cell.text
 
 
 _LATEX = {
@@ -146,7 +167,7 @@ def latex(table: Table) -> str:
 
 
 def _latex_escape(text: str) -> str:
-    return " ".join("".join(_LATEX.get(letter, letter) for letter in text).split())
+    return " ".join("".join(_LATEX.get(letter, letter) for letter in plain(text)).split())
 
 
 def html(table: Table) -> str:
@@ -155,7 +176,8 @@ def html(table: Table) -> str:
 
     page = Path(__file__).with_name("table.html").read_text(encoding="utf-8")
     # Labels come from suites, which are untrusted: autoescape, and a policy in the page that forbids scripts.
-    template = Environment(autoescape=True, keep_trailing_newline=True).from_string(page)
+    environment = Environment(autoescape=True, keep_trailing_newline=True, finalize=_shown_on_a_page)
+    template = environment.from_string(page)
     return template.render(
         table=table,
         heading=column_name,
@@ -167,10 +189,18 @@ def html(table: Table) -> str:
     )
 
 
+def _shown_on_a_page(value: object) -> object:
+    """What a template shows: a text without what a page would obey; markup that the template itself made stays."""
+    return plain(value) if type(value) is str else value
+
+
 def terminal(table: Table) -> RichTable:
     """The same table for a terminal, through rich."""
-    from rich.markup import escape
+    from rich.markup import escape as markup_escape
     from rich.table import Table as RichTable
+
+    def escape(text: str) -> str:
+        return markup_escape("\n".join(map(plain, text.split("\n"))))
 
     rich_table = RichTable(title=escape(table.title), title_justify="left", caption_justify="left")
     rich_table.add_column(escape(table.corner))
@@ -183,7 +213,7 @@ def terminal(table: Table) -> RichTable:
             lines = [f"[bold green]{text}[/]" if cell.best else text, escape(_joined(cell.spread, cell.count))]
             cells.append("\n".join(line for line in lines if line))
         rich_table.add_row(escape(_label(row)), *cells, style="italic dim" if row.published else "")
-    rich_table.caption = escape("\n".join(_below(table)))
+    rich_table.caption = escape("\n".join(" ".join(line.split("\n")) for line in _below(table)))
     return rich_table
 
 
@@ -225,3 +255,40 @@ def _below(table: Table) -> list[str]:
     legend = table.legend()
     lines = [f"{legend[0].upper()}{legend[1:]}."] if legend else []
     return [*lines, *table.remarks, *(f"{mark} {text}." for mark, text in table.footnotes())]
+
+
+def document(table: Table) -> dict[str, Json]:
+    """The table as JSON: columns, and rows with a cell for each column, whose members say what is known of it.
+
+    A cell has `value` and `text`, and where there are any `low`, `high`, `scored`, `planned`, `rounds`, `best` and
+    `notes`. `value` is null where there is no number.
+    """
+    notes = dict(table.footnotes())
+    return {
+        "name": table.name,
+        "title": table.title,
+        "corner": table.corner,
+        "columns": [{"label": c.label, "unit": c.unit, "direction": c.direction} for c in table.columns],
+        "rows": [
+            {
+                "label": row.label,
+                "reference": row.reference,
+                "published": row.published,
+                "notes": [notes[mark] for mark in row.marks],
+                "cells": [_cell_document(cell, notes) for cell in row.cells],
+            }
+            for row in table.rows
+        ],
+        "remarks": list(table.remarks),
+    }
+
+
+def _cell_document(cell: Cell, notes: Mapping[str, str]) -> dict[str, Json]:
+    said: dict[str, Json] = {"value": cell.value, "text": cell.text}
+    numbers = {name: getattr(cell, name) for name in ("low", "high", "scored", "planned", "rounds")}
+    said |= {name: number for name, number in numbers.items() if number is not None}
+    if cell.best:
+        said["best"] = True
+    if cell.marks:
+        said["notes"] = [notes[mark] for mark in cell.marks]
+    return said

@@ -56,6 +56,7 @@ class Cell:
         low, high: ends of its 95 % interval; None where it has none. `spread` is their text.
         scored, planned: how many results the value rests on, and how many were planned; None where it is no mean.
         rounds: how many rounds a measured value is the median of; None where it is no median, or ranks nothing.
+        is_text: whether `text` is the content, as a verdict is, and does not stand in place of a number.
         best: whether the value leads its column among comparable rows.
         marks: symbols of footnotes.
     """
@@ -68,6 +69,7 @@ class Cell:
     scored: int | None = None
     planned: int | None = None
     rounds: int | None = None
+    is_text: bool = False
     best: bool = False
     marks: tuple[str, ...] = ()
 

@@ -15,6 +15,7 @@ from harness.runs.folder import agrees, inside
 from harness.runs.records import Run
 from harness.system import files
 from harness.system.digests import digest
+from harness.system.text import inert
 
 MAX_NAME = 180
 """Bytes of a prompt in a file name; file systems allow 255 for the whole name."""
@@ -69,12 +70,12 @@ def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()
             _link(inside(run.folder, str(entry.clip["path"])), view / name)
             rows.append(
                 {
-                    "arm": group.arm,
+                    "arm": inert(group.arm),
                     "section": group.section,
-                    "prompt": prompt,
+                    "prompt": inert(prompt),
                     "seed": entry.context["seed"],
                     "index": index,
-                    "file": name,
+                    "file": inert(name),
                 }
             )
     if not rows:

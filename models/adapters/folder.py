@@ -16,6 +16,7 @@ from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, 
 from harness.errors import ClipError, NotAvailable, OptionError
 from harness.system import video
 from harness.system.digests import file_sha256
+from harness.system.text import without_quote
 
 ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
 
@@ -156,12 +157,12 @@ def _read_index(path: Path, folder: Path) -> Mapping[tuple[str, int], Path]:
     paths: dict[tuple[str, int], Path] = {}
     for row in rows:
         try:
-            key = (row["prompt"], int(row[number]))
+            key = (without_quote(row["prompt"] or ""), int(row[number]))
         except (ValueError, TypeError) as error:
             raise ClipError(f"{path}:{rows.line_num}: {number} is no whole number: {row[number]!r}") from error
         if key in paths:
             raise ClipError(f"{path}:{rows.line_num}: prompt {key[0][:60]!r} with {number} {key[1]} is listed twice")
         if not row[where]:
             raise ClipError(f"{path}:{rows.line_num}: {where} is empty")
-        paths[key] = folder / row[where]
+        paths[key] = folder / without_quote(row[where])
     return paths

@@ -15,6 +15,7 @@ from harness.runs import by_prompt, folder
 from harness.runs.records import load_run
 from harness.system import video
 from harness.system.digests import file_sha256
+from harness.system.text import FORMULAS, without_quote
 
 HOSTILE = [
     "../../../etc/passwd",
@@ -69,6 +70,10 @@ def test_the_view_has_vbench_names_and_an_index_that_leads_back(tmp_path: Path) 
     assert (folder / "a" / "short" / "a red circle-1.mp4").is_file()
     with (folder / "index.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    # No spreadsheet takes a prompt for a formula, and a folder of clips takes it for what it was.
+    assert not any(row["prompt"].startswith(FORMULAS) for row in rows)
+    for row in rows:
+        row["prompt"] = without_quote(row["prompt"])
     assert {(row["prompt"], row["seed"]) for row in rows} == {(p, s) for p in prompts for s in ("4", "7")}
     by_digest = {entry.clip["digest"]: entry.context for entry in loaded.index.values()}
     for row in rows:
