@@ -61,6 +61,7 @@ def run(
     progress: Progress | None = None,
     verify: bool = False,
     jobs: int = 1,
+    replace_plan: bool = False,
 ) -> Outcome:
     """Do the units of a suite that `out` (`runs/<suite>` unless given) holds no record of; how it ended.
 
@@ -69,6 +70,7 @@ def run(
         progress: called after each unit and for every message.
         verify: compare the digest of every clip file first.
         jobs: measurements at the same time, of probes that allow it.
+        replace_plan: let the plan of `out` go, though this one has no unit of it.
 
     A failing unit costs its record alone. Raises `HarnessError` where the run cannot start or the disk refuses.
     """
@@ -77,7 +79,9 @@ def run(
     work = suite if isinstance(suite, Plan) else plan(suite, overrides, plugins)
     beside = Path(suite).parent if isinstance(suite, File) else None
     folder = Path("runs") / work.suite.suite if out is None else Path(out)
-    return run_plan(work, folder, limit, progress, verify=verify, suite_folder=beside, jobs=jobs)
+    return run_plan(
+        work, folder, limit, progress, verify=verify, suite_folder=beside, jobs=jobs, replace_plan=replace_plan
+    )
 
 
 @dataclass(frozen=True, slots=True)

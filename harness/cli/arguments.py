@@ -25,6 +25,9 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value: a dotted path, and YAML. May be repeated."),
 ]
+ReplacePlan = Annotated[
+    bool, typer.Option("--replace-plan", help="Let the folder's plan go, though this one has no unit of it.")
+]
 Format = Literal["md", "csv", "latex", "html"]
 
 

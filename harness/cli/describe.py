@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.arguments import Plugins, Sets, load_plugins, options_of
-from harness.contracts import registry
+from harness.contracts import enforce, registry
 
 
 def describe(
@@ -22,7 +22,7 @@ def describe(
     """Say what MODEL is: size, window, cache. Allocates no weights."""
     load_plugins(plugin)
     instance = registry.models.create(model, options_of(set_))
-    options, card = instance.options.model_dump(mode="json"), asdict(instance.describe())
+    options, card = instance.options.model_dump(mode="json"), asdict(enforce.card(model, instance))
     if as_json:
         body = {"name": model, "version": instance.version, "options": options, "card": card}
         yield json.dumps(body, indent=2)

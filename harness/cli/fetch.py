@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.environments.weights.manifest import File
 
 
 def fetch(
@@ -32,6 +35,7 @@ def fetch(
     from harness.environments.weights.fetch import fetch as bring
     from harness.environments.weights.fetch import listing
     from harness.environments.weights.manifest import read_manifest
+    from harness.environments.weights.store import missing
 
     manifest = read_manifest()
     if name is None:
@@ -42,11 +46,20 @@ def fetch(
         return
     weights = manifest.get(name)
     if check:
+        if source:
+            raise HarnessError("--check reads what is here, and takes no --from", "fetch first, then check")
+        chosen, left = weights.choose(only or (), asked or ())
         faults = faults_of(weights, only or ())
         yield from faults
-        if faults:
-            raise typer.Exit(1)
-        yield f"{name}: every file that is here is as published, or as first fetched where no digest is"
+        paths = set(missing(weights, only or ()))
+        absent = [file.path for file in chosen if paths & {file.path, *file.links}]
+        if absent:
+            listed = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
+            yield f"{name}: {len(absent)} of {len(chosen)} files are not here: {listed}"
+        if faults or absent:
+            raise typer.Exit(1 if faults else 3)
+        yield f"{name}: all {len(chosen)} files are here, as published, or as first fetched where no digest is"
+        yield from _left_out([file for file in left if file.path in paths])
         return
     from rich.console import Console
 
@@ -57,4 +70,8 @@ def fetch(
         yield f"{path}: no digest is published, so it is not verified; its SHA-256 is recorded and held to: {digest}"
     if weights.repository and done.brought + done.here + list(done.recorded):
         yield f"name one as a model's weights: {weights.repository}:{[*done.here, *done.brought, *done.recorded][-1]}"
-    yield from (f"left out: {file.path}; bring it with --with {file.ask}" for file in done.left)
+    yield from _left_out(done.left)
+
+
+def _left_out(left: Sequence[File]) -> Iterator[str]:
+    return (f"left out: {file.path}; bring it with --with {file.ask}" for file in left)

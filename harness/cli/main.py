@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext, redirect_stdout
 from typing import Annotated
 
 import typer
 
+from harness.cli.output import Output
 from harness.cli.plugins import Commands
-from harness.errors import HarnessError, complaint
+from harness.errors import HarnessError, PluginFault, complaint
 from harness.system.platforms import refuse_windows
 
 GROUPS = {
@@ -54,10 +56,14 @@ class _Own(Commands):
 
 
 def _print_result(result: object, **_: object) -> None:
-    """Print the lines that a command returns."""
+    """Print the lines that a command returns. The command works while they are asked for."""
     if isinstance(result, Iterable):
-        for line in result:
-            print(line)
+        try:
+            for line in result:
+                print(line)
+        except SystemExit as end:
+            # Only code of a plug-in does this, and its number would be taken for how the command went.
+            raise PluginFault(f"a plug-in tried to end the program (SystemExit: {end.code})") from end
 
 
 app = typer.Typer(
@@ -92,12 +98,23 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    with redirect_stdout(Output(sys.stdout)) if sys.stdout else nullcontext():
+        sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: list[str] | None) -> int | str | None:
     try:
         refuse_windows()
-        app(args=arguments, prog_name="harness")
+        try:
+            app(args=arguments, prog_name="harness")
+        except SystemExit as end:
+            if sys.stdout:
+                sys.stdout.flush()
+            return end.code
     except HarnessError as error:
         print(complaint(error), file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":

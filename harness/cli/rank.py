@@ -58,7 +58,7 @@ def rank(
         suite = _suite(WEIGHTS, {"checkpoint": subject, "width": width, "ema": ema, "lora": lora})
     plan = make(suite)
     (unit,) = plan.units
-    run_plan(plan, out)
+    run_plan(plan, out, replace_plan=True)
     records = RecordFile(out / "records.jsonl")
     record = records.at(records.newest()[unit.key].offset)
     if record.status != "ok":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.arguments import Plugins, Sets, SuiteFile
+from harness.cli.arguments import Plugins, ReplacePlan, Sets, SuiteFile
 
 if TYPE_CHECKING:
     from harness.execute.outcome import Outcome
@@ -31,6 +31,7 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this model or section; may be repeated.")
     ] = None,
+    replace_plan: ReplacePlan = False,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only share I of N, in DIR/shards; `harness merge DIR` unites the shares."),
@@ -59,11 +60,17 @@ def run(
         if part:
             work, folder = shares.share(work, part), base / SHARDS / part.name
         if dry_run:
-            yield from _dry_run(work, [folder, *(merging.elsewhere(base, folder) if part else ())])
+            yield from _dry_run(work, [folder, *(merging.elsewhere(base, folder) if part else ())], verify)
             return
         if part:
             merging.adopt(work, base, folder)
-        options: dict[str, Any] = {"verify": verify, "suite_folder": suite.parent, "jobs": jobs, "processes": processes}
+        options: dict[str, Any] = {
+            "verify": verify,
+            "suite_folder": suite.parent,
+            "jobs": jobs,
+            "processes": processes,
+            "replace_plan": replace_plan,
+        }
         outcome = yield from _done(work, folder, limit, cluster, options)
     yield from report(outcome, plugins=plugin or ())
     raise typer.Exit(outcome.exit_code)
@@ -109,14 +116,26 @@ def _cluster(engine: str, address: str | None, workers: int | None) -> Iterator[
         yield None
 
 
-def _dry_run(plan: Plan, folders: Sequence[Path]) -> Iterator[str]:
+def _dry_run(plan: Plan, folders: Sequence[Path], verify: bool) -> Iterator[str]:
+    """The units of `plan`, and how many of them are done in the first of `folders`, or for a shard in any."""
     from harness.cli.plan import plan_lines
-    from harness.runs.records import RecordFile
+    from harness.execute import standing
+    from harness.execute.products import SCRATCH
+    from harness.runs.records import RECORDS, RecordFile
 
     yield from plan_lines(plan)
-    indexes = [RecordFile(folder / "records.jsonl").newest() for folder in folders]
-    done = sum(any((entry := index.get(unit.key)) and entry.status == "ok" for index in indexes) for unit in plan.units)
-    yield f"{folders[0]} holds records of {done:,} of them; a run would do the other {len(plan.units) - done:,}"
+    done: set[str] = set()
+    recorded: set[str] = set()
+    for folder in folders:
+        records = RecordFile(folder / RECORDS)
+        index = records.newest()
+        digests = standing.digests(plan, records, index, folder / SCRATCH, verify=verify)
+        done |= {unit.key for unit in plan.units if standing.done(unit, digests)}
+        recorded |= {unit.key for unit in plan.units if (entry := index.get(unit.key)) and entry.status == "ok"}
+    left = len(plan.units) - len(done)
+    yield f"{folders[0]} holds records of {len(done):,} of them; a run would do the other {left:,}"
+    if lost := len(recorded - done):
+        yield f"{lost:,} of those have a record, and a clip or file that is lost or changed"
 
 
 def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = ()) -> Iterator[str]:
@@ -134,6 +153,8 @@ def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = 
     except HarnessError as error:
         fault = error  # told after the counts, which hold whether or not a table can be made
     yield _counts(outcome)
+    if outcome.remark:
+        yield f"plan:    {outcome.remark}"
     if outcome.stopped:
         yield f"stopped: {outcome.stopped}"
     yield f"records: {outcome.folder / 'records.jsonl'}   {files_in}: {outcome.folder / files_in}"

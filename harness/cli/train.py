@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.arguments import Sets
+from harness.cli.arguments import ReplacePlan, Sets
 
 if TYPE_CHECKING:
     from harness.runs.plan import Plan
@@ -26,6 +26,7 @@ def train(
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at the same time, a process each.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Of the processor for each; 0 leaves it to torch.")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
+    replace_plan: ReplacePlan = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trainings, and do nothing.")] = False,
 ) -> Iterator[str]:
     """Do the trainings of RECIPE that DIR does not hold yet.
@@ -38,16 +39,18 @@ def train(
 
     from harness.cli.progress import Meter
     from harness.cli.run import report
+    from harness.execute import shares
     from harness.execute.run import run_plan
     from harness.runs.plan import make
     from harness.suite.recipe import chosen, load_recipe, suite_of
 
     checked, trainings = load_recipe(recipe, set_ or [])
-    trainings = chosen(trainings, only or [])
+    to_do = chosen(trainings, only or [])
     if dry_run:
-        yield from (f"{one.name}: " + ", then ".join(map(_stage, one.options.stages)) for one in trainings)
+        yield from (f"{one.name}: " + ", then ".join(map(_stage, one.options.stages)) for one in to_do)
         return
-    plan = make(suite_of(checked, trainings, device), device)
+    # The folder's plan stays the whole recipe.
+    plan = shares.only(make(suite_of(checked, trainings, device), device), [one.name for one in to_do])
     folder = out or Path("runs/training") / checked.recipe
     stages = folder.parent / "stages"
     if threads:
@@ -56,7 +59,16 @@ def train(
         yield from _share(plan, stages)
         return
     with Meter(Console(stderr=True)) as meter:
-        outcome = run_plan(plan, folder, limit, meter, suite_folder=recipe.parent, scratch=stages, jobs=jobs)
+        outcome = run_plan(
+            plan,
+            folder,
+            limit,
+            meter,
+            suite_folder=recipe.parent,
+            scratch=stages,
+            jobs=jobs,
+            replace_plan=replace_plan,
+        )
     yield from report(outcome, "checkpoints")
     raise typer.Exit(outcome.exit_code)
 
@@ -68,6 +80,8 @@ def _share(plan: Plan, stages: Path) -> Iterator[str]:
 
     units = {unit.key: unit for unit in plan.units}
     for group, section in zip(plan.groups, plan.suite.measure, strict=True):
+        if group.keys[0] not in units:
+            continue
         measure(units[group.keys[0]], section.options, None, ProbeContext(plan.device, stages))
         yield f"{section.name}: done"
 

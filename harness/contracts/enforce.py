@@ -12,9 +12,22 @@ from numpy.typing import NDArray
 from harness.contracts.base import Frames
 from harness.contracts.metric import Metric, Value
 from harness.contracts.model import Agreement, ModelCard, Request, Spans, VideoModel, no_spans
-from harness.errors import HarnessError, ModelFault, PluginFault, shown
+from harness.errors import HarnessError, ModelFault, PluginFault, RegistryError, shown
 
 T = TypeVar("T")
+
+
+def card(name: str, model: VideoModel) -> ModelCard:
+    """What the model `name` says of itself. Raises `RegistryError`, or the `HarnessError` that the model raises."""
+    try:
+        described = model.describe()
+    except HarnessError:
+        raise
+    except Exception as error:  # a plug-in may raise anything
+        raise RegistryError(f"model {name!r} cannot describe itself: {type(error).__name__}: {error}") from error
+    if not isinstance(described, ModelCard):
+        raise RegistryError(f"model {name!r}: describe() gave a {type(described).__qualname__}, not a ModelCard")
+    return described
 
 
 def chunks(

@@ -17,8 +17,8 @@ SCRATCH = "scratch"
 """Folder of a run in which probes may keep files."""
 
 
-def placed(record: Record, scratch: Path, folder: Path) -> bool:
-    """Give every product of a measurement its name in the run `folder`, as a hard link.
+def placed(record: Record, scratch: Path, folder: Path, look_only: bool = False) -> bool:
+    """Give every product of a measurement its name in the run `folder`, as a hard link, unless `look_only`.
 
     False where one is gone or has changed, so that the record counts no more. Raises `RecordError` for a name that
     leads out of either folder, and `StorageError`.
@@ -34,7 +34,7 @@ def placed(record: Record, scratch: Path, folder: Path) -> bool:
         if not source.is_file() or (product.sha256 and file_sha256(source) != product.sha256):
             return False
         links.append((source, inside(folder, f"{product.folder}/{record.context['section']}/{product.name}")))
-    for source, target in links:
+    for source, target in links if not look_only else ():
         with files.storage(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             if not (target.exists() and target.samefile(source)):

@@ -11,11 +11,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from harness.contracts import registry
 from harness.errors import NotAvailable
-from harness.execute import batches, units
+from harness.execute import batches, standing, units
 from harness.execute.generate import Maker
 from harness.execute.making import ClipWorker
 from harness.execute.measuring import Measurer, Task
@@ -45,24 +46,25 @@ def run_plan(
     jobs: int = 1,
     processes: int | None = None,
     engine: Engine | None = None,
+    replace_plan: bool = False,
 ) -> Outcome:
     """Run the units of `plan` that `out` does not hold yet; at most `limit` of them.
 
     `verify` compares the digest of every clip's file, not its length alone. The git commit of `suite_folder` is
-    recorded where the harness itself is not under git. Probes keep files in `scratch`, a folder of the run unless
+    recorded beside that of the harness. Probes keep files in `scratch`, a folder of the run unless
     given. `jobs` measurements run at the same time where their probe allows it (`Probe.side_by_side`). `processes` make
     batches of clips on a CPU, one a core unless given. `engine` does the units elsewhere, as that of
-    `harness.execute.ray_engine` does.
+    `harness.execute.ray_engine` does. `replace_plan` lets a folder's plan go of which this one has no unit.
 
     An interrupt (Ctrl-C) ends the run in order, and `stopped` says so. Raises `HarnessError` where the run cannot
     start, and `StorageError` where the disk refuses. In both cases the records stay, and the next run goes on from
     there.
     """
-    folders = [Path(__file__).parent, *([suite_folder] if suite_folder else [])]
-    setting = units.Setting(devices.describe(plan.device), devices.versions(), devices.git_state(*folders))
+    git = devices.git_state(Path(__file__).parent, suite_folder)
+    setting = units.Setting(devices.describe(plan.device), devices.versions(), git)
     with Store(out) as store:
         store.sweep()
-        store.write_plan(plan)
+        remark = store.write_plan(plan, replace_plan)
         say = progress or (lambda tick: None)
         job = (engine or RunningPlan)(plan, store, setting, verify, say, limit, scratch or out / SCRATCH)
         try:
@@ -73,7 +75,7 @@ def run_plan(
             job.stopped = INTERRUPTED
         finally:
             job.release()
-        return job.outcome()
+        return replace(job.outcome(), remark=remark)
 
 
 Engine = Callable[[Plan, Store, units.Setting, bool, Progress, int | None, Path], "RunningPlan"]
@@ -112,34 +114,14 @@ class RunningPlan:
         for unit in plan.units:
             if unit.kind == "score":
                 self.scores[str(unit.preimage["generate"])].append(unit)
-        self.digests: dict[str, str] = {}
-        for unit in plan.units:
-            entry = self.index.get(unit.key)
-            if entry is not None and entry.status == "ok" and self._stands(unit, entry, verify):
-                self.digests[unit.key] = str(entry.clip.get("digest", ""))
-        self.already_done = sum(self._done(unit) for unit in plan.units)
-        self.total = len(plan.units) - self.already_done
+        self.digests = standing.digests(plan, store.records, self.index, scratch, verify=verify, place=True)
+        self.total = sum(not self._done(unit) for unit in plan.units)
 
     # ------------------------------------------------------------------------------- what is done
 
     def _done(self, unit: Unit) -> bool:
-        """Whether the unit's newest record is ok and agrees with its clip.
-
-        `digests` holds the clip digest of every unit whose record is ok and whose own file agrees. A score is done only
-        while it is of the present clip.
-        """
-        digest = self.digests.get(unit.key)
-        if digest is None or unit.kind != "score":
-            return digest is not None
-        return digest == self.digests.get(str(unit.preimage["generate"]))
-
-    def _stands(self, unit: Unit, entry: IndexEntry, verify: bool) -> bool:
-        """Whether the files that an ok record speaks of are there, and as it says."""
-        if unit.kind == "generate":
-            return self.store.agrees(entry.clip, verify)
-        if unit.kind == "measure":
-            return placed(self.store.records.at(entry.offset), self.scratch, self.store.folder)
-        return True
+        """Whether the unit's newest record is ok and agrees with its clip."""
+        return standing.done(unit, self.digests)
 
     # --------------------------------------------------------------------------------- the order
 
@@ -335,6 +317,8 @@ class RunningPlan:
             placed(record, self.scratch, self.store.folder)
         if record.status == "ok":
             self.digests[record.key] = str(record.clip.get("digest", ""))
+            # Scores of a clip that was lost stand again where it is made again as it was.
+            self.total -= sum(map(self._done, self.scores[record.key]))
         else:
             self.digests.pop(record.key, None)
         self.finished += 1
@@ -371,7 +355,7 @@ class RunningPlan:
         return Outcome(
             folder=self.store.folder,
             planned=len(self.plan.units),
-            already_done=self.already_done,
+            already_done=status["ok"] - self.done_now,
             done_now=self.done_now,
             failed=status["failed"],
             skipped=status["skipped"],

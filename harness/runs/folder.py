@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from harness.errors import HarnessError, RecordError
 from harness.runs.plan import Plan, to_json
 from harness.runs.records import PLAN, RECORDS, RecordFile
@@ -60,14 +62,29 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def write_plan(self, plan: Plan) -> None:
-        """Write `plan` as this folder's plan. Records of an earlier one stay."""
+    def write_plan(self, plan: Plan, replace: bool = False) -> str:
+        """Write `plan` as this folder's plan. Records of an earlier one stay.
+
+        Returns a sentence on the units of the earlier plan that are no longer planned; empty where there are none.
+        Raises `RecordError` where there are records of the earlier plan, none of whose units is in this one, unless
+        `replace` says that it may go.
+        """
         # A line each, so that a diff of two plans names the member that differs.
         members = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in to_json(plan).items())
         content = ("{\n" + ",\n".join(members) + "\n}\n").encode()
         path = self.folder / PLAN
-        if not (path.is_file() and path.read_bytes() == content):
-            files.write_atomic(path, content)
+        if path.is_file() and path.read_bytes() == content:
+            return ""
+        earlier = _planned_keys(path)
+        gone = earlier - {key for group in plan.groups for key in group.keys}
+        if gone == earlier and not replace and gone & self.records.newest().keys():
+            raise RecordError(
+                f"{self.folder} holds the plan and records of another suite or of other options: none of its "
+                f"{len(earlier):,} units is in this one",
+                "give this run --out DIR, or put its plan in place of the other with --replace-plan; records stay",
+            )
+        files.write_atomic(path, content)
+        return f"{len(gone):,} of {len(earlier):,} units of the plan before are no longer planned" if gone else ""
 
     def clip_path(self, key: str) -> Path:
         """The path of the generate unit `key`'s clip."""
@@ -82,6 +99,14 @@ class Store:
         for pattern in (f"clips/*/.*{files.TEMPORARY}", f".*{files.TEMPORARY}"):
             for part in self.folder.glob(pattern):
                 part.unlink(missing_ok=True)
+
+
+def _planned_keys(path: Path) -> set[str]:
+    """The keys in a plan file; none where it is missing or damaged."""
+    try:
+        return {str(key) for group in from_json(path.read_bytes())["groups"] for key in group["keys"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def clip_name(key: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.contracts import Json, ModelCard, VideoModel, registry
+from harness.contracts import Json, ModelCard, VideoModel, enforce, registry
 from harness.errors import HarnessError, RegistryError, SuiteError
 from harness.runs import foresight
 from harness.runs.keys import IDENTITY_VERSION, Template
@@ -135,13 +135,13 @@ def make(suite: Suite, device: str | None = None) -> Plan:
 
 
 def _arm(entry: ModelEntry, model: VideoModel, device: str) -> Arm:
+    card = enforce.card(entry.label, model)
     try:
-        card = model.describe()
         own_identity = dict(model.identity(device))
     except HarnessError:
         raise
     except Exception as error:  # a plug-in may raise anything
-        raise RegistryError(f"model {entry.label!r} cannot describe itself: {type(error).__name__}: {error}") from error
+        raise RegistryError(f"model {entry.label!r} has no identity: {type(error).__name__}: {error}") from error
     identity: dict[str, Json] = {
         "name": entry.name,
         "options": {name: value for name, value in entry.options.items() if name not in model.unkeyed},

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import gc
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import psutil
@@ -192,17 +193,31 @@ def versions() -> Mapping[str, Json]:
     return installed
 
 
-def git_state(*folders: Path) -> Mapping[str, Json]:
-    """Commit and dirty flag of the first of `folders` that git tracks; nulls without one.
+def git_state(code: Path, suite: Path | None = None) -> Mapping[str, Json]:
+    """Commits of the code and of the folder `suite`, as a record keeps them.
 
-    `of` is `code` for the first folder and `suite` for any other.
+    `commit`, `dirty` and `of: code` are of the folder `code`, or of the repository that the package was installed from;
+    nulls where neither is known. `suite` has `commit` and `dirty` where git tracks that folder, else it is null.
     """
-    for index, folder in enumerate(folders):
-        commit = _git(folder, "rev-parse", "HEAD")
-        if commit and _git(folder, "ls-files", "--error-unmatch", "."):
-            dirty = _git(folder, "status", "--porcelain", "--untracked-files=no")
-            return {"commit": commit, "dirty": bool(dirty), "of": ("code", "suite")[min(index, 1)]}
-    return {"commit": None, "dirty": None, "of": None}
+    own = _commit(code) or _installed_commit()
+    state: dict[str, Json] = {**own, "of": "code"} if own else {"commit": None, "dirty": None, "of": None}
+    return {**state, "suite": _commit(suite) if suite else None}
+
+
+def _commit(folder: Path) -> dict[str, Json] | None:
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit or not _git(folder, "ls-files", "--error-unmatch", "."):
+        return None
+    return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _installed_commit() -> dict[str, Json] | None:
+    """The commit that pip noted when it installed the package from a repository (PEP 610)."""
+    try:
+        origin = json.loads(distribution(PACKAGES[0]).read_text("direct_url.json") or "{}")
+        return {"commit": str(origin["vcs_info"]["commit_id"]), "dirty": False}
+    except (PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -128,7 +128,10 @@ def check(weights: WeightSet, groups: Sequence[str] = ()) -> list[str]:
     faults = []
     for file in weights.needed(groups):
         path = weights.folder / file.path
-        if path.is_file() and not file.text:
+        if path.is_file() and file.text:
+            if path.read_bytes() != file.text.encode():
+                faults.append(f"{path} is not as `harness fetch` wrote it; delete it and fetch again")
+        elif path.is_file():
             try:
                 _verify(file, path, "", recorded_digest(path))
             except WeightsError as error:

@@ -153,10 +153,15 @@ def provenance(view: View) -> dict[str, Any]:
 
 
 def _origin(record: Record) -> dict[str, str]:
-    git = record.git
-    commit = f"{str(git.get('commit', 'unknown'))[:12]}{' with uncommitted changes' if git.get('dirty') else ''}"
+    commit = _commit(record.git)
+    if isinstance(suite := record.git.get("suite"), dict) and suite.get("commit") != record.git.get("commit"):
+        commit += f", suite {_commit(suite)}"
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if version)
     return {"device": device_label(record.device), "commit": commit, "versions": versions or "unknown"}
+
+
+def _commit(git: Mapping[str, Any]) -> str:
+    return f"{str(git.get('commit', 'unknown'))[:12]}{' with uncommitted changes' if git.get('dirty') else ''}"
 
 
 def _listed(texts: Counter[str]) -> str:

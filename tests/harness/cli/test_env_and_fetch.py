@@ -86,9 +86,24 @@ def test_files_of_ones_own_are_checked_and_taken(type_in, tmp_path, monkeypatch)
     assert not (folder / "dino_model/facebookresearch_dino_main/hubconf.py").exists()
 
 
+def test_a_check_of_weights_that_are_not_here_does_not_say_that_all_is_well(type_in):
+    code, said = type_in("fetch vbench --check --only aesthetic_quality")
+    assert code == 3
+    assert "vbench: 2 of 2 files are not here: clip_model/ViT-L-14.pt" in said
+    assert "as published" not in said
+    folder = read_manifest().get("vbench").folder
+    (folder / "clip_model").mkdir(parents=True)
+    (folder / "clip_model/ViT-L-14.pt").write_bytes(b"weights")
+    code, said = type_in("fetch vbench --check --only aesthetic_quality")
+    assert code == 1
+    assert "1 of 2 files are not here: aesthetic_model" in said
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
+        ("fetch vbench --check --only colour", "did you mean color"),
+        ("fetch vbench --check --from .", "takes no --from"),
         ("fetch vbemch", "did you mean vbench"),
         ("fetch vbench --only colour", "did you mean color"),
         ("fetch vbench --with atm", "did you mean amt"),

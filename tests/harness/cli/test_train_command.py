@@ -110,6 +110,7 @@ def test_a_chain_goes_on_from_a_file_without_a_header(trained: Path) -> None:
     )
     (trained / "further.yaml").write_text("".join(further) + arms)
     assert run(str(trained / "further.yaml"), "--out", str(trained / "further"), "--only", "dense") == 0
+    plan = (trained / "further" / "plan.json").read_text()
     # The same network, taught by the same weights on the same clips: the stages after it end alike.
     ends = [
         trained / name / "checkpoints" / "dense-0" / "distribution_matching.safetensors" for name in ("tiny", "further")
@@ -117,6 +118,7 @@ def test_a_chain_goes_on_from_a_file_without_a_header(trained: Path) -> None:
     first, second = map(load_file, ends)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert run(str(trained / "further.yaml"), "--out", str(trained / "further"), "--only", "wide") == 1
+    assert (trained / "further" / "plan.json").read_text() == plan
     assert "misshapen" in list(RecordFile(trained / "further" / "records.jsonl").records())[-1].error["message"]
 
 

@@ -222,6 +222,14 @@ def test_check_reads_every_file(host):
     assert len(check(weights)) == 1
 
 
+def test_check_reads_what_the_harness_wrote_itself(host):
+    weights = one(text="a: 1\n")
+    fetch(weights)
+    assert check(weights) == []
+    (weights.folder / "a/b.pth").write_text("a: 2\n")
+    assert "is not as `harness fetch` wrote it" in check(weights)[0]
+
+
 def test_availability_says_what_to_type(host):
     state = availability("vbench", ["motion_smoothness"])
     assert not state.ready

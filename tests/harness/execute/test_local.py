@@ -68,7 +68,7 @@ def test_a_record_tells_where_it_comes_from(tmp_path: Path) -> None:
     assert (made.preimage["prompt"], made.preimage["seed"]) == ("two", 1)
     assert made.device["kind"] == "cpu"
     assert "python" in made.versions
-    assert set(made.git) == {"commit", "dirty", "of"}
+    assert set(made.git) == {"commit", "dirty", "of", "suite"}
     assert made.started <= made.ended
     assert made.ended.endswith("+00:00")
 
@@ -169,9 +169,19 @@ def test_a_lost_or_changed_clip_is_made_again_and_its_score_stands(tmp_path: Pat
     paths[1].write_bytes(b"short")
     data = paths[2].read_bytes()
     paths[2].write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert counts(run(tmp_path, base())) == (8, 4, 2, 0, 0, 0)
-    assert counts(run(tmp_path, base(), verify=True)) == (8, 6, 1, 0, 0, 0)
+    assert counts(run(tmp_path, base())) == (8, 6, 2, 0, 0, 0)
+    assert counts(run(tmp_path, base(), verify=True)) == (8, 7, 1, 0, 0, 0)
     assert outcome_of(tmp_path / "run") == before
+
+
+def test_progress_and_totals_add_up_after_a_clip_was_lost(tmp_path: Path) -> None:
+    run(tmp_path, base())
+    next((tmp_path / "run" / "clips").rglob("*.mp4")).unlink()
+    ticks: list[Tick] = []
+    outcome = run(tmp_path, base(), progress=ticks.append)
+    assert outcome.already_done + outcome.done_now + outcome.failed + outcome.skipped + outcome.pending == 8
+    # The score was not done while its clip was away, and stands again with it.
+    assert (ticks[-1].finished, ticks[-1].total) == (1, 1)
 
 
 def test_a_score_of_another_clip_is_not_done(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_processes_share_the_batches_and_give_what_one_gives(tmp_path: Path) -> 
 
 def test_few_clips_and_single_ones_are_made_in_the_run_itself(tmp_path: Path) -> None:
     assert run(tmp_path, planned(tmp_path, texts=["one", "two"])).exit_code == 0
-    assert run(tmp_path, planned(tmp_path, batch=1)).exit_code == 0
+    assert run(tmp_path, planned(tmp_path, batch=1), replace_plan=True).exit_code == 0
     assert {pid for pid, _ in lines(tmp_path)} == {os.getpid()}
 
 

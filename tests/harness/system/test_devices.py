@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,22 +42,33 @@ def test_the_machine_is_described_without_its_name() -> None:
     assert {"python", "numpy", "av"} <= set(devices.versions())
 
 
-def test_git_state_tells_commit_and_dirt_of_the_first_tracked_folder(tmp_path: Path) -> None:
+def test_git_state_tells_commit_and_dirt_of_the_code_and_of_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     outside = tmp_path / "outside"
     outside.mkdir()
-    assert devices.git_state(outside) == {"commit": None, "dirty": None, "of": None}
+    nothing = {"commit": None, "dirty": None, "of": None, "suite": None}
+    monkeypatch.setattr(devices, "distribution", lambda name: SimpleNamespace(read_text=lambda file: None))
+    assert devices.git_state(outside) == nothing
     git("init", "-q")
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "a.py").write_text("1")
     git("add", "code")
     git("commit", "-qm", "x")
     commit = git("rev-parse", "HEAD")
-    assert devices.git_state(tmp_path / "code") == {"commit": commit, "dirty": False, "of": "code"}
-    assert devices.git_state(outside, tmp_path / "code") == {"commit": commit, "dirty": False, "of": "suite"}
+    here = {"commit": commit, "dirty": False}
+    assert devices.git_state(tmp_path / "code") == {**here, "of": "code", "suite": None}
+    assert devices.git_state(tmp_path / "code", tmp_path / "code") == {**here, "of": "code", "suite": here}
+    assert devices.git_state(outside, tmp_path / "code") == {**nothing, "suite": here}
+    assert devices.git_state(tmp_path / "code", outside)["suite"] is None
+    # Installed from a repository, as pip notes it.
+    origin = json.dumps({"url": "https://example.org/x", "vcs_info": {"vcs": "git", "commit_id": "f" * 40}})
+    monkeypatch.setattr(devices, "distribution", lambda name: SimpleNamespace(read_text=lambda file: origin))
+    assert devices.git_state(outside) == {"commit": "f" * 40, "dirty": False, "of": "code", "suite": None}
     (tmp_path / "code" / "a.py").write_text("2")
     assert devices.git_state(tmp_path / "code")["dirty"] is True
 
