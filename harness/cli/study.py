@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.arguments import Format, Plugins, load_plugins
+
 app = typer.Typer(help="Ask people about clips, blind, and tally their votes.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder that `harness study new` made.")]
@@ -135,3 +137,39 @@ def export(
     index = write(study, load(study), out or study / "static")
     yield f"page: {index}, opened as {index.name}#TOKEN with the tokens of {study / RATERS}"
     yield f"next: harness study tally {study} VOTES..."
+
+
+@app.command()
+def tally(
+    study: Folder,
+    votes: Annotated[
+        list[Path] | None, typer.Argument(metavar="VOTES...", help="Files that raters saved where there was no server.")
+    ] = None,
+    keep_careless: Annotated[
+        bool, typer.Option("--keep-careless", help="Count raters who failed half of their obvious pairs, too.")
+    ] = False,
+    format_: Annotated[Format | None, typer.Option("--format", help="Of what is printed.")] = None,
+    plugin: Plugins = None,
+) -> Iterator[str]:
+    """Count the votes of STUDY: show what they say, and leave it beside the run's records for its tables and page."""
+    from harness.cli.table import drawn
+    from harness.errors import RecordError
+    from harness.report import people_tables
+    from harness.runs.people import write_people
+    from harness.runs.records import Run, load_run
+    from harness.study.design import load
+    from harness.study.tally import tally as count
+    from harness.study.votes import collect
+
+    load_plugins(plugin)
+    body = load(study)
+    counted = collect(study, body, votes or ())
+    run: Run | None = None
+    try:
+        run = load_run(study / body.run)
+    except RecordError as error:
+        counted.remarks.append(f"The run is gone, so nothing is said of its metrics: {error.message}.")
+    people = count(body, counted, run, keep_careless=keep_careless)
+    labels = [arm.label for arm in run.arms] if run else body.arms
+    yield from drawn(people_tables.of(people, labels, run.suite.reference if run else ""), format_)
+    yield f"tally: {write_people(run.folder if run else study, people)}"

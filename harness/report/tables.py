@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.contracts import Value, registry
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
-from harness.report import probe_tables, published_rows, switching
+from harness.report import people_tables, probe_tables, published_rows, switching
 from harness.report.cells import CARD, NOT_MEASURED, Cells, card_cell, cell_of, heading, over_reference, ranked
 from harness.report.drift import tables as drift_tables
 from harness.report.leads import Leads
@@ -19,7 +19,7 @@ from harness.report.verdicts import Standing
 from harness.report.view import AnySection, Place, View, sections
 from harness.runs.plan import Group
 from harness.runs.records import Run
-from harness.suite.schema import Column, MeasureSection, TableSpec
+from harness.suite.schema import STUDY, Column, MeasureSection, TableSpec
 
 
 def build(runs: Sequence[Run], common: bool = False) -> list[Table]:
@@ -45,6 +45,7 @@ def build(runs: Sequence[Run], common: bool = False) -> list[Table]:
         *map(_by_section, views_by_section),
         *drift_tables.tables(views),
         *probe_tables.tables(runs),
+        *people_tables.tables(runs),
     ]
 
 
@@ -180,6 +181,10 @@ def _column(column: Column, making: _Making) -> tuple[Heading, Cells]:
     views, models = making.views, making.models
     if source == "card":
         return _card_column(column, name, making)
+    if source == STUDY and all(view.section(STUDY) is None for view in views):
+        asked, opinions = people_tables.column(name, [view.run for view in views], column.format)
+        shown = {place: cell for place, cell in opinions.items() if place[1] in making.shown(views[place[0]])}
+        return _heading_and_cells(column, asked, shown, views)
     value, plugin_name = _declared(column, views)
     cells: dict[Place, Cell] = {}
     groups: dict[Place, tuple[AnySection, list[Group]]] = {}

@@ -14,6 +14,7 @@ from harness.suite import positions, published
 from harness.suite.positions import Loc, Located
 from harness.suite.prompts import check_prompts, read_prompts
 from harness.suite.schema import (
+    STUDY,
     Column,
     Drift,
     GenerateSection,
@@ -273,6 +274,9 @@ def _check_columns(doc: Located, suite: Suite) -> None:
         values_by_section[section.name] = {section.probe: [value.name for value in probe.values]}
     for index, table in enumerate(suite.tables):
         for number, column in enumerate(table.columns):
+            # Which questions people were asked is known when they have answered.
+            if column.value.startswith(f"{STUDY}:") and STUDY not in values_by_section:
+                continue
             _check_column(doc, ("tables", index, "columns", number), column, values_by_section)
     for index, plot in enumerate(suite.plots):
         loc: Loc = ("plots", index)

@@ -260,11 +260,15 @@ class PublishedRows(Part):
     settings: list[str] = []
 
 
+STUDY = "study"
+"""Before the colon of a column that shows what people answered, where no section has this name."""
+
+
 class Column(Part):
     """A column of a table.
 
     Attributes:
-        value: `section:value name`, or `card:field of the model card`.
+        value: `section:value name`, `card:field of the model card`, or `study:question` for what people answered.
         label: heading; the value's own label unless given.
         format: how the number is written, as a Python format specification without width: `.3f`, `,d`, `.1%`.
         metric: the metric that gives the value, where two of one section give one of that name.
