@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ CONNECT_S = 30.0
 """Seconds in which a cluster has to answer."""
 PATIENCE_S = 120.0
 """Seconds in which a first worker has to start, and a node to be prepared."""
+POLL_S = 1.0
+"""Seconds at most between two looks at what else is to do."""
 LOOK_S = 2.0
 """Seconds between two looks at the list of nodes."""
 CLOSE_S = 5.0
@@ -106,6 +109,7 @@ class Cluster:
         self._say: Callable[[str], None] = lambda line: None
         self._luggage: Any = None
         self._preparing: dict[Any, Site] = {}
+        self._lost_keepers: Counter[str] = Counter()
         self._looked = 0.0
         self._number = 0
         self._bytes = PROCESS_BYTES
@@ -131,11 +135,16 @@ class Cluster:
         say("preparing the nodes")
         self._look()
         until = time.monotonic() + self.patience
-        while self._preparing:
+        while self._preparing or not any(site.fit or site.unpacked.faults for site in self.sites.values()):
             if time.monotonic() > until:
                 names = ", ".join(site.name for site in self._preparing.values())
-                raise NotAvailable(f"no answer from {names} within {self.patience:.0f} s", "look at `ray status`")
-            self.prepared(self.ray.wait(list(self._preparing), num_returns=1, timeout=1.0)[0])
+                what = f"no answer from {names}" if names else f"no node for {self.device}"
+                raise NotAvailable(f"{what} within {self.patience:.0f} s", "look at `ray status`")
+            if self._preparing:
+                self.prepared(self.ray.wait(list(self._preparing), num_returns=1, timeout=POLL_S)[0])
+            else:
+                time.sleep(POLL_S)
+                self._look()
         faults = [f"node {site.name}: {fault}" for site in self.sites.values() for fault in site.unpacked.faults]
         if faults:
             more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
@@ -176,7 +185,14 @@ class Cluster:
             site = self._preparing.pop(reference)
             try:
                 site.folder, site.unpacked, site.machine = self.ray.get(reference)
+            except self.ray.exceptions.RayTaskError as error:
+                site.unpacked = Unpacked(faults=(_cause(error),))
             except self.ray.exceptions.RayError as error:
+                # The node may be going; where it stays it is asked again.
+                self._lost_keepers[site.node] += 1
+                if self._lost_keepers[site.node] < START_FAILURES:
+                    del self.sites[site.node]
+                    continue
                 site.unpacked = Unpacked(faults=(_cause(error),))
             if self.hands:
                 faults = "; ".join(site.unpacked.faults)
@@ -217,7 +233,8 @@ class Cluster:
         if self.device != "cpu":
             threads = max(1, site.cores // room)
             return self.worker(ray_actors.ClipMaker, site, "clips", self.device, threads, num_cpus=1, num_gpus=1)
-        threads = max(1, site.cores // min(room, self.room()))
+        rooms = sum(self._room(other) for other in self.sites.values() if other.fit)
+        threads = max(1, site.cores // -(-self.room() * room // rooms))
         return self.worker(ray_actors.ClipMaker, site, "clips", "cpu", threads, num_cpus=self.cores)
 
     def scorer(self, site: Site, environment: str, on_gpu: bool) -> Hand | None:

@@ -20,7 +20,7 @@ from harness.execute import batches, units
 from harness.execute.handing_out import Item, Shares
 from harness.execute.luggage import pack
 from harness.execute.ray_actors import ClipTask, Done, ScoreTask, planned
-from harness.execute.ray_cluster import Cluster, Hand, Site
+from harness.execute.ray_cluster import POLL_S, Cluster, Hand, Site
 from harness.execute.run import Engine, RunningPlan
 from harness.runs.folder import clip_name, inside
 from harness.runs.line import Record
@@ -30,8 +30,6 @@ from harness.system.digests import canonical, digest
 
 DEATHS = 3
 """Workers that a unit may end before it has failed."""
-POLL_S = 1.0
-"""Seconds at most between two looks at what else is to do."""
 WRITERS = 8
 """Threads that bring clips to the disk, most of which wait for it."""
 MAKERS_PER_SCORER = 8

@@ -44,6 +44,9 @@ class ProcessModel(VideoModel):
         self.note(f"batch {request.batch}")
         clips = np.stack([np.full((request.frames, 16, 16, 3), 10 * seed, np.uint8) for seed in request.seeds])
         yield clips[:, :1]
+        time.sleep(0.3 * any("slow" in prompt for prompt in request.prompts))
+        if any("dies" in prompt for prompt in request.prompts):
+            print("last words", flush=True)
         if any("dies" in prompt for prompt in request.prompts):
             os.kill(os.getpid(), signal.SIGKILL)
         while any("hangs" in prompt for prompt in request.prompts):

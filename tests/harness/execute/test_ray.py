@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from road import FAKES, base, outcome_of, planned
+from road import FAKES, base, outcome_of, planned, write
 
-from harness.execute.outcome import Outcome
+from harness.contracts import registry
+from harness.execute.outcome import Outcome, Progress, Tick
 from harness.execute.ray_cluster import Cluster
 from harness.execute.ray_engine import engine_of
-from harness.execute.run import run_plan
-from harness.runs.plan import Plan
+from harness.execute.run import INTERRUPTED, run_plan
+from harness.runs.line import Record
+from harness.runs.plan import Plan, make
+from harness.runs.records import RecordFile
+from harness.suite.load import load_suite
+from harness.system import video
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster as Nodes  # noqa: E402
 
-PLUGIN = FAKES.with_name("process_models.py")
+PLUGIN, SEES = FAKES.with_name("process_models.py"), FAKES.with_name("ray_plugins.py")
 ARMS = [
     {"name": "fake/moving", "label": "a"},
     {"name": "fake/alone", "label": "b", "options": {"chunk": 3}},
@@ -58,16 +67,18 @@ def run(folder: Path, plan: Plan, cluster: Cluster, **more: Any) -> Outcome:
     return run_plan(plan, folder / "run", engine=engine_of(cluster), **more)
 
 
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.mp4")}
+
+
 def test_a_run_gives_the_records_and_clips_of_a_local_one(tmp_path: Path, cluster: Cluster) -> None:
     plan = planned(tmp_path, many())
     local = run_plan(plan, tmp_path / "local")
     outcome = run(tmp_path, plan, cluster)
     assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "local")
     assert (outcome.planned, outcome.done_now, outcome.failed) == (local.planned, local.done_now, local.failed)
-    clips = {path.relative_to(tmp_path / "run"): path.read_bytes() for path in (tmp_path / "run").rglob("*.mp4")}
-    assert clips == {
-        path.relative_to(tmp_path / "local"): path.read_bytes() for path in (tmp_path / "local").rglob("*.mp4")
-    }
+    clips = files(tmp_path / "run")
+    assert clips == files(tmp_path / "local")
     assert clips
     assert run(tmp_path, plan, Cluster(ray, 2)).exit_code == outcome.exit_code == 1, "what failed is tried again"
     assert run_plan(plan, tmp_path / "run").done_now == 0
@@ -81,5 +92,135 @@ def test_a_run_begun_by_one_engine_is_ended_by_the_other(tmp_path: Path, cluster
     assert run_plan(plan, tmp_path / "run", limit=3).done_now == 3
     assert run(tmp_path, plan, Cluster(ray, 1)).exit_code == 0
     assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "local")
-    lines = [json.loads(line)["key"] for line in (tmp_path / "run" / "records.jsonl").read_bytes().splitlines()]
-    assert len(lines) == len(set(lines)), "a unit was done twice"
+    assert once(tmp_path)
+
+
+def records(folder: Path) -> list[Record]:
+    return list(RecordFile(folder / "run" / "records.jsonl").records())
+
+
+def once(folder: Path) -> bool:
+    """Whether no unit has two records."""
+    keys = [record.key for record in records(folder)]
+    return bool(keys) and len(keys) == len(set(keys))
+
+
+# ---------------------------------------------------------------------------------------- what workers see
+
+
+def test_workers_see_their_threads_and_no_gpu_that_they_did_not_ask_for(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.load_plugin(SEES)
+    section = {**base()["generate"][0], "metrics": ["ray/sees"]}
+    probes = [{"name": f"s{frames}", "probe": "ray/alone", "frames": frames, "rounds": 2} for frames in (1, 2)]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    plan = planned(tmp_path, base(models=[{"name": "ray/sees", "label": "a"}], generate=[section], measure=probes))
+    assert run(tmp_path, plan, cluster).exit_code == 0
+    made = {record.kind: record for record in records(tmp_path)}
+    assert made["score"].values == {"devices": 0.0, "threads": 1.0}
+    pixels = video.read(tmp_path / "run" / str(made["generate"].clip["path"]))
+    # Two workers, each on a node of two cores: two threads and no device.
+    assert abs(float(pixels.mean()) - (50 * 2 + 5 * 2)) < 2
+    assert made["measure"].values["threads"] == 7.0, "what the user set for the whole machine"
+    times = sorted((r.values["began"], r.values["ended"]) for r in records(tmp_path) if r.kind == "measure")
+    assert len(times) == 4
+    assert all(one[1] <= other[0] for one, other in pairwise(times)), "two measured on one machine at a time"
+
+
+# ------------------------------------------------------------------------------------------------- faults
+
+
+def dying(folder: Path, texts: list[str], seeds: tuple[int, ...] = (1, 2)) -> Plan:
+    """Clips of a model whose prompts may end its process, or stop it."""
+    registry.load_plugin(FAKES)
+    registry.load_plugin(PLUGIN)
+    models = [{"name": "process/model", "label": "a", "options": {"log": str(folder / "a.log")}}]
+    section = {**base()["generate"][0], "batch": 4, "seeds": list(seeds)}
+    return make(load_suite(write(folder, base(models=models, prompts={"p": texts}, generate=[section]))), "cpu")
+
+
+def logged(folder: Path) -> list[tuple[int, str]]:
+    path = folder / "a.log"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [(int(pid), event) for pid, event in (line.split(" ", 1) for line in lines)]
+
+
+def test_a_clip_that_ends_three_workers_fails_alone_with_the_end_of_the_log(tmp_path: Path, cluster: Cluster) -> None:
+    plan = dying(tmp_path, [*(f"prompt {number}" for number in range(5)), "it dies"], seeds=(1,))
+    outcome = run(tmp_path, plan, cluster)
+    assert (outcome.done_now, outcome.failed, outcome.skipped, outcome.pending) == (10, 1, 1, 0)
+    failed = next(record for record in records(tmp_path) if record.status == "failed")
+    assert failed.context["prompt"] == "it dies"
+    assert "it ended 3 workers" in str(failed.error["message"])
+    assert "last words" in str(failed.error["traceback"])
+    assert once(tmp_path)
+
+
+def after(units: int, act: Callable[[], object]) -> Progress:
+    """Does something, once, when a run has finished so many units."""
+    acts = [act]
+
+    def progress(tick: Tick) -> None:
+        if tick.finished >= units and acts:
+            acts.pop()()
+
+    return progress
+
+
+def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluster) -> None:
+    plan = dying(tmp_path, [f"prompt {number} is slow" for number in range(8)])
+    said: list[str] = []
+    act = after(5, lambda: os.kill(logged(tmp_path)[-1][0], signal.SIGKILL))
+
+    def progress(tick: Tick) -> None:
+        said.append(tick.message)
+        act(tick)
+
+    outcome = run(tmp_path, plan, cluster, progress=progress)
+    assert (outcome.exit_code, outcome.done_now) == (0, 32)
+    assert once(tmp_path)
+    assert any("its work is done again" in line for line in said)
+
+
+def test_a_node_that_is_killed_and_one_that_comes_late_lose_nothing(tmp_path: Path, nodes: Nodes) -> None:
+    extra = [nodes.add_node(num_cpus=2)]
+    said: list[str] = []
+
+    def exchange() -> None:
+        nodes.remove_node(extra.pop(), allow_graceful=False)
+        extra.append(nodes.add_node(num_cpus=2))
+
+    act = after(20, exchange)
+
+    def progress(tick: Tick) -> None:
+        said.append(tick.message)
+        act(tick)
+
+    plan = dying(tmp_path, [f"prompt {number} is slow" for number in range(60)])
+    outcome = run(tmp_path, plan, Cluster(ray, 6, patience=60), progress=progress)
+    nodes.remove_node(extra.pop())
+    assert (outcome.exit_code, outcome.done_now) == (0, 240)
+    assert once(tmp_path)
+    assert any("a worker" in line and "ended" in line for line in said)
+    assert any("has joined" in line for line in said)
+
+
+def test_an_interrupt_ends_the_workers_and_the_next_run_goes_on(tmp_path: Path, cluster: Cluster) -> None:
+    plan = dying(tmp_path, [*(f"prompt {number}" for number in range(7)), "it hangs"])
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT))
+    outcome = run(tmp_path, plan, cluster, progress=after(8, timer.start))
+    assert outcome.stopped == INTERRUPTED
+    assert outcome.failed == 0
+    assert gone({pid for pid, _ in logged(tmp_path)})
+    assert run_plan(dying(tmp_path, [f"prompt {number}" for number in range(7)]), tmp_path / "run").exit_code == 0
+    assert once(tmp_path)
+
+
+def gone(pids: set[int]) -> bool:
+    until = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
