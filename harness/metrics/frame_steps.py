@@ -162,13 +162,13 @@ class FrameFlow(Metric):
             return Availability(False, "OpenCV is not installed", fix)
         return Availability(True)
 
-    def identity(self) -> Mapping[str, Json]:
-        """The version of OpenCV."""
-        return {"opencv": _opencv_version()}
-
     def samples(self) -> Mapping[str, Sequence[float]]:
         """The flow into each frame but the first."""
         return {"flow_by_frame": self._flow}
+
+    def notes(self) -> Mapping[str, Json]:
+        """The version of OpenCV."""
+        return {"packages": {"opencv": _opencv_version()}}
 
     def score(self, clip: Clip) -> Mapping[str, float]:
         """The mean over frames. Raises `ClipError`."""

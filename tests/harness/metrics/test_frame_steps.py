@@ -104,7 +104,7 @@ def test_flow_says_what_brings_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     state = registry.metrics.create("frames/flow", {}).available()
     assert not state.ready
     assert "[flow]" in state.fix
-    assert registry.metrics.create("frames/flow", {}).identity()["opencv"] != "none"
+    assert registry.metrics.create("frames/flow", {}).notes()["packages"]["opencv"] != "none"
 
 
 @pytest.mark.parametrize("name", ["frames/difference", "frames/flow"])
