@@ -27,6 +27,7 @@ from harness.errors import ModelFault
 from harness.probes.timing import agreement, caching_audit, flops
 from harness.probes.timing.clock import SECOND, Clock, stage_seconds
 from harness.probes.timing.contention import watch
+from harness.probes.timing.energy import EnergyMeter
 from harness.probes.timing.generation import (
     DECODE,
     DENOISE,
@@ -127,6 +128,7 @@ class Streaming(Probe):
         Value("peak_bytes", "B", "lower", "peak memory"),
         Value("peak_reserved_bytes", "B", "lower", "peak reserved"),
         Value("weight_bytes", "B", "lower", "weights"),
+        Value("joules_per_video_s", "J/s of video", "lower", "energy"),
         Value("load_s", "s", "lower", "load"),
         Value("warmup_s", "s", "lower", "warm-up"),
         Value("audit_ratio", "", "none", "repeated over distinct request"),
@@ -139,11 +141,16 @@ class Streaming(Probe):
     )
 
     def __init__(
-        self, options: Options, clock: Clock | None = None, sleep: Callable[[float], None] = time.sleep
+        self,
+        options: Options,
+        clock: Clock | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        energy: EnergyMeter | None = None,
     ) -> None:
         super().__init__(options)
         self._clock = clock
         self._sleep = sleep
+        self._energy = energy
 
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Load, count, check, warm up, audit, repeat.
@@ -175,8 +182,11 @@ class Streaming(Probe):
         with watch(telemetry) as other_work:
             with context.spans("audit"):
                 audit = self._audit(clock, model, workload, first=warmup.runs)
+            energy = self._energy or EnergyMeter(telemetry)
             with context.spans("timing"):
+                joules_before = energy.read()
                 repeated = self._timed(clock, telemetry, model, subject.card, workload, warmup.runs + audit.used)
+                joules = energy.read().since(joules_before)
         summary = Summary(subject, repeated, counts)
         values = {
             **summary.values(workload),
@@ -185,10 +195,13 @@ class Streaming(Probe):
             "load_s": load_s,
             "warmup_s": warmup.seconds,
             "audit_ratio": audit.ratio,
+            "joules_per_video_s": NAN if joules is None else joules / summary.video_seconds(),
         }
         notes: dict[str, Json] = {
             **summary.notes(),
             **_switches_and_prefixes(model, workload),
+            **energy.notes(),
+            **({"not_available": {"joules_per_video_s": energy.reason}} if joules is None else {}),
             "warmup": _warmup_to_json(warmup),
             "device_before": device_before,
             "device_after": telemetry.snapshot(),
@@ -277,6 +290,11 @@ class Summary:
         self.counts = counts
         self.device = str(devices.describe(subject.device)["name"])
         self.steady, self.rule = steady_chunks(self.runs[0].frames, self.card)
+
+    def video_seconds(self) -> float:
+        """Seconds of video that were made while the energy was counted, thrown away ones included."""
+        clips = len(self.runs) + self.repeated.rejected
+        return clips * self.runs[0].batch * sum(self.runs[0].frames) / self.card.frame_rate
 
     def _rates(self, stages: Sequence[str] | None, chunks: Sequence[int]) -> list[float]:
         """Frames per second of each generation over `chunks`, in `stages` or, without them, from gap to gap."""

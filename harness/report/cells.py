@@ -158,7 +158,9 @@ def cell_of(
         return Cell(text, scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
         marks = (*marks, *doubts(samples.judgements), *view.uncleared(section, group))
-        return _measured_cell(samples.values[name], value, spec, marks)
+        cell = _measured_cell(samples.values[name], value, spec, marks)
+        reason = view.lack(samples, name) if cell.value is None else ""
+        return Cell(f"not available: {reason}", marks=marks) if reason else cell
     try:
         cell = _score_cell(view, section, group, value, spec, shortfalls, other_groups, marks)
     except PluginFault as fault:

@@ -13,6 +13,7 @@ from harness.report.cells import CARD, NOT_MEASURED, Cells, card_cell, cell_of, 
 from harness.report.drift import tables as drift_tables
 from harness.report.leads import Leads
 from harness.report.notes import annotate, note_marks
+from harness.report.serving import tables as serving_tables
 from harness.report.table import APART, INCOMPLETE, RANDOM_WEIGHTS, UNLIKE, Cell, Heading, Row, Table, stacked
 from harness.report.terms import CLIPS, DEVICE, SCHEMA, VERSION, differences, share_clips, terms, timed_apart
 from harness.report.verdicts import Standing
@@ -44,6 +45,7 @@ def build(runs: Sequence[Run], common: bool = False) -> list[Table]:
         *(_table(spec, views, leads, shared) for spec in specs.values()),
         *map(_by_section, views_by_section),
         *drift_tables.tables(views),
+        *serving_tables.tables(views),
         *probe_tables.tables(runs),
         *people_tables.tables(runs),
     ]

@@ -151,7 +151,7 @@ class View:
         return shown(f"{error.get('type', 'unknown')}: {error.get('message', '')}", 160)
 
     def lack(self, samples: Samples, name: str) -> str:
-        """Why no clip has the value `name`: the reason in a score's note `not_available`; empty without one."""
+        """Why nothing has the value `name`: the reason in a record's note `not_available`; empty without one."""
         reasons = self.records.at(samples.last.offset).notes.get("not_available") if samples.last else None
         return str(reasons.get(name, "")) if isinstance(reasons, dict) else ""
 

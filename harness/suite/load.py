@@ -23,6 +23,7 @@ from harness.suite.schema import (
     ModelEntry,
     PrefixFile,
     PromptSet,
+    Serving,
     Suite,
     TableSpec,
 )
@@ -58,7 +59,9 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     _check_columns(doc, suite)
     for index, drift in enumerate(suite.drift):
         _check_drift(doc, ("drift", index), drift, suite)
-    for kind in ("tables", "plots", "drift"):
+    for index, serving in enumerate(suite.serving):
+        _check_serving(doc, ("serving", index), serving, suite)
+    for kind in ("tables", "plots", "drift", "serving"):
         for index, item in enumerate(getattr(suite, kind)):
             for label in item.models or []:
                 _require(doc, (kind, index, "models"), "model label", label, origins)
@@ -71,7 +74,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
         labels = [arm for label in item.models or [] for arm in origins[label]]
         return item if item.models is None else item.model_copy(update={"models": list(dict.fromkeys(labels))})
 
-    kinds = ("generate", "measure", "tables", "plots", "drift")
+    kinds = ("generate", "measure", "tables", "plots", "drift", "serving")
     return suite.model_copy(update={kind: list(map(with_arms, getattr(suite, kind))) for kind in kinds})
 
 
@@ -335,6 +338,17 @@ def _check_drift(doc: Located, loc: Loc, drift: Drift, suite: Suite) -> None:
         _require(doc, (*loc, "curves"), "curve", name, curves)
 
 
+def _check_serving(doc: Located, loc: Loc, serving: Serving, suite: Suite) -> None:
+    """Check that its sections are of the probes that measure what it shows."""
+    probes = {section.name: section.probe for section in suite.measure}
+    for key, probe in (("section", "streaming"), ("sessions", "sessions")):
+        name = getattr(serving, key)
+        if name or key == "section":
+            _require(doc, (*loc, key), "section of measurements", name, probes)
+            if probes[name] != probe:
+                raise SuiteError(f"{doc.where((*loc, key))}: section {name!r} is of {probes[name]!r}, not of {probe!r}")
+
+
 def _check_published(doc: Located, index: int, table: TableSpec) -> None:
     """Check that published rows name existing figures, and that columns show some of them."""
     selection: list[published.Figure] = []
@@ -383,9 +397,10 @@ def _check_rows(doc: Located, suite: Suite) -> None:
         if not (arms or table.published or sources & alone):
             loc: Loc = ("tables", index, "columns" if table.models is None else "models")
             raise SuiteError(f"{doc.where(loc)}: table {table.name!r} would be empty: it shows no model")
-    for index, drift in enumerate(suite.drift):
-        if drift.models == []:
-            raise SuiteError(f"{doc.where(('drift', index, 'models'))}: drift {drift.name!r} shows no model")
+    for kind in ("drift", "serving"):
+        for index, item in enumerate(getattr(suite, kind)):
+            if item.models == []:
+                raise SuiteError(f"{doc.where((kind, index, 'models'))}: {kind} {item.name!r} shows no model")
     for index, plot in enumerate(suite.plots):
         if plot.models == [] and plot.section not in alone:
             raise SuiteError(f"{doc.where(('plots', index, 'models'))}: plot {plot.name!r} shows no model")

@@ -400,6 +400,33 @@ class Drift(Part):
     models: list[str] | None = None
 
 
+class Serving(Part):
+    """What a viewer and an operator of the streams of a section get: a table each, made from the recorded chunk times.
+
+    Attributes:
+        name: of its files. title: above them; the name unless given.
+        section: of `measure`, by the probe `streaming`.
+        buffers_s: seconds of video that a player waits for before it starts.
+        frame_rates: of the player; that of the models unless given.
+        ahead_s: the generator begins no chunk while more seconds than these are ahead of the picture. It is what a
+            prompt switch must wait for. A larger buffer counts instead.
+        price_per_hour: of the device; nothing has a cost without it. currency: of the price.
+        sessions: a section of `measure` by the probe `sessions`, whose sessions share the cost.
+        models: labels of the arms to show; all unless given. A label before its grid stands for all.
+    """
+
+    name: Name
+    title: str = ""
+    section: str
+    buffers_s: Annotated[list[Annotated[float, Field(ge=0, le=3600)]], Field(min_length=1, max_length=20)] = [0.0, 1.0]
+    frame_rates: Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(max_length=20)] = []
+    ahead_s: Annotated[float, Field(gt=0, le=3600)] = 2.0
+    price_per_hour: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    currency: Annotated[str, Field(pattern=r"^[A-Za-z]{1,8}$")] = "USD"
+    sessions: str = ""
+    models: list[str] | None = None
+
+
 def _positive(policy: Any) -> Any:
     if isinstance(policy, bool) or (not isinstance(policy, str) and not policy > 0):
         raise ValueError("must be continue, stop, a count (5) or a fraction (0.1)")
@@ -428,6 +455,7 @@ class Suite(Part):
         generate: sections that make clips and score them. measure: sections that measure.
         tables: one with every value where none is asked for. plots: pictures beside the tables.
         drift: tables and pictures of how values hold along a clip.
+        serving: tables of what a viewer and an operator get.
     """
 
     suite: Name
@@ -444,6 +472,7 @@ class Suite(Part):
     tables: list[TableSpec] = []
     plots: list[Plot] = []
     drift: list[Drift] = []
+    serving: list[Serving] = []
 
 
 def switched(suite: Suite, switch: SwitchEntry, number: int) -> str:

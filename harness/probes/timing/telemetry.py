@@ -78,6 +78,11 @@ class Telemetry:
         memory = self._read("nvmlDeviceGetMemoryInfo")
         return int(memory.used) if memory is not None else None
 
+    def joules(self) -> float | None:
+        """Energy that the GPU has used since its driver was loaded (nvmlDeviceGetTotalEnergyConsumption, Volta on)."""
+        millijoules = self._read("nvmlDeviceGetTotalEnergyConsumption")
+        return None if millijoules is None else float(millijoules) / 1e3
+
     def other_processes(self) -> int | None:
         """Compute processes on the device besides this one and the run that it measures for, which is idle."""
         processes = self._read("nvmlDeviceGetComputeRunningProcesses")
