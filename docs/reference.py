@@ -27,10 +27,10 @@ WRITTEN = "Written by `python docs/reference.py`; change the code instead."
 UNITS = {
     name: unit
     for unit, names in {
-        "seconds": "ceiling_s measure_s min_seconds seconds timeout timeout_s warmup_s",
-        "bytes": "budget_bytes copy_bytes",
+        "seconds": "ceiling_s load_timeout measure_s min_seconds seconds start_timeout timeout timeout_s warmup_s",
+        "bytes": "budget_bytes cache_bytes copy_bytes",
         "pixels": "height width",
-        "pixel frames": "frame frames n chunk",
+        "pixel frames": "frame frames n chunk first_chunk",
         "frames/s": "frame_rate",
         "latent frames": "clip clips longest sink sink_frames window window_frames windows Chain.chunk "
         "ComplexityOptions.chunk WindowOptions.frames",

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from harness.contracts.base import Frames, Json, Options
 from harness.errors import OptionError
@@ -85,6 +85,15 @@ class Spans(Protocol):
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
         """A context that lasts as long as the stage `name`."""
+        ...
+
+
+@runtime_checkable
+class TimedSpans(Spans, Protocol):
+    """`Spans` that take stages of another process too, timed there by the harness's own code."""
+
+    def took(self, name: str, seconds: float, depth: int, chunk: int) -> None:
+        """Stage `name` took `seconds`, inside `depth` others, while chunk number `chunk` was at work."""
         ...
 
 
@@ -179,6 +188,23 @@ class Agreement:
     limit: float
     compared: int
     details: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """Readings of a model that has a process of its own.
+
+    Attributes:
+        pid: of that process; what it has started belongs to it.
+        base_bytes: resident before the weights were loaded.
+        compilations: graphs and kernels that it has compiled so far.
+        allocator: bytes `allocated`, `peak` and `reserved` of torch's allocator on its GPU; None where it has none.
+    """
+
+    pid: int
+    base_bytes: int
+    compilations: int = 0
+    allocator: Mapping[str, int] | None = None
 
 
 class VideoModel(ABC):
@@ -285,3 +311,11 @@ class VideoModel(ABC):
     def unload(self) -> None:
         """Free the weights."""
         return
+
+    def process_state(self, reset_peaks: bool = False) -> ProcessState | None:
+        """Readings of the loaded model's own process; None, as for every model that runs in this one.
+
+        Args:
+            reset_peaks: begin new peaks of memory.
+        """
+        return None

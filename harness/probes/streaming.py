@@ -166,6 +166,8 @@ class Streaming(Probe):
         model = subject.load()
         load_s = (clock.point() - start) / SECOND
         devices.give_back(subject.device)  # temporary memory of loading is no weight
+        meter.follow(model)
+        telemetry.follow(model)
         weights = meter.now() - meter.base
         counts = flops.Census(NAN, NAN, NAN)
         if self.options.count:
@@ -221,7 +223,11 @@ class Streaming(Probe):
 
     def _warm_up(self, clock: Clock, model: VideoModel, card: ModelCard, workload: Workload) -> Warmup:
         least, most = self.options.warmups, max(self.options.warmups, self.options.max_warmups)
-        return warm_up(clock, lambda i: generate(clock, model, workload.request(i), card, distinct=i == 0), least, most)
+
+        def run(number: int) -> Generation:
+            return generate(clock, model, workload.request(number), card, distinct=number == 0)
+
+        return warm_up(clock, run, least, most, elsewhere=lambda: _compiled_elsewhere(model))
 
     def _audit(self, clock: Clock, model: VideoModel, workload: Workload, first: int) -> caching_audit.TakenAudit:
         options = self.options
@@ -253,6 +259,11 @@ def _switches_and_prefixes(model: VideoModel, workload: Workload) -> dict[str, J
     if workload.prefixes:
         notes["prefixes"] = [{"sha256": prefix.digest, "frames": prefix.frames} for prefix in workload.prefixes]
     return notes
+
+
+def _compiled_elsewhere(model: VideoModel) -> int:
+    state = model.process_state()
+    return 0 if state is None else state.compilations
 
 
 def _increase(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, Json]:

@@ -88,6 +88,13 @@ def give_back(device: str) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def tree(pid: int) -> list[int]:
+    """`pid` and what it has started, itself first."""
+    with suppress(psutil.Error):
+        return [pid, *(process.pid for process in psutil.Process(pid).children(recursive=True))]
+    return [pid]
+
+
 def end_with_parent(parent: int | None = None) -> None:
     """Have this process killed when the one that started it dies.
 

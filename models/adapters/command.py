@@ -18,18 +18,18 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
+from harness.contracts import Frames, Json, ModelCard, Request, Spans, VideoModel, no_spans
 from harness.errors import ClipError, ModelFault, NotAvailable, OptionError
 from harness.system import video
-from harness.system.digests import file_sha256
+from harness.system.stream_process import environment
+from videomla_models.adapters.program import ProgramOptions, digests
 
 LOG_LINES = 50
 """Last lines of the program's output that its error shows."""
 _FIELD = re.compile(r"\{(python|prompt_file|prompt|seed|frames|out|device|switches_file|prefix_file)\}")
-_NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX")
 
 
-class CommandOptions(Options):
+class CommandOptions(ProgramOptions):
     """The program, and what its clips are like.
 
     Attributes:
@@ -37,26 +37,11 @@ class CommandOptions(Options):
             each: {prompt_file} (UTF-8, the prompt alone), {prompt}, {seed}, {frames}, {out} (where to write the clip,
             ending in .mp4), {device}, {switches_file} (JSON list of [frame, prompt]), {prefix_file} (what the clip
             continues, at its size: a PNG for one frame, a lossless mp4 for more; no part of the clip), {python}.
-        python: interpreter of the program's own environment, for {python}.
-        files: scripts and weights whose content decides the clips; their digests are part of every key.
-        revision: change it when the program changes in a way that `files` does not show.
-        environment: variables to add. PYTHONPATH and the like are not inherited.
-        folder: working directory of the program.
         timeout: seconds until the program and its children are killed.
-        height, width, frame_rate, chunk: of the clips. family: what makes them, for the card.
     """
 
     argv: tuple[str, ...] = Field(min_length=1)
-    python: str = "python3"
-    files: tuple[str, ...] = ()
-    revision: str = ""
-    environment: Mapping[str, str] = Field(default_factory=dict)
-    folder: str = ""
     timeout: float = Field(default=3600, gt=0)
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
-    frame_rate: float = Field(default=16.0, gt=0)
-    chunk: int = Field(default=16, ge=1)
     family: str = "command"
 
 
@@ -83,15 +68,7 @@ class CommandModel(VideoModel):
 
     @functools.cached_property
     def _digests(self) -> Mapping[str, str]:
-        digests: dict[str, str] = {}
-        for name in self.options.files:
-            path = Path(self.options.folder) / name
-            try:
-                digest = file_sha256(path)
-            except OSError as error:
-                raise NotAvailable(f"file {path} cannot be read: {error.strerror}", "correct `files`") from error
-            digests[path.name if path.name not in digests else name] = digest
-        return digests
+        return digests(self.options.folder, self.options.files)
 
     def batch_may_change_pixels(self, device: str) -> bool:
         """Each clip is a run of the program by itself."""
@@ -110,7 +87,7 @@ class CommandModel(VideoModel):
         self._device = device
         program = self._fill(self.options.argv[0], {"python": self.options.python})
         if (
-            shutil.which(program, path=self._environment().get("PATH")) is None
+            shutil.which(program, path=environment(self.options.environment).get("PATH")) is None
             and not (Path(self.options.folder) / program).is_file()
         ):
             raise NotAvailable(f"program {program!r} is not here", "correct `argv` or `python`")
@@ -165,10 +142,6 @@ class CommandModel(VideoModel):
         """Replace the words in one pass, so that a prompt with braces in it stays as it is."""
         return _FIELD.sub(lambda match: fields.get(match[1], match[0]), part)
 
-    def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-        return {**kept, **self.options.environment}
-
     def _run(self, argv: list[str], log: Path) -> int | None:
         """The program's exit status, negative for a signal; None when it was killed for taking too long."""
         with log.open("wb") as output:
@@ -179,7 +152,7 @@ class CommandModel(VideoModel):
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     cwd=self.options.folder or None,
-                    env=self._environment(),
+                    env=environment(self.options.environment),
                     start_new_session=True,
                 )
             except (OSError, ValueError) as error:

@@ -134,6 +134,7 @@ class Recorder:
         self._open = 0
         self._chunk = 0
         self._marks: list[tuple[str, int, int, Any, Any]] = []
+        self._elsewhere: list[Span] = []
 
     @property
     def depth(self) -> int:
@@ -154,6 +155,10 @@ class Recorder:
             self._open -= 1
             self._marks.append((name, depth, self._chunk, start, self.clock.mark()))
 
+    def took(self, name: str, seconds: float, depth: int, chunk: int) -> None:
+        """A stage of another process."""
+        self._elsewhere.append(Span(name, seconds, depth, chunk))
+
     def next_chunk(self) -> None:
         """Count a chunk that came out.
 
@@ -171,7 +176,9 @@ class Recorder:
         spans = [
             Span(name, self.clock.seconds(start, end), depth, chunk) for name, depth, chunk, start, end in self._marks
         ]
+        spans += self._elsewhere
         self._marks.clear()
+        self._elsewhere.clear()
         return spans
 
 

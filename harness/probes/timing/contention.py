@@ -12,6 +12,7 @@ import psutil
 
 from harness.contracts import Json
 from harness.probes.timing.telemetry import Telemetry
+from harness.system import devices
 
 CONTENDED_CORES = 0.25
 """Other work on a CPU counts as contention from this many cores on, or from a tenth of them if that is more. Chosen
@@ -77,16 +78,25 @@ def _busy_seconds() -> float | None:
 
 
 def _own_seconds() -> float:
+    """CPU seconds of this process and of what it has started, as a model's own process, whether it lives or not."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    seconds = times.user + times.system + times.children_user + times.children_system
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                used = process.cpu_times()
+                ended = getattr(used, "children_user", 0.0) + getattr(used, "children_system", 0.0)
+                seconds += used.user + used.system + ended
+    return seconds
 
 
 def _by_process() -> dict[int, float]:
-    """CPU seconds by process, without this one and its direct children, as far as the system shows them."""
+    """CPU seconds by process, without this one and what it has started, as far as the system shows them."""
     seconds: dict[int, float] = {}
+    own = set(devices.tree(os.getpid()))
     with contextlib.suppress(OSError):
-        for process in psutil.process_iter(["ppid", "cpu_times"]):
-            ppid, times = process.info["ppid"], process.info["cpu_times"]
-            if times is not None and os.getpid() not in (process.pid, ppid):
+        for process in psutil.process_iter(["cpu_times"]):
+            times = process.info["cpu_times"]
+            if times is not None and process.pid not in own:
                 seconds[process.pid] = times.user + times.system
     return seconds

@@ -77,18 +77,29 @@ class Warmup:
     quiet: bool
 
 
-def warm_up(clock: Clock, run: Callable[[int], object], quiet: int, most: int) -> Warmup:
-    """Call `run(i)` until `quiet` calls in a row compile nothing, or `most` calls were made (rule T6)."""
+def _nothing() -> int:
+    return 0
+
+
+def warm_up(
+    clock: Clock, run: Callable[[int], object], quiet: int, most: int, elsewhere: Callable[[], int] = _nothing
+) -> Warmup:
+    """Call `run(i)` until `quiet` calls in a row compile nothing, or `most` calls were made (rule T6).
+
+    `elsewhere` counts what a model's own process has compiled.
+    """
     start, first, quiet_runs, runs = clock.point(), float("nan"), 0, 0
     with CompileCounter() as counter:
+        begun = counted = elsewhere()
         while quiet_runs < quiet and runs < most:
-            before = counter.count()
+            before = counted
             run(runs)
-            quiet_runs = quiet_runs + 1 if counter.count() == before else 0
+            counted = counter.count() + elsewhere()
+            quiet_runs = quiet_runs + 1 if counted == before else 0
             runs += 1
             if runs == 1:
                 first = (clock.point() - start) / SECOND
-        return Warmup(runs, (clock.point() - start) / SECOND, first, counter.count(), quiet_runs >= quiet)
+        return Warmup(runs, (clock.point() - start) / SECOND, first, counted - begun, quiet_runs >= quiet)
 
 
 @dataclass(frozen=True, slots=True)

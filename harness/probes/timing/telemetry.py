@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Collection
 from typing import Any
 
-from harness.contracts import Json
+from harness.contracts import Json, VideoModel
 from harness.errors import NotAvailable
 from harness.system import devices
 
@@ -29,8 +30,13 @@ class Telemetry:
         self.on_cuda = device.startswith("cuda")
         self._nvml: Any = None
         self._handle: Any = None
+        self._model: VideoModel | None = None
         if self.on_cuda:
             self._nvml, self._handle = _open_nvml(device)
+
+    def follow(self, model: VideoModel) -> None:
+        """Count the process of `model`, where it has one of its own, to this one."""
+        self._model = model
 
     def snapshot(self) -> dict[str, Json]:
         """The state now, for a record's notes."""
@@ -89,8 +95,18 @@ class Telemetry:
         if processes is None:
             return None
         # A container's processes are listed by the numbers they have outside, so this one may not find its own.
-        own = os.getpid() in {process.pid for process in processes} or devices.holds_context()
+        numbers = {process.pid for process in processes}
+        own = int(os.getpid() in numbers or devices.holds_context())
+        state = self._model.process_state() if self._model is not None else None
+        if state is not None:
+            own += len(numbers.intersection(devices.tree(state.pid))) or int(state.allocator is not None)
         return max(0, len(processes) - own - (os.environ.get(PARENT_HOLDS_CONTEXT) == "1"))
+
+    def bytes_of(self, pids: Collection[int]) -> int | None:
+        """Bytes that the driver counts for these processes; None where it tells of none of them."""
+        processes = self._read("nvmlDeviceGetComputeRunningProcesses") or ()
+        held = [process.usedGpuMemory for process in processes if process.pid in pids]
+        return sum(int(count) for count in held if count is not None) if held else None
 
     def flags(self) -> dict[str, Json]:
         """Settings that decide speed and are no options of the model (rule T17). Imports torch."""

@@ -314,6 +314,23 @@ def test_new_model_runs_and_keeps_the_contract(harness: Harness, tmp_path: Path)
     assert harness("new", "model", "../escape").code == 2
 
 
+def test_new_process_runs_and_keeps_the_contract(harness: Harness, tmp_path: Path) -> None:
+    made = harness("new", "process", "lab/mine")
+    assert made.code == 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"lab_mine.py", "lab_mine.yaml", "harness_stream.py"}
+    command = made.out.rpartition("try: harness ")[2].split()
+    checked = harness(*command, "--set", f"python={sys.executable}")
+    assert checked.code == 0
+    assert "ok        clip unchanged after loading again" in checked.out
+    planned = harness("plan", "lab_mine.yaml")
+    assert planned.code == 0
+    assert harness("new", "process", "lab/mine").code == 2
+    assert harness("new", "process", "lab/other").code == 0
+    assert harness("new", "process", "harness-stream").code == 2
+    (tmp_path / "harness_stream.py").write_text("older")
+    assert "is not this harness's" in harness("new", "process", "lab/third").err
+
+
 def test_doctor(harness: Harness, tmp_path: Path) -> None:
     found = harness("doctor", "--plugin", str(FAKES))
     for name in ("python", "torch", "device", "run folder", "video"):
