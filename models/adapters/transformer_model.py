@@ -162,7 +162,7 @@ class StreamingModel(VideoModel):
         )
         state = (card.cache_bytes or 0) + (card.transient_bytes or 0) + sum(kept.values())
         rows = work.window * work.tokens * (2 if self.sampler_config().guidance != 1 else 1)
-        activations = rows * (config.ffn + 8 * config.dim) * cost.ELEMENT_BYTES[self.options.dtype]
+        activations = rows * (config.ffn + 10 * config.dim) * cost.ELEMENT_BYTES[self.options.dtype]
         pixels = 16 * 3 * card.frames_per_chunk * card.height * card.width
         return cost.parameters(config) * cost.ELEMENT_BYTES[self.options.dtype], 2 * state + activations + pixels
 

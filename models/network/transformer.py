@@ -21,6 +21,7 @@ from videomla_models.network.attention.linear import LinearAttention
 from videomla_models.ops.choice import Name
 from videomla_models.ops.inplace import constant, reuse
 from videomla_models.ops.latent import Attention
+from videomla_models.ops.products import Linear, linear
 from videomla_models.ops.rope import RotaryTable
 from videomla_models.ops.step import step
 from videomla_models.spec.config import TransformerConfig
@@ -96,7 +97,7 @@ class Block(nn.Module):
             self.self_attn = DenseAttention(dim, heads, eps)
         self.norm3 = nn.LayerNorm(dim, eps)
         self.cross_attn = CrossAttention(dim, heads, eps)
-        self.ffn = nn.Sequential(nn.Linear(dim, config.ffn), InplaceGELU(), nn.Linear(config.ffn, dim))
+        self.ffn = nn.Sequential(Linear(dim, config.ffn), InplaceGELU(), Linear(config.ffn, dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
     @step("modulation")
@@ -132,7 +133,7 @@ class Head(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.eps = config.eps
-        self.head = nn.Linear(config.dim, math.prod(config.patch) * config.in_channels)
+        self.head = Linear(config.dim, math.prod(config.patch) * config.in_channels)
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -152,9 +153,9 @@ class VideoTransformer(nn.Module):
         dim = config.dim
         self.config = config
         self.patch_embedding = nn.Conv3d(config.in_channels, dim, config.patch, config.patch)
-        self.text_embedding = nn.Sequential(nn.Linear(config.text_width, dim), nn.GELU("tanh"), nn.Linear(dim, dim))
-        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.text_embedding = nn.Sequential(Linear(config.text_width, dim), nn.GELU("tanh"), Linear(dim, dim))
+        self.time_embedding = nn.Sequential(Linear(config.freq_dim, dim), nn.SiLU(), Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.layers)])
         self.head = Head(config)
 
@@ -210,7 +211,7 @@ class VideoTransformer(nn.Module):
             )
         tiles = latents.view(batch, frames, channels, height // p, p, width // q, q).permute(0, 1, 3, 5, 2, 4, 6)
         weight = self.patch_embedding.weight.flatten(1)
-        return F.linear(tiles.reshape(batch, -1, channels * p * q), weight, self.patch_embedding.bias)
+        return linear(tiles.reshape(batch, -1, channels * p * q), weight, self.patch_embedding.bias)
 
 
 def _check(config: TransformerConfig) -> None:

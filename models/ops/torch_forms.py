@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.contracts import counted_as
+from videomla_models.ops.products import linear
 from videomla_models.ops.step import step
 from videomla_models.spec.cost import attention_flops
 
@@ -45,6 +46,6 @@ def expand(c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> tuple[Tensor, Te
     """
     heads = k_up.shape[0]
     split = (*c.shape[:2], heads, -1)
-    content = F.linear(c, k_up.flatten(0, 1)).view(split)
+    content = linear(c, k_up.flatten(0, 1)).view(split)
     k = torch.cat([content, r[:, :, None, :].expand(-1, -1, heads, -1)], -1)
-    return k.transpose(1, 2), F.linear(c, v_up.flatten(0, 1)).view(split).transpose(1, 2)
+    return k.transpose(1, 2), linear(c, v_up.flatten(0, 1)).view(split).transpose(1, 2)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from videomla_models.network.attention.context import AttendWindow, Context
 from videomla_models.ops.inplace import constant, reuse
+from videomla_models.ops.products import Linear
 from videomla_models.ops.sdpa import attend_with_preferred
 from videomla_models.ops.step import step
 
@@ -61,7 +62,7 @@ class DenseAttention(nn.Module):
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
         self.attend_window: AttendWindow = scaled_dot_product
 
@@ -80,7 +81,7 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
         self.attend_window: AttendWindow = scaled_dot_product
 

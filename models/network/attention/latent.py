@@ -7,7 +7,6 @@ Two forms of the same function: `expanded` rebuilds keys and values of every hea
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videomla_models.network.attention.context import Context
@@ -15,6 +14,7 @@ from videomla_models.network.attention.dense import RMSNorm
 from videomla_models.ops import reference
 from videomla_models.ops.choice import Form, Name
 from videomla_models.ops.latent import Attention
+from videomla_models.ops.products import Linear, linear
 from videomla_models.spec.config import LatentSizes
 
 
@@ -29,16 +29,16 @@ class LatentAttention(nn.Module):
         super().__init__()
         self.heads, self.sizes = heads, sizes
         self.runner = Attention(Form("expanded"))
-        self.q_down = nn.Linear(dim, sizes.d_q, bias=False)
+        self.q_down = Linear(dim, sizes.d_q, bias=False)
         self.q_norm = RMSNorm(sizes.d_q, eps)
-        self.q_up = nn.Linear(sizes.d_q, heads * sizes.d_nope, bias=False)
-        self.q_rope = nn.Linear(sizes.d_q, heads * sizes.d_rope, bias=False)
-        self.kv_down = nn.Linear(dim, sizes.d_c, bias=False)
+        self.q_up = Linear(sizes.d_q, heads * sizes.d_nope, bias=False)
+        self.q_rope = Linear(sizes.d_q, heads * sizes.d_rope, bias=False)
+        self.kv_down = Linear(dim, sizes.d_c, bias=False)
         self.kv_norm = RMSNorm(sizes.d_c, eps)
-        self.k_up = nn.Linear(sizes.d_c, heads * sizes.d_nope, bias=False)
-        self.v_up = nn.Linear(sizes.d_c, dim, bias=False)
-        self.k_rope = nn.Linear(dim, sizes.d_rope, bias=False)
-        self.o = nn.Linear(dim, dim)
+        self.k_up = Linear(sizes.d_c, heads * sizes.d_nope, bias=False)
+        self.v_up = Linear(sizes.d_c, dim, bias=False)
+        self.k_rope = Linear(dim, sizes.d_rope, bias=False)
+        self.o = Linear(dim, dim)
         self._absorbed: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
@@ -54,9 +54,9 @@ class LatentAttention(nn.Module):
             expanded: Tensor = self.o(context.attend(layer, query, positional, latent, run))
             return expanded
         into_latent, out_of_latent = self.absorb()
-        query = torch.cat([F.linear(q_latent, into_latent).view(heads), q_rope], -1)
+        query = torch.cat([linear(q_latent, into_latent).view(heads), q_rope], -1)
         mixed = context.attend(layer, query, positional, latent, self.on_latents)
-        return F.linear(mixed, out_of_latent, self.o.bias)
+        return linear(mixed, out_of_latent, self.o.bias)
 
     def expand(self, query: Tensor, key: Tensor, latent: Tensor) -> Tensor:
         """Rebuild keys and values of every head, then attend (paper App. D.4).

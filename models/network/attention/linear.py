@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from videomla_models.network.attention.context import Context
 from videomla_models.network.attention.dense import RMSNorm
+from videomla_models.ops.products import Linear
 from videomla_models.ops.rope import Rotation, rotate
 
 State = tuple[Tensor, Tensor]
@@ -41,7 +42,7 @@ class LinearAttention(nn.Module):
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
 
     def forward(self, x: Tensor, layer: int, context: RecurrentContext) -> Tensor:

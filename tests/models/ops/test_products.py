@@ -1,0 +1,79 @@
+"""Products of layers have the bits of PyTorch's own, whichever library makes them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from videomla_models.ops import products
+from videomla_models.ops.products import Linear, linear
+
+SIZES = [(48, 192, 192), (384, 192, 576), (17, 50, 24), (96, 64, 400), (3, 192, 192), (40, 8, 1153), (768, 576, 192)]
+"""Rows, outputs, channels."""
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["this machine", "wide vectors"])
+def other_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shape is new; and again as if MKL left vectors unused here, where PyTorch brings another library."""
+    monkeypatch.setattr(products, "_equal", {})
+    if request.param:
+        if not (torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")):
+            pytest.skip("PyTorch brings no other library here")
+        monkeypatch.setattr(products, "_wide", lambda: True)
+
+
+def numbers(*size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("rows", "outputs", "channels"), SIZES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_every_bit_is_that_of_pytorch(rows: int, outputs: int, channels: int, biased: bool) -> None:
+    layer = Linear(channels, outputs, bias=biased).requires_grad_(False)
+    with torch.inference_mode():
+        for seed in (1, 2, 3):
+            x = numbers(2, rows, channels, seed=seed)
+            wanted = F.linear(x, layer.weight, layer.bias)
+            assert torch.equal(layer(x), wanted)
+            assert torch.equal(linear(x, layer.weight, layer.bias), wanted)
+            # Rows that do not lie side by side.
+            apart = numbers(rows, 2, channels, seed=seed).transpose(0, 1)
+            assert torch.equal(layer(apart), F.linear(apart, layer.weight, layer.bias))
+
+
+def test_numbers_that_hide_the_order_of_a_sum_do_not_stand_for_others() -> None:
+    weight, x = numbers(48, 576), numbers(64, 576, seed=1)
+    with torch.inference_mode():
+        linear(torch.zeros(64, 576), weight)
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+def test_weights_that_change_count_at_once() -> None:
+    layer = Linear(576, 64)
+    x = numbers(32, 576)
+    for _ in range(3):
+        with torch.no_grad():
+            assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+            layer.weight.mul_(1.5)
+    layer.load_state_dict({"weight": numbers(64, 576), "bias": numbers(64)})
+    with torch.inference_mode():
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+        layer.weight.add_(1)
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+def test_gradients_counts_and_other_dtypes_are_pytorchs() -> None:
+    layer, x = Linear(192, 64), numbers(32, 192)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    assert torch.allclose(layer.weight.grad, x.sum(0).expand(64, -1), atol=1e-5)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        layer(x)
+        layer(x)
+    assert counter.get_total_flops() == 2 * 2 * 32 * 192 * 64
+    narrow = Linear(192, 64).to(torch.bfloat16)
+    with torch.inference_mode():
+        assert torch.equal(narrow(x.bfloat16()), F.linear(x.bfloat16(), narrow.weight, narrow.bias))
+        assert layer(numbers(0, 192)).shape == (0, 64)
