@@ -47,16 +47,16 @@ def list_(
 
 
 def _suites(folder: Path) -> list[list[str]]:
-    import yaml
+    from harness.suite import positions
 
     rows = []
     for path in sorted(folder.glob("*.yaml")):
         try:
-            body = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            rows.append([str(path), shown(f"cannot be read: {error}", 80)])
+            body = positions.read(path).data
+        except HarnessError as error:
+            rows.append([str(path), shown(f"cannot be read: {error.message}", 80)])
             continue
-        if isinstance(body, dict) and "suite" in body:
+        if "suite" in body:
             rows.append([str(path), shown(str(body.get("title", "")), 80)])
     return rows
 

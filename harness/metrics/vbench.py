@@ -19,6 +19,7 @@ from harness.errors import ClipError, HarnessError, NotAvailable, WeightsError, 
 from harness.metrics import vbench_totals
 from harness.metrics.vbench_protocol import FLICKER, first_static
 from harness.system.digests import canonical, digest
+from harness.system.files import read_limited
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "object_class": ("detectron2",),
@@ -38,6 +39,9 @@ FILTERED_BY = "dynamic_degree"
 """The dimension whose network the static filter uses."""
 
 LABELS: Mapping[str, str] = {name: name.replace("_", " ") for name in vbench_totals.DIMENSIONS}
+
+
+LARGEST_PROMPT_FILE = 64 * 2**20
 
 
 class VBenchOptions(Options):
@@ -259,7 +263,7 @@ def read_short(path: Path) -> dict[str, str]:
     """`short` by `prompt` from the JSONL file `path`. Raises `HarnessError` that names the line."""
     short_by_prompt: dict[str, str] = {}
     try:
-        lines: Sequence[str] = path.read_text(encoding="utf-8").splitlines()
+        lines: Sequence[str] = read_limited(path, LARGEST_PROMPT_FILE).decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(f"prompt file {path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel, registry
 from harness.errors import ClipError, HarnessError, OptionError, SuiteError, nearest
 from harness.suite import positions, published
-from harness.suite.positions import Loc, Located
+from harness.suite.positions import Located
 from harness.suite.prompts import check_prompts, read_prompts
 from harness.suite.schema import (
+    LABEL,
     STUDY,
     Column,
     Drift,
@@ -28,8 +30,12 @@ from harness.suite.schema import (
     TableSpec,
 )
 from harness.suite.validate import validate
+from harness.system.yaml_data import Loc
 
 MAX_ARMS = 1000
+LABEL_FIX = "a label has up to 120 characters; a grid adds its options and their values to it"
+MAX_UNITS = 500_000
+"""Clips, scores and measurements of one suite; a plan holds them all in memory, some 2 kB each."""
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
@@ -56,6 +62,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
         }
     )
     _check_references(doc, suite, origins)
+    _check_size(doc, suite, origins)
     _check_columns(doc, suite)
     for index, drift in enumerate(suite.drift):
         _check_drift(doc, ("drift", index), drift, suite)
@@ -92,6 +99,10 @@ def _arms(doc: Located, suite: Suite) -> tuple[dict[str, list[str]], list[ModelE
                 raise SuiteError(f"{doc.where(loc)}: key 'name' is missing")
             checked = _plugin(doc, loc, registry.models, name, options)
             label = f"{entry.label or name}{suffix}"
+            if not re.fullmatch(LABEL, label):
+                raise SuiteError(
+                    f"{doc.where(loc)}: the label {label[:200]!r} is too long, or holds a colon", LABEL_FIX
+                )
             if any(label == other.label for other in arms):
                 raise SuiteError(f"{doc.where(loc)}: two models are labelled {label!r}; give one another `label`")
             arms.append(ModelEntry(name=name, label=label, options=checked))
@@ -140,7 +151,7 @@ def _plugin(
         # The message quotes the option, and only so does it say which: pydantic's fault is not at hand here.
         keys = [key for key in options if f"{key!r}" in error.message]
         places: list[Loc] = [(*loc, part, key) for key in keys for part in ("options", "grid")]
-        place = next((place for place in places if place in doc.positions), (*loc, "options"))
+        place = next((place for place in places if doc.marked(place)), (*loc, "options"))
         raise _at(doc, place, error) from error
     except HarnessError as error:
         raise _at(doc, (*loc, "name") if kind.kind != "probe" else (*loc, "probe"), error) from error
@@ -258,6 +269,22 @@ def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str
                     )
     if not names:
         raise SuiteError(f"{doc.file}:1: nothing to do: neither `generate` nor `measure` has a section")
+
+
+def _check_size(doc: Located, suite: Suite, origins: Mapping[str, list[str]]) -> None:
+    """Refuse more units than a plan holds, before one is made."""
+    units = 0
+    for kind in ("generate", "measure"):
+        for index, section in enumerate(getattr(suite, kind)):
+            arms = len(suite.models) if section.models is None else sum(len(origins[name]) for name in section.models)
+            if isinstance(section, GenerateSection):
+                clips = len(suite.prompts[section.prompts].texts) * len(section.seeds)
+                units += arms * clips * (1 + len(section.metrics))
+            else:
+                units += max(arms, 1) * section.rounds
+            if units > MAX_UNITS:
+                where = doc.where((kind, index))
+                raise SuiteError(f"{where}: {units} clips, scores and measurements (at most {MAX_UNITS})", "split it")
 
 
 def _require(doc: Located, loc: Loc, what: str, name: str, choices: Collection[str]) -> None:

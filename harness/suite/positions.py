@@ -1,72 +1,79 @@
-"""Read YAML as plain data with the position of each value, and apply `include:` and `--set`."""
+"""Read a suite as plain data with the position of each value, and apply `include:` and `--set`."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import SuiteError, nearest
+from harness.system import yaml_data
+from harness.system.files import read_limited
+from harness.system.yaml_data import Budget, Mark, Position, YamlFault
 
-Loc = tuple[str | int, ...]
-MAX_NODES = 200_000
-"""Values that one file may hold, so that nested aliases cannot exhaust memory."""
-_PLAIN_TAGS = ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a value stands: the file as the user named it, and its line from 1 (0 for `--set`)."""
-
-    file: Path
-    line: int
-    text: str = ""
-
-    def __str__(self) -> str:
-        return self.text or f"{self.file}:{self.line}"
+MAX_FILES = 64
+"""Files that one suite includes, each counted as often as it is included."""
+MAX_SHOWN = 200
+"""Characters of a `--set` that an error repeats."""
 
 
 @dataclass(slots=True)
 class Located:
-    """Plain data (mappings, lists, scalars), and the position of every value and key by its path."""
+    """Plain data (mappings, lists, scalars), and the marks of their places."""
 
     data: dict[str, Any]
     file: Path
-    positions: dict[Loc, Position] = field(default_factory=dict)
+    mark: Mark
+    budget: Budget
+
+    def marked(self, loc: Sequence[str | int]) -> bool:
+        """Whether `loc` has a position of its own."""
+        return self._nearest(loc)[1] == len(loc)
 
     def where(self, loc: Sequence[str | int]) -> Position:
         """The position of `loc`, or of the nearest enclosing value."""
-        for end in range(len(loc), -1, -1):
-            position = self.positions.get(tuple(loc[:end]))
-            if position is not None:
-                return position
-        return Position(self.file, 1)
+        return self._nearest(loc)[0].position
+
+    def _nearest(self, loc: Sequence[str | int]) -> tuple[Mark, int]:
+        mark = self.mark
+        for depth, part in enumerate(loc):
+            if part not in mark.inside:
+                return mark, depth
+            mark = mark.inside[part]
+        return mark, len(loc)
 
 
-def read(path: Path, stack: tuple[Path, ...] = ()) -> Located:
+def read(path: Path) -> Located:
     """Read the YAML mapping in `path`, merged over the files under its `include:` key.
 
     Mappings merge key by key; a list or scalar replaces the included one. Raises `SuiteError`.
     """
+    return _read(path, (), [path], Budget())
+
+
+def _read(path: Path, stack: tuple[Path, ...], files: list[Path], budget: Budget) -> Located:
     if path.resolve() in stack:
         chain = " -> ".join(part.name for part in (*stack, path))
         raise SuiteError(f"{path}:1: include goes round in a circle: {chain}")
-    own = _parse(path)
+    own = _parse(path, budget)
     includes = own.data.pop("include", [])
     if isinstance(includes, str):
         includes = [includes]
+    where = own.where(("include",))
     if not isinstance(includes, list) or not all(isinstance(name, str) for name in includes):
-        raise SuiteError(f"{own.where(('include',))}: include must be a file name or a list of them")
-    merged = Located({}, path)
+        raise SuiteError(f"{where}: include must be a file name or a list of them")
+    merged = Located({}, path, Mark(Position(path, 1)), budget)
     for name in includes:
-        target = path.parent / name
-        if not target.is_file():
-            raise SuiteError(f"{own.where(('include',))}: included file {name} does not exist in {path.parent}")
-        _merge(merged, read(target, (*stack, path.resolve())))
-    _merge(merged, own)
+        files.append(target := path.parent / name)
+        if len(files) > MAX_FILES + 1:
+            raise SuiteError(f"{where}: more than {MAX_FILES} files are included", "put what they share into one file")
+        if not os.path.isfile(target):
+            raise SuiteError(f"{where}: included file {name[:MAX_SHOWN]} does not exist in {path.parent}")
+        included = _read(target, (*stack, path.resolve()), files, budget)
+        _merge(merged.data, merged.mark, included.data, included.mark)
+    _merge(merged.data, merged.mark, own.data, own.mark)
     return merged
 
 
@@ -75,20 +82,21 @@ def override(doc: Located, assignment: str) -> None:
     path, equals, text = assignment.partition("=")
     if not equals or not path.strip():
         raise SuiteError(f"--set {assignment}: expected key=value", "for example --set prompts.heldout.limit=4")
+    shown = assignment if len(assignment) <= MAX_SHOWN else f"{assignment[:MAX_SHOWN]}…"
+    position = Position(doc.file, 0, f"--set {shown}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SuiteError(
-            f"--set {assignment}: the value is not YAML", f"it reads {text!r}: quote it, or close its brackets"
-        ) from error
-    position = Position(doc.file, 0, f"--set {assignment}")
+        value, _ = yaml_data.parse(text, position, doc.budget)
+    except YamlFault as error:
+        raise SuiteError(error.message, "quote the value, or close its brackets") from error
     node: Any = doc.data
-    loc: Loc = ()
+    mark = doc.mark
     parts = path.strip().split(".")
+    if len(parts) > yaml_data.MAX_DEPTH or yaml_data.FORBIDDEN.search(path):
+        raise SuiteError(f"{position}: no key of a suite is called so", "for example --set prompts.heldout.limit=4")
     while True:
         key, length = _step(node, parts, position)
-        loc = (*loc, key)
-        doc.positions[loc] = position
+        inside = mark.inside.get(key, Mark(position)).inside
+        mark.inside[key] = mark = Mark(position, inside if len(parts) > length else {})
         parts = parts[length:]
         if not parts:
             break
@@ -117,98 +125,36 @@ def _step(node: Any, parts: Sequence[str], position: Position) -> tuple[str | in
         if name in names:
             return names[name], length
     if isinstance(node, list):
-        entry_names = [name for name in names if not name.isdigit()]
+        entry_names = [name for name in names if not name.isdecimal()]
         raise SuiteError(f"{position}: no entry is called {parts[0]!r}; {nearest(parts[0], entry_names)}")
     return parts[0], 1
 
 
-def _merge(into: Located, new: Located) -> None:
-    _merge_maps(into.data, new.data, (), into, new)
-
-
-def _merge_maps(old: dict[str, Any], new: dict[str, Any], loc: Loc, into: Located, source: Located) -> None:
-    if loc in source.positions:
-        into.positions[loc] = source.positions[loc]
+def _merge(old: dict[str, Any], old_mark: Mark, new: dict[str, Any], new_mark: Mark) -> None:
+    old_mark.position = new_mark.position
     for key, value in new.items():
-        child = (*loc, key)
         if isinstance(value, dict) and isinstance(old.get(key), dict):
-            _merge_maps(old[key], value, child, into, source)
-            continue
-        # What it replaces had positions of its own, below the same key.
-        for stale in [path for path in into.positions if path[: len(child)] == child]:
-            del into.positions[stale]
-        into.positions.update({path: at for path, at in source.positions.items() if path[: len(child)] == child})
-        old[key] = value
+            _merge(old[key], old_mark.inside[key], value, new_mark.inside[key])
+        else:
+            old[key], old_mark.inside[key] = value, new_mark.inside[key]
 
 
-def _parse(path: Path) -> Located:
+def _parse(path: Path, budget: Budget) -> Located:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_limited(path, yaml_data.MAX_BYTES).decode()
     except FileNotFoundError as error:
         raise SuiteError(f"{path}:1: the file does not exist", _siblings(path)) from error
     except UnicodeDecodeError as error:
         raise SuiteError(f"{path}:1: the file is no text in UTF-8", "save it as UTF-8") from error
     except OSError as error:
         raise SuiteError(f"{path}:1: the file cannot be read: {error.strerror}", "name a suite file") from error
-    # The loader in C is absent where PyYAML was built without libyaml.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
-        root = loader.get_single_node()
-        doc = Located({}, path)
-        doc.data = _Builder(doc, loader).build(root, ()) if root is not None else {}
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SuiteError(f"{path}:{line}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SuiteError(f"{path}:1: not YAML: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
-    if not isinstance(doc.data, dict):
+        data, mark = yaml_data.parse(text, Position(path, 1), budget)
+    except YamlFault as error:
+        raise SuiteError(error.message) from error
+    if not isinstance(data, dict | None):
         raise SuiteError(f"{path}:1: expected a mapping of keys to values")
-    return doc
-
-
-class _Builder:
-    """Turns composed YAML nodes into plain data and records their positions."""
-
-    def __init__(self, doc: Located, loader: Any) -> None:
-        self.doc = doc
-        self.loader = loader
-        self.count = 0
-        self.ancestors: set[int] = set()
-
-    def build(self, node: yaml.Node, loc: Loc) -> Any:
-        line = node.start_mark.line + 1
-        self.doc.positions.setdefault(loc, Position(self.doc.file, line))
-        # Counted as built: a file of a few lines can name one node a billion times by aliases of aliases.
-        self.count += 1
-        if self.count > MAX_NODES or id(node) in self.ancestors:
-            what = "an alias contains itself" if id(node) in self.ancestors else f"more than {MAX_NODES} values"
-            raise SuiteError(f"{self.doc.file}:{line}: {what}")
-        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
-            raise SuiteError(f"{self.doc.file}:{line}: tag {node.tag!r} is not allowed")
-        self.ancestors.add(id(node))
-        try:
-            if isinstance(node, yaml.SequenceNode):
-                return [self.build(child, (*loc, index)) for index, child in enumerate(node.value)]
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, loc)
-            return self.loader.construct_object(node, deep=True)
-        finally:
-            self.ancestors.discard(id(node))
-
-    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
-        mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise SuiteError(f"{self.doc.file}:{line}: a key must be a word")
-            key = key_node.value
-            if key in mapping:
-                raise SuiteError(f"{self.doc.file}:{line}: key {key!r} is written twice")
-            self.doc.positions[(*loc, key)] = Position(self.doc.file, line)
-            mapping[key] = self.build(value_node, (*loc, key))
-        return mapping
+    return Located(data or {}, path, mark, budget)
 
 
 def _siblings(path: Path) -> str:

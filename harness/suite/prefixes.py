@@ -15,6 +15,7 @@ from harness.contracts import Frames, ModelCard, Prefix
 from harness.errors import ClipError
 from harness.system import video
 from harness.system.digests import digest
+from harness.system.files import read_limited
 
 MAX_BYTES = 256 * 2**20
 MAX_FRAMES = 480
@@ -79,15 +80,11 @@ def fit(picture: Frames, height: int, width: int) -> Frames:
 
 def _bytes(path: Path) -> bytes:
     try:
-        if not path.is_file():
-            raise ClipError(f"prefix {path} does not exist, or is no file")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        return read_limited(path, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise ClipError(f"prefix {path} does not exist") from error
     except OSError as error:
         raise ClipError(f"prefix {path} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise ClipError(f"prefix {path} is larger than {MAX_BYTES >> 20} MiB", "cut it shorter")
-    return data
 
 
 def _pictures(data: bytes, path: Path) -> Iterator[Frames]:

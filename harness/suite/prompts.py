@@ -10,8 +10,11 @@ from pathlib import Path
 
 from harness.errors import SuiteError, nearest
 from harness.system.digests import digest
+from harness.system.files import read_limited
 
 MAX_BYTES = 256 * 2**20
+MAX_PROMPTS = 200_000
+"""Of one set."""
 MAX_PROMPT = 100_000
 """Characters of one prompt."""
 
@@ -26,10 +29,7 @@ def read_prompts(
     starts with `where`.
     """
     try:
-        # Asked first, so that a huge file is never read.
-        if path.stat().st_size > MAX_BYTES:
-            raise SuiteError(f"{where}: prompt file {path.name} is larger than {MAX_BYTES >> 20} MiB")
-        data = path.read_bytes()
+        data = read_limited(path, MAX_BYTES)
         text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         siblings = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
@@ -60,6 +60,10 @@ def check_prompts(prompts: list[str], where: str) -> None:
     """Refuse an empty list, an empty prompt, and one that no model could take."""
     if not prompts:
         raise SuiteError(f"{where}: no prompts")
+    if len(prompts) > MAX_PROMPTS:
+        raise SuiteError(
+            f"{where}: {len(prompts)} prompts (at most {MAX_PROMPTS})", "split the set over several suites"
+        )
     for prompt in prompts:
         if not prompt.strip():
             raise SuiteError(f"{where}: a prompt is empty")

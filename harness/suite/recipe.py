@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,13 @@ from pydantic import Field, ValidationError
 from harness.contracts import Options, registry
 from harness.errors import SuiteError, nearest
 from harness.suite import positions
-from harness.suite.positions import Loc, Located
-from harness.suite.schema import ErrorPolicy, JsonValue, Name, Part, Suite
+from harness.suite.positions import Located
+from harness.suite.schema import NAME, ErrorPolicy, JsonValue, Name, Part, Suite
 from harness.suite.validate import explain, first, validate
+from harness.system.yaml_data import Loc, Position
 
+MAX_TRAININGS = 1000
+NAME_FIX = "a grid adds its values to the arm's label: use texts and numbers, up to 80 characters in all"
 PROBE = "train"
 """The registered probe whose options a resolved arm is."""
 T = TypeVar("T")
@@ -81,6 +86,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list
             place = _Place(doc, index)
             # In the order of the file: an arm may begin from one that stands before it.
             chains[label] = _checked(place, schema, _resolved({**options, "seed": seed}, chains, place, ()))
+            if len(trainings) == MAX_TRAININGS:
+                raise SuiteError(f"{doc.where(('arms',))}: more than {MAX_TRAININGS} trainings", "split the recipe")
             trainings.append(Training(f"{label}-{seed}", label, seed, chains[label]))
     return recipe, trainings
 
@@ -107,11 +114,16 @@ def suite_of(recipe: Recipe, trainings: Sequence[Training], device: str) -> Suit
 def _arms(doc: Located, recipe: Recipe) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Index in the file, label and options of every arm after its grid."""
     for index, arm in enumerate(recipe.arms):
+        if (size := math.prod(map(len, arm.grid.values()))) * len(recipe.seeds) > MAX_TRAININGS:
+            raise SuiteError(f"{doc.where(('arms', index, 'grid'))}: {size} combinations (at most {MAX_TRAININGS})")
         for point in itertools.product(*arm.grid.values()):
             options = _merged(recipe.base, arm.set)
             for key, value in zip(arm.grid, point, strict=True):
                 _put(doc, index, options, key, value)
-            yield index, "-".join([arm.label, *map(str, point)]), options
+            label = "-".join([arm.label, *map(str, point)])
+            if not re.fullmatch(NAME, label):
+                raise SuiteError(f"{doc.where(('arms', index))}: {label[:200]!r} is no name of a file", NAME_FIX)
+            yield index, label, options
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,12 +136,12 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def _put(doc: Located, index: int, options: Any, dotted: str, value: Any) -> None:
     """Set the option `dotted`, in which a list entry is named by its number."""
-    *path, last = (int(part) if part.isdigit() else part for part in dotted.split("."))
+    *path, last = (int(part) if part.isdecimal() else part for part in dotted.split("."))
     try:
         for part in path:
             options = options.setdefault(part, {}) if isinstance(options, dict) else options[part]
         options[last] = value
-    except (IndexError, KeyError, TypeError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         where = doc.where(("arms", index, "grid", dotted))
         raise SuiteError(f"{where}: grid {dotted!r} names nothing that the base has") from error
 
@@ -141,14 +153,14 @@ class _Place:
     doc: Located
     arm: int
 
-    def __call__(self, loc: Loc) -> positions.Position:
+    def __call__(self, loc: Loc) -> Position:
         """The position of an option: in the arm's own `set`, or its `grid`, or the base."""
         for end in range(len(loc), 0, -1):
             part = loc[:end]
             dotted = ".".join(map(str, part))
             for at in (("arms", self.arm, "set", *part), ("arms", self.arm, "grid", dotted), ("base", *part)):
-                if at in self.doc.positions:
-                    return self.doc.positions[at]
+                if self.doc.marked(at):
+                    return self.doc.where(at)
         return self.doc.where(("arms", self.arm))
 
 
@@ -162,7 +174,7 @@ def _resolved(value: Any, chains: Mapping[str, Any], place: _Place, loc: Loc) ->
         return {key: _resolved(item, chains, place, (*loc, key)) for key, item in value.items()}
     if unknown := value.keys() - {"arm", "stage"}:
         raise SuiteError(f"{place(loc)}: unknown key {sorted(unknown)[0]!r} beside `arm`; known: stage")
-    if value["arm"] not in chains:
+    if not isinstance(value["arm"], str) or value["arm"] not in chains:
         raise SuiteError(
             f"{place(loc)}: no arm {value['arm']!r} stands before this one; {nearest(str(value['arm']), chains)}"
         )
@@ -197,6 +209,6 @@ def _written(loc: Loc, options: Any) -> Loc:
         if isinstance(node, dict) and part not in node and node.get("stage") == part:
             continue
         path.append(part)
-        inside = part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int)
-        node = node[part] if inside else None
+        inside = node if isinstance(node, dict) else dict(enumerate(node)) if isinstance(node, list) else {}
+        node = inside.get(part)
     return tuple(path)

@@ -11,14 +11,16 @@ from harness.contracts import DRAWN_FROM, Json, ProbePlot
 JsonValue = Any
 """Any value of YAML; pydantic cannot build a schema from the recursive `Json`."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+\-]{0,79}$")]
-Label = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f:]{0,120}$")]
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,79}"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+LABEL = r"[^\x00-\x1f\x7f:]{0,120}"
+Label = Annotated[str, Field(pattern=f"^{LABEL}$")]
 
 
 class Part(BaseModel):
     """Base of every mapping in a suite: unknown keys are refused, values are strict and frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class ModelEntry(Part):

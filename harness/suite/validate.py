@@ -7,7 +7,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import SuiteError, nearest
-from harness.suite.positions import Loc, Located
+from harness.suite.positions import Located
+from harness.system.yaml_data import Loc
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,24 @@ def storage(path: Path) -> Iterator[None]:
         raise StorageError(
             f"{path} cannot be written: {reason}", f"{mend}, then run again: what is recorded is kept"
         ) from error
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """The content of a file that someone named. Raises `OSError` for one that is larger than `most` bytes or no file.
+
+    A pipe or a device, which may never end, is not waited for.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "its name holds a NUL") from error
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes")
+    return content
 
 
 def sync(path: Path) -> None:

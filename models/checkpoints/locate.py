@@ -9,11 +9,13 @@ from pathlib import Path
 
 from harness.errors import NotAvailable, WeightsError
 from harness.system.digests import remembered_sha256
-from harness.system.files import weights_folder
+from harness.system.files import read_limited, weights_folder
 from videomla_models.spec.published_models import FETCHED
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 INDEX_SUFFIX = ".index.json"
+LARGEST_INDEX = 64 * 2**20
+"""Bytes; that of a full-size network, a line a tensor, has a thousandth of it."""
 COMPONENTS = {"transformer": "diffusion_pytorch_model*", "text_encoder": "models_t5_*", "vae": "Wan2.1_VAE*"}
 """Parts of a pipeline: subfolder in a diffusers repository, and file name in an original Wan2.1 one."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w][\w./-]*)?")
@@ -103,7 +105,7 @@ def _from_path(text: str, path: Path, component: str) -> Source:
         path = _pick(path, component)
     if path.name.endswith(INDEX_SUFFIX):
         return Source(text, _shards(path), path)
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in SUFFIXES or not path.is_file():
         raise WeightsError(f"{path} is no checkpoint that can be read", f"give one of {', '.join(SUFFIXES)}")
     return Source(text, (path,))
 
@@ -126,7 +128,7 @@ def _pick(folder: Path, component: str) -> Path:
 def read_index(path: Path) -> dict[str, str]:
     """Tensor name to shard name of a `*.index.json`. Raises `WeightsError` when it is malformed."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        table = json.loads(read_limited(path, LARGEST_INDEX))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is no shard index: {type(error).__name__}", "copy it again") from error
     if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):

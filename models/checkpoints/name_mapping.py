@@ -10,10 +10,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from harness.errors import WeightsError, nearest
+from harness.system.files import read_limited
+from harness.system.yaml_data import Budget, Position, YamlFault, parse
 
 MOST_BYTES = 1 << 20
 """Of a mapping; that of a full-size network, a line a tensor, has a tenth of it."""
@@ -126,36 +127,25 @@ def read_name_map(path: Path) -> NameMap:
         WeightsError: no such file, no mapping of texts, a key given twice, or a value that could be no name.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise WeightsError(f"{path} has more than {MOST_BYTES:,} bytes", "a mapping of names is smaller")
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = read_limited(path, MOST_BYTES).decode()
+        names, mark = parse(text, Position(path, 1), Budget(), texts=True)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}", "give a YAML or JSON file") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (YamlFault, UnicodeDecodeError) as error:
         raise WeightsError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}", "see `theirs: ours`") from error
-    if not isinstance(root, yaml.MappingNode) or not root.value:
+    if not isinstance(names, dict) or not names:
         raise WeightsError(f"{path} holds no mapping", "write a line `theirs: ours` for each name or pattern")
-    entries: dict[str, str | None] = {}
-    for key, value in root.value:
-        where = f"{path}:{key.start_mark.line + 1}"
-        theirs, ours = _text(key, where), _text(value, where)
-        if theirs is None or theirs in entries:
-            raise WeightsError(f"{where}: {theirs or 'null'!r} is given twice or is no name", "keep one line for it")
-        entries[theirs] = ours
+    for theirs, ours in names.items():
+        for name in (theirs, ours):
+            if name is not None and not _is_name(name):
+                fix = f"a name is a text of 1 to {LONGEST} characters without white space"
+                raise WeightsError(f"{mark.inside[theirs].position}: {str(name)[:40]!r} is no name", fix)
+    entries: dict[str, str | None] = names
     return NameMap(path, entries, _patterns(entries))
 
 
-def _text(node: yaml.Node, where: str) -> str | None:
-    if not isinstance(node, yaml.ScalarNode):
-        raise WeightsError(f"{where}: a name is a text, not a list or a mapping", "write `theirs: ours`")
-    if node.tag == "tag:yaml.org,2002:null":
-        return None
-    text = str(node.value)
-    if not text or len(text) > LONGEST or re.search(r"\s", text):
-        raise WeightsError(
-            f"{where}: {text[:40]!r} is no name", f"names have 1 to {LONGEST} characters and no white space"
-        )
-    return text
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= LONGEST and not re.search(r"\s", name)
 
 
 def _patterns(entries: Collection[str]) -> dict[str, re.Pattern[str]]:

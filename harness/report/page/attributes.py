@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.errors import SuiteError, nearest
 from harness.suite.prompts import MAX_BYTES
+from harness.system.files import read_limited
 
 PROMPT = "prompt"
 MOST_LETTERS = 80
@@ -26,9 +27,7 @@ def read_attributes(path: Path) -> Attributes:
     Raises `SuiteError` for a file that cannot be read, or has no prompts.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise SuiteError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_limited(path, MAX_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SuiteError(f"{path} cannot be read: {why}", "name a CSV or JSONL file with a column `prompt`") from error

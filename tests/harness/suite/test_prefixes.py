@@ -107,7 +107,7 @@ def test_a_file_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for name, most, says in (
         ("MAX_FRAMES", 5, "more than 5 frames of 16x16"),
         ("MAX_PIXELS", 5 * 256 + 1, "more than 5 frames of 16x16"),
-        ("MAX_BYTES", 100, "larger than 0 MiB"),
+        ("MAX_BYTES", 100, "larger than 100 bytes"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(prefixes, name, most)

@@ -132,9 +132,9 @@ def test_dense_attention_is_renamed_and_then_converted(tmp_path: Path) -> None:
     [
         ("", "holds no mapping"),
         ("[a, b]", "holds no mapping"),
-        ("a: [b]", r"map\.yaml:1: a name is a text"),
-        ("a: b\n{c: d}: e", "is no YAML|a name is a text"),
-        ("a: b\na: c", r"map\.yaml:2: 'a' is given twice"),
+        ("a: [b]", r"map\.yaml:1: .* is no name"),
+        ("a: b\n{c: d}: e", "is no YAML"),
+        ("a: b\na: c", r"map\.yaml:2: key 'a' is written twice"),
         ("a: ''", "is no name"),
         ("a: b c", "is no name"),
         ("a: {b: c", "is no YAML"),
