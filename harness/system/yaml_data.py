@@ -105,8 +105,11 @@ class _Reader:
     def at(self, line: int) -> Position:
         return self.start if self.start.text else Position(self.start.file, line)
 
+    def mark(self, event: Any) -> Mark:
+        return Mark(self.at(event.start_mark.line + 1))
+
     def fault(self, event: Any, message: str) -> YamlFault:
-        return YamlFault(f"{self.at(event.start_mark.line + 1)}: {message}")
+        return YamlFault(f"{self.mark(event).position}: {message}")
 
     def document(self) -> tuple[Any, Mark]:
         next(self.events)
@@ -123,7 +126,7 @@ class _Reader:
             return self._alias(event, depth)
         self._spend(event, 1, depth)
         if isinstance(event, yaml.ScalarEvent):
-            built = _Built(self._scalar(event), Mark(self.at(event.start_mark.line + 1)), 1, 1)
+            built = _Built(self._scalar(event), self.mark(event), 1, 1)
         else:
             kind = "map" if isinstance(event, yaml.MappingStartEvent) else "seq"
             if event.tag not in (None, "!", _TAG + kind):
@@ -152,18 +155,19 @@ class _Reader:
         items: list[_Built] = []
         while not isinstance(inner := next(self.events), yaml.SequenceEndEvent):
             items.append(self.value(inner, depth + 1))
-        mark = Mark(self.at(event.start_mark.line + 1), {number: item.mark for number, item in enumerate(items)})
+        mark = self.mark(event)
+        mark.inside.update({number: item.mark for number, item in enumerate(items)})
         return self._whole([item.data for item in items], mark, items)
 
     def _mapping(self, event: Any, depth: int) -> _Built:
         items: dict[str, _Built] = {}
-        mark = Mark(self.at(event.start_mark.line + 1))
+        mark = self.mark(event)
         while not isinstance(inner := next(self.events), yaml.MappingEndEvent):
             key = self._key(inner)
             if key in items:
                 raise self.fault(inner, f"key {key!r} is written twice")
             items[key] = self.value(next(self.events), depth + 1)
-            mark.inside[key] = Mark(self.at(inner.start_mark.line + 1), items[key].mark.inside)
+            mark.inside[key] = Mark(self.mark(inner).position, items[key].mark.inside)
         return self._whole({key: item.data for key, item in items.items()}, mark, list(items.values()))
 
     def _whole(self, data: Any, mark: Mark, items: list[_Built]) -> _Built:
