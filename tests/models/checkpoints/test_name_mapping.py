@@ -156,7 +156,7 @@ def test_a_mapping_that_does_not_hold_is_one_line(checkpoint: Path, tmp_path: Pa
 def test_a_mapping_that_is_no_file_or_too_long(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
         read_name_map(tmp_path)
-    with pytest.raises(WeightsError, match="more than 1,048,576 bytes"):
+    with pytest.raises(WeightsError, match="larger than 1,048,576 bytes"):
         read_name_map(mapping(tmp_path, "a" * (1 << 20) + ": b"))
     whole = mapping(tmp_path, THEIRS)
     with pytest.raises(OptionError, match="the rope key has 8 channels"):
