@@ -60,7 +60,8 @@ class Request:
     Attributes:
         prompts: one text for each clip of the batch.
         seeds: one seed for each clip; equal seeds and prompts must give equal clips.
-        frames: pixel frames wanted of each clip, a prefix not counted. Frame 0 is the first that the model makes.
+        frames: pixel frames wanted of each clip, a prefix not counted. Frame 0 is the first that the model makes. 0
+            stands for all that a clip has; only a model whose clips are `existing` is asked for so many.
         switches: later prompts, in order of their frame.
         prefixes: what each clip continues, one a clip, or none.
     """
@@ -75,6 +76,25 @@ class Request:
     def batch(self) -> int:
         """Number of clips asked for."""
         return len(self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFile:
+    """A clip that is a file, of any container and codec that FFmpeg decodes.
+
+    Attributes:
+        path: the file.
+        size: height and width that it must have, in pixels; None for any.
+        cut: whether a longer clip is cut to the request's frames, or refused.
+        frame_rate: frames per second that it is resampled to; None keeps its own, which must not vary.
+        release: called when the file is needed no more.
+    """
+
+    path: Path
+    size: tuple[int, int] | None = None
+    cut: bool = True
+    frame_rate: float | None = None
+    release: Callable[[], object] = field(default=lambda: None, compare=False)
 
 
 class Spans(Protocol):
@@ -212,12 +232,14 @@ class VideoModel(ABC):
 
     `version` changes whenever the adapter's code could change a pixel. The harness calls `load` once, `stream` any
     number of times, and `unload` when no more units need the model. `unkeyed` names the options that cannot change a
-    pixel and stay out of keys: a time limit, or where files lie whose digests `identity` gives.
+    pixel and stay out of keys: a time limit, or where files lie whose digests `identity` gives. `existing` says that
+    its clips are there already, each of its own size, length and rate: `file` gives every one of them.
     """
 
     version: ClassVar[str] = "1"
     schema: ClassVar[type[Options]] = Options
     unkeyed: ClassVar[tuple[str, ...]] = ()
+    existing: ClassVar[bool] = False
 
     def __init__(self, options: Options) -> None:
         self.options: Any = options
@@ -292,11 +314,11 @@ class VideoModel(ABC):
         Randomness comes from `request.seeds` alone, a generator a clip.
         """
 
-    def file(self, request: Request) -> Path | None:
-        """A file that is the clip of this request (of one prompt) already, to be kept byte for byte.
+    def file(self, request: Request) -> ClipFile | None:
+        """A file that holds the clip of this request (of one prompt) already.
 
-        H.264 in mp4, of the request's frames and the card's size. None, as for every model that makes its clips, has
-        the frames of `stream` encoded.
+        It is kept byte for byte where it has just the request's frames, else copied without loss. None, as for every
+        model that makes its clips, has the frames of `stream` encoded.
         """
         return None
 

@@ -6,12 +6,12 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness.contracts import (
+    ClipFile,
     Frames,
     Json,
     ModelCard,
@@ -25,7 +25,8 @@ from harness.execute.units import Result, Setting, attempt, prefixes_of
 from harness.runs.folder import clip_name
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Unit
-from harness.system import video
+from harness.suite.schema import ALL
+from harness.system import source_clips, video
 
 QUEUE_CHUNKS = 4
 """Decoded chunks that may wait for the encoder, so that memory stays bounded when it is the slower one."""
@@ -36,18 +37,8 @@ Kept = TypeVar("Kept")
 # ------------------------------------------------------------------------------------------ the model
 
 
-@dataclass(frozen=True, slots=True)
-class ClipFile:
-    """A clip that is a file already, with its frames and size."""
-
-    path: Path
-    frames: int
-    height: int
-    width: int
-
-
 Piece = Frames | ClipFile
-"""Frames of one clip, uint8 [frames, height, width, 3], or the file that it is."""
+"""Frames of one clip, uint8 [frames, height, width, 3], or the file that holds it."""
 
 
 def pieces_of(units: Sequence[Unit], width: int, model: VideoModel, card: ModelCard) -> Iterator[Mapping[int, Piece]]:
@@ -55,12 +46,13 @@ def pieces_of(units: Sequence[Unit], width: int, model: VideoModel, card: ModelC
 
     Where there are fewer units, the request is filled up with clips that are there already, and nobody keeps those.
     """
-    asked = [_request([unit], card) for unit in units]
-    files = {number: path for number, request in enumerate(asked) if (path := model.file(request))}
-    if files:
-        frames = {number: asked[number].frames for number in files}
-        yield {number: ClipFile(path, frames[number], card.height, card.width) for number, path in files.items()}
-    rest = [number for number in range(len(units)) if number not in files]
+    rest = []
+    for number, unit in enumerate(units):
+        # One at a time: a file that is not there takes no other clip with it.
+        if file := model.file(_request([unit], card)):
+            yield {number: file}
+        else:
+            rest.append(number)
     if rest:
         filled = [units[rest[place % len(rest)]] for place in range(max(width, len(rest)))]
         for chunk in enforce.chunks(model, _request(filled, card), card):
@@ -76,7 +68,7 @@ def _request(units: Sequence[Unit], card: ModelCard) -> Request:
     return Request(
         prompts=tuple(preimage["prompt"] for preimage in preimages),
         seeds=tuple(preimage["seed"] for preimage in preimages),
-        frames=preimages[0]["frames"],
+        frames=0 if preimages[0]["frames"] == ALL else preimages[0]["frames"],
         switches=tuple(
             Switch(frame, prompts)
             for (frame, _), prompts in zip(preimages[0]["switches"], zip(*turns, strict=True), strict=True)
@@ -98,8 +90,19 @@ def _switches_and_prefix(unit: Unit) -> dict[str, Json]:
     if "prefix" in preimage:
         file: dict[str, Json] = dict(unit.context["prefix"])
         del file["file"]
+        if not file["turned"]:
+            del file["turned"]
         facts["prefix"] = {**file, "in_clip": False}
     return facts
+
+
+def _taken(file: ClipFile, path: Path, frames: Any) -> Mapping[str, Json]:
+    """Bring a clip that exists to `path`."""
+    try:
+        most = None if frames == ALL else frames
+        return source_clips.take(path, file.path, most, file.frame_rate, file.cut, file.size)
+    finally:
+        file.release()
 
 
 class _ModelFailed(Exception):
@@ -148,7 +151,7 @@ class ClipAttempt(Generic[Kept]):
                 first = next(arrivals, None)
                 sizes: list[int] = []
                 if isinstance(first, ClipFile):
-                    clip = video.keep(path, first.path, first.frames, first.height, first.width)
+                    clip = _taken(first, path, preimage["frames"])
                 else:
                     clip = video.write(path, self._chunks(first, arrivals, sizes), *settings)
                 notes: dict[str, Json] = {"chunks": sizes} if sizes else {}
@@ -201,7 +204,6 @@ class ClipAttempt(Generic[Kept]):
 
     def hand_over(self, item: Piece | _ModelFailed | None) -> bool:
         """Queue `item`, None after the last; false when the other thread has ended."""
-        # With a timeout: a full queue of a thread that has ended would never take the item.
         # With a timeout: a full queue of a thread that has ended would never take the item.
         while self._thread.is_alive():
             try:

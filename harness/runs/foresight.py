@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from harness.contracts import PREFIX_RULE, Json, ModelCard, Prefix, Request, Switch, VideoModel, Workload
 from harness.errors import HarnessError, RegistryError, SuiteError
-from harness.suite.schema import GenerateSection, MeasureSection, PrefixFile, Suite, switched
+from harness.suite.schema import ALL, GenerateSection, MeasureSection, PrefixFile, Suite, switched
 
 T = TypeVar("T")
 Additions = tuple[dict[str, Json], dict[str, Any]]
@@ -35,6 +35,8 @@ class ClipRequests:
         self.model, self.card = model, card
         self.section, self.suite, self.batch = section, suite, batch
         self.where = f"section {section.name!r}, model {label!r}"
+        if section.frames == ALL and not model.existing:
+            raise SuiteError(f"{self.where}: it makes its clips, so `frames: all` says nothing", "state a number")
         self._frames_by_length: dict[int, list[int | None]] = {}
 
     def additions(self, number: int, seed: int) -> Additions:
@@ -56,7 +58,8 @@ class ClipRequests:
             Switch(switch.frame, (switched(self.suite, switch, number),) * batch) for switch in self.section.switches
         )
         prefixes = (_prefix(file, self.card),) * batch if file else ()
-        return Request((self.prompts.texts[number],) * batch, (seed,) * batch, self.section.frames, switches, prefixes)
+        frames = 0 if self.section.frames == ALL else self.section.frames
+        return Request((self.prompts.texts[number],) * batch, (seed,) * batch, frames, switches, prefixes)
 
 
 def of_workload(suite: Suite, section: MeasureSection, label: str, model: VideoModel, card: ModelCard) -> Additions:
@@ -92,7 +95,9 @@ def _prefix(file: PrefixFile, card: ModelCard) -> Prefix:
 
 
 def _identity(file: PrefixFile) -> dict[str, Json]:
-    return {"sha256": file.sha256, "rule": PREFIX_RULE}
+    # Said only where it is so: files without a display matrix keep their keys.
+    turned: dict[str, Json] = {"turned": True} if file.turned else {}
+    return {"sha256": file.sha256, "rule": PREFIX_RULE, **turned}
 
 
 def _switch_frames(where: str, model: VideoModel, request: Request) -> list[int | None]:

@@ -166,6 +166,8 @@ def _clips(
     requests = foresight.ClipRequests(suite, section, arm.label, model, arm.card, batch)
     keys: list[str] = []
     score_keys: dict[str, list[str]] = {scorer.name: [] for scorer in scorers}
+    # A clip that exists has a rate of its own; the card's is that of whichever comes first.
+    frame_rate = None if model.existing else arm.card.frame_rate
     common: dict[str, Json] = {
         "identity": IDENTITY_VERSION,
         "kind": "generate",
@@ -173,7 +175,7 @@ def _clips(
         "frames": section.frames,
         "batch": batch if model.batch_may_change_pixels(device) else 1,
         "device": device,
-        "video": {"codec": "h264", "mbtree": False, "frame_rate": arm.card.frame_rate, **suite.video.model_dump()},
+        "video": {"codec": "h264", "mbtree": False, "frame_rate": frame_rate, **suite.video.model_dump()},
     }
     if not section.switches:
         common["switches"] = []

@@ -26,12 +26,13 @@ MAX_PIXELS = 2**30
 
 @dataclass(frozen=True, slots=True)
 class PrefixFacts:
-    """A file's SHA-256, number of frames, and their size in pixels."""
+    """A file's SHA-256, number of frames, their size in pixels, and whether a display matrix turned them."""
 
     sha256: str
     frames: int
     height: int
     width: int
+    turned: bool
 
 
 def inspect(path: Path) -> PrefixFacts:
@@ -40,7 +41,7 @@ def inspect(path: Path) -> PrefixFacts:
     count, size = 0, (0, 0)
     for picture in _pictures(data, path):
         count, size = count + 1, picture.shape[:2]
-    return PrefixFacts(digest(data), count, *size)
+    return PrefixFacts(digest(data), count, *size, video.is_turned(io.BytesIO(data), f"prefix {path}"))
 
 
 def frames_used(frames: int, ratio: int) -> int:

@@ -45,6 +45,7 @@ class PrefixFile(Part):
     Attributes:
         file: relative to the file that names it; in a loaded suite, as the process finds it.
         sha256, frames, height, width: of the file; filled in on load.
+        turned: whether the file has a display matrix that turns its frames; filled in on load.
     """
 
     file: Annotated[str, Field(min_length=1)]
@@ -52,6 +53,7 @@ class PrefixFile(Part):
     frames: int = 0
     height: int = 0
     width: int = 0
+    turned: bool = False
 
 
 class PromptSet(Part):
@@ -102,6 +104,8 @@ def _short_for(key: str, kind: type) -> BeforeValidator:
 
 Prompts = Annotated[PromptSet, _short_for("texts", list)]
 Frames = Annotated[int, Field(ge=1, le=1_000_000)]
+ALL: Literal["all"] = "all"
+"""Frames of a section whose clips exist: of each as many as it has."""
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)]
 
 
@@ -171,6 +175,8 @@ class Section(Part):
         last = getattr(self, "frames", None)
         if frames != sorted(set(frames)):
             raise ValueError("switches must come in the order of their frames")
+        if frames and last == ALL:
+            raise ValueError("`frames: all` and `switches` exclude each other")
         if frames and last is not None and frames[-1] >= last:
             raise ValueError(f"a switch at frame {frames[-1]} never happens in {last} frames")
         return self
@@ -193,7 +199,8 @@ class GenerateSection(Section):
     clip: frame 0 is the first after it, for switches and metrics alike.
 
     Attributes:
-        prompts: name of a prompt set. seeds: one clip for each, of every prompt. frames: of a clip.
+        prompts: name of a prompt set. seeds: one clip for each, of every prompt.
+        frames: of a clip; `all` takes clips that exist (`folder`) as long as each is.
         metrics: those that score every clip.
         batch: clips of one arm that are made in one request of the model, as far as there are so many of one length. It
             stands in the keys of a model whose pixels it may change. Where a request fails, its clips are made in
@@ -203,7 +210,7 @@ class GenerateSection(Section):
 
     prompts: str
     seeds: Seeds = [0]
-    frames: Frames
+    frames: Frames | Literal["all"]  # ALL
     batch: Annotated[int | Literal["auto"], BeforeValidator(_batch)] = 1
     memory: Annotated[int, Field(ge=1)] | None = None
     metrics: list[Annotated[MetricUse, _short_for("name", str)]] = []

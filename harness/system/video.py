@@ -12,26 +12,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 from harness.contracts import Frames, Json
 from harness.errors import ClipError
 from harness.system import files, h264
+from harness.system.reader import FORMATS, IMAGES, UPRIGHT, open_clip, scaling
 
-MAX_SIDE = 16384
-"""Pixels of a side, beyond which a file is refused unread."""
-_SMALL = 256 * 256
-"""Pixels of a frame, below which one thread decodes it faster than several."""
-_SIZE = re.compile(r"videomla-bench size=(\d+)x(\d+)")
 _ENCODER = re.compile(rb"x264 - core (\d+)")
 
 
@@ -79,35 +74,11 @@ def write(path: Path, chunks: Iterable[Frames], frame_rate: float, crf: int, pre
     return facts
 
 
-def keep(path: Path, source: Path, frames: int, height: int, width: int) -> Mapping[str, Json]:
-    """Copy the clip `source` to `path` byte for byte, whole or not at all; it must have these frames and this size.
-
-    Returns as `write`, without settings of an encoder. Raises `StorageError`, and `ClipError` for another clip.
-    """
-    facts: dict[str, Json] = {}
-
-    def fill(file: IO[bytes]) -> None:
-        try:
-            file.write(source.read_bytes())
-            file.flush()
-        except FileNotFoundError as error:
-            raise ClipError(f"{source} does not exist") from error
-        info = inspect(file)
-        if (info.frames, info.height, info.width) != (frames, height, width):
-            has = f"{info.frames} frames of {info.height}x{info.width}"
-            raise ClipError(f"{source} has {has}, not {frames} of {height}x{width}")
-        size, sha256, _ = _file_facts(file)
-        facts.update(asdict(info), bytes=size, sha256=sha256, encoder={"kept": "as it was"})
-
-    files.write_atomic(path, fill)
-    return facts
-
-
 def _read_back(file: IO[bytes], encoded: h264.Encoded) -> ClipInfo:
     """What `inspect` would return of a file that holds just what was encoded. Raises `ClipError` if it does not."""
     # Equal packets decode equally, and comparing them is far cheaper than decoding the file again.
-    with _open(file) as clip:
-        stream = clip.container.streams.video[0]
+    with open_clip(file) as clip:
+        stream = clip.stream
         packets = (bytes(packet) for packet in clip.container.demux(stream) if packet.size)
         if not encoded.matches(packets, stream.codec_context.extradata):
             raise ClipError(f"{clip.name} does not hold what was encoded")
@@ -120,7 +91,7 @@ def _encode(
     """Encode into `file`, show each packet to `encoded`, and return the number of frames."""
     count = 0
     stream: Any = None
-    converter, flags = VideoReformatter(), _flags()
+    converter, method = VideoReformatter(), scaling()
     container = av.open(file, "w", format="mp4")
     try:
         for chunk in chunks:
@@ -128,7 +99,7 @@ def _encode(
                 if stream is None:
                     stream = _add_stream(container, pixels, rate, crf, preset)
                 picture = av.VideoFrame.from_ndarray(_even(pixels), format="rgb24")
-                picture = converter.reformat(picture, format="yuv420p", interpolation=flags, threads=1)
+                picture = converter.reformat(picture, format="yuv420p", interpolation=method, threads=1)
                 picture.pts = count
                 picture.time_base = 1 / rate
                 container.mux(encoded.observe(stream.encode(picture), stream.codec_context))
@@ -167,17 +138,6 @@ def _even(pixels: Frames) -> Frames:
     return np.ascontiguousarray(pixels)
 
 
-@cache
-def _flags() -> Any:
-    return (
-        Interpolation.BICUBIC
-        | Interpolation.ACCURATE_RND
-        | Interpolation.BITEXACT
-        | Interpolation.FULL_CHR_H_INP
-        | Interpolation.FULL_CHR_H_INT
-    )
-
-
 def _file_facts(file: IO[bytes]) -> tuple[int, str, str]:
     """Bytes, SHA-256 and x264's core number, which the encoder writes into its first packet."""
     file.seek(0)
@@ -193,10 +153,9 @@ def _file_facts(file: IO[bytes]) -> tuple[int, str, str]:
 def inspect(source: Path | IO[bytes]) -> ClipInfo:
     """Decode the whole clip a frame at a time, for its size and digest. Raises `ClipError`."""
     digest = h264.FrameDigest()
-    with _open(source) as clip:
+    with open_clip(source) as clip:
         for frame in clip.frames():
-            plain = frame.format.name in h264.PLANAR
-            digest.add(frame if plain else frame.reformat(format="rgb24", interpolation=_flags()))
+            add_to(digest, frame)
         if not digest.count:
             raise ClipError(f"{clip.name} has no frames")
         return ClipInfo(digest.count, clip.height, clip.width, clip.frame_rate, digest.digest())
@@ -207,20 +166,22 @@ def head(path: Path) -> ClipInfo:
 
     Raises `ClipError`.
     """
-    with _open(path) as clip:
-        return ClipInfo(int(clip.container.streams.video[0].frames), clip.height, clip.width, clip.frame_rate, "")
+    with open_clip(path) as clip:
+        return ClipInfo(int(clip.stream.frames), clip.height, clip.width, clip.frame_rate, "")
 
 
-def codec(path: Path) -> str:
-    """FFmpeg's name of the codec of a clip, as in `h264`. Raises `ClipError`."""
-    with _open(path) as clip:
-        return str(clip.container.streams.video[0].codec_context.name)
+def add_to(digest: h264.FrameDigest, frame: Any) -> None:
+    """Take a decoded frame into a digest, by its planes where they are among `h264.PLANAR`, else by its pixels."""
+    plain = frame.format.name in h264.PLANAR
+    digest.add(frame if plain else frame.reformat(format="rgb24", interpolation=scaling()))
 
 
 def plays_anywhere(path: Path) -> bool:
-    """Whether every current browser plays a clip: H.264, VP8, VP9 or AV1 in 8-bit 4:2:0. Raises `ClipError`."""
-    with _open(path) as clip:
-        coded = clip.container.streams.video[0].codec_context
+    """Whether every current browser plays a clip: H.264 in mp4, VP8, VP9 or AV1, in 8-bit 4:2:0. Raises `ClipError`."""
+    with open_clip(path) as clip:
+        coded, container = clip.stream.codec_context, clip.container.format.name
+        if coded.name == "h264" and (not container.startswith("mov") or coded.profile == "High 4:4:4 Predictive"):
+            return False
         known = coded.name in ("h264", "vp8", "vp9", "av1", "libdav1d")
         return known and coded.pix_fmt in ("yuv420p", "yuvj420p")
 
@@ -228,7 +189,7 @@ def plays_anywhere(path: Path) -> bool:
 def frames_at(path: Path, numbers: Collection[int]) -> Iterator[tuple[int, Frames]]:
     """Each of `numbers` in rising order and its frame, uint8 [height, width, 3], one at a time. Raises `ClipError`."""
     last = max(numbers)
-    with _open(path) as clip:
+    with open_clip(path) as clip:
         number = -1
         for number, frame in zip(range(last + 1), clip.frames(), strict=False):
             if number in numbers:
@@ -249,7 +210,7 @@ def jpeg(pixels: Frames) -> bytes:
 
 def stream(path: Path, chunk: int) -> Iterator[Frames]:
     """Decoded pixels, uint8 [at most `chunk` frames, height, width, 3] at a time. Raises `ClipError`."""
-    with _open(path) as clip:
+    with open_clip(path) as clip:
         batch: list[Frames] = []
         for frame in clip.frames():
             batch.append(clip.pixels(frame))
@@ -273,22 +234,26 @@ def pictures(file: IO[bytes], name: str, most: int, pixels: int) -> Iterator[Fra
 
     Raises `ClipError` that starts with `name`, also for more than `most` frames, or more than `pixels` pixels in them.
     """
-    with _open(file, f"{_IMAGES},{_FORMATS}", name) as clip:
+    with open_clip(file, f"{IMAGES},{FORMATS}", name) as clip:
         # Counted while decoding: a header may promise any number of frames.
         room = min(most, pixels // (clip.height * clip.width))
-        size = None
+        empty = True
         for number, frame in enumerate(clip.frames()):
             if number >= room:
                 of = f"{clip.height}x{clip.width}"
                 raise ClipError(
                     f"{name} has more than {room} frames of {of}, the most that are taken", "cut it shorter"
                 )
-            if size not in (None, (frame.height, frame.width)):
-                raise ClipError(f"{name} changes its size at frame {number}")
-            size = frame.height, frame.width
             yield clip.pixels(frame)
-        if size is None:
+            empty = False
+        if empty:
             raise ClipError(f"{name} has no frames")
+
+
+def is_turned(file: IO[bytes], name: str) -> bool:
+    """Whether a display matrix turns the frames of an image or a video. Raises `ClipError` that starts with `name`."""
+    with open_clip(file, f"{IMAGES},{FORMATS}", name) as clip:
+        return next(clip.frames(), None) is not None and clip.turn != UPRIGHT
 
 
 def write_lossless(path: Path, pixels: Frames, frame_rate: float) -> None:
@@ -313,61 +278,5 @@ def scaled(pixels: Frames, height: int, width: int) -> Frames:
     if pixels.shape[:2] == (height, width):
         return pixels
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    picture = picture.reformat(width=width, height=height, format="rgb24", interpolation=_flags(), threads=1)
+    picture = picture.reformat(width=width, height=height, format="rgb24", interpolation=scaling(), threads=1)
     return np.asarray(picture.to_ndarray(), dtype=np.uint8)
-
-
-_FORMATS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,ogg,flv"
-"""Containers that are read: self-contained ones. A playlist could make the reader open other files or addresses."""
-_IMAGES = "png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
-"""The same for images: each holds one picture, and names no other file."""
-
-
-@contextmanager
-def _open(source: Path | IO[bytes], formats: str = _FORMATS, name: str = "the clip") -> Iterator[_Reader]:
-    """An open clip; FFmpeg's errors, on opening and while it is read, become `ClipError`."""
-    name = str(source) if isinstance(source, Path) else name
-    try:
-        with ExitStack() as stack:
-            file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
-            file.seek(0)
-            # Clips are untrusted. FFmpeg would open a playlist, or an address in it, as readily as a video.
-            limits = {"format_whitelist": formats, "protocol_whitelist": "file"}
-            container = stack.enter_context(av.open(file, "r", options=limits))
-            if not container.streams.video:
-                raise ClipError(f"{name} has no picture")
-            yield _Reader(name, container)
-    except av.error.FFmpegError as error:
-        raise ClipError(f"{name} cannot be decoded: {error.strerror}") from error
-    except OSError as error:
-        raise ClipError(f"{name} cannot be read: {error.strerror or error}") from error
-
-
-class _Reader:
-    """The frames of an open container, at their true size."""
-
-    def __init__(self, name: str, container: Any) -> None:
-        self.name = name
-        self.container = container
-        stream = container.streams.video[0]
-        self.height, self.width = int(stream.height), int(stream.width)
-        # Decoded frames are the same however many threads decode them; small ones are not worth starting any.
-        stream.thread_count = 1 if self.height * self.width < _SMALL else 0
-        if not 0 < max(self.height, self.width) <= MAX_SIDE:
-            raise ClipError(f"{name} has a size of {self.height}x{self.width} (at most {MAX_SIDE} a side)")
-        # A comment may say anything, so it only counts where it differs by the padding alone.
-        true_size = _SIZE.search(container.metadata.get("comment", ""))
-        if true_size and 0 <= self.height - int(true_size[1]) <= 1 and 0 <= self.width - int(true_size[2]) <= 1:
-            self.height, self.width = int(true_size[1]), int(true_size[2])
-        self.frame_rate = float(stream.average_rate or 0)
-        # One for all frames: setting up a conversion costs more than converting a small frame.
-        self._converter = VideoReformatter()
-
-    def frames(self) -> Iterator[Any]:
-        """Decoded frames, in order."""
-        yield from self.container.decode(video=0)
-
-    def pixels(self, frame: Any) -> Frames:
-        """A decoded frame as uint8 [height, width, 3]."""
-        picture = self._converter.reformat(frame, format="rgb24", interpolation=_flags(), threads=1)
-        return np.asarray(picture.to_ndarray(), dtype=np.uint8)[: self.height, : self.width]

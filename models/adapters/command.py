@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.contracts import Frames, Json, ModelCard, Request, Spans, VideoModel, no_spans
+from harness.contracts import ClipFile, Frames, Json, ModelCard, Request, Spans, VideoModel, no_spans
 from harness.errors import ClipError, ModelFault, NotAvailable, OptionError
 from harness.system import video
 from harness.system.stream_process import environment
@@ -35,8 +35,9 @@ class CommandOptions(ProgramOptions):
     Attributes:
         argv: program and arguments, given to the system as they are, without a shell. These words are replaced in
             each: {prompt_file} (UTF-8, the prompt alone), {prompt}, {seed}, {frames}, {out} (where to write the clip,
-            ending in .mp4), {device}, {switches_file} (JSON list of [frame, prompt]), {prefix_file} (what the clip
-            continues, at its size: a PNG for one frame, a lossless mp4 for more; no part of the clip), {python}.
+            ending in .mp4; it is kept as it was written, at its own frame rate), {device}, {switches_file} (JSON list
+            of [frame, prompt]), {prefix_file} (what the clip continues, at its size: a PNG for one frame, a lossless
+            mp4 for more; no part of the clip), {python}.
         timeout: seconds until the program and its children are killed.
     """
 
@@ -51,6 +52,7 @@ class CommandModel(VideoModel):
     It is told the frame that a prompt switch is asked for; where it then switches, it cannot say.
     """
 
+    version = "2"
     schema = CommandOptions
     unkeyed: ClassVar[tuple[str, ...]] = ("python", "folder", "files", "timeout")
 
@@ -91,6 +93,14 @@ class CommandModel(VideoModel):
             and not (Path(self.options.folder) / program).is_file()
         ):
             raise NotAvailable(f"program {program!r} is not here", "correct `argv` or `python`")
+
+    def file(self, request: Request) -> ClipFile:
+        """Run the program for the one clip of the request; its file."""
+        self.check_request(request)
+        scratch = tempfile.TemporaryDirectory(prefix="videomla-bench-")
+        clip = self._make(request, 0, Path(scratch.name))
+        size = self.options.height, self.options.width
+        return ClipFile(clip, size, cut=False, release=scratch.cleanup)
 
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         """Run the program for every clip of the batch, then play them back."""

@@ -12,78 +12,79 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.contracts import Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
-from harness.errors import ClipError, NotAvailable, OptionError
-from harness.system import video
+from harness.contracts import ClipFile, Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
+from harness.errors import ClipError, NotAvailable, OptionError, nearest
+from harness.system import clip_names, source_clips, video
 from harness.system.digests import file_sha256
 from harness.system.text import without_quote
-
-ENDINGS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
 
 
 class FolderOptions(Options):
     """Where the clips are.
 
     Attributes:
-        path: the folder; relative to the working directory.
+        path: the folder.
         index: a CSV file in it with the columns `prompt`, `file` (or `path`), and `seed` or `index`; without one,
-            clips are found by VBench's names, `<prompt>-<i>.mp4`, and i is the seed.
+            clips are found by VBench's names, `<prompt>-<i>.mp4` (any container and codec that FFmpeg decodes), and i
+            is the seed.
+        where: rows of the index to take, by column, as in `{arm: dense}`.
+        frame_rate: frames per second that every clip is resampled to, by the rule of FFmpeg's filter `fps`; None keeps
+            each clip's own, and refuses one whose rate varies.
         chunk: frames handed on at a time.
         family: what made the clips, for the card.
     """
 
     path: str
     index: str = ""
+    where: Mapping[str, str] = Field(default_factory=dict)
+    frame_rate: float | None = Field(default=None, gt=0, le=1000)
     chunk: int = Field(default=16, ge=1)
     family: str = "folder"
 
 
 class FolderModel(VideoModel):
-    """Plays back the clip of a prompt and seed. Its card takes size and rate from the first clip it finds."""
+    """The clip of a prompt and seed. Its card takes size and rate from the first clip that can be read."""
 
-    version = "2"
+    version = "3"
     schema = FolderOptions
-    unkeyed: ClassVar[tuple[str, ...]] = ("path", "index")
+    unkeyed: ClassVar[tuple[str, ...]] = ("path", "index", "where", "chunk")
+    existing: ClassVar[bool] = True
 
     def describe(self) -> ModelCard:
-        """The card. Raises `NotAvailable` for a folder without clips, `ClipError` for one that cannot be read."""
-        first = next(iter(self._clips.values()), None)
-        if first is None:
-            raise NotAvailable(
-                f"no clips in {self.options.path}", "name them <prompt>-<i>.mp4, or list them in a CSV file (`index`)"
-            )
-        first_head = video.head(first)
+        """The card. Raises `NotAvailable` where no clip can be read, `ClipError` for a wrong index."""
         return ModelCard(
             family=self.options.family,
-            height=first_head.height,
-            width=first_head.width,
-            frame_rate=first_head.frame_rate or 16.0,
+            height=self._first.height,
+            width=self._first.width,
+            frame_rate=self.options.frame_rate or self._first.frame_rate or 16.0,
             frames_per_chunk=self.options.chunk,
+        )
+
+    @functools.cached_property
+    def _first(self) -> video.ClipInfo:
+        fault: ClipError | None = None
+        for path in self._clips.values():
+            try:
+                return source_clips.survey(path, 2).info
+            except ClipError as error:
+                fault = fault or error
+        why = f"; the first of {len(self._clips)}: {fault.message}" if fault else ""
+        raise NotAvailable(
+            f"no clips in {self.options.path}{why}", "name them <prompt>-<i>.mp4, or list them in a CSV file (`index`)"
         )
 
     def request_identity(self, prompt: str, seed: int) -> Mapping[str, Json]:
         """The digest of the clip's file; null where there is none, whose unit then fails."""
-        path = self._path(prompt, seed)
+        path = self._clips.get((prompt, seed))
         try:
             return {"file": file_sha256(path) if path and path.is_file() else None}
         except OSError as error:
             raise ClipError(f"{path} cannot be read: {error.strerror}") from error
 
-    def file(self, request: Request) -> Path | None:
-        """The clip's own file where it is what was asked for, so that metrics see the pixels that its maker wrote.
-
-        One that is longer, no mp4 or no H.264 is played by `stream` and encoded anew.
-        """
-        path = self._path(request.prompts[0], request.seeds[0])
-        if request.switches or request.prefixes or path is None or path.suffix.lower() != ".mp4":
-            return None
-        try:
-            head, card = video.head(path), self.describe()
-            asked = (request.frames, card.height, card.width)
-            same = (head.frames, head.height, head.width) == asked and video.codec(path) == "h264"
-        except ClipError:
-            return None  # `stream` says what is wrong with it
-        return path if same else None
+    def file(self, request: Request) -> ClipFile:
+        """The clip's own file, so that metrics see the pixels that its maker wrote."""
+        self.check_request(request)
+        return ClipFile(self._path(request.prompts[0], request.seeds[0]), frame_rate=self.options.frame_rate)
 
     def batch_may_change_pixels(self, device: str) -> bool:
         """Each clip is a file of its own."""
@@ -96,52 +97,46 @@ class FolderModel(VideoModel):
             raise OptionError("existing clips cannot switch their prompt", "leave it out of the section (`models:`)")
 
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
-        """The first `request.frames` frames of each clip, `chunk` at a time."""
+        """The first `request.frames` frames of each clip, `chunk` at a time, at its own rate."""
         self.check_request(request)
         clips = [self._frames(*pair, request.frames) for pair in zip(request.prompts, request.seeds, strict=True)]
         for chunks in zip(*clips, strict=True):
             yield np.stack(chunks)
 
     def _frames(self, prompt: str, seed: int, frames: int) -> Iterator[Frames]:
-        path = self._path(prompt, seed)
-        if path is None:
-            raise ClipError(f"no clip of seed {seed} for the prompt {prompt[:80]!r} in {self.options.path}")
-        for chunk in video.stream(path, self.options.chunk):
+        for chunk in video.stream(self._path(prompt, seed), self.options.chunk):
             yield chunk[:frames]
             frames -= len(chunk)
             if frames <= 0:
                 return
 
-    def _path(self, prompt: str, seed: int) -> Path | None:
-        return self._clips.get((prompt, seed)) or self._named(prompt, seed)
-
-    def _named(self, prompt: str, seed: int) -> Path | None:
-        """A clip by VBench's name. A prompt with a separator names none, so that no other folder is reached."""
-        if self.options.index or "/" in prompt or "\\" in prompt or "\0" in prompt:
-            return None
-        names = (Path(self.options.path) / f"{prompt}-{seed}{ending}" for ending in ENDINGS)
-        try:
-            return next((path for path in names if path.is_file()), None)
-        except OSError:
-            return None
+    def _path(self, prompt: str, seed: int) -> Path:
+        path = self._clips.get((prompt, seed))
+        if path is None:
+            seeds = sorted(number for text, number in self._clips if text == prompt)
+            prompts = {text for text, _ in self._clips}
+            hint = f"its seeds are {seeds}"[:200] if seeds else nearest(prompt[:200], prompts)
+            raise ClipError(f"no clip of seed {seed} for the prompt {prompt[:80]!r} in {self.options.path}", hint[:400])
+        return path
 
     @functools.cached_property
     def _clips(self) -> Mapping[tuple[str, int], Path]:
         """Clips by prompt and seed: all that the index lists, or all that are named as VBench names them."""
         folder = Path(self.options.path)
-        if not folder.is_dir():
-            raise NotAvailable(f"folder {self.options.path} does not exist", "give the folder of the clips as `path`")
-        if self.options.index:
-            return _read_index(folder / self.options.index, folder)
-        paths: dict[tuple[str, int], Path] = {}
-        for path in sorted(folder.iterdir()):
-            prompt, dash, number = path.stem.rpartition("-")
-            if dash and prompt and path.suffix.lower() in ENDINGS and number.isascii() and number.isdigit():
-                paths.setdefault((prompt, int(number)), path)
-        return paths
+        if self.options.index and folder.is_dir():
+            return _read_index(folder / self.options.index, folder, self.options.where)
+        groups = clip_names.by_name(folder)
+        for (prompt, seed), files in groups.items():
+            if len(files) > 1:
+                names = ", ".join(path.name for path in files)
+                raise ClipError(
+                    f"{folder}: {len(files)} files are the clip of {prompt[:60]!r} with seed {seed}: {names[:300]}",
+                    "leave one of them there, or list the clips in a CSV file (`index`)",
+                )
+        return {key: files[0] for key, files in groups.items()}
 
 
-def _read_index(path: Path, folder: Path) -> Mapping[tuple[str, int], Path]:
+def _read_index(path: Path, folder: Path, where: Mapping[str, str]) -> Mapping[tuple[str, int], Path]:
     """Clips as a CSV file lists them. Raises `ClipError` with the line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -149,20 +144,28 @@ def _read_index(path: Path, folder: Path) -> Mapping[tuple[str, int], Path]:
         raise ClipError(f"{path} cannot be read: {error}") from error
     rows = csv.DictReader(io.StringIO(text, newline=""))
     names = rows.fieldnames or []
-    where = next((name for name in ("file", "path") if name in names), None)
+    file = next((name for name in ("file", "path") if name in names), None)
     number = next((name for name in ("seed", "index") if name in names), None)
-    if "prompt" not in names or where is None or number is None:
+    if "prompt" not in names or file is None or number is None:
         has = ", ".join(names)
         raise ClipError(f"{path}:1: needs the columns prompt, file (or path), and seed (or index); it has {has}")
+    if absent := [name for name in where if name not in names]:
+        raise ClipError(f"{path}:1: has no column {absent[0]!r}, which `where` names; it has {', '.join(names)}")
     paths: dict[tuple[str, int], Path] = {}
     for row in rows:
+        if any(without_quote(row[name] or "") != value for name, value in where.items()):
+            continue
         try:
             key = (without_quote(row["prompt"] or ""), int(row[number]))
         except (ValueError, TypeError) as error:
             raise ClipError(f"{path}:{rows.line_num}: {number} is no whole number: {row[number]!r}") from error
         if key in paths:
-            raise ClipError(f"{path}:{rows.line_num}: prompt {key[0][:60]!r} with {number} {key[1]} is listed twice")
-        if not row[where]:
-            raise ClipError(f"{path}:{rows.line_num}: {where} is empty")
-        paths[key] = folder / without_quote(row[where])
+            others = [name for name in names if name not in ("prompt", "seed", "index", "file", "path")]
+            fix = f"take the rows of one of them: `where: {{{others[0]}: {row[others[0]]}}}`" if others else ""
+            raise ClipError(
+                f"{path}:{rows.line_num}: prompt {key[0][:60]!r} with {number} {key[1]} is listed twice", fix
+            )
+        if not row[file]:
+            raise ClipError(f"{path}:{rows.line_num}: {file} is empty")
+        paths[key] = folder / without_quote(row[file])
     return paths

@@ -12,7 +12,7 @@ import numpy as np
 KEEP_BYTES = 256 << 20
 """Bytes. A smaller clip is kept whole for the next jobs; of a larger one only the frames that a job reads are kept."""
 
-_FORMATS = "mov,mp4,matroska,webm,avi,gif,mpegts,mpeg,ogg,flv"
+_FORMATS = "mov,mp4,matroska,webm,avi,flv,asf,yuv4mpegpipe"
 _SIZE = re.compile(r"videomla-bench size=(\d+)x(\d+)")
 
 

@@ -16,7 +16,7 @@ from harness.report.plots import style
 from harness.runs.folder import agrees, inside
 from harness.runs.index import IndexEntry
 from harness.runs.records import Run
-from harness.suite.schema import GenerateSection
+from harness.suite.schema import ALL, GenerateSection
 from harness.system import video
 
 MOST_PIXELS = 64_000_000
@@ -58,7 +58,8 @@ def sheet(run: Run, choice: Choice) -> bytes:
     if seed not in section.seeds:
         raise RecordError(f"section {section.name!r} has no seed {seed}", nearest(str(seed), map(str, section.seeds)))
     labels = _arms(run, section, choice.arms)
-    frames = list(choice.frames) or [int((place + 0.5) * section.frames / 6) for place in range(6)]
+    length = _length(run, section)
+    frames = list(choice.frames) or [int((place + 0.5) * length / 6) for place in range(6)]
     rows: list[tuple[str, list[_Places]]] = []
     room = MOST_PIXELS
     for number in numbers:
@@ -73,7 +74,7 @@ def sheet(run: Run, choice: Choice) -> bytes:
                     f"the sheet would have more than {MOST_PIXELS} pixels", "choose fewer prompts, models or frames"
                 )
             rows[-1][1].append(_pictures(run, entry, frames, choice.width))
-    return _draw(rows, labels, [frame if frame >= 0 else section.frames + frame for frame in frames], choice.width)
+    return _draw(rows, labels, [frame if frame >= 0 else length + frame for frame in frames], choice.width)
 
 
 def _section(run: Run, name: str) -> GenerateSection:
@@ -83,6 +84,15 @@ def _section(run: Run, name: str) -> GenerateSection:
         if name in ("", section.name):
             return section
     raise RecordError(f"no section {name!r}", nearest(name, [section.name for section in run.suite.generate]))
+
+
+def _length(run: Run, section: GenerateSection) -> int:
+    """Frames of a clip; of clips as long as each is, those of the shortest one."""
+    if section.frames != ALL:
+        return section.frames
+    keys = [key for g in run.groups if (g.section, g.kind) == (section.name, "generate") for key in g.keys]
+    entries = [entry for key in keys if (entry := run.index.get(key)) is not None and entry.status == "ok"]
+    return min((int(entry.clip["frames"]) for entry in entries), default=1)
 
 
 def _numbers(asked: Sequence[str], texts: Sequence[str]) -> list[int]:

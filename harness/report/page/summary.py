@@ -20,7 +20,7 @@ from harness.report.verdicts import Side
 from harness.report.view import View, sections
 from harness.runs.line import Record, device_label
 from harness.runs.records import RecordFile, Run
-from harness.suite.schema import Suite
+from harness.suite.schema import ALL, Suite
 
 T = TypeVar("T")
 MOST_PAIRS = 24
@@ -190,7 +190,7 @@ def _protocol(suite: Suite) -> list[tuple[str, str]]:
             origin = f" of {prompts.file}, SHA-256 {prompts.sha256[:12]}" if prompts.file else ""
             parts.append(f"{len(prompts.texts):,} prompts{origin}")
         parts.append(f"seeds {', '.join(map(str, section.seeds))}")
-        parts.append(f"{section.frames:,} frames")
+        parts.append("all frames" if section.frames == ALL else f"{section.frames:,} frames")
         parts += [f"prompt switch at frame {switch.frame}" for switch in section.switches]
         body: Mapping[str, Any] = section.model_dump(mode="json")
         for use in body.get("metrics", []):

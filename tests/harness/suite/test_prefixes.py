@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,21 @@ def test_every_kind_of_image_is_one_frame(tmp_path: Path, kind: str) -> None:
     facts = prefixes.inspect(tmp_path / "image")
     assert (facts.frames, facts.height, facts.width) == (1, 16, 32)
     assert abs(read(tmp_path / "image", card(16, 32)).astype(int) - 120).max() <= 6
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))])
+def test_a_photograph_is_upright(tmp_path: Path, orientation: int, corner: tuple[int, int]) -> None:
+    """Its upper left corner is red as it is stored; EXIF (CIPA DC-008, orientation) says where that belongs."""
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[:16, :24, 0] = 255
+    stored = video.jpeg(picture)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    (tmp_path / "a.jpg").write_bytes(stored[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + stored[2:])
+    facts = prefixes.inspect(tmp_path / "a.jpg")
+    shape = (48, 32) if orientation > 4 else (32, 48)
+    assert (facts.height, facts.width, facts.turned) == (*shape, orientation > 1)
+    upright = read(tmp_path / "a.jpg", card(*shape))[0]
+    assert upright[-4 if corner[0] else 4, -4 if corner[1] else 4, 0] > 240
 
 
 @pytest.mark.parametrize(("frames", "ratio", "kept"), [(1, 4, 1), (4, 4, 1), (5, 4, 5), (12, 4, 9), (12, 1, 12)])

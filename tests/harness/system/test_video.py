@@ -11,7 +11,7 @@ import pytest
 
 from harness.contracts import Frames
 from harness.errors import ClipError, StorageError
-from harness.system import video
+from harness.system import source_clips, video
 from harness.system.files import TEMPORARY
 
 
@@ -154,15 +154,15 @@ def test_writing_a_long_clip_does_not_keep_its_frames(tmp_path: Path) -> None:
 def test_a_kept_clip_is_the_same_bytes_and_what_it_was_said_to_be(tmp_path: Path) -> None:
     source, target = tmp_path / "a b.mp4", tmp_path / "kept" / "k.mp4"
     written = video.write(source, [np.zeros((5, 16, 24, 3), np.uint8)], 8.0, 8, "ultrafast")
-    kept = video.keep(target, source, 5, 16, 24)
+    kept = source_clips.take(target, source, 5)
     assert target.read_bytes() == source.read_bytes()
-    assert {**kept, "encoder": 0} == {**written, "encoder": 0}
-    assert video.codec(target) == "h264"
-    for asked in ((6, 16, 24), (5, 24, 16)):
-        with pytest.raises(ClipError, match="has 5 frames of 16x24, not"):
-            video.keep(tmp_path / "other.mp4", source, *asked)
+    assert {**kept, "encoder": 0, "source": 0} == {**written, "encoder": 0, "source": 0}
+    with pytest.raises(ClipError, match="has 5 frames; 6 were asked for"):
+        source_clips.take(tmp_path / "other.mp4", source, 6)
+    with pytest.raises(ClipError, match="has frames of 16x24, not 24x16"):
+        source_clips.take(tmp_path / "other.mp4", source, 5, size=(24, 16))
     with pytest.raises(ClipError, match="does not exist"):
-        video.keep(tmp_path / "other.mp4", tmp_path / "none.mp4", 5, 16, 24)
+        source_clips.take(tmp_path / "other.mp4", tmp_path / "none.mp4", 5)
     assert not (tmp_path / "other.mp4").exists()
 
 

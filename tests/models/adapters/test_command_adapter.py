@@ -184,3 +184,32 @@ def test_a_run_of_a_program_on_the_road(tmp_path: Path) -> None:
     outcome = run(tmp_path, base(models=[{"name": "command", "label": "c", "options": arguments(tmp_path)}]))
     assert outcome.exit_code == 0
     assert len(list(RecordFile(tmp_path / "run" / "records.jsonl").records())) == 8
+
+
+def test_a_programs_clip_is_kept_as_it_wrote_it_at_its_own_rate(tmp_path: Path) -> None:
+    """48 frames at 24 a second stay two seconds, though the option says 16."""
+    program = PROGRAM.replace("rate=16", "rate=24")
+    (tmp_path / "make.py").write_text(program)
+    data = base(models=[{"name": "command", "label": "c", "options": arguments(tmp_path, frame_rate=16)}])
+    data["generate"][0]["frames"] = 48
+    assert run(tmp_path, data).exit_code == 0
+    records = [r for r in RecordFile(tmp_path / "run" / "records.jsonl").records() if r.kind == "generate"]
+    assert {(r.clip["frames"], r.clip["frame_rate"], str(r.clip["encoder"])) for r in records} == {
+        (48, 24.0, "{'kept': 'as it was'}")
+    }
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        (PROGRAM.replace("range(frames)", "range(frames - 1)"), "has 5 frames; 6 were asked for"),
+        (PROGRAM.replace("range(frames)", "range(frames + 1)"), "has more; 6 were asked for"),
+        (PROGRAM.replace("16, 16, 3", "32, 32, 3").replace("= 16\n", "= 32\n"), "has frames of 32x32, not 16x16"),
+    ],
+)
+def test_a_programs_clip_of_another_length_or_size_is_a_failed_record(tmp_path: Path, program: str, says: str) -> None:
+    (tmp_path / "make.py").write_text(program)
+    data = base(models=[{"name": "command", "label": "c", "options": arguments(tmp_path)}], errors="continue")
+    assert run(tmp_path, data).failed == 4
+    records = [r for r in RecordFile(tmp_path / "run" / "records.jsonl").records() if r.kind == "generate"]
+    assert all(says in r.error["message"] for r in records)

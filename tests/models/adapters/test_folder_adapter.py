@@ -9,7 +9,7 @@ import pytest
 from road import base, outcome_of, planned, run
 
 from harness.contracts import Frames, Request, enforce, registry
-from harness.errors import ClipError, HarnessError, NotAvailable
+from harness.errors import ClipError, HarnessError, NotAvailable, SuiteError
 from harness.execute.run import run_plan
 from harness.runs import by_prompt
 from harness.runs.records import RecordFile, load_run
@@ -144,3 +144,89 @@ def test_a_missing_clip_fails_its_unit_until_it_is_there(tmp_path: Path) -> None
     assert (outcome.done_now, outcome.failed, outcome.skipped) == (6, 1, 1)
     clips(folder, **{"two-1": 40})
     assert run(tmp_path, data).exit_code == 0
+
+
+def scored(folder: Path, records: Any) -> dict[tuple[str, int], Any]:
+    """The newest generate record of each prompt and seed."""
+    return {(r.context["prompt"], r.context["seed"]): r for r in records.records() if r.kind == "generate"}
+
+
+def of_folder(path: Path, **section: Any) -> dict[str, Any]:
+    data = base(models=[{"name": "folder", "label": "f", "options": {"path": str(path)}}], errors="continue")
+    data["generate"][0].update(section)
+    return data
+
+
+def test_clips_of_every_size_length_and_rate_are_scored_one_by_one(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    for name, (frames, height, rate) in {
+        "one-0": (6, 16, 8.0),
+        "one-1": (9, 32, 30.0),
+        "two-0": (7, 24, 16.0),
+        "two-1": (6, 16, 24000 / 1001),
+    }.items():
+        video.write(folder / f"{name}.mp4", [np.full((frames, height, 16, 3), 90, np.uint8)], rate, 8, "ultrafast")
+    assert run(tmp_path, of_folder(folder, frames="all")).exit_code == 0
+    clips_of = scored(folder, RecordFile(tmp_path / "run" / "records.jsonl"))
+    facts = {key: (r.clip["frames"], r.clip["height"], round(r.clip["frame_rate"], 3)) for key, r in clips_of.items()}
+    assert facts == {
+        ("one", 0): (6, 16, 8.0),
+        ("one", 1): (9, 32, 30.0),
+        ("two", 0): (7, 24, 16.0),
+        ("two", 1): (6, 16, 23.976),
+    }
+    assert all(record.clip["encoder"] == {"kept": "as it was"} for record in clips_of.values())
+    assert clips_of["one", 0].preimage["frames"] == "all"
+
+
+def test_only_clips_that_exist_have_a_length_of_their_own(tmp_path: Path) -> None:
+    data = base()
+    data["generate"][0]["frames"] = "all"
+    with pytest.raises(SuiteError, match="it makes its clips, so `frames: all` says nothing"):
+        planned(tmp_path, data)
+    with pytest.raises(SuiteError, match="exclude each other"):
+        planned(tmp_path, of_folder(tmp_path, frames="all", switches=[{"frame": 2, "prompts": "p"}]))
+
+
+def test_another_clip_in_the_folder_changes_no_key_of_those_there(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "c", **{"one-0": 10, "one-1": 20, "two-0": 30, "two-1": 40})
+    before = {unit.key for unit in planned(tmp_path, of_folder(folder)).units}
+    video.write(folder / "a-0.webm", [np.zeros((3, 64, 64, 3), np.uint8)], 30.0, 8, "ultrafast")
+    assert {unit.key for unit in planned(tmp_path, of_folder(folder)).units} == before
+
+
+def test_several_files_of_one_name_are_refused_and_what_is_no_clip_does_not_count(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "c", **{"a-0": 10})
+    for ending in ("json", "txt"):
+        (folder / f"a-0.{ending}").write_text('{"prompt": "a"}')
+    assert abs(int(play(model(path=str(folder)), "a", 0).mean()) - 10) <= 2
+    for ending in ("mkv", "webm"):
+        shutil.copy(folder / "a-0.mp4", folder / f"a-0.{ending}")
+    with pytest.raises(ClipError, match=r"3 files are the clip of 'a' with seed 0: a-0\.mkv, a-0\.mp4, a-0\.webm"):
+        model(path=str(folder)).describe()
+
+
+def test_a_clip_that_cannot_be_read_takes_no_other_with_it(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "c", **{"one-0": 10, "one-1": 20, "two-1": 30})
+    (folder / "one-0.mp4").write_bytes(b"nonsense")
+    outcome = run(tmp_path, of_folder(folder))
+    records = scored(folder, RecordFile(tmp_path / "run" / "records.jsonl"))
+    assert (outcome.failed, outcome.skipped) == (2, 2)
+    assert "cannot be decoded" in records["one", 0].error["message"]
+    assert "its seeds are [1]" in records["two", 0].error["message"] or "no clip of seed 0" in str(
+        records["two", 0].error
+    )
+    assert records["one", 1].status == records["two", 1].status == "ok"
+
+
+def test_an_index_of_two_arms_is_taken_row_by_row(tmp_path: Path) -> None:
+    clips(tmp_path / "c", x=30, y=90)
+    (tmp_path / "c" / "list.csv").write_text("arm,prompt,seed,file\nleft,p,0,x.mp4\nright,p,0,y.mp4\n")
+    with pytest.raises(ClipError, match=r"list\.csv:3: .* is listed twice") as refused:
+        model(path=str(tmp_path / "c"), index="list.csv").describe()
+    assert refused.value.fix == "take the rows of one of them: `where: {arm: right}`"
+    for arm, value in (("left", 30), ("right", 90)):
+        subject = model(path=str(tmp_path / "c"), index="list.csv", where={"arm": arm})
+        assert abs(int(play(subject, "p", 0).mean()) - value) <= 2
+    with pytest.raises(ClipError, match="has no column 'model'"):
+        model(path=str(tmp_path / "c"), index="list.csv", where={"model": "x"}).describe()
