@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from harness.contracts import Value
 from harness.report.cells import Cells, estimate_cell, ranked
-from harness.report.table import Cell, Heading, Row, Table, numeral
+from harness.report.table import NOT_TOLD, Cell, Heading, Row, Table, numeral
 from harness.report.verdicts import Standing
 from harness.report.view import Place
 from harness.runs.people import Answered, Number, Opinion, People, read_people
@@ -19,6 +19,7 @@ OVER_PROMPTS = "value [95 % interval over prompts]"
 NOBODY = Cell("not asked")
 UNBOUNDED = "?"
 _UNBOUNDED = "without an interval: that takes two raters and two prompts, and votes that differ"
+_NOT_TOLD = "best, but the interval of its difference from the next holds 0"
 ALPHA = (
     "Alpha is Krippendorff's for ordered answers: 1 where raters agree on all, 0 where they agree as by chance. The "
     "smallest difference is that of two models which so many votes show in 4 of 5 studies, at 5 %."
@@ -89,7 +90,7 @@ def _cell(opinion: Opinion | None, spec: str = "") -> Cell:
         return NOBODY
     low, high = (math.nan if end is None else end for end in (opinion.low, opinion.high))
     estimate = Estimate(opinion.value, low, high, opinion.votes, 0)
-    cell = estimate_cell(estimate, spec or ("+.2f" if opinion.value < 0 else ".2f"))
+    cell = estimate_cell(estimate, spec or ".2f")
     return cell if estimate.bounded else Cell(cell.text, cell.value, marks=(UNBOUNDED,))
 
 
@@ -105,7 +106,7 @@ def _said(people: People, labels: Sequence[str], reference: str, prefix: str, ti
         tuple(Heading(each.column.replace("_", " "), each.unit, "higher") for each in people.answered),
         tuple(Row(arm, tuple(cells[0, arm] for cells in columns), reference=arm == reference) for arm in arms),
         remarks=tuple(people.remarks),
-        notes=((UNBOUNDED, _UNBOUNDED),),
+        notes=((UNBOUNDED, _UNBOUNDED), (NOT_TOLD, _NOT_TOLD)),
         interval=INTERVAL,
     )
 

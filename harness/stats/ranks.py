@@ -46,10 +46,10 @@ def _tau(x: Floats, y: Floats) -> float:
 def accuracy(differences: ArrayLike, preferences: ArrayLike, clusters: ArrayLike) -> Estimate:
     """The share of pairs that `differences` [n] orders as `preferences` [n] do, where those are not 0.
 
-    A difference of 0 counts half. The interval is over `clusters` [n].
+    A difference of 0 counts half; where all are 0, the share is undefined. The interval is over `clusters` [n].
     """
     ours, theirs = np.sign(np.asarray(differences, np.float64)), np.sign(np.asarray(preferences, np.float64))
-    decided = theirs != 0
+    decided = (theirs != 0) & ours.any()
     right = np.where(ours == 0, 0.5, ours == theirs)[decided]
     return clustered_mean(right, np.asarray(clusters)[decided], share=True)
 

@@ -113,6 +113,7 @@ const fieldsets = () => [...node("answers").querySelectorAll("fieldset")];
 function figure(source, name) {
   const video = make("video", { src: source, muted: true, loop: true, playsInline: true, preload: "auto" });
   video.ariaLabel = name ? `Video ${name}` : "Video";
+  video.addEventListener("loadedmetadata", () => video.classList.toggle("pixels", video.videoWidth <= 128));
   video.addEventListener("error", () => say("A video cannot be loaded. Please check your connection and load the page again."));
   return make("figure", {}, ...(name ? [make("figcaption", { textContent: name })] : []), video);
 }

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,3 +54,27 @@ def vote_all(
             ballots.consent(rater)
             for task in range(len(study.sequences[rater - 1])):
                 ballots.keep(votes.Vote(rater, task, answers(study, rater, task, better), 2.0))
+
+
+class Process:
+    """`harness study serve` as a process of its own."""
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        command = [sys.executable, "-m", "harness", "study", "serve", str(folder), "--rate", "1000000"]
+        command += ["--port", str(port)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        match = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+        assert match, line
+        self.port = int(match[1])
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send it a signal, and wait for its exit code."""
+        os.kill(self.process.pid, number)
+        code = self.process.wait(timeout=60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import WAIT_S, Shown, browser
 from page_runs import BITS, HEIGHT, HOSTILE, RATE, WIDTH, make_run, suite
 
 from harness.report.page import folder as pages
@@ -21,33 +21,13 @@ from harness.runs.records import RecordFile, load_run
 from harness.suite.schema import Suite
 
 pytestmark = pytest.mark.browser
-WAIT_S = 30
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
-]  # fmt: skip
 PROMPTS = [*(f"{number} a pattern" for number in range(14)), HOSTILE]
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    program = shutil.which("chromedriver")
-    if not (chromium and program):
-        pytest.fail("Chromium or its driver is missing: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, Service(program))
-    browser.set_page_load_timeout(WAIT_S)
-    browser.set_script_timeout(WAIT_S)
-    yield browser
-    browser.quit()
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -66,27 +46,8 @@ def address(page: Path) -> Iterator[str]:
         server.shutdown()
 
 
-class Page:
+class Page(Shown):
     """An open page, with what tests ask of it."""
-
-    def __init__(self, driver: Any, url: str, width: int = 1280, height: int = 900) -> None:
-        self.driver = driver
-        driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
-        )
-        driver.get("about:blank")
-        driver.get_log("browser")
-        driver.get(url)
-
-    def __call__(self, script: str, *arguments: object) -> Any:
-        return self.driver.execute_script(script, *arguments)
-
-    def until(self, script: str, *arguments: object) -> Any:
-        """Wait until the script says something true."""
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        return WebDriverWait(self.driver, WAIT_S, 0.02).until(lambda _: self(script, *arguments), script)
 
     def clips(self) -> None:
         """Bring the clips into view and wait until those that are seen are loaded and stand still."""
@@ -116,11 +77,6 @@ class Page:
         shown: list[str] = self("return rows.map((row) => row.prompt)")
         return shown
 
-    def key(self, *keys: str) -> None:
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        ActionChains(self.driver).send_keys(*keys).perform()
-
     def set(self, name: str, value: str) -> None:
         """Let a control have a value, as a person would."""
         self(
@@ -131,9 +87,6 @@ class Page:
             name,
             value,
         )
-
-    def errors(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser")]
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def test_accuracy_counts_decided_pairs_and_half_of_undecided_values() -> None:
     assert estimate.samples == 4
     assert 0 <= estimate.low < estimate.value < estimate.high <= 1
     assert np.isnan(ranks.accuracy([1], [0], [0]).value)
+    assert np.isnan(ranks.accuracy([0, 0], [1, -1], [0, 1]).value)
 
 
 def test_a_rater_is_held_to_the_others() -> None:

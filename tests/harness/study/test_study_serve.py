@@ -6,12 +6,8 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import random
-import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -230,28 +226,6 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         pass
 
 
-class Process:
-    """`harness study serve` as a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "harness", "study", "serve", str(folder), "--rate", "1000000"]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        match = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
-        assert match, line
-        self.port = int(match[1])
-
-    def end(self, number: signal.Signals = signal.SIGKILL) -> int:
-        os.kill(self.process.pid, number)
-        code = self.process.wait(timeout=60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
-
-
 def killed(folder: Path, study: design.Study, times: int, seed: int) -> None:
     """Vote while the server dies `times` times: at random places of a vote, mostly while it writes."""
     rng = random.Random(seed)
@@ -260,7 +234,7 @@ def killed(folder: Path, study: design.Study, times: int, seed: int) -> None:
     better: Callable[[str, str], str] = lambda *_: "a"  # noqa: E731
     deaths = 0
     while deaths < times:
-        server = Process(folder)
+        server = studies.Process(folder)
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
         headers = {"Content-Type": "application/json"}
         left = rng.randint(1, 4)
@@ -304,7 +278,7 @@ def test_two_hundred_deaths_lose_no_vote_and_keep_none_twice(tmp_path: Path) -> 
 
 def test_the_server_ends_in_peace(tmp_path: Path) -> None:
     studies.make_study(tmp_path)
-    server = Process(tmp_path / "study")
+    server = studies.Process(tmp_path / "study")
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     connection.request("GET", "/")
     answer = connection.getresponse()
