@@ -12,7 +12,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from typing import Any, Literal
 import psutil
 
 from harness.contracts import Json, VideoModel, Workload, registry
-from harness.errors import NotAvailable
+from harness.errors import NotAvailable, OptionError
 from harness.probes.timing import agreement
 from harness.probes.timing.clock import Clock
 from harness.probes.timing.generation import Generation, generate, steady_chunks
@@ -47,7 +47,8 @@ OUT_OF_MEMORY = (
 class Job:
     """The work of one child: a model by name, a batch, and a budget in bytes.
 
-    With `agreement` it compares the model with its reference instead, without a budget and without timing.
+    With `agreement` it compares the model with its reference instead, without a budget and without timing. With
+    `least_gaps` it makes more clips, until there are so many gaps between chunks of a full window.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Job:
     preload: tuple[str, ...] = ("torch",)
     min_clock_ratio: float = 0.75
     agreement: bool = False
+    least_gaps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Row:
         failures: on CUDA, the counts of `devices.allocation_failures`.
         clip_s, first_chunk_s: of the second clip. It was made anew `rejected` times, while the device's clock was low.
         fps: its pixel frames per second over the chunks whose window was full, all clips of the batch together.
+        gaps: seconds between chunks whose window was full, of that clip and later ones, where the job asks for some.
         agreement: of a job that asks for the check of rule T14 alone: members of an `Agreement`; None without a
             reference.
     """
@@ -95,6 +98,7 @@ class Row:
     clip_s: float = float("nan")
     first_chunk_s: float = float("nan")
     fps: float = float("nan")
+    gaps: list[float] = field(default_factory=list)
     rejected: int = 0
     agreement: dict[str, Any] | None = None
     kind: str = ""
@@ -169,12 +173,13 @@ def run(job: Job) -> Row:
         if job.agreement:
             return _check_agreement(job, model)
         meter.reset()
-        second, rejected = _second_clip(job, model)
-        row = _row_of(job, model, second, meter, weights, covers)
+        clips, rejected = _timed_clips(job, model)
+        row = _row_of(job, model, clips[0], meter, weights, covers)
         after = _driver_bytes(job.device)
         grown = None if after is None or before is None else after - before
         failures = devices.allocation_failures(job.device)
-        return replace(row, driver_bytes=after, grown_bytes=grown, failures=failures, rejected=rejected)
+        gaps = _steady_gaps(clips, model) if job.least_gaps else []
+        return replace(row, driver_bytes=after, grown_bytes=grown, failures=failures, rejected=rejected, gaps=gaps)
     except Exception as error:  # noqa: BLE001 (a plug-in may raise anything)
         if out_of_memory(error):
             failures = devices.allocation_failures(job.device)
@@ -220,16 +225,27 @@ def _check_agreement(job: Job, model: VideoModel) -> Row:
     return Row(job.batch, "ok", agreement=asdict(result) | {"details": {**result.details, "batch": job.batch}})
 
 
-def _second_clip(job: Job, model: VideoModel) -> tuple[Generation, int]:
-    """The second clip, or the first after it that ran at a full clock (rule T11), and how many were thrown away.
+def _timed_clips(job: Job, model: VideoModel) -> tuple[list[Generation], int]:
+    """The second clip and those that the job's gaps need besides, all at a full clock (rule T11); clips thrown away.
 
     The first clip warms up. Its time does not count, so it is the one whose clips are compared with each other.
+    Raises `OptionError` where a clip has no gap of a full window.
     """
     clock, card, numbers = Clock(job.device), model.describe(), itertools.count(1)
     full = FullClock(Telemetry(job.device).clock_ratio, job.min_clock_ratio)
     generate(clock, model, _workload(job).request(0), card, distinct=True)
-    second = full.take(lambda: generate(clock, model, _workload(job).request(next(numbers)), card))
-    return second, full.rejected
+    clips = [full.take(lambda: generate(clock, model, _workload(job).request(next(numbers)), card))]
+    if job.least_gaps and not _steady_gaps(clips, model):
+        raise OptionError(f"{job.frames} frames have no two chunks of a full window", "ask for longer clips")
+    while len(_steady_gaps(clips, model)) < job.least_gaps:
+        clips.append(full.take(lambda: generate(clock, model, _workload(job).request(next(numbers)), card)))
+    return clips, full.rejected
+
+
+def _steady_gaps(clips: Sequence[Generation], model: VideoModel) -> list[float]:
+    """Seconds between chunks whose window was full (rule T7), of all clips."""
+    chunks, _ = steady_chunks(clips[0].frames, model.describe())
+    return [clip.gaps[chunk] for clip in clips for chunk in chunks if chunk > 0]
 
 
 def _row_of(job: Job, model: VideoModel, second: Generation, meter: MemoryMeter, weights: int, covers: str) -> Row:

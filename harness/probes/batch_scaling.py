@@ -138,15 +138,15 @@ class BatchScaling(Probe):
         assert subject is not None
         check_workload("batch_scaling", workload)
         require_budget(subject.device)
-        _check_length(subject, workload)
+        check_length(subject, workload)
         telemetry = Telemetry(subject.device)
 
-        def attempt(batch: int) -> Row:
+        def fits(batch: int) -> Row:
             with context.spans(f"batch {batch}"):
                 return self._attempt(subject, workload, batch)
 
         with watch(telemetry) as other:
-            result = search(attempt, self.options.max_batch)
+            result = search(fits, self.options.max_batch)
         agreed = self._agree(subject, workload, result.largest)
         slope, fixed = line(result.rows)
         by_batch = {row.batch: row for row in result.rows if row.outcome == "ok"}
@@ -212,17 +212,25 @@ class BatchScaling(Probe):
             min_clock_ratio=self.options.min_clock_ratio,
             agreement=agreement,
         )
-        row = run_child(job, self.options.timeout_s)
-        if row.outcome == "failed":
-            if row.kind == NotAvailable.__name__:
-                raise NotAvailable(*_two_lines(row.message))
-            raise ModelFault(f"batch {batch} failed: {row.kind or 'process'}: {row.message}")
-        if row.outcome == "out_of_memory" and row.at == "load" and not agreement:
-            raise OptionError(
-                f"the budget of {self.options.budget_bytes} bytes is smaller than the weights of {subject.name}",
-                "raise budget_bytes",
-            )
-        return row
+        return attempt(job, self.options.timeout_s)
+
+
+def attempt(job: Job, timeout_s: float) -> Row:
+    """Run one batch size; the row of one that finished, or ran out of memory as it generated.
+
+    Raises `ModelFault` where it failed otherwise, `OptionError` where the budget is smaller than the weights, and
+    `NotAvailable`.
+    """
+    row = run_child(job, timeout_s)
+    if row.outcome == "failed":
+        if row.kind == NotAvailable.__name__:
+            raise NotAvailable(*_two_lines(row.message))
+        raise ModelFault(f"batch {job.batch} failed: {row.kind or 'process'}: {row.message}")
+    if row.outcome == "out_of_memory" and row.at == "load" and not job.agreement:
+        raise OptionError(
+            f"the budget of {job.budget_bytes} bytes is smaller than the weights of {job.name}", "raise budget_bytes"
+        )
+    return row
 
 
 def run_child(job: Job, timeout_s: float) -> Row:
@@ -250,7 +258,7 @@ def run_child(job: Job, timeout_s: float) -> Row:
     return Row(job.batch, "failed", message=f"exit status {process.returncode}: {last}", kind="process")
 
 
-def _check_length(subject: Subject, workload: Workload) -> None:
+def check_length(subject: Subject, workload: Workload) -> None:
     """Raise `OptionError` unless the clip fills the window: memory before that says nothing about the limit."""
     card = subject.card
     latents = latents_in(workload.frames, card.temporal_ratio)
