@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.runs.records import RecordFile
+from harness.system.stream_process import MODULE
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -77,6 +79,20 @@ def test_the_pages_show_the_examples(page: str, example: str) -> None:
     (block,) = (ROOT / page).read_text(encoding="utf-8").split("```python\n")[1:]
     code = block.partition("```")[0]
     assert (EXAMPLES / example).read_text(encoding="utf-8").endswith(code)
+
+
+def test_a_model_streams_from_its_own_process(folder: Path) -> None:
+    shutil.copytree(EXAMPLES / "process", folder / "examples" / "process")
+    assert (EXAMPLES / "process" / MODULE.name).read_text() == MODULE.read_text()
+    done(folder, "python", "-m", "harness", "run", "examples/process/suite.yaml", "--out", "runs/process")
+    records = list(RecordFile(folder / "runs/process/records.jsonl").records())
+    clips = [record.clip for record in records if record.kind == "generate"]
+    assert [clip["frames"] for clip in clips] == [33, 33]
+    # Chunks begin at frames 0, 9 and 21; the switch was asked for at frame 20.
+    assert [clip["switches"] for clip in clips] == [[{"asked": 20, "frame": 21}]] * 2
+    (speed,) = [record for record in records if record.kind == "measure"]
+    assert speed.values["chunk_s"] > 0
+    assert speed.values["peak_bytes"] > 0
 
 
 def test_every_example_is_tried_here() -> None:
