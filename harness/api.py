@@ -20,6 +20,7 @@ from harness.report.tables import build
 from harness.report.verdicts import PERCENT, Finding, Floors
 from harness.runs.plan import Plan, make
 from harness.runs.records import Run, load_run
+from harness.runs.united import united
 from harness.suite import load as loader
 from harness.suite.schema import Suite
 
@@ -156,10 +157,12 @@ class Comparison(Drawn):
 def tables(runs: Runs | File, *, common: bool = False) -> list[Drawn]:
     """The tables that the suites of `runs` ask for. Raises `Incomplete` and `RecordError`.
 
+    Runs of one plan, whose units were done here and there, have a row for each arm together.
+
     Args:
         common: take means over the clips alone, by prompt and seed, that all runs plan.
     """
-    return [Drawn(table) for table in build(_read(runs).runs, common)]
+    return [Drawn(table) for table in build(united(_read(runs).runs), common)]
 
 
 def compare(

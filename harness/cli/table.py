@@ -39,6 +39,7 @@ def table(
     from harness.report.render import document
     from harness.report.tables import build
     from harness.runs.records import load_run
+    from harness.runs.united import united
 
     load_plugins(plugin)
     if check and not every:
@@ -48,7 +49,7 @@ def table(
     if every:
         yield from _remade([folder for root in runs for folder in files.run_folders(root)], check)
         return
-    loaded = [load_run(folder) for folder in runs]
+    loaded = united([load_run(folder) for folder in runs])
     if long:
         yield from _written({"long.csv": comma_separated(loaded)}, out)
         return

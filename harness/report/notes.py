@@ -41,16 +41,14 @@ class Notes(Part):
 
 def read_notes(run: Run) -> dict[str, tuple[str, ...]]:
     """The notes of `run` by row. Raises `SuiteError` for a malformed file, `RecordError` for an unknown row."""
-    path = run.folder / FILE
-    if not path.is_file():
-        return {}
     notes_by_row: dict[str, tuple[str, ...]] = {}
     rows = [*(arm.label for arm in run.arms), *(section.name for section in run.suite.measure)]
-    for entry in validate(positions.read(path), Notes).notes:
-        for row in entry.rows:
-            if row not in rows:
-                raise RecordError(f"{path}: the run has no row {row!r}", nearest(row, rows))
-            notes_by_row[row] = (*notes_by_row.get(row, ()), entry.note)
+    for path in (folder / FILE for folder in (run.folder, *run.others)):
+        for entry in validate(positions.read(path), Notes).notes if path.is_file() else ():
+            for row in entry.rows:
+                if row not in rows:
+                    raise RecordError(f"{path}: the run has no row {row!r}", nearest(row, rows))
+                notes_by_row[row] = (*notes_by_row.get(row, ()), entry.note)
     return notes_by_row
 
 

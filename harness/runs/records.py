@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 from pydantic_core import from_json
@@ -128,6 +128,25 @@ class RecordFile:
         self.close()
 
 
+class RecordFiles(RecordFile):
+    """Several files of records, read as one. An entry of the file `paths[i]` has its place there plus i * `STRIDE`."""
+
+    STRIDE = 1 << 48
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__(paths[0])
+        self.paths = paths
+
+    def records(self) -> Iterator[Record]:
+        """Every complete record, file by file."""
+        return chain.from_iterable(RecordFile(path).records() for path in self.paths)
+
+    def at(self, offset: int) -> Record:
+        """The full record of an entry."""
+        number, place = divmod(offset, self.STRIDE)
+        return RecordFile(self.paths[number]).at(place)
+
+
 def _length_of_whole_lines(handle: int) -> int:
     """Bytes up to and including the last newline, looked for from the end."""
     end = os.lseek(handle, 0, os.SEEK_END)
@@ -148,6 +167,7 @@ class Run:
     Attributes:
         folder: of the run. suite, device, arms, groups: of the latest plan.
         index: by key, the entry of the newest record; also of units that are no longer planned.
+        others: folders of further runs of the same plan, where `harness.runs.united` has made one run of them.
     """
 
     folder: Path
@@ -156,11 +176,12 @@ class Run:
     arms: tuple[Arm, ...]
     groups: tuple[Group, ...]
     index: Index
+    others: tuple[Path, ...] = ()
 
     @property
     def records(self) -> RecordFile:
-        """The file of the run's records."""
-        return RecordFile(self.folder / RECORDS)
+        """The run's records."""
+        return RecordFiles([folder / RECORDS for folder in (self.folder, *self.others)])
 
     def with_gaps_marked(self) -> Run:
         """The same run, whose means over fewer results than planned are marked, whatever its suite says of them."""
