@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.contracts import Json, registry
+from harness.contracts import Json
 from harness.errors import RecordError, SuiteError
 from harness.report import comparison as comparisons
 from harness.report import comparison_table, long_table
@@ -22,6 +22,7 @@ from harness.runs.plan import Plan, make
 from harness.runs.records import Run, load_run
 from harness.runs.united import united
 from harness.suite import load as loader
+from harness.suite import plugins as plugin_files
 from harness.suite.schema import Suite
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ Overrides = Mapping[str, Json] | Sequence[str]
 
 def load_suite(suite: File, overrides: Overrides = (), plugins: Sequence[File] = ()) -> Suite:
     """The checked suite of a file, the Python files `plugins` imported first. Raises `HarnessError`."""
-    for file in plugins:
-        registry.load_plugin(Path(file))
+    plugin_files.load(map(Path, plugins))
     if isinstance(overrides, Mapping):
         overrides = [f"{name}={json.dumps(value)}" for name, value in overrides.items()]
     return loader.load_suite(Path(suite), overrides)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
-from harness.contracts import Json, registry
+from harness.contracts import Json
 from harness.errors import OptionError
 
 R = TypeVar("R")
@@ -59,8 +59,9 @@ def bundled(command: Callable[..., R]) -> Callable[..., R]:
 
 def load_plugins(files: Sequence[Path] | None) -> None:
     """Import every file that `--plugin` names. Raises `RegistryError`."""
-    for file in files or ():
-        registry.load_plugin(file)
+    from harness.suite import plugins
+
+    plugins.load(files or ())
 
 
 def options_of(assignments: Sequence[str] | None) -> dict[str, Json]:

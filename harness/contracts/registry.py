@@ -104,11 +104,16 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         """The class behind `name`. Raises `RegistryError` with the nearest names."""
+        while offered and name not in self._classes and name not in self._entry_points():
+            load_plugin(offered.pop(0))
         if name not in self._classes:
             point = self._entry_points().get(name)
             if point is None:
                 near = nearest(name, self.names())
                 more = "" if near.startswith("did you mean") else "; --plugin FILE brings one of your own"
+                if withheld:
+                    flags = "".join(f" --plugin {file}" for file in withheld)
+                    more = f"; if you trust the files that its plan names:{flags}"
                 raise RegistryError(f"unknown {self.kind} {name!r}", near + more)
             cls = self._load(name, point)
             if point.group.endswith("_families"):
@@ -124,6 +129,10 @@ class Registry(Generic[T]):
     def importable(self, name: str) -> bool:
         """Whether a fresh process finds `name` too: by its entry point, or in one of `plugin_files`."""
         return name in self._entry_points() or self.get(name).__module__.startswith(PLUGIN_MODULE)
+
+    def is_plugin(self, name: str) -> bool:
+        """Whether `name` comes from a file of `load_plugin`, or from what such a file imports, not from a package."""
+        return name not in self._entry_points()
 
     def create(self, name: str, options: Mapping[str, Json]) -> T:
         """The plug-in `name` with checked options. Raises `OptionError` for an unknown or wrong option."""
@@ -167,6 +176,10 @@ PLUGIN_MODULE = "harness_plugin_"
 """How the names of modules begin that `load_plugin` has imported."""
 plugin_files: list[Path] = []
 """Files that `load_plugin` has imported, so that a fresh process can import them too."""
+offered: list[Path] = []
+"""Files that plans name, to be loaded when a name is asked for that nothing registers."""
+withheld: list[Path] = []
+"""Files that plans name and that are not to be loaded unasked, for messages."""
 
 
 def load_plugin(path: Path) -> None:

@@ -11,6 +11,7 @@ from harness.errors import HarnessError, RegistryError, SuiteError
 from harness.runs import foresight
 from harness.runs.keys import IDENTITY_VERSION, Template
 from harness.runs.keys import key as key_of
+from harness.suite import plugins
 from harness.suite.schema import (
     MAX_BATCH,
     GenerateSection,
@@ -131,7 +132,17 @@ def make(suite: Suite, device: str | None = None) -> Plan:
             groups += _clips(suite, section, arm, models[arm.label], kind, units)
     for probe_section in suite.measure:
         groups += _measures(suite, probe_section, arms, models, kind, units)
+    suite = suite.model_copy(update={"plugins": _plugin_files(suite)})
     return Plan(suite, device, tuple(arms.values()), tuple(units.values()), tuple(groups))
+
+
+def _plugin_files(suite: Suite) -> list[str]:
+    """The plug-in files that a reader of the run may need, as a plan names them."""
+    used = [registry.models.is_plugin(entry.name) for entry in suite.models]
+    used += [registry.metrics.is_plugin(use.name) for section in suite.generate for use in section.metrics]
+    used += [registry.probes.is_plugin(section.probe) for section in suite.measure]
+    loaded = map(plugins.place, registry.plugin_files) if any(used) else ()
+    return list(dict.fromkeys([*suite.plugins, *loaded]))
 
 
 def _arm(entry: ModelEntry, model: VideoModel, device: str) -> Arm:

@@ -17,6 +17,7 @@ from harness.errors import RecordError
 from harness.runs.index import Index, IndexEntry, decode_entry, own_entry
 from harness.runs.line import Record, decode, encode
 from harness.runs.plan import PLAN_SCHEMA, Arm, Group
+from harness.suite import plugins
 from harness.suite.schema import Suite
 from harness.system import files
 
@@ -209,4 +210,5 @@ def load_run(folder: Path) -> Run:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    plugins.offer(suite.plugins)
     return Run(folder, suite, body["device"], arms, groups, RecordFile(folder / RECORDS).newest())

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel, registry
 from harness.errors import ClipError, HarnessError, OptionError, SuiteError, nearest
-from harness.suite import positions, published
+from harness.suite import plugins, positions, published
 from harness.suite.positions import Located
 from harness.suite.prompts import check_prompts, read_prompts
 from harness.suite.schema import (
@@ -48,12 +48,14 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     for assignment in overrides:
         positions.override(doc, assignment)
     unresolved = validate(doc, Suite)
+    plugin_files = [_plugin_file(doc, index, file) for index, file in enumerate(unresolved.plugins)]
     origins, arms = _arms(doc, unresolved)
     prompts = {name: _prompts(doc, name, entry) for name, entry in unresolved.prompts.items()}
     generate = [_generate(doc, index, section) for index, section in enumerate(unresolved.generate)]
     measure = [_measure(doc, index, section) for index, section in enumerate(unresolved.measure)]
     suite = unresolved.model_copy(
         update={
+            "plugins": plugin_files,
             "models": arms,
             "prompts": prompts,
             "generate": generate,
@@ -83,6 +85,17 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
 
     kinds = ("generate", "measure", "tables", "plots", "drift", "serving")
     return suite.model_copy(update={kind: list(map(with_arms, getattr(suite, kind))) for kind in kinds})
+
+
+def _plugin_file(doc: Located, index: int, file: str) -> str:
+    """Load a plug-in file of the suite; its name as a plan keeps it."""
+    position = doc.where(("plugins", index))
+    path = position.file.parent / file
+    try:
+        plugins.load([path])
+    except HarnessError as error:
+        raise _at(doc, ("plugins", index), error) from error
+    return plugins.place(path)
 
 
 # --------------------------------------------------------------------------------------------- the arms

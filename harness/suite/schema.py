@@ -454,6 +454,8 @@ class Suite(Part):
     Attributes:
         suite: name; the run folder is `runs/<suite>` unless given. title: for people; tables show it.
         device: `auto` takes CUDA where torch can use it.
+        plugins: Python files that register models, metrics or probes of one's own, relative to the file that names
+            them. A plan keeps them with those of `--plugin`, so that commands that read the run need no flag.
         models: the arms; none where every section is a probe that needs no model.
         reference: label of the arm that others are compared with; the first one unless given.
         errors: when to stop: never (`continue`), at the first failure (`stop`), at a count, or at a fraction of
@@ -473,6 +475,7 @@ class Suite(Part):
     reference: str = ""
     errors: ErrorPolicy = "continue"
     incomplete: Literal["refuse", "mark"] = "mark"
+    plugins: list[Annotated[str, Field(min_length=1)]] = []
     models: list[ModelEntry] = []
     prompts: dict[str, Prompts] = {}
     video: Video = Video()
@@ -493,4 +496,5 @@ def switched(suite: Suite, switch: SwitchEntry, number: int) -> str:
 def dump(suite: Suite) -> dict[str, Json]:
     """`suite` as JSON; `Suite.model_validate` reads it back."""
     data: dict[str, Json] = suite.model_dump(mode="json")
-    return data
+    # Plans of suites without any are as they were before there were any.
+    return data if suite.plugins else {name: value for name, value in data.items() if name != "plugins"}
