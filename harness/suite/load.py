@@ -437,8 +437,12 @@ def _check_rows(doc: Located, suite: Suite) -> None:
         if not (arms or table.published or sources & alone):
             loc: Loc = ("tables", index, "columns" if table.models is None else "models")
             raise SuiteError(f"{doc.where(loc)}: table {table.name!r} would be empty: it shows no model")
+    pictures = {plot.name for plot in suite.plots}
     for kind in ("drift", "serving"):
         for index, item in enumerate(getattr(suite, kind)):
+            if item.name in pictures:
+                raise SuiteError(f"{doc.where((kind, index, 'name'))}: two pictures or tables are called {item.name!r}")
+            pictures.add(item.name)
             if item.models == []:
                 raise SuiteError(f"{doc.where((kind, index, 'models'))}: {kind} {item.name!r} shows no model")
     for index, plot in enumerate(suite.plots):

@@ -30,6 +30,11 @@ class Curves(Metric):
         raise NotImplementedError
 
 
+@registry.metrics.register("fake/more")
+class More(Curves):
+    pass
+
+
 def write_curves(
     folder: Path,
     arms: Mapping[str, Sequence[Mapping[str, Sequence[float]]]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -49,6 +50,28 @@ def chosen_curves(drift: Drift, section: GenerateSection) -> Iterator[tuple[str,
             for curve in registry.metrics.get(use.name).curves:
                 if not drift.curves or curve.value.name in drift.curves:
                     yield use.name, curve
+
+
+def title_of(metric: str, curve: Curve, section: GenerateSection) -> str:
+    """What tables and pictures call a curve: with its metric where another one of the section has one of that name."""
+    own = curve.value.label or curve.value.name.replace("_", " ")
+    return f"{own}, {metric}" if _shared(curve, section) else own
+
+
+def file_of(metric: str, curve: Curve, section: GenerateSection) -> str:
+    """A file name for the same."""
+    own = f"{metric}-{curve.value.name}" if _shared(curve, section) else curve.value.name
+    return re.sub(r"[^A-Za-z0-9_.+\-]", "_", own)
+
+
+def _shared(curve: Curve, section: GenerateSection) -> bool:
+    owners = [
+        use.name
+        for use in section.metrics
+        for each in registry.metrics.get(use.name).curves
+        if each.value.name == curve.value.name
+    ]
+    return len(owners) > 1
 
 
 def chosen_definitions(drift: Drift, curve: Curve, switches: bool) -> list[tuple[DriftDefinition, Definition]]:

@@ -44,12 +44,14 @@ class Track:
         series: the values; of a `distance` curve its edges are the distances.
         seconds: length of a piece. switches: first frames of new prompts.
         borders: first frames of all chunks but the first.
+        which: number of the one switch that counts, from 0; all of them unless given.
     """
 
     series: Series
     seconds: float = PIECE_SECONDS
     switches: tuple[int, ...] = ()
     borders: tuple[int, ...] = ()
+    which: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +189,16 @@ def decay_drop(track: Track) -> float:
 
 
 def _stretches(track: Track) -> list[tuple[float, float, float]]:
-    """For each switch (from, at, to): the stretches before and after it, cut at its neighbours."""
+    """For each switch that counts (from, at, to): the stretches before and after it, cut at its neighbours."""
     reach, frames = SWITCH_SECONDS * track.series.frame_rate, track.series.frames
-    places = [0, *(frame for frame in track.switches if 0 < frame < frames), frames]
-    return [
+    happened = [(number, frame) for number, frame in enumerate(track.switches) if 0 < frame < frames]
+    places = [0, *(frame for _, frame in happened), frames]
+    stretches = [
         (max(before, at - reach), at, min(after, at + reach))
         for (before, at), (_, after) in zip(pairwise(places), pairwise(places[1:]), strict=False)
     ]
+    numbered = zip((number for number, _ in happened), stretches, strict=True)
+    return [stretch for number, stretch in numbered if track.which in (None, number)]
 
 
 def _over_switches(one: Callable[[Series, tuple[float, float, float]], float]) -> Callable[[Track], float]:

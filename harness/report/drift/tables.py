@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.contracts import Curve, Value
 from harness.errors import Incomplete
 from harness.report.cells import MERIT, estimate_cell, gap_marks
-from harness.report.drift.curves import Tracks, chosen_curves, chosen_definitions, read_tracks
+from harness.report.drift.curves import Tracks, chosen_curves, chosen_definitions, file_of, read_tracks, title_of
 from harness.report.drift.definitions import AT_SWITCHES, Definition
 from harness.report.samples import effect
 from harness.report.table import RANDOM_WEIGHTS, UNDEFINED, Cell, Heading, Row, Table
@@ -96,14 +96,16 @@ def _tables(view: View, drift: Drift, prefix: str) -> Iterator[Table]:
         columns = [_numbers(view, name, each, curve, tracks) for name, each in definitions]
         if not columns:
             continue
-        name = curve.value.label or curve.value.name.replace("_", " ")
+        name = title_of(metric, curve, section)
         yield Table(
-            f"{prefix}{drift.name}-{curve.value.name}",
+            f"{prefix}{drift.name}-{file_of(metric, curve, section)}",
             f"{title}: {name}",
             tuple(Heading(c.value.label, c.value.unit, c.value.direction) for c in columns),
             tuple(_row(view, section, metric, label, columns) for label in labels if label in groups),
             remarks=(f"Along the clips of {section.name}, in pieces of {drift.seconds:g} s.", _sources(columns)),
         )
+        if len(section.switches) > 1 and any(column.name in AT_SWITCHES for column in columns):
+            yield _each_switch(view, section, metric, curve, f"{prefix}{drift.name}", title, columns)
         # What happens at a switch is no drift.
         rows, reversals = _ranking(name, [column for column in columns if column.name not in AT_SWITCHES])
         rankings += rows
@@ -132,6 +134,34 @@ def _numbers(
     ]
     by_arm = {label: each.numbers(definition) for label, each in tracks.items()}
     return Numbers(name, definition.value(name, curve.value), definition, by_arm, tracks, counted)
+
+
+def _each_switch(
+    view: View,
+    section: GenerateSection,
+    metric: str,
+    curve: Curve,
+    file: str,
+    title: str,
+    columns: Sequence[Numbers],
+) -> Table:
+    """The definitions of a switch for each of several by itself, a row an arm and switch."""
+    at_switches = [column for column in columns if column.name in AT_SWITCHES]
+    rows = []
+    for label, tracks in at_switches[0].tracks.items():
+        for number, switch in enumerate(section.switches):
+            alone = [None if track is None else replace(track, which=number) for track in tracks.tracks]
+            one = {label: Tracks(tracks.samples, alone)}
+            numbers = [_numbers(view, column.name, column.definition, curve, one) for column in at_switches]
+            row = _row(view, section, metric, label, numbers)
+            rows.append(replace(row, label=f"{label}, switch {number + 1} (asked for at frame {switch.frame})"))
+    return Table(
+        f"{file}-{file_of(metric, curve, section)}-switches",
+        f"{title}: {title_of(metric, curve, section)} at each prompt switch",
+        tuple(Heading(c.value.label, c.value.unit, c.value.direction) for c in at_switches),
+        tuple(rows),
+        corner="model and switch",
+    )
 
 
 def _sources(columns: Sequence[Numbers]) -> str:

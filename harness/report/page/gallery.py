@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.contracts import Value
+from harness.contracts import Value, registry
 from harness.errors import HarnessError, StorageError
 from harness.report.notes import note_marks
 from harness.report.page.attributes import Attributes
@@ -112,7 +112,10 @@ class _Section:
     def _draw(self, cell: dict[str, Any], view: View, group: Group, place: int, scores: Mapping[str, float]) -> None:
         """Curves along a clip: the samples of a score, or values that are numbered through."""
         record = view.records.at(view.run.index[group.keys[place]].offset)
-        curves = {name: list(map(float, numbers)) for name, numbers in record.samples.items()} | numbered(scores)
+        declared = registry.metrics.get(group.plugin).curves
+        # A metric that says which of its samples follow the clip has others that do not.
+        along = [curve.value.name for curve in declared if curve.kind != "distance"] if declared else record.samples
+        curves = {name: list(map(float, record.samples.get(name, ()))) for name in along} | numbered(scores)
         for name, numbers in curves.items():
             if len(numbers) >= SHORTEST_CURVE:
                 self.curves.setdefault(name)

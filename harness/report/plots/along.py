@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.contracts import Curve
-from harness.report.drift.curves import Tracks, chosen_curves, read_tracks
+from harness.report.drift.curves import Tracks, chosen_curves, read_tracks, title_of
 from harness.report.drift.definitions import Track
 from harness.report.plots.chart import Axis, Line, Panel, Picture, Rule
 from harness.report.table import NOTES, RANDOM_WEIGHTS
@@ -38,14 +38,13 @@ def picture(drift: Drift, run: Run) -> Picture:
             lines.append(_line(tracks, curve, label + RANDOM_WEIGHTS * random, number))
             switches |= {at / track.series.frame_rate for track in tracks.tracks if track for at in track.switches}
         rules = tuple(Rule(" switch", x=at) for at in sorted(switches)) if curve.kind != "distance" else ()
-        panels.append(_panel(curve, lines, rules))
+        panels.append(_panel(title_of(metric, curve, section), curve, lines, rules))
     remarks = ["Bands: 95 % interval of the mean over clips, clustered by prompt."]
     remarks += [f"{RANDOM_WEIGHTS} {NOTES[RANDOM_WEIGHTS]}."] * marked
     return Picture(drift.name, drift.title or drift.name, tuple(panels), tuple(remarks))
 
 
-def _panel(curve: Curve, lines: Sequence[Line], rules: tuple[Rule, ...]) -> Panel:
-    name = curve.value.label or curve.value.name.replace("_", " ")
+def _panel(name: str, curve: Curve, lines: Sequence[Line], rules: tuple[Rule, ...]) -> Panel:
     across = Axis("frames between") if curve.kind == "distance" else Axis("time in the clip", "s")
     return Panel(across, Axis(name, curve.value.unit), tuple(line for line in lines if line.x), rules)
 

@@ -237,6 +237,55 @@ def test_switches_count_from_where_they_happened(tmp_path: Path) -> None:
     assert found["after a switch"] == f"{32 / 40:.3f}"
 
 
+def test_each_of_several_switches_has_a_row(tmp_path: Path) -> None:
+    # 40 frames are 5 s. The second switch costs eight frames, the first none.
+    fit = [1.0] * 88 + [0.0] * 8 + [1.0] * 24
+    write_curves(tmp_path, {"a": [samples(FALLING, fit)]}, 120, switches=[(40, 48), (80, 88)])
+    table = shown(tmp_path)["drift-fit_by_frame-switches"]
+    assert [each.label for each in table.rows] == [
+        "a, switch 1 (asked for at frame 40)",
+        "a, switch 2 (asked for at frame 80)",
+    ]
+    first, second = (row(table, each.label) for each in table.rows)
+    assert (first["before a switch"], first["after a switch"], first["switch to regained"]) == (
+        "1.000",
+        "1.000",
+        "0.000",
+    )
+    assert (second["before a switch"], second["after a switch"]) == ("1.000", "0.750")
+    assert second["switch to regained"] == "1.000"
+    whole = row(shown(tmp_path)["drift-fit_by_frame"], "a")
+    assert (whole["after a switch"], whole["switch to regained"]) == ("0.875", "0.500")
+
+
+def test_curves_of_one_name_are_told_by_their_metric(tmp_path: Path) -> None:
+    section = {
+        "name": "long",
+        "prompts": "p",
+        "frames": 120,
+        "metrics": [{"name": n} for n in ("fake/curves", "fake/more")],
+    }
+    write_curves(tmp_path, {"a": [samples(FALLING)]}, 120, generate=[section])
+    tables = shown(tmp_path)
+    assert {"drift-fake_curves-alike", "drift-fake_more-alike"} <= tables.keys()
+    assert tables["drift-fake_more-alike"].title == "drift: alike, fake/more"
+    (make,) = builders(load_run(tmp_path))
+    assert [panel.up.label for panel in make().panels if panel.up.label.startswith("alike")] == [
+        "alike, fake/curves",
+        "alike, fake/more",
+    ]
+
+
+def test_a_run_without_any_record_says_so(tmp_path: Path) -> None:
+    write_curves(tmp_path, {"a": [samples(FALLING)], "b": [samples(FALLING)]}, 120)
+    (tmp_path / "records.jsonl").unlink()
+    tables = shown(tmp_path)
+    assert set(row(tables["drift-sharp_by_piece"], "a").values()) == {"not measured"}
+    assert "drift-rankings" not in tables
+    (make,) = builders(load_run(tmp_path))
+    assert all(not panel.lines for panel in make().panels)
+
+
 def test_missing_clips_are_refused_or_marked(tmp_path: Path) -> None:
     clips = [samples(FALLING)] * 3
     write_curves(tmp_path / "refuse", {"a": clips, "b": clips}, 120, missing=1, incomplete="refuse")

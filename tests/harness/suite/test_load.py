@@ -329,7 +329,39 @@ def test_drift_names_a_section_of_clips_and_curves_of_its_metrics(tmp_path: Path
         ({"seconds": 0}, "seconds"),
         ({"models": ["b"]}, "unknown model label 'b'"),
         ({"models": []}, "shows no model"),
+        ({"name": "../d"}, "name"),
     ]
     for drift, words in wrong:
         with pytest.raises(SuiteError, match=words):
             load(tmp_path, suite(**drift))
+    twice = suite()
+    twice["drift"] *= 2
+    with pytest.raises(SuiteError, match="two pictures or tables are called 'd'"):
+        load(tmp_path, twice)
+
+
+def test_serving_names_sections_of_its_probes(tmp_path: Path) -> None:
+    measure = [
+        {"name": "stream", "probe": "streaming", "prompts": "p", "frames": 12},
+        {"name": "held", "probe": "sessions", "prompts": "p", "frames": 12, "options": {"budget_bytes": 1}},
+    ]
+
+    def suite(**serving: object) -> dict[str, Any]:
+        return base(measure=measure, serving=[{"name": "s", "section": "stream", **serving}])
+
+    assert load(tmp_path, suite(sessions="held", buffers_s=[0])).serving[0].buffers_s == [0.0]
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"section": "none"}, "unknown section of measurements 'none'"),
+        ({"section": "held"}, "is of 'sessions', not of 'streaming'"),
+        ({"sessions": "stream"}, "is of 'streaming', not of 'sessions'"),
+        ({"buffers_s": []}, "buffers_s"),
+        ({"buffers_s": [-1]}, "buffers_s"),
+        ({"frame_rates": [0]}, "frame_rates"),
+        ({"ahead_s": 0}, "ahead_s"),
+        ({"price_per_hour": -1}, "price_per_hour"),
+        ({"currency": "<b>"}, "currency"),
+        ({"models": []}, "shows no model"),
+    ]
+    for serving, words in wrong:
+        with pytest.raises(SuiteError, match=words):
+            load(tmp_path, suite(**serving))
