@@ -186,7 +186,7 @@ def _type(body: dict[str, Any]) -> str:
         return " or ".join("none" if option.get("type") == "null" else _type(option) for option in options)
     if "enum" in body or "const" in body:
         return " or ".join(f"`{choice}`" for choice in body.get("enum", [body.get("const")]))
-    kind = body.get("type", "any")
+    kind = body.get("format") or body.get("type", "any")
     if kind == "array":
         inner = body.get("items") or body.get("prefixItems", [{}])[0]
         return f"list of {_type(inner)}"

@@ -9,13 +9,6 @@ clips=$(cd "$1" && pwd)
 frames=$2
 run=$3
 
-prompts=$(mktemp)
-trap 'rm -f "$prompts"' EXIT
-for clip in "$clips"/*-0.mp4; do
-    name=$(basename "$clip")
-    printf '%s\n' "${name%-0.mp4}"
-done > "$prompts"
-
 python -m harness run "$examples/../suites/score.yaml" --plugin "$examples/own_metric.py" --out "$run" \
-    --set "models.0.options.path=$clips" --set "prompts.clips.file=$prompts" \
+    --set "models.0.options.path=$clips" --set "prompts.clips.folder=$clips" \
     --set "generate.0.frames=$frames" --set 'generate.0.metrics=[lab/brightness]'

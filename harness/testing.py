@@ -86,6 +86,9 @@ def check_model(
     _try(findings, "identity", lambda: canonical(dict(model.identity(device.partition(":")[0]))))
     if card is None:
         return findings
+    if model.existing:
+        _existing(findings, model)
+        return findings
     if live is None:
         live = (card.parameters or 0) <= LIVE_PARAMETERS
     if not live:
@@ -98,6 +101,17 @@ def check_model(
         return findings
     _live(findings, model, card, device)
     return findings
+
+
+def _existing(findings: list[Finding], model: VideoModel) -> None:
+    """Whether every clip that is there can be taken; each is decoded."""
+    states = _try(findings, "inventory", lambda: model.inventory(None, 0, True))
+    if states is not None:
+        good = sum(state.state == "ok" for state in states)
+        findings.append(Finding("clips", good == len(states) > 0, f"{good} of {len(states)} can be taken"))
+        findings += [
+            Finding(state.file, False, f"{state.state}: {state.detail}") for state in states if state.state != "ok"
+        ]
 
 
 def _card(model: VideoModel) -> ModelCard:

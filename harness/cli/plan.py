@@ -12,6 +12,9 @@ import typer
 
 from harness.cli.arguments import Plugins, Sets, SuiteFile, load_plugins
 
+MOST_ROWS = 60
+"""Clips that are listed one by one."""
+
 if TYPE_CHECKING:
     from harness.runs.plan import Plan
 
@@ -67,6 +70,47 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     kinds = Counter(unit.kind for unit in plan.units)
     counted = ", ".join(f"{kinds[kind]:,} to {kind}" for kind in ("generate", "score", "measure") if kinds[kind])
     yield f"{len(plan.units):,} units on {plan.device}: {counted}"
+    yield from _existing_clips(plan)
+
+
+def _existing_clips(plan: Plan) -> Iterator[str]:
+    """What is wrong with clips that should exist already, in one table; nothing where all is well."""
+    from tabulate import tabulate
+
+    from harness.contracts import registry
+    from harness.errors import shown
+
+    rows, total = [], 0
+    for arm in plan.arms:
+        if not (model := registry.models.create(arm.name, arm.options)).existing:
+            continue
+        units = [unit for unit in plan.units if unit.kind == "generate" and unit.context["arm"] == arm.label]
+        lengths = {(unit.context["prompt"], unit.context["seed"]): unit.preimage["frames"] for unit in units}
+        for frames in dict.fromkeys(lengths.values()):
+            clips = [clip for clip, length in lengths.items() if length == frames]
+            states = model.inventory(clips, frames if isinstance(frames, int) else 0, False)
+            # What another length of the same arm asks for is no surplus.
+            states = [one for one in states if one.state != "surplus" or (one.prompt, one.seed) not in lengths]
+            total += sum(one.state != "surplus" for one in states)
+            rows += [
+                (arm.label, one.state, one.prompt, one.seed, one.file, one.detail)
+                for one in states
+                if one.state != "ok"
+            ]
+    rows = list(dict.fromkeys(rows))
+    if rows:
+        cells = [[shown(str(cell), 60) or "-" for cell in row] for row in rows[:MOST_ROWS]]
+        yield ""
+        yield tabulate(
+            cells, ("model", "clip is", "prompt", "seed", "file", "why"), tablefmt="simple", disable_numparse=True
+        )
+        if len(rows) > MOST_ROWS:
+            yield f"and {len(rows) - MOST_ROWS:,} more"
+    if total:
+        kinds = Counter(row[1] for row in rows)
+        faults = "".join(f", {count:,} {state}" for state, count in kinds.items())
+        good = total - sum(kinds.values()) + kinds["surplus"]
+        yield f"{good:,} of {total:,} clips are there{faults}"
 
 
 def preimages(plan: Plan) -> Iterator[str]:

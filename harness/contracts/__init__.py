@@ -8,13 +8,14 @@ device, so that a plan can be made on a machine without torch.
 from __future__ import annotations
 
 from harness.contracts import registry as registry
-from harness.contracts.base import Availability, Direction, Frames, Json, Options
+from harness.contracts.base import Availability, Direction, FilePath, Frames, Json, Options
 from harness.contracts.metric import Clip, Curve, CurveKind, Metric, Value
 from harness.contracts.model import (
     COUNTING,
     PREFIX_RULE,
     Agreement,
     ClipFile,
+    ClipState,
     FlopCounter,
     ModelCard,
     Prefix,
@@ -52,9 +53,11 @@ __all__ = [
     "Availability",
     "Clip",
     "ClipFile",
+    "ClipState",
     "Curve",
     "CurveKind",
     "Direction",
+    "FilePath",
     "FlopCounter",
     "Frames",
     "Json",

@@ -97,6 +97,23 @@ class ClipFile:
     release: Callable[[], object] = field(default=lambda: None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class ClipState:
+    """What is known of a clip that exists, or should.
+
+    Attributes:
+        prompt, seed: of it. file: its name, empty where there is none.
+        state: `ok`, `missing`, `surplus` (nothing asks for it), `too short`, `unreadable` or `twice`.
+        detail: frames, size and rate, or the reason.
+    """
+
+    prompt: str
+    seed: int
+    file: str
+    state: Literal["ok", "missing", "surplus", "too short", "unreadable", "twice"]
+    detail: str = ""
+
+
 class Spans(Protocol):
     """Names a stage while it runs; the harness, never the model, reads the clock behind it.
 
@@ -321,6 +338,15 @@ class VideoModel(ABC):
         model that makes its clips, has the frames of `stream` encoded.
         """
         return None
+
+    def inventory(self, clips: Sequence[tuple[str, int]] | None, frames: int, decode: bool) -> Sequence[ClipState]:
+        """The state of the `clips` (prompt and seed) that are asked for, and of those there without being asked for.
+
+        Only of a model whose clips are `existing`; others have none. `clips` None: whatever is there. `frames`: how
+        many each must have, 0 for any number. `decode`: every frame is decoded, so that damage shows; otherwise
+        packets are counted. Imports no torch.
+        """
+        return ()
 
     def agreement(self, request: Request) -> Agreement | None:
         """Answer `request` as `stream` would, untimed, holding what is fast against a slow reference.

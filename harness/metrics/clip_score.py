@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from harness.contracts import Availability, Curve, Json, Options, Value
+from harness.contracts import Availability, Curve, FilePath, Json, Options, Value
 from harness.environments.weights.manifest import File, read_manifest
 from harness.environments.worker.metric import JOBS, WorkerMetric
 from harness.system.digests import remembered_sha256
@@ -39,7 +39,7 @@ class ClipOptions(Options):
 
     model: str = "ViT-L-14"
     pretrained: str = "openai"
-    checkpoint: str = ""
+    checkpoint: FilePath = ""
     quick_gelu: bool | None = None
     frames: Annotated[int, Field(ge=1)] | None = 16
     resize: Literal["shortest", "squash", "longest"] = "shortest"

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from harness.contracts import Availability, Curve, Json, Options, Value
+from harness.contracts import Availability, Curve, FilePath, Json, Options, Value
 from harness.environments.worker.metric import JOBS, WorkerMetric
 from harness.system.digests import remembered_sha256
 
@@ -26,8 +26,8 @@ class HPSv3Options(Options):
         batch: frames in one pass of the network.
     """
 
-    checkpoint: str = ""
-    base: str = ""
+    checkpoint: FilePath = ""
+    base: FilePath = ""
     batch: Annotated[int, Field(ge=1, le=512)] = 4
 
 

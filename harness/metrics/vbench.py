@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from harness.contracts import Availability, Clip, Json, Options, Value
+from harness.contracts import Availability, Clip, FilePath, Json, Options, Value
 from harness.environments.build import Environment, find
 from harness.environments.weights.manifest import read_manifest
 from harness.environments.weights.store import availability, digests
@@ -59,7 +59,7 @@ class VBenchOptions(Options):
     mode: Literal["standard", "custom"] = "custom"
     dimensions: tuple[str, ...] = ()
     static_filter: bool = False
-    prompts: str = ""
+    prompts: FilePath = ""
 
     @field_validator("dimensions")
     @classmethod

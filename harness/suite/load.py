@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel, registry
+from harness.contracts.base import path_options
 from harness.errors import ClipError, HarnessError, OptionError, SuiteError, nearest
 from harness.suite import plugins, positions, published
 from harness.suite.positions import Located
@@ -30,7 +32,7 @@ from harness.suite.schema import (
     TableSpec,
 )
 from harness.suite.validate import validate
-from harness.system.yaml_data import Loc
+from harness.system.yaml_data import Loc, Position
 
 MAX_ARMS = 1000
 LABEL_FIX = "a label has up to 120 characters; a grid adds its options and their values to it"
@@ -169,7 +171,17 @@ def _plugin(
     except HarnessError as error:
         raise _at(doc, (*loc, "name") if kind.kind != "probe" else (*loc, "probe"), error) from error
     resolved: dict[str, Any] = checked.model_dump(mode="json")
+    for option in path_options(schema):
+        if resolved[option]:
+            resolved[option] = _path(doc.where((*loc, "options", option)).folder, resolved[option])
     return resolved
+
+
+def _path(folder: Path, name: str) -> str:
+    """A path that starts from `folder`, as the process finds it; below the current folder, relative to that."""
+    path = os.path.normpath(folder / Path(name).expanduser())
+    here = os.path.join(os.getcwd(), "")
+    return path.removeprefix(here) or "."
 
 
 def _at(doc: Located, loc: Loc, error: HarnessError) -> SuiteError:
@@ -183,15 +195,17 @@ def _at(doc: Located, loc: Loc, error: HarnessError) -> SuiteError:
 def _prompts(doc: Located, name: str, entry: PromptSet) -> PromptSet:
     loc: Loc = ("prompts", name)
     where = str(doc.where(loc))
-    if bool(entry.texts) == bool(entry.file):
-        raise SuiteError(f"{where}: prompt set {name!r} needs either texts or a file")
+    if (entry.texts and entry.file) or not (entry.texts or entry.file or entry.folder):
+        raise SuiteError(f"{where}: prompt set {name!r} needs either texts or a file (or the folder of clips)")
     texts, sha256, position = entry.texts, entry.sha256, doc.where((*loc, "texts"))
-    files, folder = [prefix.file for prefix in entry.prefixes], position.file.parent
+    files, folder = [prefix.file for prefix in entry.prefixes], position.folder
     if entry.file:
         position = doc.where((*loc, "file"))
-        path = position.file.parent / entry.file
+        path = position.folder / entry.file
         texts, files, sha256 = read_prompts(path, entry.column, entry.sha256, str(position), entry.prefix_column)
         folder = path.parent
+    if not (entry.texts or entry.file):
+        texts = _named(doc.where((*loc, "folder")), entry.folder)
     check_prompts(texts, where)
     prefixes = {text: folder / file for text, file in zip(texts, files, strict=False)}
     for text, file in zip(texts, files, strict=False):
@@ -202,6 +216,19 @@ def _prompts(doc: Located, name: str, entry: PromptSet) -> PromptSet:
     distinct = list(dict.fromkeys(texts))[: entry.limit]
     prefix_files = [_prefix(prefixes[text], str(position)) for text in distinct if prefixes]
     return entry.model_copy(update={"texts": distinct, "prefixes": prefix_files, "sha256": sha256})
+
+
+def _named(position: Position, folder: str) -> list[str]:
+    """The prompts in the names of a folder's clips."""
+    from harness.system.clip_names import prompts_of  # here: it loads the video library
+
+    try:
+        texts = prompts_of(position.folder / folder)
+    except HarnessError as error:
+        raise SuiteError(f"{position}: {error.message}", "write its path from the suite file's folder on") from error
+    if not texts:
+        raise SuiteError(f"{position}: no clip in {folder} is named <prompt>-<i>.mp4")
+    return texts
 
 
 def _prefix(path: Path, where: str) -> PrefixFile:

@@ -64,6 +64,8 @@ class PromptSet(Part):
             written `{text: …, prefix: FILE}`; then all of the set do.
         prefixes: the files of `texts`, one a text, or none. Filled in on load.
         file: a text file with one prompt a line, or `.csv` or `.jsonl` with `column`; relative to the suite.
+        folder: a folder of clips, whose names `<prompt>-<i>.mp4` hold the prompts where there are no texts and no file;
+            relative to the suite.
         column: the column (CSV) or key (JSONL) that holds the prompt. prefix_column: the one that holds the file of
             its prefix, relative to the prompt file; none unless given.
         sha256: digest of the file's bytes; the file is refused when it differs. Filled in on load.
@@ -73,6 +75,7 @@ class PromptSet(Part):
     texts: list[str] = []
     prefixes: list[PrefixFile] = []
     file: str = ""
+    folder: Annotated[str, Field(exclude_if=lambda path: not path)] = ""
     column: str = "prompt"
     prefix_column: str = ""
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""

@@ -12,8 +12,8 @@ from harness.system.reader import open_clip
 def by_name(folder: Path) -> Mapping[tuple[str, int], list[Path]]:
     """The files named `<prompt>-<i>` with whatever ending, by prompt and i, in the order of their names.
 
-    Where several files have one name, those of them that are no clips (a text beside a clip, say) are left out: what a
-    file is, its content says. Raises `NotAvailable` for a folder that cannot be read.
+    What a file is, its content says: where several have one name, those of them that are no clips are left out.
+    Raises `NotAvailable` for a folder that cannot be read.
     """
     files: dict[tuple[str, int], list[Path]] = {}
     try:
@@ -23,22 +23,16 @@ def by_name(folder: Path) -> Mapping[tuple[str, int], list[Path]]:
         raise NotAvailable(f"folder {folder} {why}", "give the folder of the clips as `path`") from error
     for path in paths:
         prompt, dash, number = path.stem.rpartition("-")
-        if (
-            dash
-            and prompt
-            and number.isascii()
-            and number.isdigit()
-            and not path.name.startswith(".")
-            and path.is_file()
-        ):
+        named = dash and prompt and number.isascii() and number.isdigit() and not path.name.startswith(".")
+        if named and path.is_file():
             files.setdefault((prompt, int(number)), []).append(path)
-    return {
-        key: [path for path in group if is_clip(path)] or group if group[1:] else group for key, group in files.items()
-    }
+    for key, group in files.items():
+        if len(group) > 1:
+            files[key] = [path for path in group if _is_clip(path)] or group
+    return files
 
 
-def is_clip(path: Path) -> bool:
-    """Whether a file has a picture to decode, by its content."""
+def _is_clip(path: Path) -> bool:
     try:
         with open_clip(path):
             return True
@@ -46,7 +40,17 @@ def is_clip(path: Path) -> bool:
         return False
 
 
+def is_text(path: Path) -> bool:
+    """Whether a file begins as a text does, as one about a clip."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError:
+        return False
+    return len(start) > 0 and not start.startswith(b"YUV4MPEG2") and not any(byte < 9 or byte == 127 for byte in start)
+
+
 def prompts_of(folder: Path) -> list[str]:
     """The prompts that the names of a folder's clips hold, each once. Raises `NotAvailable`."""
     groups = by_name(folder).items()
-    return list(dict.fromkeys(prompt for (prompt, _), files in groups if any(is_clip(path) for path in files)))
+    return list(dict.fromkeys(prompt for (prompt, _), files in groups if not is_text(files[0])))

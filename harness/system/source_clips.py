@@ -94,6 +94,24 @@ def survey(source: Path | IO[bytes], most: int | None = None, until: float = mat
         return Survey(info, longer, container, codec, pix_fmt, times, varies, notes, reasons, planar)
 
 
+def counted(source: Path) -> tuple[int, bool]:
+    """Packets of a clip, which are its frames in nearly every file, and whether their rate varies; nothing is decoded.
+
+    Raises `ClipError`.
+    """
+    with open_clip(source) as clip:
+        packets = [packet for packet in clip.container.demux(clip.stream) if packet.size and not packet.is_discard]
+        if any(packet.is_corrupt for packet in packets):
+            raise ClipError(f"{source} cannot be decoded: its data is damaged", "bring it here again")
+        shown = sorted(packet.pts for packet in packets if packet.pts is not None)
+        if not packets or len(shown) < len(packets):
+            return len(packets), False
+        tick = Fraction(clip.stream.time_base or 0)
+        last = packets[-1].duration or 0
+        times = [pts * tick for pts in (*shown, shown[-1] + last)]
+        return len(packets), frame_rate(times, _stated_rates(clip), tick)[1]
+
+
 @dataclass
 class _Frames:
     """What the frames of an open clip have shown so far."""

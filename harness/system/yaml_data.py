@@ -47,6 +47,11 @@ class Position:
     line: int
     text: str = ""
 
+    @property
+    def folder(self) -> Path:
+        """What a relative path here starts from: the file's folder, or with `--set` the current one."""
+        return Path() if self.text else self.file.parent
+
     def __str__(self) -> str:
         return self.text or f"{self.file}:{self.line}"
 

@@ -5,14 +5,26 @@ from __future__ import annotations
 import csv
 import functools
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from harness.contracts import ClipFile, Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
+from harness.contracts import (
+    ClipFile,
+    ClipState,
+    FilePath,
+    Frames,
+    Json,
+    ModelCard,
+    Options,
+    Request,
+    Spans,
+    VideoModel,
+    no_spans,
+)
 from harness.errors import ClipError, NotAvailable, OptionError, nearest
 from harness.system import clip_names, source_clips, video
 from harness.system.digests import file_sha256
@@ -34,7 +46,7 @@ class FolderOptions(Options):
         family: what made the clips, for the card.
     """
 
-    path: str
+    path: FilePath
     index: str = ""
     where: Mapping[str, str] = Field(default_factory=dict)
     frame_rate: float | None = Field(default=None, gt=0, le=1000)
@@ -86,6 +98,51 @@ class FolderModel(VideoModel):
         self.check_request(request)
         return ClipFile(self._path(request.prompts[0], request.seeds[0]), frame_rate=self.options.frame_rate)
 
+    def inventory(self, clips: Sequence[tuple[str, int]] | None, frames: int, decode: bool) -> Sequence[ClipState]:
+        """As in `VideoModel`. Raises `NotAvailable` for a folder that cannot be read, `ClipError` for a wrong index."""
+        groups = self._groups
+        here = [clip for clip, files in groups.items() if not clip_names.is_text(files[0])]
+        asked = here if clips is None else clips
+        states = [self._state(*clip, frames, decode) for clip in dict.fromkeys(asked)]
+        surplus = sorted(set(here) - set(asked))
+        return [
+            *states,
+            *(ClipState(*clip, groups[clip][0].name, "surplus", "nothing asks for it") for clip in surplus),
+        ]
+
+    def _state(self, prompt: str, seed: int, frames: int, decode: bool) -> ClipState:
+        files = self._groups.get((prompt, seed), [])
+        name = ", ".join(path.name for path in files)
+        if not files:
+            return ClipState(prompt, seed, "", "missing", self._hint(prompt))
+        if len(files) > 1:
+            return ClipState(
+                prompt, seed, name, "twice", "leave one of them, or list the clips in a CSV file (`index`)"
+            )
+        try:
+            count, detail = self._length(files[0], decode)
+        except ClipError as error:
+            return ClipState(prompt, seed, name, "unreadable", error.message.removeprefix(f"{files[0]} "))
+        if count < frames:
+            return ClipState(prompt, seed, name, "too short", f"{detail}; {frames} are asked for")
+        return ClipState(prompt, seed, name, "ok", detail)
+
+    def _length(self, path: Path, decode: bool) -> tuple[int, str]:
+        """Frames of a clip, and what else is to be said of it. Raises `ClipError` for one that would be refused."""
+        rate = self.options.frame_rate
+        if not decode:
+            count, varies = source_clips.counted(path)
+            if varies and not rate:
+                raise ClipError("a frame rate that varies; give `frame_rate`")
+            return count, f"{count} frames"
+        clip = source_clips.survey(path)
+        info = clip.info
+        if clip.varies and not rate:
+            raise ClipError(f"a frame rate that varies, {info.frame_rate:.3f} in the mean; give `frame_rate`")
+        count = len(source_clips.resampled(clip.times, rate)) if rate and clip.times else info.frames
+        facts = f"{count} frames of {info.height}x{info.width} at {rate or info.frame_rate:g}"
+        return count, "; ".join([facts, *clip.notes])
+
     def batch_may_change_pixels(self, device: str) -> bool:
         """Each clip is a file of its own."""
         return False
@@ -113,27 +170,37 @@ class FolderModel(VideoModel):
     def _path(self, prompt: str, seed: int) -> Path:
         path = self._clips.get((prompt, seed))
         if path is None:
-            seeds = sorted(number for text, number in self._clips if text == prompt)
-            prompts = {text for text, _ in self._clips}
-            hint = f"its seeds are {seeds}"[:200] if seeds else nearest(prompt[:200], prompts)
-            raise ClipError(f"no clip of seed {seed} for the prompt {prompt[:80]!r} in {self.options.path}", hint[:400])
+            where = self.options.path
+            raise ClipError(f"no clip of seed {seed} for the prompt {prompt[:80]!r} in {where}", self._hint(prompt))
         return path
+
+    def _hint(self, prompt: str) -> str:
+        """What is there in place of a clip of `prompt`."""
+        seeds = sorted(number for text, number in self._groups if text == prompt)
+        prompts = {text for text, _ in self._groups}
+        return (f"its seeds are {seeds}" if seeds else nearest(prompt[:200], prompts))[:400]
 
     @functools.cached_property
     def _clips(self) -> Mapping[tuple[str, int], Path]:
         """Clips by prompt and seed: all that the index lists, or all that are named as VBench names them."""
         folder = Path(self.options.path)
-        if self.options.index and folder.is_dir():
-            return _read_index(folder / self.options.index, folder, self.options.where)
-        groups = clip_names.by_name(folder)
-        for (prompt, seed), files in groups.items():
+        for (prompt, seed), files in self._groups.items():
             if len(files) > 1:
                 names = ", ".join(path.name for path in files)
                 raise ClipError(
                     f"{folder}: {len(files)} files are the clip of {prompt[:60]!r} with seed {seed}: {names[:300]}",
                     "leave one of them there, or list the clips in a CSV file (`index`)",
                 )
-        return {key: files[0] for key, files in groups.items()}
+        return {key: files[0] for key, files in self._groups.items()}
+
+    @functools.cached_property
+    def _groups(self) -> Mapping[tuple[str, int], list[Path]]:
+        """The files of each prompt and seed, several where names do not tell them apart."""
+        folder = Path(self.options.path)
+        if self.options.index and folder.is_dir():
+            listed = _read_index(folder / self.options.index, folder, self.options.where)
+            return {key: [path] for key, path in listed.items()}
+        return clip_names.by_name(folder)
 
 
 def _read_index(path: Path, folder: Path, where: Mapping[str, str]) -> Mapping[tuple[str, int], Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from harness.contracts import Options
+from harness.contracts import FilePath, Options
 from harness.errors import NotAvailable
 from harness.system.digests import file_sha256
 
@@ -20,7 +20,7 @@ class ProgramOptions(Options):
         files: scripts and weights whose content decides the clips; their digests are part of every key.
         revision: change it when the program changes in a way that `files` does not show.
         environment: variables to add. PYTHONPATH and the like are not inherited.
-        folder: working directory of the program.
+        folder: working directory of the program, the current one where empty.
         height, width, frame_rate, chunk: of the clips. family: what makes them, for the card.
     """
 
@@ -28,7 +28,7 @@ class ProgramOptions(Options):
     files: tuple[str, ...] = ()
     revision: str = ""
     environment: Mapping[str, str] = Field(default_factory=dict)
-    folder: str = ""
+    folder: FilePath = ""
     height: int = Field(ge=1)
     width: int = Field(ge=1)
     frame_rate: float = Field(default=16.0, gt=0)
