@@ -284,7 +284,9 @@ class Cluster:
         how = _how(self.ray, error)
         if not hand.ready:
             hand.site.failures += 1
-            last = self.tail(hand).strip().rpartition("\n")[2]
+            # An exception of its start stands in Ray's words, anything else in what it printed.
+            own = "creation task" in str(error)
+            last = (str(error) if own else self.tail(hand)).strip().rpartition("\n")[2].strip()
             self.reason = f"on {hand.site.name} a worker ended {how} before it was ready" + (
                 f": {last}" if last else ""
             )
@@ -333,8 +335,10 @@ def connected(
 
     Raises `NotAvailable` where Ray is not installed, or where no cluster answers within `CONNECT_S`.
     """
-    ray = library()
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local" and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    ray = library()
     if address != "local":
         _reach(address)
     own = {"num_cpus": max(devices.cores(), workers or 1), "include_dashboard": False} if address == "local" else {}
@@ -352,6 +356,12 @@ def connected(
 
 
 _WHERE = "name a head node as HOST:6379, or `auto` on a node of a cluster; without --address the run starts its own"
+
+
+def _has_token() -> bool:
+    """Whether this user has a token of Ray's: a cluster that asks for one is otherwise not shown it."""
+    told = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return told or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _reach(address: str) -> None:
