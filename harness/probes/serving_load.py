@@ -256,6 +256,8 @@ class ServingLoad(Probe):
         clock, telemetry = self._clock or Clock(subject.device), Telemetry(subject.device)
         meter = MemoryMeter(subject.device)
         model = subject.load()
+        meter.follow(model)
+        telemetry.follow(model)
         streams, width = (options.slots, 1) if options.schedule == "turns" else (1, options.slots)
         one = replace(workload, batch=1)
         with context.spans("agreement"):
@@ -266,18 +268,10 @@ class ServingLoad(Probe):
             with context.spans("streams"):
                 _check_streams(model, shortest, subject.card)
         with context.spans("warm-up"):
-            for batch in dict.fromkeys((1, width)):
-                filled = replace(shortest, batch=batch)
-                run = _generation(clock, model, filled, subject.card)
-                warm_up(clock, run, options.warmups, options.warmups + 7)
+            filled = replace(shortest, batch=width)
+            warm_up(clock, _generation(clock, model, filled, subject.card), options.warmups, options.warmups + 7)
         meter.reset()
-
-        def open_stream(taken: Sequence[Visit]) -> Iterator[Frames]:
-            requests = [replace(one, frames=visit.frames).request(visit.number) for visit in taken]
-            # A batch is filled up, so that its shape is the one that was warmed up; the rest of it belongs to nobody.
-            filled = [requests[place % len(requests)] for place in range(width)]
-            return enforce.chunks(model, _together(filled), subject.card)
-
+        open_stream = _opener(model, one, subject.card, width)
         with watch(telemetry) as other_work, context.spans("load"), no_garbage_collection():
             begin = clock.point()
             busy, finished = serve(
@@ -312,6 +306,20 @@ class ServingLoad(Probe):
 
 def _generation(clock: Clock, model: VideoModel, workload: Workload, card: ModelCard) -> Callable[[int], object]:
     return lambda number: generate(clock, model, workload.request(number), card)
+
+
+def _opener(
+    model: VideoModel, workload: Workload, card: ModelCard, width: int
+) -> Callable[[Sequence[Visit]], Iterator[Frames]]:
+    """Starts the model on some requests at once, as a batch of `width`."""
+
+    def open_stream(taken: Sequence[Visit]) -> Iterator[Frames]:
+        requests = [replace(workload, frames=visit.frames).request(visit.number) for visit in taken]
+        # A batch is filled up, so that its shape is the one that was warmed up; the rest of it belongs to nobody.
+        filled = [requests[place % len(requests)] for place in range(width)]
+        return enforce.chunks(model, _together(filled), card)
+
+    return open_stream
 
 
 def _together(requests: Sequence[Request]) -> Request:

@@ -184,11 +184,8 @@ class Streaming(Probe):
         with watch(telemetry) as other_work:
             with context.spans("audit"):
                 audit = self._audit(clock, model, workload, first=warmup.runs)
-            energy = self._energy or EnergyMeter(telemetry)
-            with context.spans("timing"):
-                joules_before = energy.read()
+            with context.spans("timing"), (self._energy or EnergyMeter(telemetry)).counting() as energy:
                 repeated = self._timed(clock, telemetry, model, subject.card, workload, warmup.runs + audit.used)
-                joules = energy.read().since(joules_before)
         summary = Summary(subject, repeated, counts)
         values = {
             **summary.values(workload),
@@ -197,13 +194,12 @@ class Streaming(Probe):
             "load_s": load_s,
             "warmup_s": warmup.seconds,
             "audit_ratio": audit.ratio,
-            "joules_per_video_s": NAN if joules is None else joules / summary.video_seconds(),
+            "joules_per_video_s": energy.per(summary.video_seconds()),
         }
         notes: dict[str, Json] = {
             **summary.notes(),
             **_switches_and_prefixes(model, workload),
-            **energy.notes(),
-            **({"not_available": {"joules_per_video_s": energy.reason}} if joules is None else {}),
+            **energy.notes("joules_per_video_s"),
             "warmup": _warmup_to_json(warmup),
             "device_before": device_before,
             "device_after": telemetry.snapshot(),

@@ -20,7 +20,7 @@ from harness.errors import RecordError, nearest
 from harness.report.table import Table
 from harness.runs.records import Run
 from harness.suite import positions
-from harness.suite.schema import Part
+from harness.suite.part import Part
 from harness.suite.validate import validate
 
 FILE = "notes.yaml"

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from harness.errors import RecordError
-from harness.suite.schema import Part
+from harness.suite.part import Part
 from harness.suite.validate import first
 from harness.system import files
 

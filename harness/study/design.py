@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from harness.errors import HarnessError, RecordError, nearest
-from harness.suite.schema import Name, Part
+from harness.suite.part import Name, Part
 from harness.suite.validate import explain, first
 from harness.system.digests import digest
 

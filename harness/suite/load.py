@@ -14,20 +14,19 @@ from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel, reg
 from harness.contracts.base import path_options
 from harness.errors import ClipError, HarnessError, OptionError, SuiteError, nearest
 from harness.suite import plugins, positions, published
+from harness.suite.part import LABEL
 from harness.suite.positions import Located
 from harness.suite.prompts import check_prompts, read_prompts
+from harness.suite.sampled import Drift, Serving
 from harness.suite.schema import (
-    LABEL,
     STUDY,
     Column,
-    Drift,
     GenerateSection,
     MeasureSection,
     MetricUse,
     ModelEntry,
     PrefixFile,
     PromptSet,
-    Serving,
     Suite,
     TableSpec,
 )

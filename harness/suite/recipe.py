@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError
 from harness.contracts import Options, registry
 from harness.errors import SuiteError, nearest
 from harness.suite import positions
+from harness.suite.part import NAME, Name, Part
 from harness.suite.positions import Located
-from harness.suite.schema import NAME, ErrorPolicy, JsonValue, Name, Part, Suite
+from harness.suite.schema import ErrorPolicy, JsonValue, Suite
 from harness.suite.validate import explain, first, validate
 from harness.system.yaml_data import Loc, Position
 

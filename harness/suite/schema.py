@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from harness.contracts import DRAWN_FROM, Json, ProbePlot
+from harness.suite.part import Label, Name, Part
+from harness.suite.sampled import Drift, Serving
 
 JsonValue = Any
 """Any value of YAML; pydantic cannot build a schema from the recursive `Json`."""
-
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,79}"
-Name = Annotated[str, Field(pattern=f"^{NAME}$")]
-LABEL = r"[^\x00-\x1f\x7f:]{0,120}"
-Label = Annotated[str, Field(pattern=f"^{LABEL}$")]
-
-
-class Part(BaseModel):
-    """Base of every mapping in a suite: unknown keys are refused, values are strict and frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class ModelEntry(Part):
@@ -363,80 +354,6 @@ class Plot(Part):
         if self.labels and len(self.labels) != len(self.values):
             raise ValueError(f"{len(self.labels)} labels for {len(self.values)} values")
         return self
-
-
-DriftDefinition = Literal[
-    "spread",
-    "first_last_share",
-    "vde",
-    "ends",
-    "prefix",
-    "last",
-    "halves",
-    "border_ratio",
-    "border_excess",
-    "peak",
-    "decay_mean",
-    "decay_drop",
-    "before_switch",
-    "after_switch",
-    "over_switch",
-    "regained_s",
-    "regained",
-]
-"""Definitions of drift by name; docs/drift.md has their formulas and sources."""
-
-
-class Drift(Part):
-    """How values hold along the clips of a section: a table a curve, one of the arms' rankings, and a picture.
-
-    All are made from the samples in the records of scores, so that a run that has them needs no new one.
-
-    Attributes:
-        name: of its files. title: above them; the name unless given.
-        section: of `generate`. metric: one of its metrics; all that give curves unless given.
-        curves: names of samples, as in `imaging_quality_by_piece`; all unless given.
-        definitions: those to show, of which each curve takes the ones that suit it; all unless given. The first is what
-            the rankings by the others are held to.
-        seconds: length of a piece.
-        models: labels of the arms to show; all unless given. A label before its grid stands for all.
-    """
-
-    name: Name
-    title: str = ""
-    section: str
-    metric: str = ""
-    curves: list[str] = []
-    definitions: list[DriftDefinition] = []
-    seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
-    models: list[str] | None = None
-
-
-class Serving(Part):
-    """What a viewer and an operator of the streams of a section get: a table each, made from the recorded chunk times.
-
-    Attributes:
-        name: of its files. title: above them; the name unless given.
-        section: of `measure`, by the probe `streaming`.
-        buffers_s: seconds of video that a player waits for before it starts.
-        frame_rates: of the player; that of the models unless given.
-        ahead_s: the generator begins no chunk while more seconds than these are ahead of the picture. It is what a
-            prompt switch must wait for. A larger buffer counts instead.
-        price_per_hour: of the device; nothing has a cost without it. currency: of the price.
-        sessions: a section of `measure` by the probe `sessions`, whose sessions share the cost.
-        models: labels of the arms to show; all unless given. A label before its grid stands for all.
-    """
-
-    name: Name
-    title: str = ""
-    section: str
-    buffers_s: Annotated[list[Annotated[float, Field(ge=0, le=3600)]], Field(min_length=1, max_length=20)] = [0.0, 1.0]
-    frame_rates: Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(max_length=20)] = []
-    ahead_s: Annotated[float, Field(gt=0, le=3600)] = 2.0
-    price_per_hour: Annotated[float, Field(gt=0, le=1e9)] | None = None
-    currency: Annotated[str, Field(pattern=r"^[A-Za-z]{1,8}$")] = "USD"
-    sessions: str = ""
-    models: list[str] | None = None
 
 
 def _positive(policy: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +69,38 @@ class EnergyMeter:
                     wraps |= {} if most is None else {folder.name: most}
         return Reading(joules_by_package, wraps)
 
-    def notes(self) -> dict[str, Json]:
-        """For a record: what was read. RAPL counts all that the packages did, whoever asked for it."""
-        return {"energy": self.source or f"not available: {self.reason}"}
+    @contextmanager
+    def counting(self) -> Iterator[Used]:
+        """Fill the yielded `Used` when the context ends."""
+        used, before = Used(self), self.read()
+        yield used
+        used.joules = self.read().since(before)
+
+
+@dataclass(slots=True)
+class Used:
+    """Energy of a stretch of work.
+
+    Attributes:
+        joules: of all counters together; None where it cannot be said.
+    """
+
+    meter: EnergyMeter
+    joules: float | None = None
+
+    def per(self, seconds: float) -> float:
+        """Joules a second of `seconds` of video; NaN where it cannot be said."""
+        return math.nan if self.joules is None else self.joules / seconds
+
+    def notes(self, name: str) -> dict[str, Json]:
+        """For a record with the value `name`: what was read, or why nothing was.
+
+        RAPL counts all that the packages did, whoever asked for it.
+        """
+        if self.joules is not None:
+            return {"energy": self.meter.source}
+        reason = self.meter.reason or "the counter started again"
+        return {"energy": "not available", "not_available": {name: reason}}
 
 
 def _microjoules(path: Path) -> float | None:

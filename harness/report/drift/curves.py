@@ -18,7 +18,8 @@ from harness.report.samples import Samples
 from harness.report.view import View
 from harness.runs.index import IndexEntry
 from harness.runs.plan import Group
-from harness.suite.schema import Drift, DriftDefinition, GenerateSection
+from harness.suite.sampled import Drift, DriftDefinition
+from harness.suite.schema import GenerateSection
 
 
 @dataclass(frozen=True, slots=True)

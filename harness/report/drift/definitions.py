@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.contracts import CurveKind, Direction, Value
 from harness.report.drift.series import Floats, Series
-from harness.suite.schema import DriftDefinition
+from harness.suite.sampled import DriftDefinition
 
 ALONG: tuple[CurveKind, ...] = ("quality", "adherence", "motion", "step")
 """Kinds of curve that follow the time of a clip."""

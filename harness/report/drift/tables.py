@@ -19,7 +19,8 @@ from harness.report.samples import effect
 from harness.report.table import RANDOM_WEIGHTS, UNDEFINED, Cell, Heading, Row, Table
 from harness.report.view import View
 from harness.stats.estimates import clustered_mean
-from harness.suite.schema import Drift, DriftDefinition, GenerateSection
+from harness.suite.sampled import Drift, DriftDefinition
+from harness.suite.schema import GenerateSection
 
 NOT_RECORDED = Cell("not recorded")
 UNBOUNDED = "∞"

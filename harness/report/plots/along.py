@@ -15,7 +15,7 @@ from harness.report.table import NOTES, RANDOM_WEIGHTS
 from harness.report.view import View
 from harness.runs.records import Run
 from harness.stats.estimates import Estimate, clustered_mean
-from harness.suite.schema import Drift
+from harness.suite.sampled import Drift
 
 
 def picture(drift: Drift, run: Run) -> Picture:

@@ -18,7 +18,8 @@ from harness.report.table import RANDOM_WEIGHTS, Cell, Heading, Row, Table, nume
 from harness.report.view import View
 from harness.runs.line import Record
 from harness.runs.plan import Group
-from harness.suite.schema import MeasureSection, Serving
+from harness.suite.sampled import Serving
+from harness.suite.schema import MeasureSection
 
 NOT_RECORDED = Cell("not recorded")
 

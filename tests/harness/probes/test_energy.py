@@ -1,5 +1,6 @@
 """Energy counters: RAPL's files, NVML's through a fake, and what a streaming measurement makes of them."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,10 @@ def test_packages_are_summed_and_their_parts_are_not(tmp_path: Path) -> None:
     assert before.joules == {"intel-rapl:0": 5.0, "intel-rapl:1": 7.0}
     rapl(tmp_path, rapl_0=6_500_000, rapl_1=9_000_000, rapl_0_0=99_000_000)
     assert meter.read().since(before) == pytest.approx(3.5)
-    assert "RAPL" in str(meter.notes()["energy"])
+    with meter.counting() as used:
+        rapl(tmp_path, rapl_0=8_500_000, rapl_1=9_000_000)
+    assert used.per(4.0) == pytest.approx(0.5)
+    assert "RAPL" in str(used.notes("joules")["energy"])
 
 
 def test_a_counter_that_starts_again_is_carried_over() -> None:
@@ -42,7 +46,10 @@ def test_a_counter_that_cannot_be_read_is_not_available(tmp_path: Path, text: st
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text(text)
     meter = EnergyMeter(Telemetry("cpu"), tmp_path)
     assert meter.source == ""
-    assert str(meter.notes()["energy"]).startswith("not available: RAPL")
+    with meter.counting() as used:
+        pass
+    assert math.isnan(used.per(1.0))
+    assert used.notes("joules")["not_available"] == {"joules": meter.reason}
 
 
 def test_nvml_counts_millijoules(monkeypatch: pytest.MonkeyPatch) -> None:
