@@ -138,7 +138,8 @@ class _Link:
 
     def __init__(self, requests: int, answers: int, life: int, memory: int) -> None:
         self.requests, self.answers, self.memory = requests, answers, memory
-        self.pixels: Any = None
+        self.slots: dict[int, memoryview] = {}
+        self.pixels = memoryview(b"")
         # What this process starts must hold no pipe: the harness would then not see that this process died.
         for descriptor in (requests, answers, life, memory):
             os.set_inheritable(descriptor, False)
@@ -169,9 +170,13 @@ class _Link:
             except OSError:
                 _end_all()
 
-    def map(self) -> None:
-        """See the shared memory at its present size."""
-        self.pixels = memoryview(mmap.mmap(self.memory, os.fstat(self.memory).st_size))
+    def use(self, slot: list[int]) -> None:
+        """Let the next chunk stand at `slot`, a place and a length in the shared memory."""
+        place, length = slot
+        if place not in self.slots:
+            # Kept, as the first touch of each page costs as much as the copy.
+            self.slots[place] = memoryview(mmap.mmap(self.memory, length, offset=place))
+        self.pixels = self.slots[place]
 
     def prefixes(self, shapes: list[list[int]]) -> list[memoryview]:
         views, start = [], HEADER.size
@@ -218,8 +223,8 @@ def _open() -> _Link | None:
     return _Link(*(int(number) for number in text.split(","))) if text else None
 
 
-_link = _open()
-"""Opened when this file is imported, as the imports after it may take long."""
+_link = _open() if __name__ == "harness_stream" else None
+"""Opened when a program imports its copy, as the imports after it may take long. The harness's own file opens none."""
 
 
 def serve(load: Callable[[str, dict[str, Any]], Any], stream: Callable[[Any, Request, Spans], Iterable[Any]]) -> None:
@@ -251,7 +256,7 @@ def serve(load: Callable[[str, dict[str, Any]], Any], stream: Callable[[Any, Req
 
 def _answer(link: _Link, message: dict[str, Any], stream: Callable[[Request, Spans], Iterable[Any]]) -> None:
     """One request: each chunk waits until the harness asks for the next, as it does of a model in its own process."""
-    link.map()
+    link.use(message["slot"])
     spans = Spans()
     chunks = iter(stream(Request(message, link.prefixes(message["prefixes"])), spans))
     left = False
@@ -260,9 +265,11 @@ def _answer(link: _Link, message: dict[str, Any], stream: Callable[[Request, Spa
             link.hand_over(number, chunk, spans.open)
             spans.chunk = number + 1
             del chunk
-            left = link.receive()["op"] != "next"
+            word = link.receive()
+            left = word["op"] != "next"
             if left:
                 break
+            link.use(word["slot"])
     finally:
         close = getattr(chunks, "close", None)
         if close is not None:

@@ -233,13 +233,15 @@ class ProcessState:
 
     Attributes:
         pid: of that process; what it has started belongs to it.
-        base_bytes: resident before the weights were loaded.
+        base_bytes: resident before the weights were loaded. shared_bytes: of pixels on their way to the harness, which
+            are resident there too.
         compilations: graphs and kernels that it has compiled so far.
         allocator: bytes `allocated`, `peak` and `reserved` of torch's allocator on its GPU; None where it has none.
     """
 
     pid: int
     base_bytes: int
+    shared_bytes: int = 0
     compilations: int = 0
     allocator: Mapping[str, int] | None = None
 

@@ -7,8 +7,10 @@ Every wait has a deadline, and whatever breaks the protocol ends the process.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
+import mmap
 import os
 import selectors
 import signal
@@ -17,7 +19,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,6 +55,31 @@ class RemoteTraceback(Exception):
         return "\n" + str(self.args[0])
 
 
+@dataclass(slots=True)
+class Slot:
+    """Room for one chunk in the shared memory: its place there, and what gives the chunk while it is in use."""
+
+    place: int
+    memory: mmap.mmap
+    chunk: Callable[[], object] = lambda: None
+
+    @property
+    def size(self) -> int:
+        """Bytes of pixels that it holds."""
+        return len(self.memory) - HEADER.size
+
+    def put(self, arrays: Sequence[Frames]) -> None:
+        """Lay `arrays` there, one after the other, for the program to read before its first chunk."""
+        place = HEADER.size
+        for array in arrays:
+            self.memory[place : place + array.nbytes] = array.tobytes()
+            place += array.nbytes
+
+    def to_json(self) -> list[int]:
+        """Place and length, for the program."""
+        return [self.place, len(self.memory)]
+
+
 class StreamProcess:
     """One process that runs `harness_stream.serve`.
 
@@ -65,6 +93,8 @@ class StreamProcess:
     def __init__(self, argv: Sequence[str], folder: str, variables: Mapping[str, str]) -> None:
         self.base_bytes = 0
         self._memory = _memory()
+        self._room = 0
+        self._slots: list[Slot] = []
         requests, self._down = os.pipe()
         self._up, answers = os.pipe()
         # Nothing is ever written into it: the program reads its end when this process is gone.
@@ -178,34 +208,35 @@ class StreamProcess:
 
     # ------------------------------------------------------------------------------------------ pixels
 
-    def make_room(self, size: int) -> None:
-        """Let the shared memory hold a chunk of `size` bytes. Pages that nobody writes take no memory."""
-        if os.fstat(self._memory).st_size < HEADER.size + size:
-            os.ftruncate(self._memory, HEADER.size + size)
+    def slot(self, size: int) -> Slot:
+        """Room for a chunk of up to `size` bytes where none lies that is in use. Unwritten pages take no memory."""
+        for slot in self._slots:
+            if slot.size >= size and slot.chunk() is None:
+                return slot
+        self._slots = [slot for slot in self._slots if slot.size >= size]
+        length = -(-(HEADER.size + size) // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        os.ftruncate(self._memory, self._room + length)
+        slot = Slot(self._room, mmap.mmap(self._memory, length, offset=self._room))
+        self._room += length
+        self._slots.append(slot)
+        return slot
 
-    def put(self, arrays: Sequence[Frames]) -> None:
-        """Lay `arrays` one after the other where the next chunk will stand."""
-        self.make_room(sum(array.nbytes for array in arrays))
-        place = HEADER.size
-        for array in arrays:
-            place += os.pwrite(self._memory, np.ascontiguousarray(array).data, place)
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of the shared memory that were written to."""
+        return os.fstat(self._memory).st_blocks * 512
 
-    def chunk(self, number: int) -> Frames:
-        """Chunk `number`. Raises `ModelFault` where its header does not say what lies there."""
-        # Read and not mapped: a program that makes the memory shorter would end a process that looks at it.
-        head = os.pread(self._memory, HEADER.size, 0).ljust(HEADER.size, b"\0")
-        magic, place, size, *shape = HEADER.unpack(head)
-        room = os.fstat(self._memory).st_size - HEADER.size
+    def chunk(self, slot: Slot, number: int) -> Frames:
+        """Chunk `number`, as it lies in `slot`: no other is put there while somebody holds it.
+
+        Raises `ModelFault` where its header does not say what lies there.
+        """
+        magic, place, size, *shape = HEADER.unpack_from(slot.memory)
         # Python's integers do not overflow, whatever the header says.
-        if magic != MAGIC or place != number or size != math.prod(shape) or not 0 < size <= room:
+        if magic != MAGIC or place != number or size != math.prod(shape) or not 0 < size <= slot.size:
             self.fail(f"chunk {number}: its header says chunk {place}, {size} bytes, shape {shape}")
-        pixels = np.empty(size, np.uint8)
-        done = 0
-        while done < size:
-            step = os.preadv(self._memory, [pixels[done:].data], HEADER.size + done)
-            if not step:
-                self.fail(f"chunk {number}: {done} of {size} bytes are there")
-            done += step
+        pixels = np.frombuffer(slot.memory, np.uint8, size, HEADER.size)
+        slot.chunk = weakref.ref(pixels)
         return pixels.reshape(shape)
 
     # --------------------------------------------------------------------------------------------- end
@@ -262,7 +293,10 @@ def _memory() -> int:
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryFile(prefix="videomla-bench-") as file:
             return os.dup(file.fileno())
-    return os.memfd_create("videomla-bench")
+    memory = os.memfd_create("videomla-bench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    # A program that made it shorter would end this process, which looks at it.
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return memory
 
 
 def _name_of(number: int) -> str:

@@ -179,7 +179,9 @@ class ProcessModel(VideoModel):
         try:
             cuda = message["cuda"]
             allocator = None if cuda is None else {name: int(cuda[name]) for name in ("allocated", "peak", "reserved")}
-            return ProcessState(process.pid, process.base_bytes, int(message["compilations"]), allocator)
+            return ProcessState(
+                process.pid, process.base_bytes, process.shared_bytes, int(message["compilations"]), allocator
+            )
         except (KeyError, TypeError, ValueError, OverflowError):
             process.fail("the program's state is none of harness_stream")
 
@@ -188,8 +190,9 @@ class ProcessModel(VideoModel):
         self.check_request(request)
         process, seconds, card = self._started(), self.options.timeout, self.describe()
         clips = [prefix.read() for prefix in request.prefixes]
-        process.make_room(request.batch * request.frames * card.height * card.width * 3)
-        process.put(clips)
+        size = max(request.batch * request.frames * card.height * card.width * 3, sum(clip.nbytes for clip in clips))
+        slot = process.slot(size)
+        slot.put(clips)
         # What the program does: it owes an answer, holds the next chunk back until it is asked for, or does nothing.
         program: Literal["owes", "holds", "idles"] = "owes"
         number = frames = 0
@@ -204,6 +207,7 @@ class ProcessModel(VideoModel):
                 width=card.width,
                 switches=[[switch.frame, switch.prompts] for switch in request.switches],
                 prefixes=[clip.shape for clip in clips],
+                slot=slot.to_json(),
             )
             while True:
                 try:
@@ -216,15 +220,17 @@ class ProcessModel(VideoModel):
                     _hand_on(process, message.get("spans"), spans)
                     return
                 program = "holds"
-                chunk = process.chunk(number)
+                chunk = process.chunk(slot, number)
                 if message.get("open"):
                     raise ModelFault(f"a span is still open as chunk {number} is yielded", "close it before the yield")
                 frames += chunk.shape[1] if chunk.ndim > 1 else 0
                 self._check_length(request, number, frames)
                 number += 1
                 yield chunk
+                del chunk
+                slot = process.slot(size)
                 program = "owes"
-                process.send(seconds, op="next")
+                process.send(seconds, op="next", slot=slot.to_json())
         finally:
             if program == "owes":
                 process.kill()  # it would answer the next request with what it makes now

@@ -26,7 +26,10 @@ now = [0]
 
 def wait(model, seconds):
     now[0] += round(seconds * 1e9)
-    if "virtual" not in model and seconds > 0:
+    if "virtual" in model:
+        with open(model["virtual"], "wb") as file:
+            file.write(now[0].to_bytes(8, "little"))
+    elif seconds > 0:
         time.sleep(seconds)
 
 
@@ -124,7 +127,7 @@ FAULTS = {
     "none": lambda chunk, span: None,
     "signed": lambda chunk, span: chunk.cast("B").cast("b", chunk.shape),
     "flat": lambda chunk, span: chunk.cast("B"),
-    "large": lambda chunk, span: memoryview(bytes(10 * chunk.nbytes)).cast("B", (10, *chunk.shape[1:])),
+    "large": lambda chunk, span: memoryview(bytes(99 * chunk.nbytes)).cast("B", (99, *chunk.shape[1:])),
     "wide": lambda chunk, span: chunk.cast("B").cast("B", (*chunk.shape[:2], 2 * chunk.shape[2], 4, 3)),
     "silence": lambda chunk, span: time.sleep(600),
     "stopped": lambda chunk, span: os.kill(os.getpid(), signal.SIGSTOP),

@@ -87,8 +87,8 @@ class _Here:
 class _There:
     """The memory of a model's own process, with what it has started.
 
-    On a CPU it is the sum of their peaks. On CUDA it is what torch's allocator says there, and without torch what the
-    driver says of these processes.
+    On a CPU it is the sum of their peaks, without the pixels on their way to the harness. On CUDA it is what torch's
+    allocator says there, and without torch what the driver says of these processes.
     """
 
     def __init__(self, device: str, model: VideoModel) -> None:
@@ -103,7 +103,7 @@ class _There:
         state = self._state()
         if self.on_cuda:
             return state.allocator["allocated"] if state.allocator else self._driver_bytes(state.pid) or 0
-        held = 0
+        held = -state.shared_bytes
         for pid in devices.tree(state.pid):
             with contextlib.suppress(psutil.Error):
                 held += psutil.Process(pid).memory_info().rss
@@ -119,7 +119,7 @@ class _There:
         state = self._state()
         if not self.on_cuda:
             peaks = [status_bytes("VmHWM", pid) for pid in devices.tree(state.pid)]
-            return (None if peaks[0] is None else sum(peak or 0 for peak in peaks)), None
+            return (None if peaks[0] is None else sum(peak or 0 for peak in peaks) - state.shared_bytes), None
         if state.allocator:
             return state.allocator["peak"], state.allocator["reserved"]
         return self._driver_bytes(state.pid), None
