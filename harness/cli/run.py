@@ -126,16 +126,19 @@ def _dry_run(plan: Plan, folders: Sequence[Path], verify: bool) -> Iterator[str]
     yield from plan_lines(plan)
     done: set[str] = set()
     recorded: set[str] = set()
+    remarks: dict[str, None] = {}
     for folder in folders:
         records = RecordFile(folder / RECORDS)
         index = records.newest()
         digests = standing.digests(plan, records, index, folder / SCRATCH, verify=verify)
         done |= {unit.key for unit in plan.units if standing.done(unit, digests)}
+        remarks |= dict.fromkeys(standing.other_texts(plan, index, digests))
         recorded |= {unit.key for unit in plan.units if (entry := index.get(unit.key)) and entry.status == "ok"}
     left = len(plan.units) - len(done)
     yield f"{folders[0]} holds records of {len(done):,} of them; a run would do the other {left:,}"
     if lost := len(recorded - done):
         yield f"{lost:,} of those have a record, and a clip or file that is lost or changed"
+    yield from (f"note: {remark}" for remark in remarks)
 
 
 def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = ()) -> Iterator[str]:
@@ -153,8 +156,7 @@ def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = 
     except HarnessError as error:
         fault = error  # told after the counts, which hold whether or not a table can be made
     yield _counts(outcome)
-    if outcome.remark:
-        yield f"plan:    {outcome.remark}"
+    yield from (f"note:    {remark}" for remark in outcome.remarks)
     if outcome.stopped:
         yield f"stopped: {outcome.stopped}"
     yield f"records: {outcome.folder / 'records.jsonl'}   {files_in}: {outcome.folder / files_in}"

@@ -281,6 +281,13 @@ class VideoModel(ABC):
         """
         return {}
 
+    def unkeyed_files(self) -> Sequence[Path]:
+        """Files beside the model's own code that may change a clip and whose content is in no key.
+
+        Their digests stand in the records, so that a run can tell that one has changed. Imports no torch.
+        """
+        return ()
+
     def batch_may_change_pixels(self, device: str) -> bool:
         """Whether a clip's pixels may depend on how many others are made with it, be it by rounding alone.
 

@@ -211,6 +211,14 @@ def load_plugin(path: Path) -> None:
     plugin_files.append(path)
 
 
+def sources(cls: type) -> list[Path]:
+    """The plug-in files, and files beside them, that define `cls` and what it inherits; none of a package."""
+    folders = {file.parent for file in plugin_files}
+    modules = (sys.modules.get(base.__module__) for base in cls.__mro__)
+    files = (Path(file) for module in modules if (file := getattr(module, "__file__", None)))
+    return list(dict.fromkeys(file for file in files if file.parent in folders))
+
+
 def _search(folder: Path) -> None:
     """Let plug-ins import what lies in `folder`, at the end of the path, so that it hides no package of a library.
 

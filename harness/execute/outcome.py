@@ -42,7 +42,7 @@ class Outcome:
         planned: units of the plan. already_done: of those, before this run. done_now: by it.
         failed, skipped: by the newest record. pending: neither tried nor done.
         stopped: why the run ended early; empty for a complete run.
-        remark: what became of the plan that the folder had before; empty where nothing of it went.
+        remarks: sentences on what the folder holds: units of an earlier plan, results of other code.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Outcome:
     skipped: int
     pending: int
     stopped: str = ""
-    remark: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:

@@ -75,7 +75,7 @@ def run_plan(
             job.stopped = INTERRUPTED
         finally:
             job.release()
-        return replace(job.outcome(), remark=remark)
+        return replace(job.outcome(), remarks=tuple(filter(None, (remark, *job.other_texts))))
 
 
 Engine = Callable[[Plan, Store, units.Setting, bool, Progress, int | None, Path], "RunningPlan"]
@@ -116,6 +116,7 @@ class RunningPlan:
                 self.scores[str(unit.preimage["generate"])].append(unit)
         self.digests = standing.digests(plan, store.records, self.index, scratch, verify=verify, place=True)
         self.total = sum(not self._done(unit) for unit in plan.units)
+        self.other_texts = standing.other_texts(plan, self.index, self.digests)
 
     # ------------------------------------------------------------------------------- what is done
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.execute.products import placed
+from harness.runs.code import CODE
 from harness.runs.folder import agrees
 from harness.runs.index import Index
 from harness.runs.plan import Plan, Unit
 from harness.runs.records import RecordFile
+
+SHOWN_KEYS = 5
 
 
 def digests(
@@ -33,6 +38,27 @@ def digests(
         if stands:
             standing[unit.key] = str(entry.clip.get("digest", ""))
     return standing
+
+
+def other_texts(plan: Plan, index: Index, digest_by_key: Mapping[str, str]) -> list[str]:
+    """A sentence for each file of code that has another text today than the records of units that are done.
+
+    Its version is the same, as that is part of the key.
+    """
+    keys_by_file: dict[str, list[str]] = defaultdict(list)
+    for unit in plan.units:
+        texts: Any = unit.context.get(CODE)
+        if texts and done(unit, digest_by_key):
+            recorded = index[unit.key].context.get(CODE, {})
+            for file in texts:
+                if recorded.get(file, texts[file]) != texts[file]:
+                    keys_by_file[file].append(unit.key[:12])
+    return [
+        f"{file} has another text today, under the same version, than {len(keys):,} results were made with: "
+        f"{', '.join(keys[:SHOWN_KEYS])}{', …' if len(keys) > SHOWN_KEYS else ''}; raise its version to make them anew "
+        "or name it in `files` where a program runs it"
+        for file, keys in keys_by_file.items()
+    ]
 
 
 def done(unit: Unit, digest_by_key: Mapping[str, str]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.contracts import Value, registry
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
-from harness.report import people_tables, probe_tables, published_rows, switching
+from harness.report import code_texts, people_tables, probe_tables, published_rows, switching
 from harness.report.cells import CARD, NOT_MEASURED, Cells, card_cell, cell_of, heading, over_reference, ranked
 from harness.report.drift import tables as drift_tables
 from harness.report.leads import Leads
@@ -264,6 +264,7 @@ def _like(
         if (version := views[number].version(section, group)) is not None
     }
     alike = _one_version(source, versions, measured, remarks) and len(schemas) < 2 and alike
+    remarks += code_texts.remarks(source, ((view, group) for view, _, group in own.values()))
     facts = {place: terms(*own[place]) for place in own if place in comparable}
     stated = {SCHEMA, VERSION, *((DEVICE,) if measured else ())}
     if words := differences([(making.names[place], facts[place]) for place in facts], stated):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from harness.contracts import Json, ModelCard, VideoModel, enforce, registry
 from harness.errors import HarnessError, RegistryError, SuiteError
 from harness.runs import foresight
+from harness.runs.code import code_of
 from harness.runs.keys import IDENTITY_VERSION, Template
 from harness.runs.keys import key as key_of
 from harness.suite import plugins
@@ -38,8 +39,8 @@ class Unit:
         kind: `generate` (one clip), `score` (a clip under one metric) or `measure` (a probe on one model).
         preimage: everything that could change the result.
         context: further facts for readers, not part of the key: suite, arm, section, plugin (metric or probe), prompt,
-            seed, index (of the seed among the prompt's), for a score `of`, the key of its generate unit, and `batch`,
-            how many clips are made together, where they are several.
+            seed, index (of the seed among the prompt's), for a score `of`, the key of its generate unit, `batch`, how
+            many clips are made together, where they are several, and `code`, as of `code_of`.
     """
 
     key: str
@@ -194,6 +195,7 @@ def _clips(
     base: dict[str, Any] = {"suite": suite.suite, "arm": arm.label, "section": section.name}
     if batch > 1:
         base["batch"] = batch
+    code = code_of(model)
     for number, prompt in enumerate(suite.prompts[section.prompts].texts):
         by_prompt: dict[str, Json] = {"prompt": prompt}
         if section.switches:
@@ -208,7 +210,7 @@ def _clips(
             keys.append(key)
             context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index, **for_context}
             if key not in units:
-                units[key] = Unit(key, "generate", {**common, **varying}, context)
+                units[key] = Unit(key, "generate", {**common, **varying}, {**context, **code} if code else context)
             for scorer in scorers:
                 unit = scorer.unit(key, context)
                 score_keys[scorer.name].append(unit.key)
@@ -253,11 +255,14 @@ class _Scorer:
         }
         self.shared: dict[str, Json] = {"identity": IDENTITY_VERSION, "kind": "score", "metric": identity}
         self.template = Template(self.shared)
+        self.code = code_of(metric)
 
     def unit(self, of: str, context: Mapping[str, Any]) -> Unit:
         """The unit that scores the clip of the generate unit `of`."""
         key = self.template.key({"generate": of})
-        return Unit(key, "score", {**self.shared, "generate": of}, {**context, "plugin": self.name, "of": of})
+        return Unit(
+            key, "score", {**self.shared, "generate": of}, {**context, "plugin": self.name, "of": of, **self.code}
+        )
 
 
 def _measures(
@@ -296,7 +301,8 @@ def _measures(
             "device": device,
         }
         label = arm.label if arm else ""
-        context = {"suite": suite.suite, "arm": label, "section": section.name, "plugin": section.probe}
+        context: dict[str, Any] = {"suite": suite.suite, "arm": label, "section": section.name, "plugin": section.probe}
+        context |= code_of(probe, *([models[label]] if arm else []))
         if arm:
             for_preimage, for_context = foresight.of_workload(suite, section, arm.label, models[label], arm.card)
             preimage["workload"] = {**workload, **for_preimage}

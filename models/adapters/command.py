@@ -46,6 +46,13 @@ class CommandOptions(ProgramOptions):
     family: str = "command"
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # an argument may be too long for a name, or hold a NUL
+        return False
+
+
 class CommandModel(VideoModel):
     """A program as a model: each clip is one run of it, so speed includes its start.
 
@@ -71,6 +78,14 @@ class CommandModel(VideoModel):
     @functools.cached_property
     def _digests(self) -> Mapping[str, str]:
         return digests(self.options.folder, self.options.files)
+
+    def unkeyed_files(self) -> list[Path]:
+        """What `argv` names, alone or after `=`, and `files` does not."""
+        folder = Path(self.options.folder)
+        keyed = {(folder / name).resolve() for name in self.options.files}
+        words = [word for part in self.options.argv for word in (part, part.partition("=")[2]) if word]
+        paths = [(folder / word).resolve() for word in words]
+        return [path for path in dict.fromkeys(paths) if _is_file(path) and path not in keyed]
 
     def batch_may_change_pixels(self, device: str) -> bool:
         """Each clip is a run of the program by itself."""
