@@ -79,7 +79,9 @@ def _clips(plan: Plan, shard: Shard) -> Iterator[Sequence[Unit]]:
 
 def _frames(unit: Unit) -> int:
     preimage: Any = unit.preimage
-    return int(preimage["frames"])
+    frames = preimage["frames"]
+    # Of a clip that is taken whole nobody knows the length yet.
+    return frames if isinstance(frames, int) else 1
 
 
 def _measurements(plan: Plan, shard: Shard) -> Iterator[Sequence[Unit]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,12 @@ def test_a_name_of_a_model_and_of_a_section_is_refused(tmp_path: Path) -> None:
     models = [{"name": "fake/moving", "label": "short"}]
     with pytest.raises(HarnessError, match="a model and a section of that name"):
         only(planned(tmp_path, suite(models=models)), ["short"])
+
+
+def test_clips_that_are_taken_whole_are_shared_by_their_number(tmp_path: Path) -> None:
+    plan = planned(tmp_path, suite(measure=[]))
+    units = [replace(unit, preimage={**unit.preimage, "frames": "all"}) for unit in plan.units]
+    whole = replace(plan, units=tuple(units))
+    counts = [len(share(whole, Shard(number, 4)).units) for number in range(1, 5)]
+    assert sum(counts) == len(units)
+    assert max(counts) - min(counts) <= 2 * 4
