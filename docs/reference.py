@@ -43,7 +43,7 @@ UNITS = {
         "streams": "batches",
         "pairs": "audit_repeats",
         "prompts": "limit",
-        "frames": "ClipOptions.batch HPSv3Options.batch",
+        "frames": "ClipOptions.batch HPSv3Options.batch JudgeOptions.frames",
         "directions": "ActivationOptions.width RankOptions.width WeightRankOptions.width",
     }.items()
     for name in names.split()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.arguments import Format, Plugins, load_plugins
+from harness.cli.arguments import Format, Plugins, Sets, load_plugins
 
 app = typer.Typer(help="Ask people about clips, blind, and tally their votes.", no_args_is_help=True)
 
@@ -140,6 +140,32 @@ def export(
 
 
 @app.command()
+def judge(
+    study: Folder,
+    name: Annotated[str, typer.Option(help="Of the judge, in tables.")] = "model",
+    set_: Sets = None,
+) -> Iterator[str]:
+    """Let a model answer the questions of STUDY, as one more rater, whose agreement with people the tally shows."""
+    from rich.console import Console
+
+    from harness.cli.arguments import options_of
+    from harness.contracts.registry import check_options
+    from harness.metrics.judge_client import JudgeOptions
+    from harness.study.design import load
+    from harness.study.judges import judge as ask
+
+    options = check_options("the judge", JudgeOptions, options_of(set_))
+    assert isinstance(options, JudgeOptions)
+    with Console(stderr=True).status("asking") as status:
+        judged = ask(study, load(study), options, name, lambda done, of: status.update(f"asking: {done} of {of}"))
+    for reason, count in judged.failed.items():
+        yield f"no answer, {count:,} times: {reason}"
+    if not judged.answered:
+        raise typer.Exit(1)
+    yield f"judge: {judged.file} ({judged.answered:,} pairs or clips)"
+
+
+@app.command()
 def tally(
     study: Folder,
     votes: Annotated[
@@ -158,6 +184,7 @@ def tally(
     from harness.runs.people import write_people
     from harness.runs.records import Run, load_run
     from harness.study.design import load
+    from harness.study.judges import read
     from harness.study.tally import tally as count
     from harness.study.votes import collect
 
@@ -169,7 +196,7 @@ def tally(
         run = load_run(study / body.run)
     except RecordError as error:
         counted.remarks.append(f"The run is gone, so nothing is said of its metrics: {error.message}.")
-    people = count(body, counted, run, keep_careless=keep_careless)
+    people = count(body, counted, run, judges=read(study, body), keep_careless=keep_careless)
     labels = [arm.label for arm in run.arms] if run else body.arms
     yield from drawn(people_tables.of(people, labels, run.suite.reference if run else ""), format_)
     yield f"tally: {write_people(run.folder if run else study, people)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -22,6 +22,7 @@ from harness.stats.estimates import Estimate
 from harness.stats.preferences import FIRST, SECOND, TIE, BradleyTerry
 from harness.study.design import LEFT, Question, Study
 from harness.study.design import TIE as TIED
+from harness.study.judges import Judges
 from harness.study.votes import Counted, Vote
 
 BAD_RATING = 4
@@ -43,10 +44,13 @@ class Ballot:
     answer: int
 
 
-def tally(study: Study, counted: Counted, run: Run | None, *, keep_careless: bool = False) -> People:
+def tally(
+    study: Study, counted: Counted, run: Run | None, *, judges: Judges | None = None, keep_careless: bool = False
+) -> People:
     """The tally of all votes. Raters who fail half of their obvious pairs are left out, unless they are to be kept.
 
-    Without the `run` nothing is said of metrics. Raises `Incomplete` where there is no vote.
+    Without the `run` nothing is said of metrics. `judges` are held to people as metrics are. Raises `Incomplete` where
+    there is no vote.
     """
     if not counted.votes:
         raise Incomplete("the study has no votes yet", "harness study serve STUDY lets raters vote")
@@ -60,14 +64,15 @@ def tally(study: Study, counted: Counted, run: Run | None, *, keep_careless: boo
             f"all {len(raters)} raters failed the attention checks", "--keep-careless counts their votes all the same"
         )
     votes = [vote for vote in counted.votes if vote.rater not in left_out]
-    answered, agreement = [], []
+    merits = _merits(study, View(run)) if run is not None else {}
+    answered: list[Answered] = []
+    agreement: list[Agreement] = []
     for question in study.questions:
         ballots = list(_ballots(study, question, votes))
         if not ballots:
             continue
         answered.append(_answered(study, question, ballots))
-        if run is not None:
-            agreement += list(_agreement(study, question, ballots, View(run)))
+        agreement += _agreement(study, question, ballots, merits, judges or {})
     remarks = [*_remarks(study, votes, raters, careless, keep_careless), *counted.remarks]
     return People(
         study=study.id,
@@ -210,41 +215,69 @@ def _number(value: float) -> float | None:
 # ------------------------------------------------------------------------------- metrics against people
 
 
-def _agreement(study: Study, question: Question, ballots: Sequence[Ballot], view: View) -> Iterator[Agreement]:
+def _agreement(
+    study: Study,
+    question: Question,
+    ballots: Sequence[Ballot],
+    merits: Mapping[str, Mapping[int, float]],
+    judges: Judges,
+) -> Iterator[Agreement]:
     opinions: dict[int, list[float]] = defaultdict(list)
     for ballot in ballots:
         # A choice is 1 for the first clip, -1 for the second.
         opinions[ballot.item].append(float(TIE - ballot.answer if question.kind == "choice" else ballot.answer))
     means = {item: float(np.mean(answers)) for item, answers in opinions.items()}
+    prompts = {item: study.clips[study.items[item].clips[0]].prompt for item in means}
     if question.kind == "choice":
-        person = ranks.against_the_others(
-            [opinions[item] for item in means], [study.clips[study.items[item].clips[0]].prompt for item in means]
-        )
+        person = ranks.against_the_others([opinions[item] for item in means], list(prompts.values()))
         yield _agreed("one rater", question, None, person)
-    for name, merits in _merits(study, view).items():
+    for name, numbers in {**_of_items(study, means, merits), **_of_judges(question, judges)}.items():
+        items = [item for item in means if item in numbers]
+        values, said, clusters = ([each[item] for item in items] for each in (numbers, means, prompts))
         if question.kind == "choice":
-            first, second = ([merits.get(study.items[item].clips[side]) for item in means] for side in (0, 1))
-            known = [n for n, pair in enumerate(zip(first, second, strict=True)) if None not in pair]
-            items = [list(means)[n] for n in known]
-            differences = [float(first[n] or 0) - float(second[n] or 0) for n in known]
-            said = [means[item] for item in items]
-            prompts = [study.clips[study.items[item].clips[0]].prompt for item in items]
             # Which clip is called the first is chance, so each pair counts in both orders.
-            tau = ranks.tau([*differences, *(-x for x in differences)], [*said, *(-x for x in said)], prompts * 2)
+            tau = ranks.tau([*values, *(-x for x in values)], [*said, *(-x for x in said)], clusters * 2)
+            share = ranks.accuracy(values, said, clusters)
         else:
-            items = [item for item in means if study.items[item].clips[0] in merits]
-            clips = [study.clips[study.items[item].clips[0]] for item in items]
-            values = [merits[study.items[item].clips[0]] for item in items]
-            tau = ranks.tau(values, [means[item] for item in items], [clip.prompt for clip in clips])
-            alike = defaultdict(list)
-            for number, clip in enumerate(clips):
-                alike[clip.section, clip.prompt, clip.seed].append(number)
-            couples = [pair for numbers in alike.values() for pair in combinations(numbers, 2)]
-            differences = [values[i] - values[j] for i, j in couples]
-            said = [means[items[i]] - means[items[j]] for i, j in couples]
-            prompts = [clips[i].prompt for i, _ in couples]
+            tau = ranks.tau(values, said, clusters)
+            couples = list(_couples(study, items))
+            differences, preferences = ([each[i] - each[j] for i, j in couples] for each in (numbers, means))
+            share = ranks.accuracy(differences, preferences, [prompts[i] for i, _ in couples])
         if items:
-            yield _agreed(name, question, tau, ranks.accuracy(differences, said, prompts))
+            yield _agreed(name, question, tau, share)
+
+
+def _of_items(
+    study: Study, items: Iterable[int], merits: Mapping[str, Mapping[int, float]]
+) -> dict[str, dict[int, float]]:
+    """Each value of a metric by item: of its clip, or by how much the first of its two clips is ahead."""
+    of_items: dict[str, dict[int, float]] = {}
+    for name, by_clip in merits.items():
+        for item in items:
+            clips = study.items[item].clips
+            if all(clip in by_clip for clip in clips):
+                ahead = by_clip[clips[0]] - by_clip[clips[1]] if len(clips) == 2 else by_clip[clips[0]]
+                of_items.setdefault(name, {})[item] = ahead
+    return of_items
+
+
+def _of_judges(question: Question, judges: Judges) -> dict[str, dict[int, float]]:
+    return {
+        f"judge {name}": {
+            item: answers[question.column] for item, answers in by_item.items() if question.column in answers
+        }
+        for name, by_item in judges.items()
+    }
+
+
+def _couples(study: Study, items: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Pairs of rated items whose clips are of one prompt and seed."""
+    alike: dict[tuple[str, int, int], list[int]] = defaultdict(list)
+    for item in items:
+        clip = study.clips[study.items[item].clips[0]]
+        alike[clip.section, clip.prompt, clip.seed].append(item)
+    for several in alike.values():
+        yield from combinations(several, 2)
 
 
 def _agreed(name: str, question: Question, tau: Estimate | None, share: Estimate) -> Agreement:
