@@ -25,6 +25,8 @@ FILE, RATERS = "study.json", "raters.csv"
 MEDIA = "clips"
 MOST_ARMS = 64
 MOST_ITEMS = 20_000
+MOST_TASKS = 1_000_000
+"""Of all raters together."""
 FAR = 5
 """Tasks that lie, where there are so many, between a pair and its repetition."""
 
@@ -78,7 +80,7 @@ class StudyClip(Part):
     prompt: int
     seed: int
     key: str
-    media: str
+    media: Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.mp4$")]
 
 
 class Item(Part):
@@ -129,9 +131,14 @@ class Study(Part):
     items: Annotated[list[Item], Field(min_length=1)]
     sequences: list[list[list[int]]]
 
+    def task(self, rater: int, number: int) -> Task:
+        """A task of a rater; raters are numbered from 1, tasks from 0."""
+        item, swapped, repeats = self.sequences[rater - 1][number]
+        return Task(item, bool(swapped), repeats)
+
     def tasks(self, rater: int) -> list[Task]:
-        """The tasks of a rater, numbered from 1, in order."""
-        return [Task(item, bool(swapped), repeats) for item, swapped, repeats in self.sequences[rater - 1]]
+        """The tasks of a rater in order."""
+        return [self.task(rater, number) for number in range(len(self.sequences[rater - 1]))]
 
     def asked(self, item: Item) -> list[Question]:
         """The questions of an item."""
@@ -257,9 +264,16 @@ def load(folder: Path) -> Study:
         raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     places = (
         all(0 <= number < len(study.clips) for item in study.items for number in item.clips),
+        all(len(pair) == 2 and min(pair) >= 0 and max(pair) < len(study.arms) for pair in study.pairs),
         all(len(task) == 3 and 0 <= task[0] < len(study.items) for tasks in study.sequences for task in tasks),
         all(-1 <= clip.arm < len(study.arms) and 0 <= clip.prompt < len(study.prompts) for clip in study.clips),
     )
-    if not all(places):
+    pairs = {tuple(pair) for pair in study.pairs}
+    ordinary = (item for item in study.items if item.kind == "choice" and not item.checked)
+    if not all(places) or not all(_arms(study, item) in pairs for item in ordinary):
         raise RecordError(f"{path} is damaged: it names clips, items, arms or prompts that it does not have")
     return study
+
+
+def _arms(study: Study, item: Item) -> tuple[int, ...]:
+    return tuple(study.clips[number].arm for number in item.clips)

@@ -27,6 +27,7 @@ from harness.study.design import (
     MEDIA,
     MOST_ARMS,
     MOST_ITEMS,
+    MOST_TASKS,
     RATERS,
     STUDY_SCHEMA,
     Item,
@@ -90,6 +91,11 @@ def make(run: Run, folder: Path, plan: Plan) -> Made:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecordError(f"{folder} holds something already", "name an empty folder with --out DIR")
+    if plan.raters * plan.each > MOST_TASKS:
+        raise RecordError(
+            f"{plan.raters:,} raters with {plan.each:,} tasks each are more than {MOST_TASKS:,} tasks",
+            "take fewer with --raters or --each",
+        )
     arms, pairs = compared([arm.label for arm in run.arms], run.suite.reference, plan.pairs)
     secret = secrets.token_hex(32)
     gathered = _Gathered(View(run), Media(folder, name_of=partial(media_name, secret)), arms, plan)

@@ -92,7 +92,7 @@ def obvious_failures(study: Study, votes: Sequence[Vote]) -> dict[int, tuple[int
     """How many obvious tasks each rater failed, and how many were answered; only of raters who answered one."""
     failures: dict[int, tuple[int, int]] = {}
     for vote in votes:
-        task = study.tasks(vote.rater)[vote.task]
+        task = study.task(vote.rater, vote.task)
         checked = study.items[task.item].checked
         if not checked:
             continue
@@ -112,7 +112,7 @@ def _repeated(study: Study, votes: Sequence[Vote]) -> tuple[int, int]:
     by_task = {(vote.rater, vote.task): vote for vote in votes}
     alike = total = 0
     for vote in votes:
-        task = study.tasks(vote.rater)[vote.task]
+        task = study.task(vote.rater, vote.task)
         before = by_task.get((vote.rater, task.repeats))
         if task.repeats < 0 or before is None:
             continue
@@ -127,8 +127,9 @@ def _repeated(study: Study, votes: Sequence[Vote]) -> tuple[int, int]:
 def _remarks(study: Study, votes: Sequence[Vote], raters: set[int], careless: set[int], kept: bool) -> list[str]:
     said = f"{len(raters)} of {len(study.sequences)} raters voted"
     if any(item.checked for item in study.items):
+        named = ", ".join(map(str, sorted(careless)[:20])) + (", …" if len(careless) > 20 else "")
         said += f"; {len(careless)} failed half of their obvious pairs or more"
-        said += "" if not careless else " and are counted all the same" if kept else " and are left out"
+        said += "" if not careless else f" and are {'counted all the same' if kept else 'left out'}: {named}"
     remarks = [f"{said}."]
     alike, total = _repeated(study, votes)
     if total:
@@ -148,7 +149,7 @@ def _remarks(study: Study, votes: Sequence[Vote], raters: set[int], careless: se
 def _ballots(study: Study, question: Question, votes: Sequence[Vote]) -> Iterator[Ballot]:
     """The answers that count: neither those to repetitions nor those to obvious pairs."""
     for vote in votes:
-        task = study.tasks(vote.rater)[vote.task]
+        task = study.task(vote.rater, vote.task)
         item = study.items[task.item]
         if item.kind != question.kind or item.checked or task.repeats >= 0:
             continue
@@ -164,7 +165,8 @@ def _answered(study: Study, question: Question, ballots: Sequence[Ballot]) -> An
     arms = [[study.clips[number].arm for number in study.items[ballot.item].clips] for ballot in ballots]
     if question.kind == "choice":
         pairs = [(first, second) for first, second in study.pairs]
-        numbers = [pairs.index((first, second)) for first, second in arms]
+        number_by_pair = {pair: number for number, pair in enumerate(pairs)}
+        numbers = [number_by_pair[first, second] for first, second in arms]
         result = BradleyTerry(pairs, study.ties).strengths(numbers, answers, raters, prompts)
     else:
         rows, statistic = crossed.means(answers, [arm for (arm,) in arms], len(study.arms))

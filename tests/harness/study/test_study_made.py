@@ -198,6 +198,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, folder: Pat
         ({"arms": ["a"]}, "is damaged"),
         ({"items": []}, "no study that this harness reads"),
         ({"secret": "short"}, "no study that this harness reads"),
+        ({"pairs": [[0, 5]]}, "is damaged"),
     ],
 )
 def test_a_file_that_is_no_study_is_one_line(
@@ -210,6 +211,21 @@ def test_a_file_that_is_no_study_is_one_line(
     assert "\n" not in caught.value.message
     with pytest.raises(RecordError, match="is no study"):
         design.load(tmp_path / "nothing")
+
+
+def test_a_study_leads_to_no_file_outside_of_it(folder: Path, tmp_path: Path) -> None:
+    body = json.loads((folder / "study" / design.FILE).read_text())
+    for name in ("../study.json", "/etc/passwd", "a.mp4", f"{'0' * 32}.mp4/../../study.json"):
+        body["clips"][0]["media"] = name
+        (tmp_path / design.FILE).write_text(json.dumps(body))
+        with pytest.raises(RecordError, match="no study that this harness reads"):
+            design.load(tmp_path)
+
+
+def test_more_tasks_than_a_study_may_have(folder: Path, tmp_path: Path) -> None:
+    plan = make.Plan(design.questions("overall", ""), raters=10_000, each=1000)
+    with pytest.raises(RecordError, match="more than 1,000,000 tasks"):
+        make.make(load_run(folder / "run"), tmp_path / "study", plan)
 
 
 def test_the_command_makes_a_study_and_exports_it(folder: Path, tmp_path: Path) -> None:

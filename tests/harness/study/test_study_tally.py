@@ -94,7 +94,9 @@ def test_careless_raters_are_left_out_unless_they_are_kept(tmp_path: Path) -> No
     assert failures == {**dict.fromkeys(range(1, 5), (0, 2)), 5: (2, 2), 6: (2, 2)}
     people = tally(study, counted, None)
     assert (people.raters, people.left_out) == (4, 2)
-    assert people.remarks[0] == "6 of 6 raters voted; 2 failed half of their obvious pairs or more and are left out."
+    assert (
+        people.remarks[0] == "6 of 6 raters voted; 2 failed half of their obvious pairs or more and are left out: 5, 6."
+    )
     kept = tally(study, counted, None, keep_careless=True)
     assert (kept.raters, kept.answered[0].votes) == (6, 36)
     only = counted.votes[-16:]
