@@ -82,7 +82,8 @@ def new(
     counts = {size: sum(len(item.clips) == size for item in counted) for size in (2, 1)}
     judged = " and ".join(f"{count:,} {what[size]}" for size, count in counts.items() if count)
     yield f"study: {made.folder} ({judged} of {len(study.arms)} models on {len(study.prompts):,} prompts)"
-    yield f"raters: {raters:,}, each with {len(study.sequences[0])} tasks; each pair or clip is seen {dealt:.1f} times"
+    tasks = len(study.sequences[0])
+    yield f"raters: {raters:,}, with {tasks} task{'s' * (tasks != 1)} each; a pair or clip is seen {dealt:.1f} times"
     for reason, count in made.left_out.items():
         yield f"left out, {count:,} times: {reason}"
     yield f"tokens: {made.folder / design.RATERS}"

@@ -237,7 +237,7 @@ def test_the_command_makes_a_study_and_exports_it(folder: Path, tmp_path: Path) 
     made = harness("new", str(folder / "run"), "--pairs", "a:b", "--raters", "2", "--each", "3", "--out", str(out))
     assert made.returncode == 0, made.stderr
     assert "6 pairs of clips of 2 models on 6 prompts" in made.stdout
-    assert "2, each with 7 tasks; each pair or clip is seen 1.0 times" in made.stdout
+    assert "2, with 7 tasks each; a pair or clip is seen 1.0 times" in made.stdout
     exported = harness("export", str(out))
     assert exported.returncode == 0, exported.stderr
     page = (out / "static" / "index.html").read_text()

@@ -20,7 +20,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from harness.errors import HarnessError, StorageError
-from harness.study import design
+from harness.study import design, page
 from harness.study.serve import Buckets, application, listening
 from harness.study.votes import Ballots, collect
 
@@ -91,14 +91,14 @@ def site(made: tuple[Path, design.Study], tmp_path: Path) -> Iterator[Site]:
 
 
 def test_the_page_is_strict_and_empty(site: Site) -> None:
-    page = site("/")
-    assert page.status == 200
-    policy = page.headers["content-security-policy"]
+    answer = site("/")
+    assert answer.status == 200
+    policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
-    assert page.headers["x-content-type-options"] == "nosniff"
-    assert b"a pattern" not in page.body
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert b"a pattern" not in answer.body
 
 
 def test_a_rater_gets_the_own_tasks_and_nothing_that_names_an_arm(site: Site, made: tuple[Path, design.Study]) -> None:
@@ -180,6 +180,24 @@ def test_other_methods_and_names_of_the_host_are_refused(site: Site) -> None:
         assert site("/", host=host).status == 403
     for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:80"):
         assert site("/", host=host).status == 200
+
+
+def test_a_proxys_name_is_let_in_where_it_is_said(made: tuple[Path, design.Study], tmp_path: Path) -> None:
+    site = Site(tmp_path, made[1], hosts=("127.0.0.1", "study.example.org"))
+    assert site("/", host="study.example.org").status == 200
+    assert site("/", host="Study.Example.org:443").status == 200
+    assert site("/", host="other.example.org").status == 403
+    site.ballots.close()
+
+
+def test_titles_and_consent_are_text(made: tuple[Path, design.Study], tmp_path: Path) -> None:
+    asked = [question.model_copy(update={"text": HOSTILE}) for question in made[1].questions]
+    study = made[1].model_copy(update={"title": HOSTILE, "consent": HOSTILE, "questions": asked})
+    for served in (True, False):
+        html, _ = page.render(study, served=served)
+        assert HOSTILE not in html
+        assert "<script>window" not in html
+        assert "<img" not in html
 
 
 def test_too_many_votes_requests_and_guesses_wait(site: Site) -> None:
