@@ -126,6 +126,7 @@ _LATEX = {
     "↓": r"$\downarrow$",
     "→": r"$\rightarrow$",
     "≈": r"$\approx$",
+    "∞": r"$\infty$",
     "≠": r"$\neq$",
     "∘": r"$\circ$",
     "†": r"\textdagger{}",

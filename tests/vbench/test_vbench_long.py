@@ -193,6 +193,16 @@ def test_drift_stands_beside_the_mean(lossless):
     assert values["dynamic_degree"] in (0.0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0)
 
 
+def test_frames_are_compared_at_every_distance_that_the_clip_has(lossless, in_clip, tmp_path):
+    _, _, samples = lossless
+    assert samples["piece_starts"] == FIRSTS
+    assert samples["dino_distances"] == [2, 5, 10]
+    assert all(-1 <= alike < 1 for alike in samples["dino_by_distance"])
+    still = np.repeat(varied(1, 5), 9, axis=0)
+    in_clip.score(clip_of(write(tmp_path / "still-0.mp4", still, rate=RATE, crf=0)))
+    assert in_clip.samples()["dino_by_distance"] == pytest.approx([1.0, 1.0], abs=1e-4)
+
+
 def test_any_file_name_gives_the_same_numbers(in_clip, tmp_path):
     plain = write(tmp_path / "plain-0.mp4", varied(5, 4), rate=RATE)
     expected = in_clip.score(clip_of(plain))

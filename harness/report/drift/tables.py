@@ -200,9 +200,7 @@ def _cell(view: View, section: GenerateSection, metric: str, label: str, column:
     if not defined.all():
         marks = (*marks, UNDEFINED)
     if unbounded:
-        return Cell(
-            f"{UNBOUNDED} in {unbounded}", math.inf, scored=samples.scored, planned=samples.planned, marks=marks
-        )
+        return Cell(f"{UNBOUNDED} in {unbounded}", scored=samples.scored, planned=samples.planned, marks=marks)
     share = column.value.share
     cell = estimate_cell(clustered_mean(numbers[defined], samples.prompts[defined], share=share), "")
     return replace(cell, scored=samples.scored, planned=samples.planned, marks=marks)
@@ -233,7 +231,7 @@ def _ranking(name: str, columns: Sequence[Numbers]) -> tuple[list[Row], list[str
         cells = [
             Cell(str(ranks[label]), float(ranks[label])) if label in ranks else Cell("-") for label in column.by_arm
         ]
-        rows.append(Row(f"{name}: {column.value.label}", (*cells, Cell(against))))
+        rows.append(Row(f"{name}: {column.value.label}", (*cells, Cell(against, is_text=True))))
     sentences = []
     for pair, by in reversals.items():
         others = ", ".join(f"{column.value.label} ({_evidence(column, pair)})" for column in by)
