@@ -92,7 +92,7 @@ def agreement(model: VideoModel, request: Request) -> Agreement | None:
 
 
 def values(owner: str, value_list: Sequence[Value], raw: Mapping[str, float]) -> dict[str, float]:
-    """`check` as floats, in the declared order: every declared name and no other, none infinite.
+    """`raw` as floats, in the declared order: every declared name and no other, none infinite or out of its bounds.
 
     Raises `PluginFault` that starts with `owner`.
     """
@@ -105,6 +105,13 @@ def values(owner: str, value_list: Sequence[Value], raw: Mapping[str, float]) ->
     for name, value in numbers.items():
         if math.isinf(value):
             raise PluginFault(f"{owner} gave an infinite {name}")
+    for declared in value_list:
+        low, high = (0.0, 1.0) if declared.share else (declared.low, declared.high)
+        number = numbers[declared.name]
+        # A mean of cosines may end a rounding error beyond 1; a share is counted.
+        slack = 0.0 if declared.share else 1e-5 * max(abs(low or 0.0), abs(high or 0.0))
+        if (low is not None and number < low - slack) or (high is not None and number > high + slack):
+            raise PluginFault(f"{owner} gave {declared.name} {number:g}, outside of {low} to {high}")
     return numbers
 
 

@@ -19,6 +19,11 @@ from harness.contracts.base import Availability, Direction, Frames, Json, Option
 class Value:
     """One number that a metric or a probe gives, and how to read it.
 
+    `low`, `high`: the least and the greatest that it can be, where there are any; its interval stays between them.
+
+    `at_least_unless`: another value of the same probe. Where that one is 0, this one is a lower bound alone, as of a
+    search that ended before it met a limit.
+
     `share`: a clip passes (1) or not (0), or a part of it does, so that a mean is a share; its interval then stays
     between 0 and 1, and neither it nor that of a difference shrinks to a point where every clip passed.
     """
@@ -28,6 +33,9 @@ class Value:
     direction: Direction = "higher"
     label: str = ""
     share: bool = False
+    low: float | None = None
+    high: float | None = None
+    at_least_unless: str = ""
 
 
 CurveKind = Literal["quality", "adherence", "motion", "step", "distance"]

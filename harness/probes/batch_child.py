@@ -12,7 +12,9 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +50,12 @@ class Job:
     """The work of one child: a model by name, a batch, and a budget in bytes.
 
     With `agreement` it compares the model with its reference instead, without a budget and without timing. With
-    `least_gaps` it makes more clips, until there are so many gaps between chunks of a full window.
+    `least_gaps` it makes more clips, until there are so many gaps between chunks of a full window. With `learn` it
+    makes one clip without a budget and says what that imported.
+
+    Attributes:
+        preload: modules imported before the budget counts. imports: such that another process found; those that cannot
+            be imported here are left out.
     """
 
     name: str
@@ -60,10 +67,12 @@ class Job:
     frames: int
     batch: int
     budget_bytes: int
-    preload: tuple[str, ...] = ("torch",)
+    preload: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
     min_clock_ratio: float = 0.75
     agreement: bool = False
     least_gaps: int = 0
+    learn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +82,17 @@ class Row:
     Attributes:
         outcome: `ok`, `out_of_memory` or `failed` (with `message`).
         at: `load` or `generate`, where memory ran out or something failed.
-        peak_bytes: highest memory of the two clips, as `MemoryMeter` has it. On a CPU that is resident memory, while
-            the budget counts requested memory, which runs out before the peak reaches it. weight_bytes: after loading.
-        reserved_bytes, driver_bytes: on CUDA, of the allocator, and of the whole device as the driver has it; None
-            elsewhere. grown_bytes: by how much the latter grew while the budget was held.
+        peak_bytes: highest memory of the kind that the budget limits, as `BudgetMeter` has it. weight_bytes: of that
+            kind, after loading. held_bytes: highest memory as `MemoryMeter` has it: resident, on CUDA allocated.
+        driver_bytes: on CUDA, of the whole device as the driver has it; None elsewhere. grown_bytes: by how much it
+            grew while the budget was held.
         failures: on CUDA, the counts of `devices.allocation_failures`.
         clip_s, first_chunk_s: of the second clip. It was made anew `rejected` times, while the device's clock was low.
         fps: its pixel frames per second over the chunks whose window was full, all clips of the batch together.
         gaps: seconds between chunks whose window was full, of that clip and later ones, where the job asks for some.
         agreement: of a job that asks for the check of rule T14 alone: members of an `Agreement`; None without a
             reference.
+        imports: of a job that asks to learn them alone.
     """
 
     batch: int
@@ -91,7 +101,7 @@ class Row:
     message: str = ""
     peak_bytes: float = float("nan")
     weight_bytes: float = float("nan")
-    reserved_bytes: float | None = None
+    held_bytes: float = float("nan")
     driver_bytes: float | None = None
     grown_bytes: float | None = None
     failures: dict[str, int] = field(default_factory=dict)
@@ -101,6 +111,7 @@ class Row:
     gaps: list[float] = field(default_factory=list)
     rejected: int = 0
     agreement: dict[str, Any] | None = None
+    imports: Sequence[str] = ()
     kind: str = ""
     notes: dict[str, Json] = field(default_factory=dict)
 
@@ -138,6 +149,64 @@ def hold_to_budget(device: str, budget: int) -> str:
     return "private writable memory asked for, resident or not, beyond interpreter and libraries (RLIMIT_DATA)"
 
 
+class BudgetMeter:
+    """Memory of the kind that `hold_to_budget` limits, beyond what was there when it was made.
+
+    On CUDA that is what torch's allocator reserved. On a CPU it is the data segment, whose highest size the system does
+    not keep: it is asked for after each chunk, and every `PERIOD_S` while `watching`.
+    """
+
+    PERIOD_S = 0.001
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.on_cuda = device.startswith("cuda")
+        self._base = self._bytes()
+        self._peak = 0.0
+
+    def _bytes(self) -> float:
+        if self.on_cuda:
+            import torch
+
+            return float(torch.cuda.memory_reserved(self.device))
+        size = status_bytes("VmData")
+        return float("nan") if size is None else float(size)
+
+    def now(self) -> float:
+        """Bytes at present."""
+        size = self._bytes() - self._base
+        self._peak = max(self._peak, size)
+        return size
+
+    def peak(self) -> float:
+        """The highest number of bytes so far."""
+        if not self.on_cuda:
+            return self._peak
+        import torch
+
+        return float(torch.cuda.max_memory_reserved(self.device)) - self._base
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Ask all the while, in a thread of its own. It takes some time from the process, so nothing is timed then."""
+        if self.on_cuda:
+            yield
+            return
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(self.PERIOD_S):
+                self.now()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
 def _require_free(budget: int, free: int, where: str) -> None:
     if free < budget:
         raise NotAvailable(
@@ -163,18 +232,26 @@ def run(job: Job) -> Row:
     """Load the model under the budget and have it make two clips of `job.frames` frames (rule T16), or check it."""
     at = "load"
     try:
+        if job.learn:
+            return _learn(job)
         model, meter = _prepare(job)
+        # The thread that watches is one of the process from the start, or its stack would count into the budget.
+        budget = BudgetMeter(job.device)
+        with budget.watching():
+            pass
         covers = "" if job.agreement else hold_to_budget(job.device, job.budget_bytes)
+        budget = BudgetMeter(job.device)
         # The driver's own count is kept beside: a model may take memory past torch's allocator (rule T16).
         before = _driver_bytes(job.device)
         model.load(job.device)
-        weights = meter.now() - meter.base
+        weights = budget.now()
         at = "generate"
         if job.agreement:
             return _check_agreement(job, model)
         meter.reset()
-        clips, rejected = _timed_clips(job, model)
+        clips, rejected = _timed_clips(job, model, budget)
         row = _row_of(job, model, clips[0], meter, weights, covers)
+        row = replace(row, peak_bytes=budget.peak())
         after = _driver_bytes(job.device)
         grown = None if after is None or before is None else after - before
         failures = devices.allocation_failures(job.device)
@@ -194,6 +271,10 @@ def _prepare(job: Job) -> tuple[VideoModel, MemoryMeter]:
     model = registry.models.create(job.name, job.options)
     for name in job.preload:
         importlib.import_module(name)
+    for name in job.imports:
+        # Found by another process, where each was there in its own turn; some cannot be imported by name.
+        with suppress(Exception):
+            importlib.import_module(name)
     if "torch" in sys.modules:
         import torch
 
@@ -202,6 +283,20 @@ def _prepare(job: Job) -> tuple[VideoModel, MemoryMeter]:
         if job.device.startswith("cuda"):
             torch.ones(1, device=job.device)
     return model, MemoryMeter(job.device)
+
+
+def _learn(job: Job) -> Row:
+    """What loading the model and one clip of it import, in that order: it is loaded before a budget counts."""
+    before = set(sys.modules)
+    model, _ = _prepare(job)
+    model.load(job.device)
+    generate(Clock(job.device), model, _workload(job).request(0), model.describe())
+    names = [
+        name
+        for name, module in list(sys.modules.items())
+        if name not in before and getattr(module, "__spec__", None) and not name.startswith(registry.PLUGIN_MODULE)
+    ]
+    return Row(job.batch, "ok", imports=names)
 
 
 def _driver_bytes(device: str) -> float | None:
@@ -225,15 +320,16 @@ def _check_agreement(job: Job, model: VideoModel) -> Row:
     return Row(job.batch, "ok", agreement=asdict(result) | {"details": {**result.details, "batch": job.batch}})
 
 
-def _timed_clips(job: Job, model: VideoModel) -> tuple[list[Generation], int]:
+def _timed_clips(job: Job, model: VideoModel, budget: BudgetMeter) -> tuple[list[Generation], int]:
     """The second clip and those that the job's gaps need besides, all at a full clock (rule T11); clips thrown away.
 
-    The first clip warms up. Its time does not count, so it is the one whose clips are compared with each other.
-    Raises `OptionError` where a clip has no gap of a full window.
+    The first clip warms up. Its time does not count, so it is the one whose clips are compared with each other, and
+    whose memory is watched. Raises `OptionError` where a clip has no gap of a full window.
     """
     clock, card, numbers = Clock(job.device), model.describe(), itertools.count(1)
     full = FullClock(Telemetry(job.device).clock_ratio, job.min_clock_ratio)
-    generate(clock, model, _workload(job).request(0), card, distinct=True)
+    with budget.watching():
+        generate(clock, model, _workload(job).request(0), card, distinct=True, after_chunk=budget.now)
     clips = [full.take(lambda: generate(clock, model, _workload(job).request(next(numbers)), card))]
     if job.least_gaps and not _steady_gaps(clips, model):
         raise OptionError(f"{job.frames} frames have no two chunks of a full window", "ask for longer clips")
@@ -248,16 +344,13 @@ def _steady_gaps(clips: Sequence[Generation], model: VideoModel) -> list[float]:
     return [clip.gaps[chunk] for clip in clips for chunk in chunks if chunk > 0]
 
 
-def _row_of(job: Job, model: VideoModel, second: Generation, meter: MemoryMeter, weights: int, covers: str) -> Row:
-    peaks = meter.peak()
+def _row_of(job: Job, model: VideoModel, second: Generation, meter: MemoryMeter, weights: float, covers: str) -> Row:
     steady, rule = steady_chunks(second.frames, model.describe())
-    on_cuda = job.device.startswith("cuda")
     return Row(
         job.batch,
         "ok",
-        peak_bytes=peaks["peak_bytes"],
-        weight_bytes=float(weights),
-        reserved_bytes=peaks["peak_reserved_bytes"] if on_cuda else None,
+        weight_bytes=weights,
+        held_bytes=meter.peak()["peak_bytes"],
         clip_s=second.seconds,
         first_chunk_s=second.arrivals[0],
         fps=second.rate(sum(second.gaps[i] for i in steady), steady),

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from pydantic import Field
@@ -45,14 +45,15 @@ class BatchScalingOptions(Options):
         max_batch: largest batch that is tried.
         timeout_s: seconds after which one batch size counts as failed.
         min_clock_ratio: a timed clip below this share of the device's default clock is thrown away and made anew.
-        preload: modules imported before the budget is counted.
+        preload: modules imported before the budget is counted; all that the model imports unless given, as a first
+            clip of it without a budget shows.
     """
 
     budget_bytes: int = Field(gt=0)
     max_batch: int = Field(1024, ge=1)
     timeout_s: float = Field(3600.0, gt=0)
     min_clock_ratio: float = Field(0.75, ge=0, le=1)
-    preload: tuple[str, ...] = ("torch",)
+    preload: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def search(attempt: Callable[[int], Row], most: int) -> Search:
 
 
 def line(rows: Sequence[Row]) -> tuple[float, float]:
-    """Slope (bytes a request) and fixed part (bytes) of peak memory over batch, by least squares.
+    """Slope (bytes a request) and fixed part (bytes) of the memory that the budget limits over batch, least squares.
 
     NaN where fewer than two batch sizes finished.
     """
@@ -105,12 +106,12 @@ def line(rows: Sequence[Row]) -> tuple[float, float]:
 class BatchScaling(Probe):
     """Runs the model in fresh processes of growing batch, each within the budget and for two full-length clips."""
 
-    version = "4"
+    version = "5"
     schema = BatchScalingOptions
     plots = ("memory_by_batch",)
     values = (
         Value("budget_bytes", "B", "none", "budget"),
-        Value("largest_batch", "requests", "higher", "largest batch"),
+        Value("largest_batch", "requests", "higher", "largest batch", at_least_unless="bounded"),
         Value("bounded", "", "none", "limit found"),
         Value("slope_bytes", "B/request", "lower", "memory per request"),
         Value("fixed_bytes", "B", "lower", "fixed memory"),
@@ -140,14 +141,18 @@ class BatchScaling(Probe):
         require_budget(subject.device)
         check_length(subject, workload)
         telemetry = Telemetry(subject.device)
+        job = self._job(subject, workload)
+        if self.options.preload is None:
+            with context.spans("imports"):
+                job = replace(job, imports=tuple(attempt(replace(job, learn=True), self.options.timeout_s).imports))
 
         def fits(batch: int) -> Row:
             with context.spans(f"batch {batch}"):
-                return self._attempt(subject, workload, batch)
+                return attempt(replace(job, batch=batch), self.options.timeout_s)
 
         with watch(telemetry) as other:
             result = search(fits, self.options.max_batch)
-        agreed = self._agree(subject, workload, result.largest)
+        agreed = self._agree(job, result.largest)
         slope, fixed = line(result.rows)
         by_batch = {row.batch: row for row in result.rows if row.outcome == "ok"}
         no_row = Row(0, "out_of_memory")
@@ -185,20 +190,20 @@ class BatchScaling(Probe):
             notes.update(one.notes)
         return Measurement(values, _samples(result.rows), notes, contended=other.contended, agreement=agreed)
 
-    def _agree(self, subject: Subject, workload: Workload, batch: int) -> Agreement | NotHeld:
+    def _agree(self, job: Job, batch: int) -> Agreement | NotHeld:
         """Check the agreement (rule T14) in a process of its own without a budget, since the reference needs memory.
 
         It is checked at the largest batch. Where even the whole device is too small for both, the batch is halved.
         """
         while batch:
-            row = self._attempt(subject, workload, batch, agreement=True)
+            row = attempt(replace(job, batch=batch, agreement=True), self.options.timeout_s)
             if row.outcome == "ok":
                 return Agreement(**row.agreement) if row.agreement else "no reference"
             batch //= 2
         return "not taken"
 
-    def _attempt(self, subject: Subject, workload: Workload, batch: int, agreement: bool = False) -> Row:
-        job = Job(
+    def _job(self, subject: Subject, workload: Workload) -> Job:
+        return Job(
             name=subject.name,
             options=subject.options,
             plugins=tuple(str(path) for path in subject.plugins),
@@ -206,13 +211,11 @@ class BatchScaling(Probe):
             prompts=workload.prompts,
             seeds=workload.seeds,
             frames=workload.frames,
-            batch=batch,
+            batch=1,
             budget_bytes=self.options.budget_bytes,
-            preload=self.options.preload,
+            preload=self.options.preload or (),
             min_clock_ratio=self.options.min_clock_ratio,
-            agreement=agreement,
         )
-        return attempt(job, self.options.timeout_s)
 
 
 def attempt(job: Job, timeout_s: float) -> Row:
@@ -278,7 +281,7 @@ def _samples(rows: Sequence[Row]) -> Mapping[str, Sequence[float]]:
 
 
 def _row(row: Row) -> dict[str, Json]:
-    names = ("batch", "outcome", "at", "message", "reserved_bytes", "driver_bytes", "grown_bytes", "rejected")
+    names = ("batch", "outcome", "at", "message", "held_bytes", "driver_bytes", "grown_bytes", "rejected")
     return {name: getattr(row, name) for name in names} | {"allocation_failures": dict(row.failures)}
 
 

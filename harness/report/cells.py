@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.contracts import Direction, ModelCard, Value, enforce
 from harness.errors import PluginFault
 from harness.report.samples import Samples, aggregates, doubts, estimate
-from harness.report.table import DOUBTS, FAULT, INCOMPLETE, NOT_TOLD, UNDEFINED, Cell, Heading, numeral
+from harness.report.table import AT_LEAST, DOUBTS, FAULT, INCOMPLETE, NOT_TOLD, UNDEFINED, Cell, Heading, numeral
 from harness.report.verdicts import Standing
 from harness.report.view import AnySection, Place, View
 from harness.runs.plan import Arm, Group
@@ -48,7 +48,7 @@ def ranked(cells: Cells, direction: Direction, comparable: Collection[Place], st
     numbers = {
         place: number for place, number in numbers_or_none.items() if number is not None and math.isfinite(number)
     }
-    if direction == "none" or len(numbers) < 2:
+    if direction == "none" or len(numbers) < 2 or any(AT_LEAST in cells[place].marks for place in numbers):
         return cells
     merits = {place: MERIT[direction](number) for place, number in numbers.items()}
     best = max(merits.values())
@@ -82,14 +82,24 @@ def over_reference(
         base = cells.get((number, references[number]))
         pair = (cell.value, base.value if base else None)
         above, below = pair[::-1] if kind == "inverse" else pair
+        bound = _bound_of_ratio(cell, base, kind)
         if cell.value is None:
             ratios[number, arm] = cell
-        elif above is None or not below:
+        elif above is None or not below or bound is None:
             ratios[number, arm] = replace(cell, text=UNDEFINED_TEXT, value=None, low=None, high=None, spread="")
         else:
-            text = format(above / below, spec or ".3g")
+            text = bound + format(above / below, spec or ".3g")
             ratios[number, arm] = replace(cell, text=text, value=above / below, low=None, high=None, spread="")
     return ratios
+
+
+def _bound_of_ratio(cell: Cell, base: Cell | None, kind: Literal[True, "inverse"]) -> str | None:
+    """What stands before a ratio of values that may be lower bounds; None where nothing can be said of it."""
+    bounds = [base is not None and AT_LEAST in base.marks, AT_LEAST in cell.marks]
+    if cell is base:
+        return ""
+    above, below = bounds if kind == "inverse" else bounds[::-1]
+    return None if above and below else ">= " * above or "<= " * below
 
 
 def heading(label: str, value: Value, kind: Literal[True, "inverse"]) -> Heading:
@@ -158,7 +168,9 @@ def cell_of(
         return Cell(text, scored=0, planned=planned, marks=marks)
     if isinstance(section, MeasureSection):
         marks = (*marks, *doubts(samples.judgements), *view.uncleared(section, group))
-        cell = _measured_cell(samples.values[name], value, spec, marks)
+        unless = samples.values.get(value.at_least_unless)
+        at_least = unless is not None and bool((unless == 0).any())
+        cell = _measured_cell(samples.values[name], value, spec, (*marks, *(AT_LEAST,) * at_least))
         reason = view.lack(samples, name) if cell.value is None else ""
         return Cell(f"not available: {reason}", marks=marks) if reason else cell
     try:
@@ -204,7 +216,8 @@ def _measured_cell(rounds: NDArray[np.float64], value: Value, spec: str, marks: 
     middle = float(np.median(defined))
     exact = int(middle) if middle.is_integer() and not spec else middle
     rounds_shown = defined.size if value.direction != "none" else None
-    return Cell(numeral(exact, middle, spec), middle, rounds=rounds_shown, marks=marks)
+    text = ">= " * (AT_LEAST in marks) + numeral(exact, middle, spec)
+    return Cell(text, middle, rounds=rounds_shown, marks=marks)
 
 
 def _explained(cell: Cell, view: View, section: GenerateSection, group: Group, name: str) -> Cell:

@@ -246,6 +246,8 @@ def _ratio(finding: Finding, pair: Pair, choice: Choice) -> Finding:
     spans = {(side, ""): view.span(_group(view, label, choice)[1]) for side, (view, label) in enumerate(pair)}
     apart = (APART,) * bool(timed_apart(spans))
     finding = replace(finding, marks=tuple(dict.fromkeys((*finding.marks, *doubts(judgements), *apart))))
+    if any(records[n].values.get(value.at_least_unless) == 0 for records in of_arms for n in numbers):
+        return replace(finding, verdict="not compared", reason="a search ended before it met a limit")
     raw = all(value.name in records[n].samples for records in of_arms for n in numbers)
     rounds = [
         [records[n].samples[value.name] if raw else [records[n].values[value.name]] for n in numbers]

@@ -129,6 +129,7 @@ _LATEX = {
     "∞": r"$\infty$",
     "≠": r"$\neq$",
     "∘": r"$\circ$",
+    "◇": r"$\diamond$",
     "†": r"\textdagger{}",
     "‡": r"\textdaggerdbl{}",
     "‖": r"\textbardbl{}",

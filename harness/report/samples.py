@@ -151,10 +151,14 @@ def estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
     counting = kept_clips(metric, name, samples)
     # Only a mean has a fast interval; a metric's own aggregate is called once a resample.
     values, prompts = samples.values[name][counting], samples.prompts[counting]
+    declared = next((value for value in metric.values if value.name == name), Value(name))
     if type(metric).aggregate is Metric.aggregate:
-        share = any(value.share for value in metric.values if value.name == name)
-        return clustered_mean(values, prompts, share=share)
-    return clustered_statistic(values, prompts, lambda pooled: enforce.aggregate(metric, name, pooled))
+        found = clustered_mean(values, prompts, share=declared.share)
+    else:
+        found = clustered_statistic(values, prompts, lambda pooled: enforce.aggregate(metric, name, pooled))
+    low = found.low if declared.low is None else max(found.low, declared.low)
+    high = found.high if declared.high is None else min(found.high, declared.high)
+    return replace(found, low=low, high=high) if found.bounded else found
 
 
 def aggregates(metric: Metric, samples: Samples) -> Mapping[str, float]:

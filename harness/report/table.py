@@ -18,6 +18,7 @@ NOT_TOLD = "≈"
 FAULT = "!"
 UNLIKE = "≠"
 APART = "∘"
+AT_LEAST = "◇"
 
 NOTES = {
     RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
@@ -29,11 +30,12 @@ NOTES = {
     UNHELD: "no slow reference stands behind the model's fast path in this record, so a wrong result may be a fast one",
     UNLIKE: "of another kind than others of its column, as said below the table; never ranked",
     APART: "not timed in turns with the others (A B B A), so that drift of the device falls on it alone; never ranked",
+    AT_LEAST: "at least this: the search ended before it met a limit, so that the column is not ranked",
     FAULT: "a plug-in failed over these results, as the cell says; no other cell rests on that",
     NOT_TOLD: "best, but not told from the next: harness compare says UNCLEAR or has no verdict",
 }
 """The footnote of each mark."""
-DOUBTS = frozenset({INCOMPLETE, CONTENDED, UNCONVERGED, UNCLEARED, UNHELD, UNLIKE, APART})
+DOUBTS = frozenset({INCOMPLETE, CONTENDED, UNCONVERGED, UNCLEARED, UNHELD, UNLIKE, APART, AT_LEAST})
 """Marks that cast doubt on a value, so that it is never the best of its column."""
 
 

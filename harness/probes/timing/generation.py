@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,12 +136,19 @@ class _Clips:
 
 
 def generate(
-    clock: Clock, model: VideoModel, request: Request, card: ModelCard, *, distinct: bool = False
+    clock: Clock,
+    model: VideoModel,
+    request: Request,
+    card: ModelCard,
+    *,
+    distinct: bool = False,
+    after_chunk: Callable[[], object] | None = None,
 ) -> Generation:
     """Have `model` answer `wanted`, timing as it streams (rule T2). Pixels are checked for shape and dropped.
 
-    With `distinct` the clips of the batch are compared too (rule T13). That takes time between the chunks, so it is for
-    generations whose time does not count. Raises `ModelFault` when the chunks do not answer the request.
+    With `distinct` the clips of the batch are compared too (rule T13), and `after_chunk` is called after each chunk.
+    Both take time between the chunks, so they are for generations whose time does not count. Raises `ModelFault` when
+    the chunks do not answer the request.
     """
     spans = Recorder(clock)
     clips = _Clips(request) if distinct and request.batch > 1 else None
@@ -156,6 +163,8 @@ def generate(
             frames.append(int(chunk.shape[1]))
             if clips is not None:
                 clips.add(chunk)
+            if after_chunk is not None:
+                after_chunk()
         end = clock.point()
     if clips is not None:
         clips.check()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.contracts import ProbeContext, Workload
+from harness.contracts import ProbeContext, Subject, Workload, registry
 from harness.errors import ModelFault, NotAvailable, OptionError
 from harness.probes import batch_child, batch_scaling
 from harness.probes.batch_child import Job, Row, out_of_memory
@@ -73,11 +73,54 @@ def test_the_known_allocation_comes_out_under_a_held_budget(subject):
     assert found.values["slope_bytes"] == pytest.approx(24 * MIB, rel=0.01)
     assert found.values["weight_bytes"] == pytest.approx(40 * MIB, rel=0.02)
     assert found.values["cache_share"] == pytest.approx(1, rel=0.01)
+    # The budget limits what is shown: no batch that fits lies above it.
+    sizes = [(40 + 24 * batch) * MIB for batch in (1, 2, 4)]
+    assert found.samples["peak_bytes"][:3] == pytest.approx(sizes, rel=0.01)
+    assert max(found.samples["peak_bytes"][:3]) <= options.budget_bytes
     assert found.samples["batch"] == [1, 2, 4, 5, 6, 8]
     assert found.samples["fits"] == [1, 1, 1, 0, 0, 0]
     outcomes = [row["outcome"] for row in found.notes["rows"]]
     assert outcomes == ["ok"] * 3 + ["out_of_memory"] * 3
     assert "RLIMIT_DATA" in found.notes["covers"]
+
+
+HEAVY = """
+import numpy as np
+from harness.contracts import ModelCard, Options, VideoModel, no_spans, registry
+
+class Heavy(VideoModel):
+    schema = Options
+    def describe(self): return ModelCard("heavy", 4, 4, 8.0, 4)
+    def load(self, device): import heavy_table
+    def stream(self, request, spans=no_spans):
+        import heavy_late
+        for start in range(0, request.frames, 4):
+            yield np.stack([np.full((4, 4, 4, 3), len(prompt) + start, np.uint8) for prompt in request.prompts])
+
+registry.models.register("test/heavy")(Heavy)
+"""
+
+
+@linux
+def test_what_a_model_imports_does_not_count_unless_asked_for(tmp_path):
+    for name in ("heavy_table", "heavy_late"):
+        (tmp_path / f"{name}.py").write_text("import numpy as np\nTABLE = np.ones(40 << 20, np.uint8)\n")
+    (tmp_path / "heavy.py").write_text(HEAVY)
+    registry.load_plugin(tmp_path / "heavy.py")
+    made = Subject(
+        "test/heavy",
+        {},
+        registry.models.create("test/heavy", {}).describe(),
+        "cpu",
+        lambda: None,
+        (tmp_path / "heavy.py",),
+    )
+    workload = Workload(PROMPTS, (0, 1), 12)
+    found = BatchScaling(BatchScalingOptions(budget_bytes=30 * MIB, max_batch=2)).measure(made, workload, HERE)
+    assert found.values["largest_batch"] == 2
+    assert found.values["peak_bytes_largest"] < 20 * MIB
+    with pytest.raises(OptionError, match="smaller than the weights of test/heavy"):
+        BatchScaling(BatchScalingOptions(budget_bytes=30 * MIB, preload=())).measure(made, workload, HERE)
 
 
 def test_what_the_driver_counts_is_held_against_the_budget(subject, monkeypatch):
