@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -150,7 +151,7 @@ def hold_to_budget(device: str, budget: int) -> str:
 
 
 class BudgetMeter:
-    """Memory of the kind that `hold_to_budget` limits, beyond what was there when it was made.
+    """Memory of the kind that `hold_to_budget` limits, beyond what was there at `begin`.
 
     On CUDA that is what torch's allocator reserved. On a CPU it is the data segment, whose highest size the system does
     not keep: it is asked for after each chunk, and every `PERIOD_S` while `watching`.
@@ -161,8 +162,22 @@ class BudgetMeter:
     def __init__(self, device: str) -> None:
         self.device = device
         self.on_cuda = device.startswith("cuda")
-        self._base = self._bytes()
-        self._peak = 0.0
+        self._base = self._peak = 0.0
+        self._asking, running = threading.Event(), threading.Event()
+        if not self.on_cuda:
+            # From the start, or the stack of the thread would count into the budget.
+            threading.Thread(target=self._ask, args=(running,), daemon=True).start()
+            running.wait()
+
+    def _ask(self, running: threading.Event) -> None:
+        running.set()
+        while self._asking.wait():
+            self.now()
+            time.sleep(self.PERIOD_S)
+
+    def begin(self) -> None:
+        """Count from here."""
+        self._base, self._peak = self._bytes(), 0.0
 
     def _bytes(self) -> float:
         if self.on_cuda:
@@ -188,23 +203,12 @@ class BudgetMeter:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Ask all the while, in a thread of its own. It takes some time from the process, so nothing is timed then."""
-        if self.on_cuda:
-            yield
-            return
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(self.PERIOD_S):
-                self.now()
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
+        """Ask all the while. It takes some time from the process, so nothing is timed then."""
+        self._asking.set()
         try:
             yield
         finally:
-            done.set()
-            thread.join()
+            self._asking.clear()
 
 
 def _require_free(budget: int, free: int, where: str) -> None:
@@ -235,12 +239,9 @@ def run(job: Job) -> Row:
         if job.learn:
             return _learn(job)
         model, meter = _prepare(job)
-        # The thread that watches is one of the process from the start, or its stack would count into the budget.
         budget = BudgetMeter(job.device)
-        with budget.watching():
-            pass
+        budget.begin()
         covers = "" if job.agreement else hold_to_budget(job.device, job.budget_bytes)
-        budget = BudgetMeter(job.device)
         # The driver's own count is kept beside: a model may take memory past torch's allocator (rule T16).
         before = _driver_bytes(job.device)
         model.load(job.device)
