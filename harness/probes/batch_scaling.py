@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from pydantic import Field
@@ -141,10 +142,7 @@ class BatchScaling(Probe):
         require_budget(subject.device)
         check_length(subject, workload)
         telemetry = Telemetry(subject.device)
-        job = self._job(subject, workload)
-        if self.options.preload is None:
-            with context.spans("imports"):
-                job = replace(job, imports=tuple(attempt(replace(job, learn=True), self.options.timeout_s).imports))
+        job = with_imports(self._job(subject, workload), self.options, context)
 
         def fits(batch: int) -> Row:
             with context.spans(f"batch {batch}"):
@@ -216,6 +214,22 @@ class BatchScaling(Probe):
             preload=self.options.preload or (),
             min_clock_ratio=self.options.min_clock_ratio,
         )
+
+
+class Preloading(Protocol):
+    """Options of a probe that holds a model to a budget."""
+
+    preload: tuple[str, ...] | None
+    timeout_s: float
+
+
+def with_imports(job: Job, options: Preloading, context: ProbeContext) -> Job:
+    """`job` with what its model imports, as a clip without a budget shows; unless the options name the modules."""
+    if options.preload is not None:
+        return job
+    with context.spans("imports"):
+        row = attempt(replace(job, batch=1, learn=True), options.timeout_s)
+    return replace(job, imports=tuple(row.imports))
 
 
 def attempt(job: Job, timeout_s: float) -> Row:

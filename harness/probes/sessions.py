@@ -11,7 +11,7 @@ from pydantic import Field
 from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Subject, Value, Workload
 from harness.errors import OptionError
 from harness.probes.batch_child import Job, Row, require_budget
-from harness.probes.batch_scaling import attempt, check_length, search
+from harness.probes.batch_scaling import attempt, check_length, search, with_imports
 from harness.probes.timing.contention import watch
 from harness.probes.timing.generation import check_workload
 from harness.probes.timing.telemetry import Telemetry
@@ -30,7 +30,7 @@ class SessionsOptions(Options):
         max_batch: largest batch that is tried.
         timeout_s: seconds after which one batch size counts as failed.
         min_clock_ratio: a timed clip below this share of the device's default clock is thrown away and made anew.
-        preload: modules imported before the budget is counted.
+        preload: modules imported before the budget is counted, as for `batch_scaling`.
     """
 
     budget_bytes: int = Field(gt=0)
@@ -39,7 +39,7 @@ class SessionsOptions(Options):
     max_batch: int = Field(1024, ge=1)
     timeout_s: float = Field(3600.0, gt=0)
     min_clock_ratio: float = Field(0.75, ge=0, le=1)
-    preload: tuple[str, ...] = ("torch",)
+    preload: tuple[str, ...] | None = None
 
 
 def gaps_needed(percent: float) -> int:
@@ -85,10 +85,11 @@ class Sessions(Probe):
         options: SessionsOptions = self.options
         limit = subject.card.frames_per_chunk / (options.frame_rate or subject.card.frame_rate)
         rows: dict[int, Row] = {}
+        job = with_imports(self._job(subject, workload), options, context)
 
         def keeps_up(batch: int) -> Row:
             with context.spans(f"batch {batch}"):
-                rows[batch] = attempt(self._job(subject, workload, batch), options.timeout_s)
+                rows[batch] = attempt(replace(job, batch=batch), options.timeout_s)
             late = rows[batch].outcome == "ok" and not self._gap(rows[batch]) <= limit
             return replace(rows[batch], outcome="failed", message="late") if late else rows[batch]
 
@@ -133,7 +134,7 @@ class Sessions(Probe):
             **{f"gaps:{row.batch}": row.gaps for row in ordered},
         }
 
-    def _job(self, subject: Subject, workload: Workload, batch: int) -> Job:
+    def _job(self, subject: Subject, workload: Workload) -> Job:
         options: SessionsOptions = self.options
         return Job(
             name=subject.name,
@@ -143,9 +144,9 @@ class Sessions(Probe):
             prompts=workload.prompts,
             seeds=workload.seeds,
             frames=workload.frames,
-            batch=batch,
+            batch=1,
             budget_bytes=options.budget_bytes,
-            preload=options.preload,
+            preload=options.preload or (),
             min_clock_ratio=options.min_clock_ratio,
             least_gaps=gaps_needed(options.percent),
         )
