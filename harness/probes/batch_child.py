@@ -69,10 +69,10 @@ class Job:
     batch: int
     budget_bytes: int
     preload: tuple[str, ...] = ()
-    imports: tuple[str, ...] = ()
     min_clock_ratio: float = 0.75
     agreement: bool = False
     least_gaps: int = 0
+    imports: tuple[str, ...] = ()
     learn: bool = False
 
 
