@@ -8,6 +8,7 @@ the context's.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,13 @@ from videomla_models.network.attention.linear import LinearAttention
 from videomla_models.ops.choice import Name
 from videomla_models.ops.inplace import constant, reuse
 from videomla_models.ops.latent import Attention
-from videomla_models.ops.products import Linear, linear
+from videomla_models.ops.products import FeedForward, Linear, linear, watched
 from videomla_models.ops.rope import RotaryTable
 from videomla_models.ops.step import step
 from videomla_models.spec.config import TransformerConfig
+
+Modulation = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Shift, factor and gate of a block's self-attention, and of its feed-forward layer."""
 
 
 def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
@@ -97,34 +101,44 @@ class Block(nn.Module):
             self.self_attn = DenseAttention(dim, heads, eps)
         self.norm3 = nn.LayerNorm(dim, eps)
         self.cross_attn = CrossAttention(dim, heads, eps)
-        self.ffn = nn.Sequential(Linear(dim, config.ffn), InplaceGELU(), Linear(config.ffn, dim))
+        self.ffn = FeedForward(Linear(dim, config.ffn), InplaceGELU(), Linear(config.ffn, dim))
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
     @step("modulation")
-    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        if scale.numel() == x.shape[-1]:
-            return F.layer_norm(x, x.shape[-1:], (constant(1, scale) + scale).flatten(), shift.flatten(), self.eps)
+    def modulation_at(self, steps: Tensor) -> Modulation:
+        """Shift, factor and gate of self-attention, then of the feed-forward layer, each [B, F, dim].
+
+        Takes projected timesteps [B, F, 6, dim]; 1 may stand for B, F or both.
+        """
+        shift, scale, gate, shift2, scale2, gate2 = (self.modulation.unsqueeze(1) + steps).unbind(2)
+        one = constant(1, scale)
+        return shift, one + scale, gate, shift2, one + scale2, gate2
+
+    @step("modulation")
+    def _modulated(self, x: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
+        if factor.numel() == x.shape[-1]:
+            return F.layer_norm(x, x.shape[-1:], factor.flatten(), shift.flatten(), self.eps)
         normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        return _scale_and_add(shift, normed, constant(1, scale) + scale, reused=normed)
+        return _scale_and_add(shift, normed, factor, reused=normed)
 
     @staticmethod
     @step("modulation")
     def _gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
         return _scale_and_add(x, update, gate, reused=x)
 
-    def forward(self, x: Tensor, steps: Tensor, text: TextKeys, layer: int, context: Context) -> Tensor:
+    def forward(self, x: Tensor, modulation: Modulation, text: TextKeys, layer: int, context: Context) -> Tensor:
         """One block.
 
         Args:
             x: tokens [B, F * tokens, dim], given up to the block.
-            steps: projected timesteps [B, F, 6, dim], or with 1 for B, F or both.
+            modulation: from `modulation_at`.
             text: keys and values of the prompt. layer: this block's index. context: what self-attention sees.
         """
-        shift, scale, gate, shift2, scale2, gate2 = (self.modulation.unsqueeze(1) + steps).unbind(2)
-        x = self._gated(x, self.self_attn(self._modulated(x, shift, scale), layer, context), gate)
+        shift, factor, gate, shift2, factor2, gate2 = modulation
+        x = self._gated(x, self.self_attn(self._modulated(x, shift, factor), layer, context), gate)
         prompted = self.cross_attn(self.norm3(x), text)
         x = torch.add(x, prompted, out=reuse(x, prompted))
-        return self._gated(x, self.ffn(self._modulated(x, shift2, scale2)), gate2)
+        return self._gated(x, self.ffn(self._modulated(x, shift2, factor2)), gate2)
 
 
 class Head(nn.Module):
@@ -136,12 +150,25 @@ class Head(nn.Module):
         self.head = Linear(config.dim, math.prod(config.patch) * config.in_channels)
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Tokens [B, L, dim] and embeddings [B, F, dim], or [1, 1, dim], to patches [B, L, patch * channels]."""
+    def modulation_at(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and factor, each [B, F, dim], from embeddings of the timesteps [B, F, dim]; 1 may stand for both."""
         shift, scale = (self.modulation.unsqueeze(1) + embedding.unsqueeze(2)).unbind(2)
+        return shift, constant(1, scale) + scale
+
+    def forward(self, x: Tensor, modulation: tuple[Tensor, Tensor]) -> Tensor:
+        """Tokens [B, L, dim], with the modulation from `modulation_at`, to patches [B, L, patch * channels]."""
+        shift, factor = modulation
         normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        out: Tensor = self.head(_scale_and_add(shift, normed, constant(1, scale) + scale, reused=normed))
+        out: Tensor = self.head(_scale_and_add(shift, normed, factor, reused=normed))
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Modulations:
+    """What a network makes of the timesteps alone: for each block, and for the head."""
+
+    blocks: list[Modulation]
+    head: tuple[Tensor, Tensor]
 
 
 class VideoTransformer(nn.Module):
@@ -170,27 +197,46 @@ class VideoTransformer(nn.Module):
         text = self.text_embedding(embeddings)
         return [block.cross_attn.keys(text) for block in self._blocks()]
 
-    def forward(self, latents: Tensor, timesteps: Tensor, prompt: list[TextKeys], context: Context) -> Tensor:
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        prompt: list[TextKeys],
+        context: Context,
+        kept: list[Modulations] | None = None,
+    ) -> Tensor:
         """Predict the flow.
 
         Args:
             latents: [B, F, C, H, W]. timesteps: [B, F], or [1, 1] for all alike; 0 for clean frames.
             prompt: from `prompt()`. context: what self-attention sees and where the entries go.
+            kept: an empty list, in which a pass without gradients leaves what later ones at the same timesteps need not
+                make again.
 
         Returns:
             [B, F, C, H, W].
         """
         batch, frames, _, height, width = latents.shape
         x = self._patches(latents)
-        embedding = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(x.dtype))
-        steps = self.time_projection(embedding).unflatten(2, (6, self.config.dim))
+        if kept:
+            modulations = kept[0]
+        else:
+            modulations = self._modulations(timesteps, x.dtype)
+            if kept is not None and not watched(x):
+                kept.append(modulations)
         for layer, block in enumerate(self._blocks()):
-            x = block(x, steps, prompt[layer], layer, context)
-        out = self.head(x, embedding)
+            x = block(x, modulations.blocks[layer], prompt[layer], layer, context)
+        out = self.head(x, modulations.head)
         _, p, q = self.config.patch
         out = out.view(batch, frames, height // p, width // q, p, q, -1)
         flow: Tensor = out.permute(0, 1, 6, 2, 4, 3, 5).reshape(latents.shape)
         return flow
+
+    def _modulations(self, timesteps: Tensor, dtype: torch.dtype) -> Modulations:
+        embedding = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(dtype))
+        steps = self.time_projection(embedding).unflatten(2, (6, self.config.dim))
+        blocks = [block.modulation_at(steps) for block in self._blocks()]
+        return Modulations(blocks, self.head.modulation_at(embedding))
 
     def use_form(self, form: Name | Attention) -> None:
         """Set the form of latent attention in every block; the other kinds of attention have just one."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.errors import NotAvailable
 from videomla_models.network.attention.context import AttendWindow, Context
-from videomla_models.network.transformer import Block, VideoTransformer
+from videomla_models.network.transformer import Block, Modulation, VideoTransformer
 from videomla_models.spec.window import Ring, WindowPolicy
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ def compile_blocks(network: VideoTransformer, backend: str = "inductor") -> None
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     run = torch.compile(Block.forward, backend=backend, dynamic=False)
 
-    def forward(block: Block, x: Tensor, steps: Tensor, text: TextKeys, layer: int, context: Context) -> Tensor:
-        return run(block, x, steps, text, 0, _Apart(context, layer))
+    def forward(
+        block: Block, x: Tensor, modulation: Modulation, text: TextKeys, layer: int, context: Context
+    ) -> Tensor:
+        return run(block, x, modulation, text, 0, _Apart(context, layer))
 
     for block in network.blocks:
         assert isinstance(block, Block)

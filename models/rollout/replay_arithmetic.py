@@ -123,8 +123,8 @@ class RecordedOrder(TorchFunctionMode):
                     setattr(module, name, nn.GELU("tanh"))
 
         def for_every_frame(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            latents, timesteps, *rest = args
-            return latents, timesteps.expand(latents.shape[:2]), *rest
+            latents, timesteps, prompt, context = args[:4]
+            return latents, timesteps.expand(latents.shape[:2]), prompt, context
 
         network.register_forward_pre_hook(for_every_frame)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +15,7 @@ from harness.errors import OptionError
 from videomla_models.network.attention.context import Context
 from videomla_models.network.attention.dense import TextKeys
 from videomla_models.network.cache import ChunkContext, Grid, StreamCache
-from videomla_models.network.transformer import VideoTransformer
+from videomla_models.network.transformer import Modulations, VideoTransformer
 from videomla_models.rollout.sampler import Schedule, guided
 from videomla_models.spec.config import SamplerConfig
 from videomla_models.spec.window import WindowPolicy
@@ -94,6 +95,7 @@ class Rollout:
         layers = network.config.layers
         self.cache = StreamCache(layers, policy, self.capacity, grid, network.rotary_table())
         self.finished: list[Tensor] = []
+        self._modulations: defaultdict[float, list[Modulations]] = defaultdict(list)
         self.device = network.patch_embedding.weight.device
 
     def chunks(
@@ -168,7 +170,8 @@ class Rollout:
 
     def _forward(self, x: Tensor, timestep: float, prompt: Prompt, context: Context) -> Tensor:
         times = torch.full((1, 1), timestep, device=x.device)
-        out: Tensor = self.network(x, times, prompt, context)
+        kept = None if torch.is_grad_enabled() else self._modulations[timestep]
+        out: Tensor = self.network(x, times, prompt, context, kept)
         return out
 
     def _clean_pass(self, latents: Tensor, prompt: Prompt, context: ChunkContext) -> None:

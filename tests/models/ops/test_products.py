@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from videomla_models.ops import products
-from videomla_models.ops.products import Linear, linear
+from videomla_models.ops.products import FeedForward, Linear, linear
 
 SIZES = [(48, 192, 192), (384, 192, 576), (17, 50, 24), (96, 64, 400), (3, 192, 192), (40, 8, 1153), (768, 576, 192)]
 """Rows, outputs, channels."""
@@ -41,6 +42,28 @@ def test_every_bit_is_that_of_pytorch(rows: int, outputs: int, channels: int, bi
             # Rows that do not lie side by side.
             apart = numbers(rows, 2, channels, seed=seed).transpose(0, 1)
             assert torch.equal(layer(apart), F.linear(apart, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "hidden", "outputs"), [(384, 192, 576, 192), (48, 24, 400, 9), (20, 16, 32, 8)]
+)
+@pytest.mark.parametrize("biases", [(True, True), (False, True), (True, False)])
+def test_two_layers_at_once_have_the_bits_of_one_after_the_other(
+    rows: int, inputs: int, hidden: int, outputs: int, biases: tuple[bool, bool]
+) -> None:
+    first, second = Linear(inputs, hidden, biases[0]), Linear(hidden, outputs, biases[1])
+    both = FeedForward(first, nn.ReLU(), second)
+    x = numbers(2, rows, inputs)
+    wanted = F.linear(F.linear(x, first.weight, first.bias).relu(), second.weight, second.bias)
+    state = torch.random.get_rng_state()
+    with torch.no_grad():
+        assert torch.equal(both(x), wanted)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    both(x).sum().backward()
+    assert first.weight.grad is not None
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        both(x)
+    assert counter.get_total_flops() == 2 * 2 * rows * hidden * (inputs + outputs)
 
 
 def test_numbers_that_hide_the_order_of_a_sum_do_not_stand_for_others() -> None:

@@ -48,7 +48,8 @@ def test_compiled_blocks_make_the_same_chunks_from_few_graphs(name: str) -> None
 
 def test_a_block_that_is_compiled_too_often_does_not_go_on_uncompiled() -> None:
     network = Chunk(replace(setting(), compile="blocks", backend="eager"), "dense", 0)._built()
-    steps, text = torch.zeros(1, 1, 6, 48), (torch.zeros(1, 8, 2, 24), torch.zeros(1, 8, 2, 24))
+    modulation = tuple(torch.zeros(1, 1, 48) for _ in range(6))
+    text = torch.zeros(1, 8, 2, 24), torch.zeros(1, 8, 2, 24)
 
     class Itself:
         def attend(self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: Any) -> Tensor:
@@ -57,9 +58,9 @@ def test_a_block_that_is_compiled_too_often_does_not_go_on_uncompiled() -> None:
 
     # pytest's monkeypatch would leave the setting hidden from whatever compiles later in this process.
     with torch.inference_mode(), torch._dynamo.config.patch(recompile_limit=1):
-        network.blocks[0](torch.randn(1, 4, 48), steps, text, 0, Itself())
+        network.blocks[0](torch.randn(1, 4, 48), modulation, text, 0, Itself())
         with pytest.raises(Exception, match="recompile_limit"):
-            network.blocks[0](torch.randn(1, 5, 48), steps, text, 0, Itself())
+            network.blocks[0](torch.randn(1, 5, 48), modulation, text, 0, Itself())
 
 
 class Launches(TorchDispatchMode):

@@ -112,14 +112,17 @@ def test_steps_are_named_once_for_each_block_and_pass_and_only_while_asked() -> 
     assert named.count("modulation") == 2 * 5 * 4
     assert named.count("attention") == 2 * 5 * 2
     assert named.count("cache_writes") == 2 * 5
-    # q, k, v, o and cross-attention's q and o, two of the feed-forward; patches, head, two of the time and its map.
-    assert named.count("projections") == 5 * (2 * 8 + 5)
+    # q, k, v, o and cross-attention's q and o, two of the feed-forward; patches and head. Those of the timesteps were
+    # made in the chunk before.
+    assert named.count("projections") == 5 * (2 * 8 + 2)
     made.next()
     assert named.count("cache_writes") == 2 * 5
 
 
 STEPS = {
     ("linear", "projections"),
+    ("_added", "projections"),
+    ("Block.modulation_at", "modulation"),
     ("Block._modulated", "modulation"),
     ("Block._gated", "modulation"),
     ("InplaceGELU.forward", "activation"),

@@ -92,6 +92,20 @@ def test_memory_used_twice_changes_nothing(
     assert (fast - plain).abs().max() < apart
 
 
+def test_what_depends_on_the_timestep_alone_is_made_once_a_clip() -> None:
+    net = network(DENSE)
+    passes: list[int] = []
+    embeddings: list[int] = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    net.time_embedding.register_forward_hook(lambda *_: embeddings.append(1))
+    roll(net, AT_READ, frames=15)
+    assert (len(passes), len(embeddings)) == (5 * 3, 3)
+    net.time_embedding[0].weight.mul_(2)  # another clip sees other weights
+    before = len(embeddings)
+    roll(net, AT_READ, frames=3)
+    assert len(embeddings) == before + 3
+
+
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
 def test_a_longer_clip_begins_as_a_shorter_one(policy: WindowPolicy) -> None:
     net = network(DENSE)
