@@ -23,7 +23,7 @@ from harness.contracts import (
     registry,
 )
 from harness.errors import NotAvailable, RecordError, StorageError
-from harness.runs.line import Record, encode
+from harness.runs.line import Record, decode, encode
 from harness.runs.measured import record_notes, record_samples, record_values
 from harness.runs.plan import Unit
 from harness.suite import prefixes
@@ -65,9 +65,9 @@ def attempt(unit: Unit, setting: Setting, work: Callable[[], Result]) -> Record:
     except (Exception, SystemExit) as fault:  # noqa: BLE001 - a plug-in may raise anything
         status, error = "failed", describe(fault)
     record_of_attempt = record(unit, setting, status, result, started, error)
-    # A plug-in's values may be no JSON, and then the failure is the unit's, not the run's.
+    # A plug-in's values may be no JSON, or deeper than it is read, and then the failure is the unit's, not the run's.
     try:
-        encode(record_of_attempt)
+        decode(encode(record_of_attempt))
     except RecordError as fault:
         record_of_attempt = record(unit, setting, "failed", Result(), started, describe(fault))
     return record_of_attempt

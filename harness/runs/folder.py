@@ -11,13 +11,14 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
 from harness.errors import HarnessError, RecordError
-from harness.runs.plan import Plan, to_json
+from harness.runs.plan import PLAN_SCHEMA, Plan, to_json
 from harness.runs.records import PLAN, RECORDS, RecordFile
 from harness.system import files
 from harness.system.digests import file_sha256
@@ -75,6 +76,7 @@ class Store:
         path = self.folder / PLAN
         if path.is_file() and path.read_bytes() == content:
             return ""
+        refuse_newer(path)
         earlier = _planned_keys(path)
         gone = earlier - {key for group in plan.groups for key in group.keys}
         if gone == earlier and not replace and gone & self.records.newest().keys():
@@ -99,6 +101,16 @@ class Store:
         for pattern in (f"clips/*/.*{files.TEMPORARY}", f".*{files.TEMPORARY}"):
             for part in self.folder.glob(pattern):
                 part.unlink(missing_ok=True)
+
+
+def refuse_newer(path: Path) -> None:
+    """Raise `RecordError` for a plan file that a later version of the harness wrote."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if (schema := from_json(path.read_bytes())["schema"]) > PLAN_SCHEMA:
+            raise RecordError(
+                f"{path}: plan schema {schema} is newer than this harness writes ({PLAN_SCHEMA})",
+                "give another --out, or pip install --upgrade videomla-bench",
+            )
 
 
 def _planned_keys(path: Path) -> set[str]:

@@ -5,14 +5,17 @@ A table may need a million records. So each line is cut at fixed bytes, and a pa
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic_core import from_json
 
 from harness.errors import RecordError
 from harness.runs.line import (
+    AGAIN,
     CLIP,
     CONTEXT,
     KEY,
@@ -25,8 +28,14 @@ from harness.runs.line import (
     decode,
     encode,
     numbers,
+    untouched,
 )
 from harness.runs.plan import Kind
+
+_CLIP_MEMBERS = {"path": str, "digest": str, "sha256": str, "bytes": int}
+
+_INFINITE = re.compile(rb"[eE]\+?0*[3-9]\d\d|[eE]\+?0*[1-9]\d{3}")
+"""Numbers that may be too large for a float, and are then read as infinite."""
 
 
 class IndexEntry:
@@ -37,13 +46,14 @@ class IndexEntry:
 
     Attributes:
         key, kind, status, schema: as in `Record`. offset: byte at which the line starts.
+        file: the one that holds it, if it was read from one.
         text: the line up to `SPLIT`.
     """
 
-    __slots__ = ("key", "kind", "offset", "schema", "status", "text")
+    __slots__ = ("file", "key", "kind", "offset", "schema", "status", "text")
 
-    def __init__(self, key: str, tag: Tag, offset: int, text: bytes) -> None:
-        self.key = key
+    def __init__(self, key: str, tag: Tag, offset: int, text: bytes, file: Path | None = None) -> None:
+        self.key, self.file = key, file
         self.kind, self.status, self.schema = tag
         self.offset = offset
         self.text = text
@@ -51,14 +61,21 @@ class IndexEntry:
     @property
     def values(self) -> Mapping[str, float]:
         """Headline numbers by name; NaN where undefined."""
-        return numbers(self._decoded(VALUES, CLIP))
+        try:
+            return numbers(self._decoded(VALUES, CLIP))
+        except ValueError as error:
+            raise self._damaged(error) from error
 
     @property
     def clip(self) -> Mapping[str, Any]:
         """Of a generate unit `path` (relative to the run), `bytes`, `sha256`, `digest`, `frames`, …; of a score
         the `digest` that was scored; empty otherwise.
         """
-        return self._decoded(CLIP, CONTEXT)
+        clip = self._decoded(CLIP, CONTEXT)
+        for name, value in clip.items():
+            if not isinstance(value, _CLIP_MEMBERS.get(name, object)):
+                raise self._damaged(ValueError(f"its clip's {name} is {value!r:.60}"))
+        return clip
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -73,11 +90,16 @@ class IndexEntry:
                 raise ValueError(f"it has no {start_mark[2:-3].decode()}")
             member: dict[str, Any] = from_json(self.text[start + len(start_mark) - 1 : end])
         except ValueError as error:
-            raise RecordError(
-                f"record {self.key[:12]} at byte {self.offset} is damaged: {error}",
-                "remove that line; its unit will be run again",
-            ) from error
+            raise self._damaged(error) from error
         return member
+
+    def _damaged(self, error: ValueError) -> RecordError:
+        where = f"record {self.key[:12]} at byte {self.offset}"
+        if self.file is not None:
+            with self.file.open("rb") as file:
+                before = file.read(self.offset)
+            where = f"{self.file}:{len(before.splitlines()) + 1}"
+        return RecordError(f"{where}: a damaged record: {error}", AGAIN)
 
 
 def own_entry(line: bytes, offset: int) -> IndexEntry | None:
@@ -94,7 +116,8 @@ class Index(Mapping[str, IndexEntry]):
         tags: of every entry that was added, by its row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path | None = None) -> None:
+        self.file = file
         self.tags: list[Tag] = []
         self._keys: list[str] = []
         self._texts: list[bytes] = []
@@ -118,7 +141,7 @@ class Index(Mapping[str, IndexEntry]):
             split = line.find(SPLIT, values)
             if not line.endswith(b"\n"):
                 return
-            if tag is not None and split > 0 and line.startswith(LINE_START):
+            if tag is not None and split > 0 and line.startswith(LINE_START) and untouched(line):
                 key = line[start:end].decode("latin-1")
                 rows[key] = len(keys)
                 add_key(key)
@@ -143,7 +166,7 @@ class Index(Mapping[str, IndexEntry]):
 
     def at(self, row: int) -> IndexEntry:
         """The entry in a row."""
-        return IndexEntry(self._keys[row], self.tags[row], self._offsets[row], self._texts[row])
+        return IndexEntry(self._keys[row], self.tags[row], self._offsets[row], self._texts[row], self.file)
 
     def values_at(self, rows: Sequence[int]) -> list[Mapping[str, float]]:
         """`IndexEntry.values` of the entries in `rows`, decoded in one go. Raises `RecordError` as it does."""
@@ -156,7 +179,7 @@ class Index(Mapping[str, IndexEntry]):
         except ValueError:
             values_by_row = []
         # A damaged line fails the whole, or shifts the rest. Decoding one by one finds it and names it.
-        if len(values_by_row) != len(rows):
+        if len(values_by_row) != len(rows) or _INFINITE.search(raw):
             return [self.at(row).values for row in rows]
         return [numbers(values) for values in values_by_row] if b"null" in raw else values_by_row
 

@@ -6,6 +6,7 @@ the bytes between them that `encode` writes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,12 @@ VALUES, CLIP, CONTEXT = b',"values":{', b',"clip":{', b',"context":{'
 """Where members of the indexed part begin. Inside a JSON text quotes are escaped, so that these bytes, and those of
 `SPLIT`, occur nowhere else before the pre-image."""
 
+DIGEST, DIGITS = b',"line_sha256":"', 16
+"""The last member of a line, and its length: the first digits of the SHA-256 of all that stands before it. Lines that
+were written before there was one end with their error, a mapping."""
+
+TAIL = -len(DIGEST) - DIGITS - len(b'"}\n')
+
 LINE_START = b'{"schema":%d,"key":"' % RECORD_SCHEMA
 
 KEY = slice(len(LINE_START), len(LINE_START) + 64)
@@ -46,7 +53,10 @@ TAGS: dict[bytes, Tag] = {
 
 
 def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Values as read from JSON, NaN for null."""
+    """Values as read from JSON, NaN for null. Raises `ValueError` for one that is no finite number."""
+    for name, value in values.items():
+        if value is not None and (type(value) not in (int, float) or math.isinf(value)):
+            raise ValueError(f"value {name!r} is {value!r:.60}, no finite number")
     return {name: math.nan if value is None else value for name, value in values.items()}
 
 
@@ -87,7 +97,11 @@ def device_label(device: Mapping[str, Json]) -> str:
     return f"{device.get('name', 'unknown')}" + (f" ({cores} cores)" if cores else "")
 
 
+AGAIN = "remove that line; its unit will be run again"
+
 _INDEXED = ("schema", "key", "kind", "status", "values", "clip", "context")
+
+_TEXTS = ("key", "kind", "status", "started", "ended")
 
 _REST = ("preimage", "samples", "notes", "device", "versions", "git", "started", "ended", "error")
 
@@ -96,16 +110,41 @@ _JSON_NAMES = {"preimage": "unit"}
 
 
 def encode(record: Record) -> bytes:
-    """`record` as one line, newline included. Raises `RecordError` for an infinite number."""
+    """`record` as one line, newline included, that ends with a digest of what stands before it.
+
+    Half of a surrogate pair, which no reader of JSON takes, becomes U+FFFD. Raises `RecordError` for what is no JSON:
+    an infinite number, another type, a value inside itself.
+    """
     body: dict[str, Any] = {_JSON_NAMES.get(name, name): getattr(record, name) for name in (*_INDEXED, *_REST)}
     # JSON has no NaN: an undefined value is null.
     body["values"] = {name: _finite(name, value) for name, value in record.values.items()}
     body["samples"] = {name: [_finite(name, item) for item in items] for name, items in record.samples.items()}
     try:
         text = json.dumps(body, separators=(",", ":"), allow_nan=False)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise RecordError(f"record {record.key[:12]} is no JSON: {error}") from error
-    return text.encode() + b"\n"
+    if "\\ud" in text:
+        text = _without_halves(text)
+    whole = text.encode()[:-1]
+    return b"%b%b%b%b\n" % (whole, DIGEST, _digest(whole), b'"}')
+
+
+def _without_halves(text: str) -> str:
+    """The JSON `text` with U+FFFD for every half of a surrogate pair."""
+    plain = json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
+    mended = plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return json.dumps(json.loads(mended), separators=(",", ":"))
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest()[:DIGITS].encode()
+
+
+def untouched(line: bytes) -> bool:
+    """Whether a line that `encode` wrote is as it was; of lines without a digest, whether it ends as they do."""
+    if line.startswith(DIGEST, TAIL):
+        return _digest(line[:TAIL]) == line[TAIL + len(DIGEST) : TAIL + len(DIGEST) + DIGITS]
+    return line.endswith(b"}}\n")
 
 
 def _finite(name: str, value: float) -> float | None:
@@ -116,13 +155,20 @@ def _finite(name: str, value: float) -> float | None:
 
 def decode(line: bytes, where: str = "record") -> Record:
     """The record in one line. Raises `RecordError` that starts with `where`."""
+    if line.startswith(DIGEST, TAIL) and not untouched(line):
+        raise RecordError(f"{where}: it was changed after it was written", AGAIN)
     body = _load(line, where)
     try:
         body["samples"] = {n: [math.nan if x is None else x for x in s] for n, s in body["samples"].items()}
         body["values"] = numbers(body["values"])
-        return Record(**{name: body[_JSON_NAMES.get(name, name)] for name in (*_INDEXED, *_REST)})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{where}: not a record: {error!r}") from error
+        record = Record(**{name: body[_JSON_NAMES.get(name, name)] for name in (*_INDEXED, *_REST)})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RecordError(f"{where}: not a record: {error!r}", AGAIN) from error
+    for name in (*_INDEXED, *_REST):
+        kind = str if name in _TEXTS else int if name == "schema" else dict
+        if not isinstance(getattr(record, name), kind):
+            raise RecordError(f"{where}: not a record: {name} is {getattr(record, name)!r:.60}", AGAIN)
+    return record
 
 
 def _load(line: bytes, where: str) -> dict[str, Any]:
@@ -130,7 +176,7 @@ def _load(line: bytes, where: str) -> dict[str, Any]:
         body = from_json(line)
         schema = body["schema"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{where}: not a record", "remove that line; its unit will be run again") from error
+        raise RecordError(f"{where}: not a record", AGAIN) from error
     if not isinstance(schema, int) or schema > RECORD_SCHEMA:
         raise RecordError(
             f"{where}: record schema {schema} is newer than this harness reads ({RECORD_SCHEMA})",

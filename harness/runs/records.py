@@ -46,7 +46,7 @@ class RecordFile:
 
     def newest(self) -> Index:
         """The newest entry of each key, which is the one that counts. A torn last line is left out."""
-        index = Index()
+        index = Index(self.path)
         with self._lines() as lines:
             index.fill(lines, lambda line, number, offset: decode_entry(line, offset, f"{self.path}:{number}"))
         return index

@@ -197,7 +197,7 @@ def test_records_of_two_schema_versions_are_not_ranked(tmp_path: Path) -> None:
     assert any(cell.best for cell in cells(table(tmp_path, arms=two_arms([0.4] * 4, [0.5] * 4))).values())
     path = tmp_path / "records.jsonl"
     first, _, rest = path.read_text().partition("\n")
-    path.write_text(first.replace('"schema":1', '"schema":0') + "\n" + rest)
+    path.write_text(first.partition(',"line_sha256"')[0].replace('"schema":1', '"schema":0') + "}\n" + rest)
     found = build([load_run(tmp_path)])[0]
     assert not any(cell.best for cell in cells(found).values())
     assert "short: not ranked, as its records are of schema versions 0 and 1." in found.remarks
