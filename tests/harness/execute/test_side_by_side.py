@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from record_lines import drop_digests
 from road import write
 
 from harness.contracts import registry
@@ -145,7 +146,7 @@ def test_a_file_that_is_left_gets_a_name_and_is_made_again_when_gone(tmp_path: P
 
 def test_a_record_names_no_file_outside_of_its_folders(tmp_path: Path) -> None:
     run(tmp_path, [{"name": "a"}])
-    path = tmp_path / "run" / "records.jsonl"
+    path = drop_digests(tmp_path / "run" / "records.jsonl")
     line = json.loads(path.read_text())
     line["notes"]["products"][0]["name"] = "../../stolen"
     path.write_text(json.dumps(line, separators=(",", ":")) + "\n")

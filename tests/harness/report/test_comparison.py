@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from record_lines import drop_digests
 from run_folders import Arm, Speed, write_run
 
 from harness.cli import main
@@ -37,7 +38,7 @@ def speeds(folder: Path, first: list[list[float]], second: list[list[float]], na
     """Speeds by round as raw samples, written into the records."""
     written = [Arm("dense", BASE, speed=first[0][0]), Arm("latent", BASE, speed=second[0][0])]
     write_run(folder, written, prompts=6, seeds=2, metric="fake/plain")
-    path = folder / "records.jsonl"
+    path = drop_digests(folder / "records.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         if line["kind"] == "measure":
@@ -198,7 +199,7 @@ def test_two_devices_are_not_compared_unless_asked_for(tmp_path: Path) -> None:
 
 def test_two_schema_versions_are_not_compared(tmp_path: Path) -> None:
     judge(tmp_path, arms(BASE))
-    path = tmp_path / "records.jsonl"
+    path = drop_digests(tmp_path / "records.jsonl")
     first, _, rest = path.read_text().partition("\n")
     path.write_text(first.replace('"schema":1', '"schema":0') + "\n" + rest)
     run = load_run(tmp_path)

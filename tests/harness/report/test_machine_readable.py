@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from record_lines import drop_digests
 from run_folders import Arm, write_run
 
 from harness.cli.main import main
@@ -31,7 +32,7 @@ def short_run(folder: Path) -> Path:
         Arm("other", [None] * 4),
     ]
     write_run(folder, arms, tables=TABLES)
-    path = folder / "records.jsonl"
+    path = drop_digests(folder / "records.jsonl")
     path.write_text(path.read_text().replace('"error":{}', '"error":{"type":"ClipError","message":"+dark"}', 2))
     return folder
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from record_lines import drop_digests
 from run_folders import Arm, Quality, write_run
 
 from harness.contracts import registry
@@ -60,7 +61,7 @@ def test_a_derived_value_of_means_that_no_clip_defines_is_undefined(tmp_path: Pa
     write_run(
         tmp_path, two_arms([0.5] * 4, [0.4] * 4), tables=[{"name": "t", "columns": FAULTY}], metric="fake/raising_mean"
     )
-    path = tmp_path / "records.jsonl"
+    path = drop_digests(tmp_path / "records.jsonl")
     path.write_text(path.read_text().replace('"worst":0.5', '"worst":null'))
     dense, latent = build([load_run(tmp_path)])[0].rows
     assert [cell.text for cell in dense.cells] == ["0.500", "undefined", "undefined"]
@@ -84,7 +85,7 @@ def test_values_that_nobody_asked_for_are_no_columns_and_say_so_where_they_are(t
         metric="fake/asked_for_less",
         tables=[{"name": "t", "columns": FAULTY}],
     )
-    path = tmp_path / "b" / "records.jsonl"
+    path = drop_digests(tmp_path / "b" / "records.jsonl")
     path.write_text(path.read_text().replace('"worst":0.5', '"worst":null'))
     cell = build([load_run(tmp_path / "b")])[0].rows[0].cells[1]
     assert (cell.text, cell.count) == ("not asked for", "")
@@ -93,7 +94,7 @@ def test_values_that_nobody_asked_for_are_no_columns_and_say_so_where_they_are(t
 def test_an_arm_that_failed_says_why(tmp_path: Path) -> None:
     arms = [Arm("dense", [0.4] * 4), Arm("latent", [0.5] * 4, statuses=dict.fromkeys(range(4), "failed"))]
     write_run(tmp_path, arms, tables=[{"name": "t", "columns": FAULTY[:1]}])
-    path = tmp_path / "records.jsonl"
+    path = drop_digests(tmp_path / "records.jsonl")
     path.write_text(path.read_text().replace('"error":{}', '"error":{"type":"ModelFault","message":"black\\nframes"}'))
     assert cells(build([load_run(tmp_path)])[0])["latent"].text == "failed: ModelFault: black frames"
 
