@@ -274,6 +274,21 @@ def _scores(metric: Metric, clip: Clip) -> None:
     again = values(owner, metric.values, metric.score(clip))
     if {name: repr(value) for name, value in first.items()} != {name: repr(value) for name, value in again.items()}:
         raise PluginFault("the same clip scored twice gives two scores")
+    _curves(metric, clip)
+
+
+def _curves(metric: Metric, clip: Clip) -> None:
+    """Raise `PluginFault` unless every curve has samples, and as many places as numbers."""
+    samples = metric.samples()
+    for curve in metric.curves:
+        name, places = curve.value.name, curve.starts or curve.frames
+        if name not in samples:
+            raise PluginFault(f"it declares the curve {name!r}, and samples() has none of that name")
+        count = len(samples[name])
+        if places and len(samples.get(places, ())) != count:
+            raise PluginFault(f"the curve {name!r} has {count} numbers, and {len(samples.get(places, ()))} {places!r}")
+        if count > clip.frames and curve.kind != "distance":
+            raise PluginFault(f"the curve {name!r} has {count} numbers along a clip of {clip.frames} frames")
 
 
 def _sample(path: Path) -> Clip:

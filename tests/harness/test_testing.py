@@ -7,7 +7,7 @@ import pytest
 from road import FAKES
 
 from harness import testing
-from harness.contracts import Agreement, Request, Value, enforce, registry
+from harness.contracts import Agreement, Curve, Request, Value, enforce, registry
 from harness.errors import ModelFault, PluginFault, RegistryError
 
 
@@ -110,3 +110,29 @@ def test_check_model_sees_a_model_that_does_not_agree(monkeypatch: pytest.Monkey
     last = testing.check_model("fake/moving")[-1]
     assert last.ok is False
     assert says in last.detail
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        ({"curve": [1.0, 2.0], "at": [0.0, 10.0]}, ""),
+        ({"at": [0.0]}, "declares the curve 'curve', and samples() has none"),
+        ({"curve": [1.0, 2.0], "at": [0.0]}, "has 2 numbers, and 1 'at'"),
+        ({"curve": [1.0, 2.0]}, "has 2 numbers, and 0 'at'"),
+        ({"curve": [1.0] * 99, "at": [0.0] * 99}, "99 numbers along a clip of 21 frames"),
+    ],
+)
+def test_check_metric_holds_curves_to_their_samples(
+    monkeypatch: pytest.MonkeyPatch, kept: dict[str, list[float]], says: str
+) -> None:
+    metric = registry.metrics.get("fake/brightness")
+    monkeypatch.setattr(metric, "curves", (Curve(Value("curve"), frames="at"),))
+    monkeypatch.setattr(metric, "samples", lambda self: kept)
+    (score,) = (finding for finding in testing.check_metric("fake/brightness") if finding.name == "score")
+    assert score.ok is (not says)
+    assert says in score.detail
+
+
+@pytest.mark.parametrize("name", ["toy/world", "toy/survival", "frames/difference", "frames/flow"])
+def test_the_curves_of_the_metrics_here_are_as_declared(name: str) -> None:
+    assert all(finding.ok for finding in testing.check_metric(name)), testing.check_metric(name)

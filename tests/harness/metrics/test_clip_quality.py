@@ -84,6 +84,8 @@ def test_equal_to_open_clip_itself(weights, clips, truths, scorer, case):
     assert values["clip_t"] == pytest.approx(cosines.mean(), abs=1e-6)
     assert values["clip_f"] == pytest.approx(np.mean(truths[case]["pairs"]), abs=1e-6)
     assert own.samples()["clip_t_per_frame"] == pytest.approx(cosines, abs=1e-6)
+    assert own.samples()["clip_f_by_distance"][0] == pytest.approx(values["clip_f"], abs=1e-6)
+    assert own.samples()["clip_f_distances"] == [float(lag) for lag in range(1, len(cosines))]
     assert own.notes()["packages"]["open_clip_torch"] == "3.3.0"
     own.close()
     assert abs(values["clip_t"]) < 1
