@@ -23,7 +23,7 @@ from harness.system.digests import digest
 STUDY_SCHEMA = 1
 FILE, RATERS = "study.json", "raters.csv"
 MEDIA = "clips"
-MOST_ARMS = 64
+MOST_ARMS = 32
 MOST_ITEMS = 20_000
 MOST_TASKS = 1_000_000
 """Of all raters together."""
