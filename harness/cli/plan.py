@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli.arguments import Plugins, Sets, SuiteFile, load_plugins
+from harness.errors import OptionError
 
 MOST_ROWS = 60
 """Clips that are listed one by one."""
@@ -25,19 +27,43 @@ def plan(
     explain: Annotated[
         bool, typer.Option("--explain", help="Each unit's key and the text it is the digest of.")
     ] = False,
+    prompts: Annotated[bool, typer.Option("--prompts", help="Every prompt of every section, with switches.")] = False,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="RUN", help="Estimate from this run too; runs/<suite> is taken anyway."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="TFLOPS", help="TFLOP a second that the device reaches, where no record tells."),
+    ] = None,
     plugin: Plugins = None,
     set_: Sets = None,
 ) -> Iterator[str]:
-    """Show the units that SUITE asks for. Imports no torch."""
+    """Show units and prompts of SUITE, and what a run would take.
+
+    Imports no torch.
+    """
+    from harness.cli.forecast import forecast, prompt_lines
     from harness.runs.plan import to_json
+    from harness.runs.records import load_run
+
+    if rate is not None and not 0 < rate < math.inf:
+        raise OptionError(f"--rate {rate}: expected TFLOP a second, above 0", "as in --rate 300")
+    for folder in earlier or ():
+        load_run(folder)  # a folder without a run is refused, as it tells nothing
 
     work = plan_of(suite, plugin, set_)
     if as_json:
         yield json.dumps(to_json(work), indent=1)
     elif explain:
         yield from preimages(work)
+    elif prompts:
+        yield from prompt_lines(work, every=True)
     else:
         yield from plan_lines(work)
+        yield from prompt_lines(work, every=False)
+        folder = Path("runs") / work.suite.suite
+        yield from forecast(work, [folder], earlier or (), rate * 1e12 if rate else None)
 
 
 def plan_of(

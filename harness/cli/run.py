@@ -49,7 +49,8 @@ def run(
     set_: Sets = None,
 ) -> Iterator[str]:
     """Do the units of SUITE that have no record; show the tables."""
-    from harness.cli.plan import plan_of
+    from harness.cli.forecast import forecast
+    from harness.cli.plan import plan_lines, plan_of
     from harness.execute import merging, shares
     from harness.runs.records import SHARDS
 
@@ -60,7 +61,8 @@ def run(
         if part:
             work, folder = shares.share(work, part), base / SHARDS / part.name
         if dry_run:
-            yield from _dry_run(work, [folder, *(merging.elsewhere(base, folder) if part else ())], verify)
+            yield from plan_lines(work)
+            yield from forecast(work, [folder, *(merging.elsewhere(base, folder) if part else ())], verify=verify)
             return
         if part:
             merging.adopt(work, base, folder)
@@ -114,31 +116,6 @@ def _cluster(engine: str, address: str | None, workers: int | None) -> Iterator[
         raise OptionError("--address and --workers are options of --engine ray", "add --engine ray, or leave them out")
     else:
         yield None
-
-
-def _dry_run(plan: Plan, folders: Sequence[Path], verify: bool) -> Iterator[str]:
-    """The units of `plan`, and how many of them are done in the first of `folders`, or for a shard in any."""
-    from harness.cli.plan import plan_lines
-    from harness.execute import standing
-    from harness.execute.products import SCRATCH
-    from harness.runs.records import RECORDS, RecordFile
-
-    yield from plan_lines(plan)
-    done: set[str] = set()
-    recorded: set[str] = set()
-    remarks: dict[str, None] = {}
-    for folder in folders:
-        records = RecordFile(folder / RECORDS)
-        index = records.newest()
-        digests = standing.digests(plan, records, index, folder / SCRATCH, verify=verify)
-        done |= {unit.key for unit in plan.units if standing.done(unit, digests)}
-        remarks |= dict.fromkeys(standing.other_texts(plan, index, digests))
-        recorded |= {unit.key for unit in plan.units if (entry := index.get(unit.key)) and entry.status == "ok"}
-    left = len(plan.units) - len(done)
-    yield f"{folders[0]} holds records of {len(done):,} of them; a run would do the other {left:,}"
-    if lost := len(recorded - done):
-        yield f"{lost:,} of those have a record, and a clip or file that is lost or changed"
-    yield from (f"note: {remark}" for remark in remarks)
 
 
 def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = ()) -> Iterator[str]:

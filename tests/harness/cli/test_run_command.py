@@ -82,3 +82,33 @@ def test_a_plan_without_records_may_go(type_in: TypeIn, tmp_path: Path) -> None:
     data = yaml.safe_load((tmp_path / "s.yaml").read_text())
     write(tmp_path, {**data, "prompts": {"p": ["three"]}})
     assert type_in("run", "s.yaml")[0] == 0
+
+
+def test_a_plan_shows_prompts_and_what_a_run_would_do_and_take(type_in: TypeIn, tmp_path: Path) -> None:
+    texts = [f"prompt {number}" for number in range(5)]
+    turns = [{"frame": 4, "prompts": "q"}]
+    section = {**base()["generate"][0], "switches": turns}
+    write(tmp_path, base(device="cpu", prompts={"p": texts, "q": [*texts[1:], "the last"]}, generate=[section]))
+    _, out, _ = type_in("plan", "s.yaml")
+    assert "short: 5 prompts (p), 2 seeds each" in out
+    assert "  2: prompt 2 | from frame 4: prompt 3" in out
+    assert "prompt 4 | from" not in out
+    assert "runs/small holds records of 0 of them; a run would do the other 20" in out
+    assert "no estimate for 20 units, as no earlier record is of fake/moving (10), fake/brightness (10)" in out
+    _, out, _ = type_in("plan", "s.yaml", "--prompts")
+    assert "  4: prompt 4 | from frame 4: the last" in out
+    assert type_in("run", "s.yaml", "--limit", "4")[0] == 3
+    assert "of work and 0." in type_in("plan", "s.yaml")[1]
+    _, out, _ = type_in("run", "s.yaml", "--dry-run")
+    assert "a run would do the other 16" in out
+    assert " MB for 16 units, by earlier records" in out
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
+def test_a_rate_that_is_none_is_refused(type_in: TypeIn, rate: str) -> None:
+    code, _, err = type_in("plan", "s.yaml", "--rate", rate)
+    assert (code, "expected TFLOP a second, above 0" in err) == (2, True)
+
+
+def test_an_estimate_from_no_run_is_refused(type_in: TypeIn) -> None:
+    assert "is no run folder" in type_in("plan", "s.yaml", "--from", "absent")[2]
