@@ -94,8 +94,8 @@ def read_tracks(view: View, section: GenerateSection, group: Group, seconds: flo
     by_curve: dict[str, list[Track | None]] = {curve.value.name: [] for curve in metric.curves}
     for place in samples.places.tolist():
         lists = view.records.at(view.run.index[group.keys[place]].offset).samples
-        made = view.run.index.get(clips.keys[place])
-        facts = None if made is None else _facts(view, made, card, prefixed)
+        entry = view.run.index.get(clips.keys[place])
+        facts = None if entry is None else _facts(view, entry, card, prefixed)
         for curve in metric.curves:
             by_curve[curve.value.name].append(_track(curve, lists, facts, seconds) if facts else None)
     return {name: Tracks(samples, tracks) for name, tracks in by_curve.items()}
@@ -111,12 +111,12 @@ class _Facts:
     borders: tuple[int, ...]
 
 
-def _facts(view: View, made: IndexEntry, card: ModelCard, prefixed: bool) -> _Facts | None:
-    clip = made.clip
+def _facts(view: View, entry: IndexEntry, card: ModelCard, prefixed: bool) -> _Facts | None:
+    clip = entry.clip
     frames, rate = clip.get("frames"), clip.get("frame_rate")
     if not (isinstance(frames, int) and isinstance(rate, int | float) and frames > 0 and rate > 0):
         return None
-    record = view.records.at(made.offset)
+    record = view.records.at(entry.offset)
     preimage: Any = record.preimage
     stated = clip.get("switches") or [{"asked": frame, "frame": None} for frame, _ in preimage.get("switches", ())]
     switches = (switch["asked"] if switch["frame"] is None else switch["frame"] for switch in stated)

@@ -164,9 +164,9 @@ def _operator(view: View, serving: Serving, section: MeasureSection, groups: Map
     for label, group in groups.items():
         card = view.arms[label].card
         speed = _value(view, section, group, "end_to_end_fps")
-        made = _in_other_units(speed, partial(_divided, by=card.frame_rate))
+        video_rate = _in_other_units(speed, partial(_divided, by=card.frame_rate))
         energy = _value(view, section, group, "joules_per_video_s")
-        cells = [made, energy, _in_other_units(made, partial(_cost, price))]
+        cells = [video_rate, energy, _in_other_units(video_rate, partial(_cost, price))]
         if serving.sessions:
             at = next(each for each in view.run.suite.measure if each.name == serving.sessions)
             other = view.groups.get((at.name, at.probe, label))
