@@ -173,3 +173,24 @@ def test_the_processes_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     killed.kill()
     killed.wait(60)
     assert gone({pid for pid, _ in lines(tmp_path)})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a parent's death is told by Linux alone")
+@pytest.mark.parametrize(("batch", "processes"), [(3, 2), (1, 1), (16, 2)])
+def test_a_killed_run_goes_on_in_batches_of_another_size(tmp_path: Path, batch: int, processes: int) -> None:
+    (tmp_path / "whole").mkdir()
+    assert run(tmp_path / "whole", planned(tmp_path / "whole")).exit_code == 0
+    texts = [f"prompt {number}" for number in range(8)]
+    planned(tmp_path, [*texts, "it hangs"])
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "s.yaml"), str(tmp_path / "run"), str(FAKES), str(PLUGIN)]
+    killed = subprocess.Popen(command)
+    wait_for(lambda: (tmp_path / "run" / "records.jsonl").exists() and len(clips(tmp_path)) >= 4)
+    killed.kill()
+    killed.wait(60)
+    assert gone({pid for pid, _ in lines(tmp_path)})
+    before = {record.key for record in clips(tmp_path)}
+    outcome = run(tmp_path, planned(tmp_path, batch=batch), processes=processes, replace_plan=True)
+    assert outcome.exit_code == 0
+    assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "whole" / "run")
+    assert len({record.key for record in clips(tmp_path)}) == len(clips(tmp_path)) == 16, "no clip is made twice"
+    assert before <= {record.key for record in clips(tmp_path)}
