@@ -97,12 +97,14 @@ class Runs:
         Columns: `run` (name of the folder), `section`, `arm` (label of the model), `plugin` (metric or probe), `kind`
         (`generate`, `score` or `measure`), `prompt`, `seed` and `round` (missing where they do not apply), `status`
         (`ok`, `failed`, `skipped` or `pending`), `value` (its name), `number` (in the unit that the metric or probe
-        states; NaN where it is not defined), `key`, and `reason` (why a unit failed or was skipped).
+        states; NaN where it is not defined), `key`, `reason` (why a unit failed or was skipped), and the
+        attributes of the prompts, where there are any.
         """
         import pandas as pd
 
-        rows = [row for run in self.runs for row in long_table.rows(run)]
-        frame = pd.DataFrame(rows, columns=list(long_table.COLUMNS))
+        names = long_table.attributes(self.runs)
+        rows = [row for run in self.runs for row in long_table.rows(run, names)]
+        frame = pd.DataFrame(rows, columns=[*long_table.COLUMNS, *names])
         return frame.astype({"seed": "Int64", "round": "Int64", "number": "float64"})
 
 

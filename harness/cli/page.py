@@ -26,9 +26,9 @@ def page(
     plugin: Plugins = None,
 ) -> Iterator[str]:
     """Make a page of tables, plots and clips for a browser."""
-    from harness.report.page.attributes import read_attributes
     from harness.report.page.folder import write
     from harness.runs.records import load_run
+    from harness.suite.attributes import read_attributes
 
     load_plugins(plugin)
     folder = out or runs[0] / "page"

@@ -19,10 +19,17 @@ COLUMNS = (
 )
 
 
-def rows(run: Run) -> Iterator[tuple[object, ...]]:
+def attributes(runs: Sequence[Run]) -> list[str]:
+    """The names of the attributes of the prompts of `runs`, which stand in columns of their own after `COLUMNS`."""
+    sets = (prompts for run in runs for prompts in run.suite.prompts.values())
+    return [name for name in dict.fromkeys(name for each in sets for name in each.attributes) if name not in COLUMNS]
+
+
+def rows(run: Run, names: Sequence[str] = ()) -> Iterator[tuple[object, ...]]:
     """What stands under `COLUMNS` for each value of each planned unit; one row for a unit that has none.
 
-    `prompt`, `seed` and `round` are None where they do not apply, and `number` is NaN where it is not defined.
+    `prompt`, `seed` and `round` are None where they do not apply, and `number` is NaN where it is not defined. After
+    them come the attributes `names` of the prompt, several values of one joined by semicolons.
     """
     sections = {section.name: section for section in (*run.suite.generate, *run.suite.measure)}
     for group in run.groups:
@@ -31,15 +38,20 @@ def rows(run: Run) -> Iterator[tuple[object, ...]]:
         values = iter(run.index.values_at([row for row in places if row is not None]))
         for place, (key, row) in enumerate(zip(group.keys, places, strict=True)):
             where: tuple[object, ...] = (None, None, place)
+            about: list[str] = [""] * len(names)
             if isinstance(section, GenerateSection):
                 number, seed = divmod(place, len(section.seeds))
-                where = (run.suite.prompts[section.prompts].texts[number], section.seeds[seed], None)
+                prompts = run.suite.prompts[section.prompts]
+                where = (prompts.texts[number], section.seeds[seed], None)
+                about = [
+                    "; ".join(prompts.attributes[name][number]) if name in prompts.attributes else "" for name in names
+                ]
             status = "pending" if row is None else run.index.tags[row][1]
             reason = "" if row is None or status == "ok" else _reason(run, run.index.at(row))
             numbers = next(values) if row is not None else {}
             for name, value in numbers.items() or [("", math.nan)]:
                 head = (run.folder.name, group.section, group.arm, group.plugin, group.kind)
-                yield (*head, *where, status, name, value, key, reason)
+                yield (*head, *where, status, name, value, key, reason, *about)
 
 
 def _reason(run: Run, entry: IndexEntry) -> str:
@@ -53,9 +65,10 @@ def comma_separated(runs: Sequence[Run]) -> str:
     """The long table of `runs` as CSV: an empty cell for what is missing, and texts that no spreadsheet obeys."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    names = attributes(runs)
+    writer.writerow([*COLUMNS, *(inert(plain(name)) for name in names)])
     for run in runs:
-        for row in rows(run):
+        for row in rows(run, names):
             writer.writerow([_entry(item) for item in row])
     return out.getvalue()
 

@@ -20,7 +20,7 @@ from harness.report.verdicts import Standing
 from harness.report.view import AnySection, Place, View, sections
 from harness.runs.plan import Group
 from harness.runs.records import Run
-from harness.suite.schema import STUDY, Column, MeasureSection, TableSpec
+from harness.suite.schema import STUDY, Column, GenerateSection, MeasureSection, TableSpec
 
 
 def build(runs: Sequence[Run], common: bool = False) -> list[Table]:
@@ -116,12 +116,18 @@ class _Making:
     shortfalls: list[str]
     remarks: list[str]
 
+    def only(self, where: Mapping[str, str]) -> _Making:
+        """The same for a column of those clips alone whose prompts have these values of their attributes."""
+        views = [view.only(where) for view in self.views]
+        return replace(self, views=views, leads=Leads(views) if self.leads else None)
+
     def shown(self, view: View) -> list[str]:
         """Labels of the arms of `view` that have a row."""
         return _shown_arms(view, self.models)
 
 
 def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None, shared: Sequence[str] = ()) -> Table:
+    spec = _by_attribute(spec, views)
     making = _Making(views, leads, spec.models, _row_names(views), [], list(shared))
     columns = [_column(column, making) for column in spec.columns]
     if making.shortfalls:
@@ -159,6 +165,27 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None, shared: 
     return Table(spec.name, spec.title or spec.name, headings, tuple(rows), remarks=sentences, notes=notes)
 
 
+def _by_attribute(spec: TableSpec, views: Sequence[View]) -> TableSpec:
+    """`spec` with a column for each value of the attribute that it asks for, after each column of such prompts."""
+    if not spec.by:
+        return spec
+    columns = []
+    for column in spec.columns:
+        columns.append(column)
+        source = column.value.partition(":")[0]
+        sets = [
+            view.run.suite.prompts[section.prompts].attributes.get(spec.by, [])
+            for view in views
+            if isinstance(section := view.section(source), GenerateSection)
+        ]
+        values = dict.fromkeys(each for prompts in sets for several in prompts for each in several)
+        for value in values:
+            label = column.label or _label_of(_declared(column, views)[0])
+            where = {**column.where, spec.by: value}
+            columns.append(column.model_copy(update={"label": f"{label}, {value}", "where": where, "published": None}))
+    return spec.model_copy(update={"columns": columns})
+
+
 def _row_names(views: Sequence[View]) -> dict[Place, str]:
     """A name for each arm of each run: its label, and the run's folder before it where several have that label."""
     counts = Counter(label for view in views for label in view.arms)
@@ -180,6 +207,8 @@ def _shown_arms(view: View, models: Sequence[str] | None) -> list[str]:
 def _column(column: Column, making: _Making) -> tuple[Heading, Cells]:
     """The column over the arms to show, and over the reference where the column is relative to it."""
     source, _, name = column.value.partition(":")
+    if column.where:
+        making = making.only(column.where)
     views, models = making.views, making.models
     if source == "card":
         return _card_column(column, name, making)

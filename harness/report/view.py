@@ -61,6 +61,19 @@ class View:
         self.records = self.run.records
         self.notes = read_notes(self.run)
 
+    def only(self, where: Mapping[str, str]) -> View:
+        """The same run with those clips alone whose prompts have these values of their attributes."""
+        view = View(self.run)
+        for section in self.run.suite.generate:
+            prompts = self.run.suite.prompts[section.prompts]
+            fits = np.ones(len(prompts.texts), np.bool_)
+            for name, value in where.items():
+                fits &= [value in several for several in prompts.attributes.get(name, [[]] * len(fits))]
+            places = np.flatnonzero(np.repeat(fits, len(section.seeds)))
+            common = self.common.get(section.name)
+            view.common[section.name] = places if common is None else np.intersect1d(places, common)
+        return view
+
     def section(self, name: str) -> AnySection | None:
         """The section `name` of the run's suite."""
         return next((section for section in sections(self.run.suite) if section.name == name), None)

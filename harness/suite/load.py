@@ -14,6 +14,7 @@ from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel, reg
 from harness.contracts.base import path_options
 from harness.errors import ClipError, HarnessError, OptionError, SuiteError, nearest
 from harness.suite import plugins, positions, published
+from harness.suite.attributes import categories
 from harness.suite.part import LABEL
 from harness.suite.positions import Located
 from harness.suite.prompts import check_prompts, read_prompts
@@ -77,6 +78,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
                 _require(doc, (kind, index, "models"), "model label", label, origins)
     for index, table in enumerate(suite.tables):
         _check_published(doc, index, table)
+        _check_attributes(doc, index, suite)
     _check_rows(doc, suite)
 
     def with_arms(item: Any) -> Any:
@@ -214,7 +216,29 @@ def _prompts(doc: Located, name: str, entry: PromptSet) -> PromptSet:
             )
     distinct = list(dict.fromkeys(texts))[: entry.limit]
     prefix_files = [_prefix(prefixes[text], str(position)) for text in distinct if prefixes]
-    return entry.model_copy(update={"texts": distinct, "prefixes": prefix_files, "sha256": sha256})
+    attributes = _attributes(entry, texts, distinct, position)
+    filled = {"texts": distinct, "prefixes": prefix_files, "sha256": sha256, "attributes": attributes}
+    return entry.model_copy(update=filled)
+
+
+def _attributes(
+    entry: PromptSet, texts: Sequence[str], distinct: Sequence[str], position: Position
+) -> dict[str, list[list[str]]]:
+    """The attributes of the prompts that stay: of one that stood twice, those of all its places."""
+    if entry.file and not entry.attributes:
+        try:
+            return categories(position.folder / entry.file, entry.column, entry.prefix_column, distinct)
+        except SuiteError as error:
+            raise SuiteError(f"{position}: {error.message}", error.fix) from error
+    merged: dict[str, list[list[str]]] = {}
+    for name, values in entry.attributes.items():
+        if len(values) != len(texts):
+            raise SuiteError(f"{position}: attribute {name!r} has {len(values)} entries for {len(texts)} prompts")
+        by_text: dict[str, list[str]] = {}
+        for text, several in zip(texts, values, strict=True):
+            by_text[text] = list(dict.fromkeys([*by_text.get(text, []), *several]))
+        merged[name] = [by_text[text] for text in distinct]
+    return merged
 
 
 def _named(position: Position, folder: str) -> list[str]:
@@ -363,6 +387,32 @@ def _check_columns(doc: Located, suite: Suite) -> None:
                     f"{doc.where((*loc, 'section'))}: section {plot.section!r} is of {probe_of_section!r}, which "
                     f"cannot be drawn as {plot.kind}; its class declares plots = {plots!r}"
                 )
+
+
+MOST_VALUES = 50
+"""Values of an attribute that a table has columns for."""
+
+
+def _check_attributes(doc: Located, index: int, suite: Suite) -> None:
+    """Check that `by` and `where` of a table name attributes, and values, of prompts that its columns score."""
+    sets = {section.name: suite.prompts[section.prompts].attributes for section in suite.generate}
+    table, loc = suite.tables[index], ("tables", index)
+    sources = [column.value.partition(":")[0] for column in table.columns]
+    if table.by:
+        shown = [sets[source] for source in sources if source in sets]
+        _require(doc, (*loc, "by"), "attribute of the prompts", table.by, {name for each in shown for name in each})
+        values = {value for each in shown for several in each.get(table.by, []) for value in several}
+        if len(values) > MOST_VALUES:
+            where = doc.where((*loc, "by"))
+            raise SuiteError(f"{where}: attribute {table.by!r} has {len(values)} values (at most {MOST_VALUES})")
+    for number, (column, source) in enumerate(zip(table.columns, sources, strict=True)):
+        place: Loc = (*loc, "columns", number, "where")
+        for name, value in column.where.items():
+            attributes = sets.get(source, {})
+            _require(doc, place, "attribute of the prompts", name, attributes)
+            _require(
+                doc, place, f"value of {name!r}", value, {each for several in attributes[name] for each in several}
+            )
 
 
 def _check_column(

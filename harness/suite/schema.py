@@ -47,6 +47,16 @@ class PrefixFile(Part):
     turned: bool = False
 
 
+def _several(value: Any) -> Any:
+    """One text or number as a list of texts."""
+    several = value if isinstance(value, list) else [value]
+    return [str(each) if isinstance(each, bool | int | float) else each for each in several]
+
+
+Categories = Annotated[list[str], BeforeValidator(_several)]
+"""The values of one attribute that a prompt has."""
+
+
 class PromptSet(Part):
     """A named list of prompts. In a loaded suite `texts` holds each once, in order of first appearance, up to `limit`.
 
@@ -61,6 +71,8 @@ class PromptSet(Part):
             its prefix, relative to the prompt file; none unless given.
         sha256: digest of the file's bytes; the file is refused when it differs. Filled in on load.
         limit: take the first so many.
+        attributes: by name, the values of each text, as concept or motion level; one, or a list. Of a CSV or JSONL file
+            they are its other columns, filled in on load; those of long texts are left out.
     """
 
     texts: list[str] = []
@@ -71,6 +83,7 @@ class PromptSet(Part):
     prefix_column: str = ""
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     limit: Annotated[int, Field(ge=1)] | None = None
+    attributes: Annotated[dict[str, list[Categories]], Field(exclude_if=lambda names: not names)] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -88,6 +101,9 @@ class PromptSet(Part):
     def _one_each(self) -> PromptSet:
         if self.prefixes and len(self.prefixes) != len(self.texts):
             raise ValueError(f"{len(self.prefixes)} prefixes for {len(self.texts)} texts")
+        for name, values in self.attributes.items():
+            if len(values) != len(self.texts):
+                raise ValueError(f"attribute {name!r} has {len(values)} entries for {len(self.texts)} texts")
         return self
 
 
@@ -280,6 +296,7 @@ class Column(Part):
         joined: other sections of the same metric whose values complete a derived one, as when the dimensions of a
             total are scored on different clips. Of a value that several give, the last section's counts.
         published: the figure of published rows here. In a relative column it must be a ratio, elsewhere it must not.
+        where: by attribute of the prompts the value that they must have; only their clips count.
     """
 
     value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
@@ -289,6 +306,7 @@ class Column(Part):
     relative: bool | Literal["inverse"] = False
     joined: list[str] = []
     published: Annotated[PublishedValue | None, _short_for("metric", str)] = None
+    where: Annotated[dict[str, str], Field(exclude_if=lambda names: not names)] = {}
 
 
 class TableSpec(Part):
@@ -298,10 +316,12 @@ class TableSpec(Part):
         name: of its files. title: above it; the name unless given.
         columns: from left to right. published: rows that others published.
         models: labels of the arms to show; all unless given. A label before its grid stands for all.
+        by: an attribute of the prompts: beside each column of a metric stands one for each value of it.
     """
 
     name: Name
     title: str = ""
+    by: Annotated[str, Field(exclude_if=lambda name: not name)] = ""
     columns: Annotated[list[Column], Field(min_length=1)]
     models: list[str] | None = None
     published: list[PublishedRows] = []

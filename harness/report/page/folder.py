@@ -18,13 +18,13 @@ from markupsafe import Markup
 from harness.errors import RecordError
 from harness.report.files import contents
 from harness.report.page import summary
-from harness.report.page.attributes import Attributes
 from harness.report.page.gallery import gallery
 from harness.report.page.media import Media
 from harness.report.render import ARROWS
 from harness.report.table import NOTES
 from harness.report.view import View
 from harness.runs.records import Run
+from harness.suite.attributes import Attributes
 from harness.system import files
 from harness.system.digests import digest
 

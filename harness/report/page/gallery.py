@@ -11,11 +11,11 @@ from typing import Any
 from harness.contracts import Value, registry
 from harness.errors import HarnessError, StorageError
 from harness.report.notes import note_marks
-from harness.report.page.attributes import Attributes
 from harness.report.page.media import LONG_SECONDS, Media
 from harness.report.table import NOTES, RANDOM_WEIGHTS
 from harness.report.view import View
 from harness.runs.plan import Group
+from harness.suite.attributes import Attributes
 from harness.suite.schema import GenerateSection, switched
 
 SHORTEST_CURVE = 3

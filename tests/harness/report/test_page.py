@@ -18,10 +18,10 @@ from run_folders import Arm, write_run
 from harness.errors import RecordError, SuiteError
 from harness.report.page import folder as pages
 from harness.report.page import summary
-from harness.report.page.attributes import read_attributes
 from harness.report.page.gallery import numbered
 from harness.report.plots.chart import Axis, Line, Panel, Picture, draw_with_spots
 from harness.runs.records import Run, load_run
+from harness.suite.attributes import read_attributes
 from harness.system import video
 
 
