@@ -361,7 +361,7 @@ _WHERE = "name a head node as HOST:6379, or `auto` on a node of a cluster; witho
 def _has_token() -> bool:
     """Whether this user has a token of Ray's: a cluster that asks for one is otherwise not shown it."""
     told = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return told or (Path.home() / ".ray" / "auth_token").is_file()
+    return told or Path("~/.ray/auth_token").expanduser().is_file()
 
 
 def _reach(address: str) -> None:

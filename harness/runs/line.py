@@ -6,7 +6,6 @@ the bytes between them that `encode` writes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pydantic_core import from_json
 from harness.contracts import Json
 from harness.errors import RecordError
 from harness.runs.plan import Kind
+from harness.system.digests import digest
 
 RECORD_SCHEMA = 1
 """Stands in every line. Readers refuse a newer one."""
@@ -137,7 +137,7 @@ def _without_halves(text: str) -> str:
 
 
 def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest()[:DIGITS].encode()
+    return digest(content)[:DIGITS].encode()
 
 
 def untouched(line: bytes) -> bool:

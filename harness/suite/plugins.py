@@ -6,7 +6,6 @@ only where this user has loaded the file at that place before, by a suite or by 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from harness.contracts import registry
 from harness.errors import StorageError
 from harness.system import files
+from harness.system.digests import digest
 
 
 def load(paths: Iterable[Path]) -> None:
@@ -44,4 +44,4 @@ def place(path: Path) -> str:
 
 
 def _memory(path: Path) -> Path:
-    return files.cache_folder() / "plugins" / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    return files.cache_folder() / "plugins" / digest(str(path.resolve()))[:32]

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from pathlib import Path
+from typing import IO
 
 from harness.contracts import Json
 from harness.errors import HarnessError, StorageError
@@ -35,7 +36,12 @@ def digest(content: str | bytes) -> str:
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hexadecimal digits. Raises `OSError`."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return content_sha256(file)
+
+
+def content_sha256(file: IO[bytes]) -> str:
+    """SHA-256 of what is left to read of an open file, 64 hexadecimal digits. Raises `OSError`."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def remembered_sha256(path: Path) -> str:

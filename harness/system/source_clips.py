@@ -7,7 +7,6 @@ another stream. The record says which, and why.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 from harness.contracts import Json
 from harness.errors import ClipError
 from harness.system import files
+from harness.system.digests import content_sha256
 from harness.system.h264 import FrameDigest
 from harness.system.reader import UPRIGHT, Reader, open_clip
 from harness.system.video import ClipInfo, add_to, inspect
@@ -285,7 +285,7 @@ def take(
 
 def _sha256(file: IO[bytes]) -> str:
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    return content_sha256(file)
 
 
 def _copy(file: IO[bytes], source: Path, clip: Survey, chosen: Sequence[int], rate: float) -> dict[str, Json]:
