@@ -38,6 +38,12 @@ ONLY_STANDARD = frozenset(
 FILTERED_BY = "dynamic_degree"
 """The dimension whose network the static filter uses."""
 
+READERS: Mapping[str, Json] = {
+    "opencv": ["temporal_flickering", "motion_smoothness", "dynamic_degree"],
+    "decord": "all other dimensions",
+}
+"""The package's own reader of each dimension. They differ for clips with colour tags, or of more than 8 bits."""
+
 LABELS: Mapping[str, str] = {name: name.replace("_", " ") for name in vbench_totals.DIMENSIONS}
 
 
@@ -106,6 +112,10 @@ class VBenchMetric(WorkerMetric):
         """Where the packages look for what they would otherwise download."""
         root = read_manifest().get(self.weights).folder
         return {"HF_HOME": str(root / "huggingface"), "TORCH_HOME": str(root / "torch")}
+
+    def notes(self) -> Mapping[str, Json]:
+        """As of any worker metric, and which reader's pixels each dimension sees."""
+        return {**super().notes(), **({"readers": READERS} if self._answer is not None else {})}
 
     def score(self, clip: Clip) -> Mapping[str, float]:
         """Score one clip. Raises `ClipError`, `WeightsError`, `NotAvailable`, or what the worker raises."""

@@ -8,13 +8,24 @@ from dataclasses import dataclass, replace
 
 from harness.contracts import Value, registry
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
-from harness.report import code_texts, people_tables, probe_tables, published_rows, switching
+from harness.report import code_texts, elsewhere, people_tables, probe_tables, published_rows, switching
 from harness.report.cells import CARD, NOT_MEASURED, Cells, card_cell, cell_of, heading, over_reference, ranked
 from harness.report.drift import tables as drift_tables
 from harness.report.leads import Leads
 from harness.report.notes import annotate, note_marks
 from harness.report.serving import tables as serving_tables
-from harness.report.table import APART, INCOMPLETE, RANDOM_WEIGHTS, UNLIKE, Cell, Heading, Row, Table, stacked
+from harness.report.table import (
+    APART,
+    ELSEWHERE,
+    INCOMPLETE,
+    RANDOM_WEIGHTS,
+    UNLIKE,
+    Cell,
+    Heading,
+    Row,
+    Table,
+    stacked,
+)
 from harness.report.terms import CLIPS, DEVICE, SCHEMA, VERSION, differences, share_clips, terms, timed_apart
 from harness.report.verdicts import Standing
 from harness.report.view import AnySection, Place, View, sections
@@ -137,6 +148,8 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None, shared: 
             "run the suite again to fill what is missing, or say `incomplete: mark` in it",
         )
     rows = []
+    sections = {column.value.partition(":")[0] for column in spec.columns}
+    foreign = [list(elsewhere.remarks(view.run, sections)) for view in views]
     mark_by_note = note_marks(view.notes for view in views)
     for number, view in enumerate(views):
         device_alone = any((number, "") in cells_of_column for _, cells_of_column in columns)
@@ -149,6 +162,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None, shared: 
                     reference=bool(label) and label == view.run.suite.reference,
                     marks=(
                         *((RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else ()),
+                        *((ELSEWHERE,) if any(label == of for of, _ in foreign[number]) else ()),
                         *(mark_by_note[note] for note in view.notes.get(label, ())),
                     ),
                 )
@@ -158,7 +172,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None, shared: 
     rows += others
     if not rows:
         raise RecordError(f"table {spec.name!r} is empty: its run has none of its models", "see `models:` of the table")
-    sections = {column.value.partition(":")[0] for column in spec.columns}
+    making.remarks.extend(sentence for sentences_of_run in foreign for _, sentence in sentences_of_run)
     making.remarks.extend(sentence for view in views for sentence in switching.remarks(view.run, sections))
     sentences = tuple(dict.fromkeys(making.remarks))
     notes = (*((mark, note) for note, mark in mark_by_note.items()), *notes)

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from harness.runs.folder import agrees, inside
 from harness.runs.records import Run
 from harness.system import files
 from harness.system.digests import digest
-from harness.system.text import inert
+from harness.system.text import inert, without_quote
 
-MAX_NAME = 180
-"""Bytes of a prompt in a file name; file systems allow 255 for the whole name."""
+MAX_NAME = 240
+"""Bytes of a prompt in a file name. File systems allow 255 for the whole name, which also has `-<i>.mp4`; the longest
+prompt of VBench has 210."""
 
 _UNSAFE = re.compile(r"[^\w \-,.'()!&+=@#$;\[\]]")
 
@@ -42,7 +43,8 @@ def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()
     """Make RUN/by-prompt/<arm>/<section>/<prompt>-<i>.mp4, hard links to the clips, and `index.csv` that names each.
 
     i counts the seeds of a prompt from 0, as VBench counts samples. `labels` and `sections` narrow the choice to those
-    arms and sections. The index has arm, section, prompt, seed, index and file of every clip.
+    arms and sections. The index has arm, section, prompt, seed, index and file of every clip; the folder of each arm
+    and section has one of its own, which the model `folder` takes as it is (`index: index.csv`).
     Returns the folder and the number of clips. Raises `RecordError` where there is none to show, `ClipError` where a
     clip does not agree with its record.
     """
@@ -54,16 +56,14 @@ def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()
             continue
         if wanted_sections and group.section not in wanted_sections:
             continue
-        last_index: dict[str, int] = {}
-        for key in group.keys:
+        seeds = next(len(section.seeds) for section in run.suite.generate if section.name == group.section)
+        for place, key in enumerate(group.keys):
             entry = run.index.get(key)
-            if entry is None:
+            if entry is None or entry.status != "ok":
                 continue
             prompt = str(entry.context["prompt"])
-            # A failed clip takes its number too: a sample keeps it when the run is completed later.
-            index = last_index[prompt] = last_index.get(prompt, -1) + 1
-            if entry.status != "ok":
-                continue
+            # By its place, so that a sample keeps its number when the run is completed later.
+            index = place % seeds
             if not agrees(run.folder, entry.clip):
                 raise ClipError(f"clip {entry.clip.get('path')} does not agree with its record", "run the suite again")
             name = f"{safe_name(group.arm)}/{safe_name(group.section)}/{safe_name(prompt)}-{index}.mp4"
@@ -80,12 +80,22 @@ def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()
             )
     if not rows:
         raise RecordError(f"{run.folder} has no clips to show")
+    _write_index(view, rows)
+    rows_by_folder: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        folder, _, name = without_quote(row["file"]).rpartition("/")
+        rows_by_folder.setdefault(folder, []).append({**row, "file": inert(name)})
+    for folder, rows_of_folder in rows_by_folder.items():
+        _write_index(view / folder, rows_of_folder)
+    return view, len(rows)
+
+
+def _write_index(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    files.write_atomic(view / "index.csv", text.getvalue())
-    return view, len(rows)
+    files.write_atomic(folder / "index.csv", text.getvalue())
 
 
 def _link(source: Path, target: Path) -> None:

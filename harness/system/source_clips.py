@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -33,6 +34,8 @@ PLANES = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yu
 """Formats of H.264 that a copy keeps; any other is copied in RGB."""
 HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics (ITU-T H.273, table 3)."""
+MOST_FRAMES = 1_000_000
+"""Frames that a clip may have after it is resampled."""
 JITTER = 0.02
 """Part of a frame's time by which a frame may come early or late in a clip of constant rate."""
 
@@ -100,16 +103,18 @@ def counted(source: Path) -> tuple[int, bool]:
     Raises `ClipError`.
     """
     with open_clip(source) as clip:
-        packets = [packet for packet in clip.container.demux(clip.stream) if packet.size and not packet.is_discard]
-        if any(packet.is_corrupt for packet in packets):
-            raise ClipError(f"{source} cannot be decoded: its data is damaged", "bring it here again")
-        shown = sorted(packet.pts for packet in packets if packet.pts is not None)
-        if not packets or len(shown) < len(packets):
-            return len(packets), False
+        count, shown = 0, []
+        for packet in clip.container.demux(clip.stream):
+            if packet.is_corrupt:
+                raise ClipError(f"{source} cannot be decoded: its data is damaged", "bring it here again")
+            if packet.size and not packet.is_discard:
+                count += 1
+                shown += [packet.pts] if packet.pts is not None else []
+        if not count or len(shown) < count:
+            return count, False
         tick = Fraction(clip.stream.time_base or 0)
-        last = packets[-1].duration or 0
-        times = [pts * tick for pts in (*shown, shown[-1] + last)]
-        return len(packets), frame_rate(times, _stated_rates(clip), tick)[1]
+        times = [pts * tick for pts in (*sorted(shown), max(shown))]
+        return count, frame_rate(times, _stated_rates(clip), tick)[1]
 
 
 @dataclass
@@ -210,10 +215,13 @@ def frame_rate(times: Sequence[Fraction], stated: Iterable[Fraction], tick: Frac
 def resampled(times: Sequence[Fraction], rate: float) -> list[int]:
     """Which frame is shown in each frame of `rate` a second, by the rule of FFmpeg's filter `fps`.
 
-    A frame's time is rounded to the nearest new one (half up). Each new frame is the last one that has begun.
+    A frame's time is rounded to the nearest new one (half up). Each new frame is the last one that has begun. Raises
+    `ClipError` for more than `MOST_FRAMES`: a file may state any time.
     """
     exact = Fraction(rate).limit_denominator(1001)
     slots = [math.floor(time * exact + Fraction(1, 2)) for time in times]
+    if slots[-1] - slots[0] > MOST_FRAMES:
+        raise ClipError(f"a clip of {float(times[-1] - times[0]):.0f} s would have more than {MOST_FRAMES} frames")
     chosen, number = [], 0
     for slot in range(slots[0], slots[-1]):
         while number + 1 < len(slots) - 1 and slots[number + 1] <= slot:
@@ -273,7 +281,8 @@ def take(
             facts.update(_copy(file, source, clip, chosen, rate or clip.info.frame_rate))
             facts["encoder"] = {**facts["encoder"], "because": reasons}  # type: ignore[dict-item]
         else:
-            file.write(source.read_bytes())
+            with source.open("rb") as bytes_of_source:
+                shutil.copyfileobj(bytes_of_source, file, 1 << 20)
             facts.update(asdict(clip.info), encoder={"kept": "as it was"})
         file.flush()
         file.seek(0)

@@ -113,7 +113,11 @@ class CommandModel(VideoModel):
         """Run the program for the one clip of the request; its file."""
         self.check_request(request)
         scratch = tempfile.TemporaryDirectory(prefix="videomla-bench-")
-        clip = self._make(request, 0, Path(scratch.name))
+        try:
+            clip = self._make(request, 0, Path(scratch.name))
+        except BaseException:
+            scratch.cleanup()
+            raise
         size = self.options.height, self.options.width
         return ClipFile(clip, size, cut=False, release=scratch.cleanup)
 

@@ -3,6 +3,8 @@ import math
 
 import numpy as np
 import pytest
+from ffmpeg import MOVING
+from ffmpeg import make as generated
 from vbench_helpers import Inside, camera, clip_of, inside, texture, write
 
 from harness.metrics.vbench import VBench, VBenchOptions
@@ -22,7 +24,13 @@ QUALITY = (
 SEMANTIC = ("appearance_style", "temporal_style", "overall_consistency")
 STYLE = "A beautiful coastal beach in spring, waves lapping on sand, Van Gogh style"
 ACTION = "A person is abseiling"
-COMPARED = ["moving", "odd", "varying", "camera", "large"]
+BT709 = "scale=out_color_matrix=bt709,setparams=colorspace=bt709,format=yuv420p"
+COMPARED = ["moving", "odd", "varying", "camera", "large", "tagged", "ten bits"]
+
+
+def make(path, *arguments):
+    """Five frames of 64x96 that OpenCV and decord read unlike."""
+    return generated(path, *arguments, "-frames:v", 5, source=f"{MOVING},format=rgb24")
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +49,10 @@ def clips(tmp_path_factory):
         ),
         "camera": write(folder / "camera-0.mp4", camera(9), rate=30),
         "large": write(folder / "large-0.mp4", texture(4, 256, 256, 5, 3)),
+        "tagged": make(folder / "tagged-0.mp4", "-vf", BT709, "-c:v", "libx264"),
+        "ten bits": make(
+            folder / "ten-0.mp4", "-pix_fmt", "yuv420p10le", "-c:v", "libx265", "-x265-params", "log-level=0"
+        ),
         "still": write(folder / "still-0.mp4", still, crf=0),
         STYLE: write(folder / f"{STYLE}-0.mp4", moving),
         ACTION: write(folder / f"{ACTION}-0.mp4", moving),

@@ -1,7 +1,9 @@
 """One pass over a clip's frames in small batches, so that memory does not grow with the clip's length.
 
-Frames come from OpenCV's FFmpeg reader, in the order in which they decode: the pixels that VBench's own readers (decord
-and OpenCV) give, which agree to the last bit.
+Each dimension sees the pixels of the reader that VBench itself uses for it: OpenCV for temporal flickering, motion
+smoothness, dynamic degree and the static filter, decord for all others. They agree to the last bit for 8-bit video
+without colour tags; OpenCV 4.11 ignores those tags. Both read in the order in which frames decode: decord's random
+access gives other frames than it is asked for in clips with open groups of pictures.
 """
 
 from __future__ import annotations
@@ -39,17 +41,24 @@ class Batch:
 
     Attributes:
         start: index of the first frame within the clip.
-        rgb: uint8 [frames, height, width, 3].
+        rgb: uint8 [frames, height, width, 3], as decord reads them.
         device: where tensors made from the frames live.
+        opencv: the same frames as OpenCV reads them; the very batch where the pixels are equal.
     """
 
     start: int
     rgb: NDArray[np.uint8]
     device: str
+    other: Batch | None = None
     _made: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rgb)
+
+    @property
+    def opencv(self) -> Batch:
+        """As above."""
+        return self.other or self
 
     def get(self, name: str, make: Callable[[], T]) -> T:
         """The result of `make`, computed once a batch under `name`, so that dimensions share it."""
@@ -102,22 +111,45 @@ def describe(path: str) -> ClipInfo:
     return info
 
 
+def open_decord(path: str) -> Any:
+    """decord's reader as VBench opens it. Raises `ClipFault`."""
+    import decord
+
+    try:
+        return decord.VideoReader(os.path.abspath(path), num_threads=1)
+    except (decord.DECORDError, RuntimeError) as error:
+        raise ClipFault(f"{path} is truncated, or no video that decord, VBench's own reader, can read") from error
+
+
+def pixels_of(frame: Any) -> NDArray[np.uint8]:
+    """A frame, or several, of decord's, whichever library the package has told it to give arrays of."""
+    array: NDArray[np.uint8] = frame.asnumpy() if hasattr(frame, "asnumpy") else frame.numpy()
+    return array
+
+
 def decode(path: str, size: int, device: str) -> Iterator[Batch]:
     """The frames of `path` in batches of at most `size`. Raises `ClipFault` when there is none."""
     import cv2
+    import decord
 
     capture = _open(path)
-    start, batch = 0, []
+    start = 0
     try:
+        reader = open_decord(path)
         while True:
-            decoded, frame = capture.read()
-            if decoded:
-                batch.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-            if batch and (not decoded or len(batch) == size):
-                yield Batch(start, np.stack(batch), device)
-                start, batch = start + len(batch), []
-            if not decoded:
+            by_opencv: list[Any] = []
+            while len(by_opencv) < size and (read := capture.read())[0]:
+                by_opencv.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+            if not by_opencv:
                 break
+            try:
+                rgb = np.stack([pixels_of(reader.next()) for _ in by_opencv])
+            except (decord.DECORDError, StopIteration, RuntimeError) as error:
+                raise ClipFault(f"{path} is truncated, or cannot be decoded by decord from frame {start} on") from error
+            stacked = np.stack(by_opencv)
+            same = np.array_equal(rgb, stacked)
+            yield Batch(start, rgb, device, None if same else Batch(start, stacked, device))
+            start += len(rgb)
     finally:
         capture.release()
     if start == 0:

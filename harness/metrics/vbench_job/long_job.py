@@ -35,10 +35,14 @@ class Plan:
     def score(self, clip: Any) -> dict[str, Any]:
         """Each dimension of one clip, and the numbers of its pieces."""
         if self.upstream:
-            return run_upstream(self.networks, Path(clip.path), self.dimensions, self.weights)
+            return run_upstream(self.networks, Path(clip.path), self.dimensions, self.weights, clip.frames)
         in_clip, long_range = self.weights
         links, least = (LONG_LINKS, 2) if long_range else (IN_CLIP_LINKS, 1)
-        out = summary(score_pieces(self.networks, clip.path, self.dimensions, self.seconds, clip.prompt, links, least))
+        known = clip.frames, clip.frame_rate
+        pieces = score_pieces(
+            self.networks, clip.path, self.dimensions, self.seconds, clip.prompt, links, least, *known
+        )
+        out = summary(pieces)
         for name in LONG_LINKS if long_range else ():
             table = self.networks.path(TABLES[name])
             out[f"{name}_long_range"] = mapped(table, out[f"{name}_clip_to_clip"])

@@ -29,7 +29,7 @@ class TemporalFlickering(Scorer):
         """Take frames."""
         from vbench.temporal_flickering import calculate_mae
 
-        for frame in batch.rgb[part]:
+        for frame in batch.opencv.rgb[part]:
             if self.last is not None:
                 self.differences.append(calculate_mae(self.last, frame))
             self.last = frame
@@ -56,7 +56,7 @@ class MotionSmoothness(Scorer):
         """Take frames."""
         import cv2
 
-        for frame in batch.rgb[part]:
+        for frame in batch.opencv.rgb[part]:
             if self.seen % 2:
                 self.odd = frame
             else:
@@ -100,7 +100,7 @@ class DynamicDegree(Scorer):
 
     def push(self, batch: Batch, part: slice) -> None:
         """Take frames."""
-        frames = batch.floats()[part]
+        frames = batch.opencv.floats()[part]
         for index in range(len(frames)):
             if self.seen % self.interval == 0 and not self._sure():
                 frame = frames[index : index + 1]
@@ -146,7 +146,7 @@ class Static(Scorer):
 
     def push(self, batch: Batch, part: slice) -> None:
         """Take frames."""
-        frames: Any = batch.floats()[part]
+        frames: Any = batch.opencv.floats()[part]
         for frame in frames.split(1):
             sight = look(self.networks.raft, frame)
             if self.first is None or self.last is None:

@@ -78,13 +78,16 @@ def score_pieces(
     prompt: str = "",
     links: Links = IN_CLIP_LINKS,
     least: int = 1,
+    frames: int = 0,
+    frame_rate: float = 0.0,
 ) -> Pieces:
     """Each of `dimensions` for every piece of `seconds` of the clip `path`, in one decode.
 
+    `frames` and `frame_rate` are as in `score_clip`.
     A frame's features are computed once, also where two pieces overlap. `links` are the features that the pieces' first
     frames are compared by. Raises as `score_clip`, and `ClipFault` for a clip of fewer than `least` pieces.
     """
-    info = counted(path, networks.device)
+    info = counted(path, networks.device, frames, frame_rate)
     if info.frame_rate <= 0:
         raise ClipFault(f"{path} has no frame rate")
     spans = ranges(info.frames, max(1, round(info.frame_rate * seconds)))

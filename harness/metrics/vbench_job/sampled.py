@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .frames import Batch
+from .frames import Batch, open_decord, pixels_of
 from .loading import Networks, old_numpy_names
 from .scorer import Scorer, Task
 
@@ -32,6 +32,13 @@ class Sampled(Scorer):
             if self.seen in self.wanted:
                 self.kept[self.seen] = frame.copy()
             self.seen += 1
+
+    def read_otherwise(self, path: str) -> int:
+        """How many of the frames decord's random access, by which the package reads them, gives otherwise."""
+        by_package = pixels_of(open_decord(path).get_batch(list(self.wanted)))
+        return sum(
+            not np.array_equal(frame, self.kept[index]) for frame, index in zip(by_package, self.wanted, strict=True)
+        )
 
     def pixels(self) -> NDArray[np.uint8]:
         """The sampled frames, uint8 [samples, height, width, 3]; a short clip repeats its last one."""

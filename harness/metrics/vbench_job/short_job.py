@@ -51,7 +51,7 @@ class Plan:
             auxiliary |= entry.get("auxiliary_info", {})
         return facts_by_prompt
 
-    def score(self, clip: Any) -> dict[str, float]:
+    def score(self, clip: Any) -> dict[str, Any]:
         """One number for each dimension wanted, NaN where the prompt does not belong to it."""
         prompt = self.short.get(clip.prompt, clip.prompt)
         to_score: list[str] = list(self.dimensions)
@@ -65,7 +65,10 @@ class Plan:
             raise PromptFault(f"the clip has no prompt; {', '.join(reading_prompt)} cannot be scored without")
         if self.static_filter and "temporal_flickering" in to_score:
             to_score.append("static")
-        scores = score_clip(self.networks, clip.path, to_score, prompt, auxiliary) if to_score else {}
+        scores: dict[str, Any] = {}
+        if to_score:
+            known = clip.frames, clip.frame_rate
+            scores = score_clip(self.networks, clip.path, to_score, prompt, auxiliary, *known)
         if scores.pop("static", 1.0) == 0.0:
             scores["temporal_flickering"] = math.nan
-        return {name: scores.get(name, math.nan) for name in self.dimensions}
+        return {**dict.fromkeys(self.dimensions, math.nan), **scores}

@@ -12,6 +12,7 @@ import importlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def _files_only(networks: Networks) -> Iterator[None]:
 
 
 def run_upstream(
-    networks: Networks, path: Path, dimensions: Sequence[str], weights: tuple[float, float]
+    networks: Networks, path: Path, dimensions: Sequence[str], weights: tuple[float, float], frames: int = 0
 ) -> dict[str, Any]:
     """Upstream's numbers for a folder that holds the one clip `path`, in the layout of `pieces.summary`.
 
@@ -76,7 +77,8 @@ def run_upstream(
     for dimension in dimensions:
         for name in (*CHECKPOINTS[dimension], *(LONG_CHECKPOINTS.get(dimension, ()) if weights[1] else ())):
             networks.file(name)
-    whole(describe(str(path)), sum(len(batch) for batch in decode(str(path), 16, "cpu")))
+    info = describe(str(path))
+    whole(replace(info, frames=frames or info.frames), sum(len(batch) for batch in decode(str(path), 16, "cpu")))
     long = long_package().VBenchLong
     with tempfile.TemporaryDirectory(prefix="vbench-long-") as folder, _files_only(networks):
         videos = Path(folder) / "videos"

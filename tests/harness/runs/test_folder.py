@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from road import base, run
 
+from harness.contracts import Request, registry
 from harness.errors import ClipError, RecordError
 from harness.runs import by_prompt, folder
 from harness.runs.records import load_run
@@ -38,7 +39,7 @@ HOSTILE = [
 
 def harmless(name: str) -> bool:
     ok = name not in ("", ".", "..") and not set(name) & set('/\\\0\n\r<>|:*?"')
-    return ok and len(name.encode()) <= 200 and name[0] not in ".-"
+    return ok and len(name.encode()) <= by_prompt.MAX_NAME and name[0] not in ".-"
 
 
 @pytest.mark.parametrize("prompt", HOSTILE)
@@ -57,6 +58,9 @@ def test_names_are_harmless_and_distinct(prompts: list[str]) -> None:
 def test_a_plain_prompt_is_its_own_name() -> None:
     prompt = "In a still frame, a stop sign's post (red), 3 cats & 1 dog"
     assert by_prompt.safe_name(prompt) == prompt
+    longest = "a" * 210  # bytes of VBench's longest prompt
+    assert by_prompt.safe_name(longest) == longest
+    assert len(f"{by_prompt.safe_name('b' * 999)}-99999999.mp4") <= 255
 
 
 def test_the_view_has_vbench_names_and_an_index_that_leads_back(tmp_path: Path) -> None:
@@ -82,10 +86,43 @@ def test_the_view_has_vbench_names_and_an_index_that_leads_back(tmp_path: Path) 
         context = by_digest[video.inspect(path).digest]
         assert (context["prompt"], str(context["seed"])) == (row["prompt"], row["seed"])
     files = {item for item in folder.rglob("*") if item.is_file()}
-    assert len(files) == 25
+    assert len(files) == 26
     assert by_prompt.by_prompt(loaded)[1] == 24
     with pytest.raises(RecordError, match="no clips"):
         by_prompt.by_prompt(loaded, labels=["nobody"])
+
+
+def test_the_folder_of_an_arm_is_scored_as_it_is_and_one_of_two_arms_row_by_row(tmp_path: Path) -> None:
+    """Clips of seeds 4 and 7 are samples 0 and 1 by name, and 4 and 7 by the index."""
+    models = [{"name": "fake/moving", "label": label} for label in ("one arm", "two")]
+    section = {"name": "short", "prompts": "p", "seeds": [4, 7], "frames": 6, "metrics": ["fake/brightness"]}
+    run(tmp_path, base(models=models, generate=[section]))
+    view, _ = by_prompt.by_prompt(load_run(tmp_path / "run"))
+    with pytest.raises(ClipError, match="is listed twice"):
+        registry.models.create("folder", {"path": str(view), "index": "index.csv"}).describe()
+    again = [
+        {"name": "folder", "label": "a", "options": {"path": str(view / "two" / "short"), "index": "index.csv"}},
+        {"name": "folder", "label": "b", "options": {"path": str(view), "index": "index.csv", "where": {"arm": "two"}}},
+    ]
+    (tmp_path / "again").mkdir()
+    assert run(tmp_path / "again", base(models=again, generate=[section])).exit_code == 0
+    by_name = [{"name": "folder", "label": "a", "options": {"path": str(view / "two" / "short")}}]
+    (tmp_path / "named").mkdir()
+    assert run(tmp_path / "named", base(models=by_name, generate=[{**section, "seeds": [0, 1]}])).exit_code == 0
+    with pytest.raises(ClipError) as refused:
+        registry.models.create("folder", by_name[0]["options"]).file(Request(("one",), (4,), 6))
+    assert refused.value.fix == "its seeds are [0, 1]"
+
+
+def test_a_sample_keeps_its_number_while_others_are_not_made_yet(tmp_path: Path) -> None:
+    run(tmp_path, base(generate=[{"name": "short", "prompts": "p", "seeds": [0, 1], "frames": 2}]))
+    records = tmp_path / "run" / "records.jsonl"
+    keys = load_run(tmp_path / "run").groups[0].keys
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(line for line in lines if keys[0] not in line))  # as if it had not been made yet
+    view, count = by_prompt.by_prompt(load_run(tmp_path / "run"))
+    assert count == 3
+    assert sorted(path.name for path in view.rglob("*.mp4")) == ["one-1.mp4", "two-0.mp4", "two-1.mp4"]
 
 
 def test_the_view_falls_back_to_symbolic_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

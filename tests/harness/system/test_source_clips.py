@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -202,13 +203,16 @@ def test_a_varying_rate_is_refused_or_resampled_as_ffmpegs_filter_does(tmp_path:
 
 def test_resampling_by_hand() -> None:
     times = [0, 0.1, 0.2, 0.9, 1.0]  # four frames; the last one ends at 1.0
-    from fractions import Fraction
-
     exact = [Fraction(time).limit_denominator(10) for time in times]
     # At 5 a second the new frames start at 0, 0.2 ... 0.8; times in fifths: 0, 0.5, 1, 4.5, 5, rounded 0, 1, 1, 5, 5.
     assert source_clips.resampled(exact, 5) == [0, 2, 2, 2, 2]
     # At 10: 0, 1, 2, 9, 10.
     assert source_clips.resampled(exact, 10) == [0, 1, 2, 2, 2, 2, 2, 2, 2, 3]
+
+
+def test_a_file_that_states_a_time_of_years_is_refused() -> None:
+    with pytest.raises(ClipError, match="would have more than 1000000 frames"):
+        source_clips.resampled([Fraction(0), Fraction(1), Fraction(10**9), Fraction(10**9 + 1)], 16)
 
 
 @pytest.mark.parametrize(
