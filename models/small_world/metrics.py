@@ -67,6 +67,7 @@ class _ToyMetric(Metric):
         Curve(Value("frame_accuracy_by_frame", label="frame accuracy", share=True), "adherence"),
         Curve(Value("shape_iou_by_frame", label="shape IoU")),
         Curve(Value("motion_by_frame", unit="px/frame", direction="none", label="motion"), "motion"),
+        *(Curve(Value(f"{part}_by_frame", label=part, share=True), "adherence") for part in PARTS),
     )
 
     def __init__(self, options: Options) -> None:
@@ -74,9 +75,9 @@ class _ToyMetric(Metric):
         self._by_frame: dict[str, list[float]] = {}
 
     def samples(self) -> Mapping[str, Sequence[float]]:
-        """Of each frame whether it shows all of its caption, its overlap with the shape, and the step that led to it.
+        """Of each frame whether it shows all of its caption and each part, its overlap with the shape, and its step.
 
-        NaN where a frame does not define it.
+        The step is the one that led to it. NaN where a frame does not define it.
         """
         return self._by_frame
 
@@ -86,18 +87,21 @@ class _ToyMetric(Metric):
         captions = _captions(clip)
         reading = read(clip.read())
         ends = [frame for frame, _ in captions[1:]] + [len(reading)]
-        right, overlap = np.full(len(reading), np.nan), np.full(len(reading), np.nan)
+        overlap = np.full(len(reading), np.nan)
+        by_part = {part: np.full(len(reading), np.nan) for part in PARTS}
         for (first, caption), last in zip(captions, ends, strict=True):
             piece = slice(first, last)
             overlap[piece] = reading.overlap[piece, SHAPES.index(caption.shape)]
             if len(reading[piece]) > 1:
-                right[piece] = np.logical_and.reduce(list(shown(reading[piece], caption).values()))
-        motion = np.concatenate([[np.nan], np.linalg.norm(reading.steps(), axis=1)])
-        names = (curve.value.name for curve in self.curves)
-        self._by_frame = {
-            name: [float(number) for number in numbers]
-            for name, numbers in zip(names, (right, overlap, motion), strict=True)
+                for part, right in shown(reading[piece], caption).items():
+                    by_part[part][piece] = right
+        curves = {
+            "frame_accuracy": np.min(list(by_part.values()), axis=0),
+            "shape_iou": overlap,
+            "motion": np.concatenate([[np.nan], np.linalg.norm(reading.steps(), axis=1)]),
+            **by_part,
         }
+        self._by_frame = {f"{name}_by_frame": numbers.tolist() for name, numbers in curves.items()}
         return reading
 
 

@@ -186,6 +186,11 @@ def test_every_frame_has_a_sample_against_the_prompt_in_force(name: str):
     # Frames 20 to 23 show what comes at 24; nothing is at 10, and no step leads to it or from it.
     wrong = {10, 11, *range(20, 24)}
     assert samples["frame_accuracy_by_frame"] == [float(number not in wrong) for number in range(40)]
+    # The backgrounds and colours differ, and so do the directions; nothing is neither background nor shape.
+    for part in PARTS:
+        shown = np.array(samples[f"{part}_by_frame"])
+        assert (shown[[0, 9, 12, 19, 24, 39]] == 1).all(), part
+        assert (shown[20:24] == 0).all(), part
     motion = np.array(samples["motion_by_frame"])
     assert np.isnan(motion[[0, 10, 11]]).all()
     assert motion[1:10] == pytest.approx(1.0, abs=1e-5)
