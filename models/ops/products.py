@@ -35,18 +35,21 @@ class Linear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
-        self._parts: tuple[tuple[int, int], Sequence[Tensor]] | None = None
+        self._parts: tuple[Tensor, tuple[int, int], Sequence[Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
         return linear(x, self.weight, self.bias, self)
 
     def parts(self) -> Sequence[Tensor]:
-        """The weight by equal parts of its inputs, each contiguous; anew after the weight has changed."""
-        state = self.weight.data_ptr(), self.weight._version
-        if self._parts is None or self._parts[0] != state:
-            self._parts = state, _parts(self.weight)
-        return self._parts[1]
+        """The weight by equal parts of its inputs, each contiguous; kept while it is frozen and stays what it is."""
+        weight = self.weight
+        if weight.requires_grad:
+            return _parts(weight)
+        state = weight.data_ptr(), weight._version
+        if self._parts is None or self._parts[0] is not weight or self._parts[1] != state:
+            self._parts = weight, state, _parts(weight)
+        return self._parts[2]
 
 
 class FeedForward(nn.Sequential):

@@ -76,15 +76,25 @@ def test_numbers_that_hide_the_order_of_a_sum_do_not_stand_for_others() -> None:
 def test_weights_that_change_count_at_once() -> None:
     layer = Linear(576, 64)
     x = numbers(32, 576)
-    for _ in range(3):
-        with torch.no_grad():
-            assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
-            layer.weight.mul_(1.5)
-    layer.load_state_dict({"weight": numbers(64, 576), "bias": numbers(64)})
+
+    def right() -> bool:
+        return torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+    with torch.no_grad():
+        assert right()
+        layer.weight.data.mul_(1.5)  # as an optimiser may
+        assert right()
+        layer.requires_grad_(False)
+        assert right()
+        layer.weight.mul_(1.5)
+        assert right()
+        layer.load_state_dict({"weight": numbers(64, 576), "bias": numbers(64)})
+        assert right()
+        layer.load_state_dict({"weight": numbers(64, 576, seed=1), "bias": numbers(64)}, assign=True)
+        assert right()
     with torch.inference_mode():
-        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
         layer.weight.add_(1)
-        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+        assert right()
 
 
 def test_gradients_counts_and_other_dtypes_are_pytorchs() -> None:
