@@ -63,6 +63,8 @@ def run(
     verify: bool = False,
     jobs: int = 1,
     replace_plan: bool = False,
+    only: Sequence[str] = (),
+    shard: str = "",
 ) -> Outcome:
     """Do the units of a suite that `out` (`runs/<suite>` unless given) holds no record of; how it ended.
 
@@ -72,14 +74,21 @@ def run(
         verify: compare the digest of every clip file first.
         jobs: measurements at the same time, of probes that allow it.
         replace_plan: let the plan of `out` go, though this one has no unit of it.
+        only: models and sections to do. shard: `3/16` for the third of sixteen shares, in `out/shards/3-of-16`;
+            `harness merge` unites them.
 
     A failing unit costs its record alone. Raises `HarnessError` where the run cannot start or the disk refuses.
     """
+    from harness.execute.merging import adopt
     from harness.execute.run import run_plan
+    from harness.execute.shares import Shard, part_of
 
-    work = suite if isinstance(suite, Plan) else plan(suite, overrides, plugins)
+    whole = suite if isinstance(suite, Plan) else plan(suite, overrides, plugins)
     beside = Path(suite).parent if isinstance(suite, File) else None
-    folder = Path("runs") / work.suite.suite if out is None else Path(out)
+    base = Path("runs") / whole.suite.suite if out is None else Path(out)
+    work, folder = part_of(whole, base, only, Shard.parse(shard) if shard else None)
+    if shard:
+        adopt(work, base, folder)
     return run_plan(
         work, folder, limit, progress, verify=verify, suite_folder=beside, jobs=jobs, replace_plan=replace_plan
     )

@@ -28,6 +28,8 @@ Sets = Annotated[
 ReplacePlan = Annotated[
     bool, typer.Option("--replace-plan", help="Let the folder's plan go, though this one has no unit of it.")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="While it runs, say failures alone.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="While it runs, say each unit that ended.")]
 Format = Literal["md", "csv", "latex", "html"]
 
 

@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from enum import Enum
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from harness.errors import shown
+from harness.errors import OptionError, shown
 from harness.execute.outcome import Tick
 from harness.runs.line import Record
 
@@ -67,15 +68,33 @@ def _cause(record: Record) -> tuple[str, str]:
     return _where(record), re.sub(r"[0-9a-f]{12,}|\d+", "#", _why(record))
 
 
+class Detail(Enum):
+    """How much is said while units are done."""
+
+    FAILURES = "failures alone"
+    PROGRESS = "progress and failures"
+    UNITS = "each unit that ended"
+
+    @classmethod
+    def of(cls, quiet: bool, verbose: bool) -> Detail:
+        """The detail that two flags ask for. Raises `OptionError` for both."""
+        if quiet and verbose:
+            raise OptionError("--quiet and --verbose do not go together", "leave one of them out")
+        return cls.FAILURES if quiet else cls.UNITS if verbose else cls.PROGRESS
+
+
 class Meter(AbstractContextManager["Meter"]):
     """Call it with every `Tick` of a run.
 
     Args:
         console: of stderr; whether it is a terminal decides how progress is shown.
-        clock: seconds that never go back.
+        clock: seconds that never go back. detail: how much is shown.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console, clock: Callable[[], float] = time.monotonic, detail: Detail = Detail.PROGRESS
+    ) -> None:
+        self.detail = detail
         self.console = console
         self.clock = clock
         self._bar: Progress | None = None
@@ -86,7 +105,7 @@ class Meter(AbstractContextManager["Meter"]):
         self._first: dict[tuple[str, str], Record] = {}
 
     def __enter__(self) -> Meter:
-        if self.console.is_terminal:
+        if self.console.is_terminal and self.detail is not Detail.FAILURES:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -112,6 +131,10 @@ class Meter(AbstractContextManager["Meter"]):
         """Show `tick`."""
         if tick.record is not None and tick.record.status != "ok" and self._worth_saying(tick.record):
             self._say(failure(tick.record))
+        if self.detail is Detail.FAILURES:
+            return
+        if self.detail is Detail.UNITS and tick.record is not None and tick.record.status == "ok":
+            self._say(shown(f"ok: {tick.record.key[:12]} ({_where(tick.record)})"))
         if self._bar is not None:
             if tick.record is not None:
                 doing = f"{tick.record.context.get('arm', '')} {tick.record.context.get('section', '')}".strip()

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.arguments import Plugins, ReplacePlan, Sets, SuiteFile
+from harness.cli.arguments import Plugins, Quiet, ReplacePlan, Sets, SuiteFile, Verbose
 
 if TYPE_CHECKING:
+    from harness.cli.progress import Detail
     from harness.execute.outcome import Outcome
     from harness.execute.ray_cluster import Cluster
     from harness.runs.plan import Plan
@@ -45,21 +46,22 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --engine ray: workers that make clips; all that fit.")
     ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     plugin: Plugins = None,
     set_: Sets = None,
 ) -> Iterator[str]:
     """Do the units of SUITE that have no record; show the tables."""
     from harness.cli.forecast import forecast
     from harness.cli.plan import plan_lines, plan_of
+    from harness.cli.progress import Detail
     from harness.execute import merging, shares
-    from harness.runs.records import SHARDS
 
-    part = shares.Shard.parse(shard) if shard is not None else None
+    part, detail = shares.Shard.parse(shard) if shard is not None else None, Detail.of(quiet, verbose)
     with _cluster(engine if not dry_run else "local", address, workers) as cluster:
-        work = shares.only(plan_of(suite, plugin, set_, cluster.resolve if cluster else None), only or ())
-        base = folder = out or Path("runs") / work.suite.suite
-        if part:
-            work, folder = shares.share(work, part), base / SHARDS / part.name
+        whole = plan_of(suite, plugin, set_, cluster.resolve if cluster else None)
+        base = out or Path("runs") / whole.suite.suite
+        work, folder = shares.part_of(whole, base, only or (), part)
         if dry_run:
             yield from plan_lines(work)
             yield from forecast(work, [folder, *(merging.elsewhere(base, folder) if part else ())], verify=verify)
@@ -73,13 +75,18 @@ def run(
             "processes": processes,
             "replace_plan": replace_plan,
         }
-        outcome = yield from _done(work, folder, limit, cluster, options)
+        outcome = yield from _done(work, folder, limit, cluster, detail, options)
     yield from report(outcome, plugins=plugin or ())
     raise typer.Exit(outcome.exit_code)
 
 
 def _done(
-    work: Plan, folder: Path, limit: int | None, cluster: Cluster | None, options: Mapping[str, Any]
+    work: Plan,
+    folder: Path,
+    limit: int | None,
+    cluster: Cluster | None,
+    detail: Detail,
+    options: Mapping[str, Any],
 ) -> Generator[str, None, Outcome]:
     """Run `work`; the tables so far where the disk refuses."""
     from rich.console import Console
@@ -94,7 +101,7 @@ def _done(
 
         engine = engine_of(cluster)
     try:
-        with Meter(Console(stderr=True)) as meter:
+        with Meter(Console(stderr=True), detail=detail) as meter:
             return run_plan(work, folder, limit, meter, engine=engine, **options)
     except StorageError:
         with suppress(HarnessError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.arguments import ReplacePlan, Sets
+from harness.cli.arguments import Quiet, ReplacePlan, Sets, Verbose
 
 if TYPE_CHECKING:
     from harness.runs.plan import Plan
@@ -27,6 +27,8 @@ def train(
     threads: Annotated[int, typer.Option(min=0, help="Of the processor for each; 0 leaves it to torch.")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
     replace_plan: ReplacePlan = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trainings, and do nothing.")] = False,
 ) -> Iterator[str]:
     """Do the trainings of RECIPE that DIR does not hold yet.
@@ -37,7 +39,7 @@ def train(
     """
     from rich.console import Console
 
-    from harness.cli.progress import Meter
+    from harness.cli.progress import Detail, Meter
     from harness.cli.run import report
     from harness.execute import shares
     from harness.execute.run import run_plan
@@ -58,7 +60,7 @@ def train(
     if "TORCHELASTIC_RUN_ID" in os.environ:
         yield from _share(plan, stages)
         return
-    with Meter(Console(stderr=True)) as meter:
+    with Meter(Console(stderr=True), detail=Detail.of(quiet, verbose)) as meter:
         outcome = run_plan(
             plan,
             folder,

@@ -155,7 +155,7 @@ def _best(candidates: Sequence[_Candidate], strict: bool) -> _Candidate:
         return max(candidates, key=lambda candidate: candidate.record().ended)
     first = results[0]
     for other in results[1:] if strict else ():
-        if other.result() != first.result():
+        if other.entry.text != first.entry.text and other.result() != first.result():
             names = (other.entry.context.get(name) for name in ("section", "arm", "plugin"))
             raise RecordError(
                 f"{first.folder} and {other.folder} hold two different results of {other.entry.key[:12]} "

@@ -6,12 +6,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from harness.contracts import registry
 from harness.errors import HarnessError, OptionError, nearest
 from harness.execute import batches
 from harness.runs.plan import Plan, Unit
+from harness.runs.records import SHARDS
 
 MOST_SHARDS = 100_000
 
@@ -42,6 +44,12 @@ class Shard:
     def name(self) -> str:
         """The name of its folder."""
         return f"{self.number}-of-{self.count}"
+
+
+def part_of(plan: Plan, base: Path, names: Sequence[str], shard: Shard | None) -> tuple[Plan, Path]:
+    """What of `plan` is to be done, and in which folder: `base`, or that of the shard in it. Raises `OptionError`."""
+    part = only(plan, names)
+    return (share(part, shard), base / SHARDS / shard.name) if shard else (part, base)
 
 
 def share(plan: Plan, shard: Shard) -> Plan:

@@ -126,3 +126,15 @@ def test_what_cannot_be_done_says_what_to_do(tmp_path: Path) -> None:
         assert "two of its models" in caught.value.fix
     with pytest.raises(RecordError, match="no model 'dens'"):
         harness.compare(tmp_path / "a", "dens", "dense")
+
+
+def test_a_run_may_be_of_some_models_and_of_a_shard(tmp_path: Path) -> None:
+    models = [{"name": "fake/moving", "label": "a"}, {"name": "fake/alone", "label": "b"}]
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(base(models=models), sort_keys=False))
+    plan = harness.plan(path, plugins=[FAKES])
+    assert harness.run(plan, tmp_path / "run", only=["b"]).done_now == 8
+    assert [harness.run(plan, tmp_path / "run", shard=f"{number}/2").done_now for number in (1, 2)] == [8, 0]
+    assert harness.run(plan, tmp_path / "run", limit=1).already_done == 8
+    with pytest.raises(HarnessError, match="NUMBER/COUNT"):
+        harness.run(plan, tmp_path / "run", shard="2/1")

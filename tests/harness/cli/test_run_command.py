@@ -112,3 +112,17 @@ def test_a_rate_that_is_none_is_refused(type_in: TypeIn, rate: str) -> None:
 
 def test_an_estimate_from_no_run_is_refused(type_in: TypeIn) -> None:
     assert "is no run folder" in type_in("plan", "s.yaml", "--from", "absent")[2]
+
+
+def test_a_quiet_run_says_failures_alone_and_a_verbose_one_each_unit(type_in: TypeIn, tmp_path: Path) -> None:
+    models = [{"name": "fake/raises", "label": "a", "options": {"when": "two"}}]
+    write(tmp_path, base(device="cpu", models=models))
+    code, out, err = type_in("run", "s.yaml", "-q")
+    assert code == 1
+    assert "8 units" in out
+    assert [line.split()[0] for line in err.splitlines()] == ["failed:", "skipped:", "failed"]
+    _, _, err = type_in("run", "s.yaml", "--out", "other", "-v")
+    assert err.count("ok: ") == 4
+    assert "(score short a fake/brightness)" in err
+    code, _, err = type_in("run", "s.yaml", "-q", "-v")
+    assert (code, "--quiet and --verbose do not go together" in err) == (2, True)
