@@ -5,7 +5,7 @@ const node = (id) => document.getElementById(id);
 const token = location.hash.slice(1);
 const store = `study ${data.study} ${token}`;
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
-let tasks = [], done = new Map(), current = -1, started = 0, marked = 0, busy = false;
+let tasks = [], done = new Map(), current = -1, started = 0, marked = 0, busy = false, held = false;
 
 function make(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -142,6 +142,7 @@ function ready() {
 }
 
 function together(play) {
+  held = !play;
   for (const video of videos()) play ? video.play().catch(() => {}) : video.pause();
   node("play").textContent = play ? "pause" : "play";
 }
@@ -173,9 +174,10 @@ async function advance() {
   show("task");
   scrollTo(0, 0);
   started = performance.now();
+  held = false;
   const loaded = (video) => video.readyState > 2 || new Promise((resolve) => video.addEventListener("canplay", resolve, { once: true }));
   await Promise.race([Promise.all(videos().map(loaded)), pause(20)]);
-  together(true);
+  if (current === open && !held) together(true);
 }
 
 async function submit() {

@@ -147,7 +147,9 @@ def test_the_page_can_be_used_by_keyboard_and_read_aloud(driver: Any, small: tup
             return [...all].filter((node) => !named(node)).map((node) => node.outerHTML)"""
         )
         assert unnamed == []
+        # Even before the videos are there: they wait for whom they are shown to.
         rater.page.key(" ")
+        rater.page.until("return videos().every((video) => video.readyState > 2)")
         assert rater.page("return videos().every((video) => video.paused) && node('play').textContent") == "play"
         rater.page.key("r")
         rater.page.until("return videos().every((video) => !video.paused)")
