@@ -6,6 +6,7 @@ go back to the driver.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import queue
@@ -30,6 +31,7 @@ from harness.execute.making import THREADS
 from harness.execute.measuring import Measurer
 from harness.execute.models import Models
 from harness.execute.scorers import Scorers
+from harness.probes.timing.telemetry import Telemetry
 from harness.runs.folder import inside
 from harness.runs.line import Record
 from harness.runs.measured import PRODUCTS
@@ -37,6 +39,8 @@ from harness.runs.plan import Arm, Unit
 from harness.system import devices
 from harness.system.files import storage
 
+FOLDER, LOCK = "videomla-bench-ray-", "lock"
+"""How the folders of keepers begin, and the file in each that its keeper holds locked."""
 LOG_BYTES = 4000
 """Last bytes of a worker's output that a failed record shows."""
 
@@ -94,11 +98,22 @@ class Done:
     refused: tuple[str, str] | None = None
 
 
+def _sweep(folder: Path) -> None:
+    """Delete the folders of keepers that were killed; the system has given back their locks."""
+    for left in folder.glob(f"{FOLDER}*"):
+        with suppress(OSError), (left / LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+
+
 class Keeper:
     """The one of its node that keeps the folder in which workers lay down clips for a moment."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="videomla-bench-"))
+        _sweep(Path(tempfile.gettempdir()))
+        self.folder = Path(tempfile.mkdtemp(prefix=FOLDER))
+        self.lock = (self.folder / LOCK).open("w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
 
     def prepare(self, luggage: Luggage) -> tuple[Path, Unpacked, str]:
         """Lay down the luggage; the folder, what became of the luggage, and what nodes of one machine agree in."""
@@ -149,8 +164,8 @@ class Worker:
         self.said: list[str] = []
 
     def ready(self) -> int:
-        """Its process, once it is there."""
-        return os.getpid()
+        """Once it is there: processes of others on its GPU."""
+        return Telemetry(self.desk.device).other_processes() or 0
 
     def said_since(self) -> list[str]:
         """Lines of progress since they were asked for."""

@@ -33,6 +33,8 @@ POLL_S = 1.0
 """Seconds at most between two looks at what else is to do."""
 LOOK_S = 2.0
 """Seconds between two looks at the list of nodes."""
+ANSWER_S = 60.0
+"""Seconds that nodes have for saying whether they are fit; one that takes longer counts as late."""
 CLOSE_S = 5.0
 """Seconds that nodes have for deleting their folders."""
 START_FAILURES = 3
@@ -80,12 +82,13 @@ class Site:
 
 @dataclass(eq=False, slots=True)
 class Hand:
-    """A worker: its actor, where it works, what for, and the file in which its output is."""
+    """A worker: its actor, where it works, what for, its share of GPUs, and the file in which its output is."""
 
     actor: Any
     site: Site
     job: str
     log: str
+    gpus: float
     ready: bool = False
     pool: str | None = None
     items: Sequence[Any] = ()
@@ -134,21 +137,27 @@ class Cluster:
         self._luggage = self.ray.put(luggage)
         say("preparing the nodes")
         self._look()
-        until = time.monotonic() + self.patience
-        while self._preparing or not any(site.fit or site.unpacked.faults for site in self.sites.values()):
-            if time.monotonic() > until:
+        began = time.monotonic()
+        while not self._settled(time.monotonic() - began):
+            if time.monotonic() - began > self.patience:
                 names = ", ".join(site.name for site in self._preparing.values())
                 what = f"no answer from {names}" if names else f"no node for {self.device}"
                 raise NotAvailable(f"{what} within {self.patience:.0f} s", "look at `ray status`")
+            if not self._preparing:
+                time.sleep(POLL_S)
+            self.look()
             if self._preparing:
                 self.prepared(self.ray.wait(list(self._preparing), num_returns=1, timeout=POLL_S)[0])
-            else:
-                time.sleep(POLL_S)
-                self._look()
         faults = [f"node {site.name}: {fault}" for site in self.sites.values() for fault in site.unpacked.faults]
         if faults:
             more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
             raise NotAvailable("workers cannot do this run: " + "; ".join(faults[:5]) + more)
+
+    def _settled(self, waited: float) -> bool:
+        """Whether every node has answered, or some that are fit have and the others had their time."""
+        answered = any(site.fit for site in self.sites.values())
+        refused = any(site.unpacked.faults for site in self.sites.values())
+        return (answered or refused) and (not self._preparing or waited > ANSWER_S)
 
     def look(self) -> None:
         """Look for nodes that came or went, every few seconds."""
@@ -162,6 +171,7 @@ class Cluster:
         nodes = {site.node: site for site in self._nodes()}
         for node, site in self.sites.items():
             site.alive = node in nodes
+        self._preparing = {reference: site for reference, site in self._preparing.items() if site.alive}
         for node in nodes.keys() - self.sites.keys():
             site = self.sites[node] = nodes[node]
             if not self._room(site):
@@ -228,7 +238,7 @@ class Cluster:
     def maker(self, site: Site) -> Hand | None:
         """A worker that makes clips; None where the node has no room."""
         room = self._room(site)
-        if self._crowd("clips", site) >= room:
+        if self._crowd("clips", site) >= room or (self.device != "cpu" and self._free_gpus(site) < 1):
             return None
         if self.device != "cpu":
             threads = max(1, site.cores // room)
@@ -237,12 +247,17 @@ class Cluster:
         threads = max(1, site.cores // -(-self.room() * room // rooms))
         return self.worker(ray_actors.ClipMaker, site, "clips", "cpu", threads, num_cpus=self.cores)
 
-    def scorer(self, site: Site, environment: str, on_gpu: bool) -> Hand | None:
-        """A worker for the metrics of one environment, on a GPU that makes no clips where there is one."""
-        if on_gpu and site.gpus:
-            threads = max(1, site.cores // site.gpus)
-            return self.worker(ray_actors.ClipScorer, site, environment, self.device, threads, num_cpus=0, num_gpus=1)
-        return None if on_gpu else self.worker(ray_actors.ClipScorer, site, environment, "cpu", 1, num_cpus=0)
+    def scorer(self, site: Site, environment: str, gpus: float) -> Hand | None:
+        """A worker for the metrics of one environment, with a share of GPUs that make no clips, or with none."""
+        if not gpus:
+            return self.worker(ray_actors.ClipScorer, site, environment, "cpu", 1, num_cpus=0)
+        if self._free_gpus(site) < gpus:
+            return None
+        threads = max(1, site.cores // site.gpus)
+        return self.worker(ray_actors.ClipScorer, site, environment, self.device, threads, num_cpus=0, num_gpus=gpus)
+
+    def _free_gpus(self, site: Site) -> float:
+        return site.gpus - sum(hand.gpus for hand in self.hands if hand.site is site)
 
     def measurer(self, site: Site) -> Hand:
         """A worker that measures: with a GPU for itself, and on a CPU with the whole node."""
@@ -260,7 +275,7 @@ class Cluster:
         log = f"{job.replace('/', '-')}-{self._number}.log"
         work = Path.cwd()
         desk = ray_actors.Desk(site.folder, work, site.unpacked, log, device, threads, self._git)
-        return Hand(self._actor(cls, site, **own).remote(desk), site, job, log)
+        return Hand(self._actor(cls, site, **own).remote(desk), site, job, log, own.get("num_gpus", 0.0))
 
     def _actor(self, cls: Any, site: Site, **own: Any) -> Any:
         strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(site.node, soft=False)

@@ -62,7 +62,7 @@ class RayRun(RunningPlan):
         self.deaths: Counter[str] = Counter()
         self.writers = ThreadPoolExecutor(WRITERS)
         self.units = {unit.key: unit for unit in self.plan.units}
-        self.last_ready = time.monotonic()
+        self.waiting_since: dict[str, float] = {}
 
     def work(self, jobs: int, processes: int | None) -> None:
         """Do every unit that is not done: all clips and scores, then all measurements."""
@@ -90,7 +90,6 @@ class RayRun(RunningPlan):
                 if self._done(unit):
                     self._scores(unit)
             self.to_make.add(arm.label, map(_clip_item(arm), batches.grouped(missing, arm, processes=room)))
-        self.last_ready = time.monotonic()
         while self.to_make or self.to_score or any(hand.items for hand in self.cluster.hands):
             self.cluster.look()
             self._staff()
@@ -116,30 +115,40 @@ class RayRun(RunningPlan):
     def _staff(self) -> None:
         """Start workers where some are missing, and say so where none can start."""
         cluster = self.cluster
-        makers = cluster.room()
-        gpus = sum(site.gpus for site in cluster.sites.values() if site.fit) if cluster.device != "cpu" else 0
-        environments = {registry.metrics.get(use).environment for use in self._metrics()}
-        spare = gpus - makers
-        if gpus > 1 and environments - {"core"} and not cluster.workers:
-            spare = max(1, gpus // MAKERS_PER_SCORER)
-            makers = gpus - spare
+        makers, spare = self._share_gpus()
         if self.to_make:
             cluster.staff("clips", makers, cluster.maker)
+        on_gpus = sorted({registry.metrics.get(use).environment for use in self._metrics()} - {"core"})
         for environment in self.to_score.pools():
-            wanted = max(1, spare // len(environments)) if spare > 0 else -(-makers // MAKERS_PER_SCORER)
-            on_gpu = spare > 0 and environment != "core"
+            gpus, wanted = 0.0, -(-makers // MAKERS_PER_SCORER)
+            if spare > 0 and environment in on_gpus:
+                # Environments share a GPU, as they do locally, where there are more of them than GPUs.
+                gpus, wanted = min(1.0, 1 / -(-len(on_gpus) // spare)), max(1, spare // len(on_gpus))
 
-            def start(site: Site, environment: str = environment, on_gpu: bool = on_gpu) -> Hand | None:
-                best = self._scores_on(site, environment) or not any(
+            def start(site: Site, environment: str = environment, gpus: float = gpus) -> Hand | None:
+                fit = self._scores_on(site, environment) or not any(
                     self._scores_on(other, environment) for other in cluster.sites.values() if other.fit
                 )
-                return cluster.scorer(site, environment, on_gpu) if best else None
+                return cluster.scorer(site, environment, gpus) if fit else None
 
             cluster.staff(environment, wanted, start)
+        waiting_for = set(self.running.values())
         for hand in cluster.hands:
-            if not hand.ready and hand not in self.running.values():
+            if not hand.ready and hand not in waiting_for:
                 self.running[hand.actor.ready.remote()] = hand
-        self._lose_patience()
+        self._lose_patience({*(["clips"] if self.to_make else []), *self.to_score.pools()})
+
+    def _share_gpus(self) -> tuple[int, int]:
+        """Workers that make clips, and GPUs that are left for scores."""
+        cluster = self.cluster
+        makers = cluster.room()
+        if cluster.device == "cpu":
+            return makers, 0
+        gpus = sum(site.gpus for site in cluster.sites.values() if site.fit)
+        environments = {registry.metrics.get(use).environment for use in self._metrics()}
+        if gpus > 1 and environments - {"core"} and not cluster.workers:
+            makers = gpus - max(1, gpus // MAKERS_PER_SCORER)
+        return makers, gpus - makers
 
     def _metrics(self) -> set[str]:
         return {use.name for section in self.plan.suite.generate for use in section.metrics}
@@ -153,17 +162,22 @@ class RayRun(RunningPlan):
             if registry.metrics.get(use.name).environment == environment
         )
 
-    def _lose_patience(self) -> None:
+    def _lose_patience(self, jobs: Iterable[str]) -> None:
+        """Raise `NotAvailable` where no worker has become ready in time for one of `jobs`."""
         cluster, now = self.cluster, time.monotonic()
-        if any(hand.ready for hand in cluster.hands):
-            self.last_ready = now
-        elif now - self.last_ready > cluster.patience:
-            free = {name: count for name, count in self.ray.available_resources().items() if name in ("CPU", "GPU")}
-            has = ", ".join(f"{count:g} {name}" for name, count in sorted(free.items())) or "nothing"
-            raise NotAvailable(
-                f"no worker started within {cluster.patience:.0f} s: {has} free in the cluster; {cluster.reason}",
-                "wait until others are through, or add nodes",
-            )
+        at_work = {hand.job for hand in cluster.hands if hand.ready}
+        for job in jobs:
+            since = self.waiting_since.setdefault(job, now)
+            if job in at_work:
+                self.waiting_since[job] = now
+            elif now - since > cluster.patience:
+                free = self.ray.available_resources()
+                has = ", ".join(f"{free[name]:g} {name}" for name in ("CPU", "GPU") if name in free) or "nothing"
+                raise NotAvailable(
+                    f"no worker for {job} started within {cluster.patience:.0f} s: {has} free in the cluster"
+                    + (f"; {cluster.reason}" if cluster.reason else ""),
+                    "wait until others are through, or add nodes",
+                )
 
     def _hand_out(self) -> None:
         """Give every worker that is free what it does next."""
@@ -221,6 +235,8 @@ class RayRun(RunningPlan):
                 continue
             if not hand.ready:
                 hand.ready, hand.site.failures = True, 0
+                if value:
+                    self._say(f"a GPU of {hand.site.name} is in use by {value} other processes")
                 continue
             results.append((hand, hand.items, value))
             shares = self.to_make if hand.job == "clips" else self.to_score
@@ -339,7 +355,6 @@ class _Measuring:
 
     def work(self) -> None:
         """Measure until nothing is left."""
-        self.run.last_ready = time.monotonic()
         while self.waiting or any(place.task or place.sections for place in self.places.values()):
             self.cluster.look()
             self._open_places()
@@ -351,7 +366,7 @@ class _Measuring:
                 self._take(streams[stream])
             if not streams:
                 time.sleep(POLL_S / 10)
-            self.run._lose_patience()
+            self.run._lose_patience(["measure"])
 
     def _open_places(self) -> None:
         """Let machines share the sections; those of a machine that is gone are shared again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from road import FAKES, base, planned, write
 from harness.contracts import registry
 from harness.errors import RegistryError
 from harness.execute.luggage import TRAVELS, Luggage, Unpacked, code_digest, pack
+from harness.execute.ray_actors import FOLDER, LOCK, LOG_BYTES, Keeper
 from harness.runs.plan import Plan, make
 from harness.suite.load import load_suite
 from harness.system.digests import canonical, file_sha256
@@ -195,3 +197,24 @@ def test_the_digest_of_a_package_is_that_of_its_files(tmp_path: Path, monkeypatc
     (package / "deep" / "part.py").write_text("x = 2\n")
     assert len({first, second, code_digest("one_package"), file_sha256(package / "__init__.py")}) == 4
     assert code_digest("no_such_package") == ""
+
+
+def test_a_keeper_deletes_what_killed_ones_have_left_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first = Keeper()
+    left = tmp_path / f"{FOLDER}left"
+    left.mkdir()
+    (left / LOCK).touch()
+    (tmp_path / "other").mkdir()
+    second = Keeper()
+    assert sorted(tmp_path.iterdir()) == sorted([first.folder, second.folder, tmp_path / "other"])
+    (first.folder / "a.log").write_bytes(b"x" * 10_000 + b"the end")
+    assert first.tail("a.log").endswith("the end")
+    assert len(first.tail("a.log")) == LOG_BYTES
+    assert first.tail("none.log") == ""
+    for keeper in (first, second):
+        keeper.close()
+        keeper.lock.close()
+    assert list(tmp_path.iterdir()) == [tmp_path / "other"]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,11 @@ import pytest
 from road import FAKES, base, outcome_of, planned, write
 
 from harness.contracts import registry
+from harness.errors import NotAvailable
+from harness.execute import ray_cluster, ray_engine
+from harness.execute.luggage import Luggage, pack
 from harness.execute.outcome import Outcome, Progress, Tick
+from harness.execute.ray_actors import Keeper
 from harness.execute.ray_cluster import Cluster
 from harness.execute.ray_engine import engine_of
 from harness.execute.run import INTERRUPTED, run_plan
@@ -54,7 +62,7 @@ def nodes() -> Iterator[Nodes]:
 @pytest.fixture
 def cluster(nodes: Nodes) -> Cluster:
     """The cluster of a run with two workers."""
-    return Cluster(ray, 2, patience=60)
+    return Cluster(ray, 2, patience=300)
 
 
 def many(**changes: Any) -> dict[str, Any]:
@@ -128,6 +136,92 @@ def test_workers_see_their_threads_and_no_gpu_that_they_did_not_ask_for(
     assert all(one[1] <= other[0] for one, other in pairwise(times)), "two measured on one machine at a time"
 
 
+def test_each_worker_of_a_node_with_gpus_sees_one_of_them_and_scorers_none(tmp_path: Path, nodes: Nodes) -> None:
+    registry.load_plugin(SEES)
+    node = nodes.add_node(num_cpus=2, num_gpus=2)
+    section = {**base()["generate"][0], "metrics": ["ray/sees"]}
+    probe = {"name": "s", "probe": "ray/alone"}
+    data = base(models=[{"name": "ray/sees", "label": "a"}], generate=[section], measure=[probe])
+    cluster = Cluster(ray, None, patience=300)
+    assert cluster.resolve("auto") == "cuda"
+    outcome = run(tmp_path, make(load_suite(write(tmp_path, data)), "cuda"), cluster)
+    nodes.remove_node(node)
+    assert outcome.exit_code == 0
+    made = {record.kind: record for record in records(tmp_path)}
+    pixels = video.read(tmp_path / "run" / str(made["generate"].clip["path"]))
+    assert abs(float(pixels.mean()) - (50 * 3 + 5 * 1)) < 2, "one device and one of two cores"
+    assert made["score"].values["devices"] == 0.0
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_node_with_other_code_is_refused_and_named_before_anything_starts(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(plan: Plan) -> Luggage:
+        return replace(pack(plan), code={"harness": "0" * 64})
+
+    monkeypatch.setattr(ray_engine, "pack", other)
+    with pytest.raises(NotAvailable, match=r"node .*: package harness has the code"):
+        run(tmp_path, planned(tmp_path, base()), cluster)
+    assert not (tmp_path / "run" / "records.jsonl").exists()
+
+
+def test_a_cluster_that_others_use_is_waited_for_within_bounds(tmp_path: Path, nodes: Nodes) -> None:
+    holders = [ray.remote(Keeper).options(num_cpus=2).remote() for _ in range(2)]
+    ray.get([holder.tail.remote("any.log") for holder in holders])
+    with pytest.raises(NotAvailable, match=r"(no worker for clips started|no answer from .*) within 15 s"):
+        run(tmp_path, planned(tmp_path, base()), Cluster(ray, 2, patience=15))
+    for holder in holders:
+        ray.kill(holder)
+
+
+def test_the_device_is_that_of_the_cluster(nodes: Nodes) -> None:
+    cluster = Cluster(ray, None)
+    assert [cluster.resolve(device) for device in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(NotAvailable, match="no node of the cluster has a GPU"):
+        cluster.resolve("cuda")
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1"),
+        ("ray://127.0.0.1:1", "Connection refused"),
+        ("nonsense", "no address of a Ray cluster"),
+        ("[::1]:99999999999", "no Ray cluster"),
+    ],
+)
+def test_an_address_at_which_nobody_answers_is_refused(address: str, said: str) -> None:
+    with pytest.raises(NotAvailable, match=said), ray_cluster.connected(address, None):
+        pass
+
+
+def test_somebody_else_at_the_address_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "CONNECT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(NotAvailable, match="no answer from a Ray cluster"), ray_cluster.connected(address, None):
+            pass
+
+
+def test_without_ray_one_line_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(NotAvailable) as refused, ray_cluster.connected(None, 2):
+        pass
+    assert "not installed" in refused.value.message
+    assert "videomla-bench[ray]" in refused.value.fix
+
+
+@pytest.mark.parametrize("option", [["--address", "auto"], ["--workers", "2"]])
+def test_options_of_ray_are_refused_without_it(tmp_path: Path, option: list[str]) -> None:
+    command = [sys.executable, "-m", "harness", "run", str(write(tmp_path, base())), *option]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert "add --engine ray" in process.stderr
+
+
 # ------------------------------------------------------------------------------------------------- faults
 
 
@@ -198,7 +292,7 @@ def test_a_node_that_is_killed_and_one_that_comes_late_lose_nothing(tmp_path: Pa
         act(tick)
 
     plan = dying(tmp_path, [f"prompt {number} is slow" for number in range(60)])
-    outcome = run(tmp_path, plan, Cluster(ray, 6, patience=60), progress=progress)
+    outcome = run(tmp_path, plan, Cluster(ray, 6, patience=300), progress=progress)
     nodes.remove_node(extra.pop())
     assert (outcome.exit_code, outcome.done_now) == (0, 240)
     assert once(tmp_path)
