@@ -29,7 +29,7 @@ LARGEST_BODY = 16_384
 READ_S = 10.0
 """Longest that a request may take to arrive."""
 VOTES_A_MINUTE, REQUESTS_A_MINUTE, GUESSES_A_MINUTE = 60.0, 600.0, 20.0
-"""Of a rater, of an address, and of an address with tokens that are none."""
+"""Of a rater; of an address, clips aside; and of an address with tokens that are none."""
 MOST_CONNECTIONS = 500
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -126,6 +126,9 @@ class _Desk:
         # Another site may let its name lead to this address; its pages must not read this one.
         if "*" not in self.hosts and name not in self.hosts:
             return _answer({"error": "unknown host"}, 403)
+        # Clips come in many parts, and to a whole room by one address; only who has a task knows their names.
+        if scope["path"].startswith(f"/{MEDIA}/"):
+            return None
         if wait := self.requests.wait((scope.get("client") or ("",))[0]):
             return _answer({"error": "too many requests"}, 429, wait)
         return None

@@ -210,6 +210,8 @@ def test_too_many_votes_requests_and_guesses_wait(site: Site) -> None:
     assert int(votes[-1].headers["retry-after"]) >= 1
     assert site("/vote", site.study.token(2), {}).status == 400
     assert {site("/", client="10.0.0.2").status for _ in range(300)} == {200, 429}
+    clip = site.study.clips[0].media
+    assert site(f"/clips/{clip}", client="10.0.0.2", range="bytes=0-9").status == 206
     assert site("/", client="10.0.0.3").status == 200
 
 
