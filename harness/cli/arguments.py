@@ -33,6 +33,12 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="While it runs, s
 Format = Literal["md", "csv", "latex", "html"]
 
 
+class Styled(str):
+    """A text with colours of our own, which a terminal shall obey; any other line reaches it as plain text."""
+
+    __slots__ = ()
+
+
 def bundled(command: Callable[..., R]) -> Callable[..., R]:
     """Let `command` take a dataclass: each of its fields becomes a parameter of the command, with type and default."""
     parameters: list[inspect.Parameter] = []

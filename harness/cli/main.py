@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.arguments import Styled
 from harness.cli.output import Output
 from harness.cli.plugins import Commands
 from harness.errors import HarnessError, PluginFault, complaint
 from harness.system.platforms import refuse_windows
+from harness.system.text import plain
 
 GROUPS = {
     "Look around": {
@@ -60,7 +62,7 @@ def _print_result(result: object, **_: object) -> None:
     if isinstance(result, Iterable):
         try:
             for line in result:
-                print(line)
+                print(line if isinstance(line, Styled) else "\n".join(map(plain, str(line).split("\n"))))
         except SystemExit as end:
             # Only code of a plug-in does this, and its number would be taken for how the command went.
             raise PluginFault(f"a plug-in tried to end the program (SystemExit: {end.code})") from end

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.arguments import Format, Plugins, load_plugins
+from harness.cli.arguments import Format, Plugins, Styled, load_plugins
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -102,6 +102,6 @@ def drawn(tables: Iterable[Table], format_: Format | None) -> Iterator[str]:
         if format_ is None and console.is_terminal:
             with console.capture() as capture:
                 console.print(terminal(each))
-            yield capture.get().removesuffix("\n")
+            yield Styled(capture.get().removesuffix("\n"))
         else:
             yield RENDERERS[format_ or "md"][1](each)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness.contracts import ProbeTable, registry
 from harness.errors import RecordError
 from harness.report.table import Cell, Heading, Row, Table
+from harness.runs.by_prompt import safe_name
 from harness.runs.measured import TABLE
 from harness.runs.records import Run
 from harness.suite.schema import MeasureSection
@@ -30,7 +31,8 @@ def tables(runs: Sequence[Run]) -> list[Table]:
                 continue
             record = run.records.at(entries[-1].offset)
             if TABLE in record.notes:
-                name = group.section + (f"-{group.arm}" if group.arm else "")
+                # A label may hold what no name of a file does.
+                name = group.section + (f"-{safe_name(group.arm)}" if group.arm else "")
                 probe_tables.append(_table(name, record.notes[TABLE], sections[group.section], record.device))
     return probe_tables
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.contracts import AuditVerdict, Metric, Value, enforce
-from harness.errors import RecordError
+from harness.errors import PluginFault, RecordError
 from harness.report import table
 from harness.runs.index import Index, IndexEntry
 from harness.runs.measured import Judgement, judgement
@@ -152,13 +152,16 @@ def estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
     # Only a mean has a fast interval; a metric's own aggregate is called once a resample.
     values, prompts = samples.values[name][counting], samples.prompts[counting]
     declared = next((value for value in metric.values if value.name == name), Value(name))
-    if type(metric).aggregate is Metric.aggregate:
-        found = clustered_mean(values, prompts, share=declared.share)
-    else:
-        found = clustered_statistic(values, prompts, lambda pooled: enforce.aggregate(metric, name, pooled))
-    low = found.low if declared.low is None else max(found.low, declared.low)
-    high = found.high if declared.high is None else min(found.high, declared.high)
-    return replace(found, low=low, high=high) if found.bounded else found
+    try:
+        if type(metric).aggregate is Metric.aggregate:
+            whole = clustered_mean(values, prompts, share=declared.share)
+        else:
+            whole = clustered_statistic(values, prompts, lambda pooled: enforce.aggregate(metric, name, pooled))
+    except ValueError as error:  # a record of an earlier version may hold a share beyond 1
+        raise PluginFault(f"{name}: {error}") from error
+    low = whole.low if declared.low is None else max(whole.low, declared.low)
+    high = whole.high if declared.high is None else min(whole.high, declared.high)
+    return replace(whole, low=low, high=high) if whole.bounded else whole
 
 
 def aggregates(metric: Metric, samples: Samples) -> Mapping[str, float]:

@@ -215,7 +215,8 @@ def _row_names(views: Sequence[View]) -> dict[Place, str]:
 
 
 def _shown_arms(view: View, models: Sequence[str] | None) -> list[str]:
-    return [arm.label for arm in view.run.arms if models is None or arm.label in models]
+    labels = None if models is None else set(models)
+    return [arm.label for arm in view.run.arms if labels is None or arm.label in labels]
 
 
 def _column(column: Column, making: _Making) -> tuple[Heading, Cells]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from record_lines import drop_digests
-from run_folders import Arm, write_run
+from run_folders import Arm, Speed, write_run
 
 from harness.cli.main import main
+from harness.contracts import registry
 from harness.report.comparison import compare, side_of
 from harness.report.comparison_table import table as comparison
 from harness.report.long_table import COLUMNS, comma_separated
@@ -20,6 +21,12 @@ from harness.report.render import document, html, latex, markdown, terminal
 from harness.report.table import Cell, Heading, Row, Table
 from harness.report.tables import build
 from harness.runs.records import load_run
+
+
+@registry.probes.register("fake/tabled")
+class Tabled(Speed):
+    has_table = True
+
 
 TABLES = [{"name": "t", "columns": [{"value": "short:sharpness"}, {"value": "card:cached_scalars"}]}]
 
@@ -131,3 +138,30 @@ def test_markdown_shows_underscores_tildes_and_dollars_as_they_are() -> None:
 def test_texts_of_csv_are_inert() -> None:
     table = Table("t", "t", (Heading("v"),), (Row("=1+1", (Cell("-2", is_text=True),)),))
     assert list(csv.reader(io.StringIO(csv_of(table))))[1] == ["'=1+1", "", "", "'-2"]
+
+
+def test_no_command_lets_a_title_through_that_a_terminal_obeys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "s.yaml").write_text('suite: s\ntitle: "a\\e[31m \\u202Eb"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run", [Arm("den\x9bse", [0.1] * 4)], title="t\x1b]0;x\x07 \u202eb", metric="fake/plain")
+    printed = call(capsys, "list", "suites")
+    for form in ((), ("--format", "csv"), ("--format", "html"), ("--format", "latex"), ("--long",), ("--json",)):
+        printed += call(capsys, "table", "run", *form)
+    assert not set(printed) & set("\x1b\x07\x9b\u202e")
+    assert "\n" in printed
+
+
+def test_a_label_with_a_separator_names_no_folder(tmp_path: Path) -> None:
+    from harness.report import files
+
+    arms = [Arm("../up/a", [0.5] * 4, speed=1.0)]
+    write_run(tmp_path, arms, measure=[{"name": "speed", "probe": "fake/tabled", "prompts": "p"}])
+    path = drop_digests(tmp_path / "records.jsonl")
+    body = {"title": "t", "corner": "c", "columns": [["v", "", "none"]], "rows": [["r", [1.0]]], "remarks": []}
+    path.write_text(path.read_text().replace('"notes":{}', f'"notes":{{"table":{json.dumps(body)}}}'))
+    names = list(files.contents(build([load_run(tmp_path)])))
+    assert any(name.startswith("speed-") for name in names)
+    assert not any("/" in name for name in names)

@@ -105,3 +105,11 @@ def test_clips_of_models_without_a_cache_and_without_metrics_leave_nothing_to_sh
     write_run(tmp_path / "b", [Arm("dense", [], cached_scalars=8)], generate=clips)
     assert nothing_to_show(load_run(tmp_path / "a"))
     assert build([load_run(tmp_path / "b")])[0].rows[0].cells[0].text == "8"
+
+
+def test_a_share_beyond_one_in_an_old_record_is_a_marked_cell(tmp_path: Path) -> None:
+    arms = [Arm("dense", [0.5, 0.5, 1.5, 0.5]), Arm("latent", [0.5] * 4)]
+    found = table(tmp_path, arms, metric="fake/share", tables=[{"name": "t", "columns": FAULTY[:1]}])
+    assert found.rows[0].cells[0].text.startswith("failed: sharpness: ")
+    assert found.rows[0].cells[0].marks == (FAULT,)
+    assert found.rows[1].cells[0].value == 0.5
