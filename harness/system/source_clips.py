@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,7 @@ PLANES = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yu
 """Formats of H.264 that a copy keeps; any other is copied in RGB."""
 HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics (ITU-T H.273, table 3)."""
+_LASTS = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)")
 MOST_FRAMES = 1_000_000
 """Frames that a clip may have after it is resampled."""
 JITTER = 0.02
@@ -87,6 +89,8 @@ def survey(source: Path | IO[bytes], most: int | None = None, until: float = mat
         if frames.first is None:
             raise ClipError(f"{clip.name} has no frames")
         times = frames.times()
+        if not longer:
+            _check_end(clip, times)
         rate, varies = frame_rate(times, _stated_rates(clip), frames.tick)
         info = ClipInfo(frames.digest.count, clip.height, clip.width, rate, frames.digest.digest())
         container, codec = clip.container.format.name, clip.stream.codec_context.name
@@ -95,6 +99,18 @@ def survey(source: Path | IO[bytes], most: int | None = None, until: float = mat
         planar = codec == "h264" and pix_fmt in PLANES and clip.turn == UPRIGHT and not odd
         notes, reasons = frames.notes(), _reasons(clip, frames.first)
         return Survey(info, longer, container, codec, pix_fmt, times, varies, notes, reasons, planar)
+
+
+def _check_end(clip: Reader, times: Sequence[Fraction]) -> None:
+    """Refuse a Matroska file that ends more than two frames before its end by its own tag: a transfer was cut."""
+    match = _LASTS.fullmatch(str(clip.stream.metadata.get("DURATION", "")))
+    if match is None or len(times) < 2:
+        return
+    hours, minutes, seconds = (Fraction(part) for part in match.groups())
+    stated = hours * 3600 + minutes * 60 + seconds
+    if stated > times[-1] + 2 * (times[-1] - times[0]) / (len(times) - 1):
+        why = f"ends after {float(times[-1]):.2f} of the {float(stated):.2f} s that it states"
+        raise ClipError(f"{clip.name} cannot be decoded: it {why}", "bring it here again")
 
 
 def counted(source: Path) -> tuple[int, bool]:

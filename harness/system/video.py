@@ -177,13 +177,14 @@ def add_to(digest: h264.FrameDigest, frame: Any) -> None:
 
 
 def plays_anywhere(path: Path) -> bool:
-    """Whether every current browser plays a clip: H.264 in mp4, VP8, VP9 or AV1, in 8-bit 4:2:0. Raises `ClipError`."""
+    """Whether every current browser plays a clip under the name of an mp4. Raises `ClipError`.
+
+    That is H.264, VP9 or AV1 in 8-bit 4:2:0, in mp4; nobody plays H.264's lossless profile.
+    """
     with open_clip(path) as clip:
-        coded, container = clip.stream.codec_context, clip.container.format.name
-        if coded.name == "h264" and (not container.startswith("mov") or coded.profile == "High 4:4:4 Predictive"):
-            return False
-        known = coded.name in ("h264", "vp8", "vp9", "av1", "libdav1d")
-        return known and coded.pix_fmt in ("yuv420p", "yuvj420p")
+        coded = clip.stream.codec_context
+        known = coded.name in ("h264", "vp9", "av1", "libdav1d") and coded.profile != "High 4:4:4 Predictive"
+        return known and clip.container.format.name.startswith("mov") and coded.pix_fmt in ("yuv420p", "yuvj420p")
 
 
 def frames_at(path: Path, numbers: Collection[int]) -> Iterator[tuple[int, Frames]]:

@@ -157,6 +157,30 @@ def test_damage_is_refused_where_a_decoder_would_cover_it_up(tmp_path: Path, end
         taken(source)
 
 
+def test_a_matroska_file_that_was_cut_on_its_way_is_refused(tmp_path: Path) -> None:
+    source = make(tmp_path / "a.mkv", *X264, "-bf", 0, source=MOVING)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size * 2 // 3])
+    with pytest.raises(ClipError, match=r"ends after 0\.\d\d of the 1\.00 s that it states"):
+        taken(source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "plays"),
+    [
+        ("mp4", X264, True),
+        ("mkv", X264, False),
+        ("webm", ("-c:v", "libvpx-vp9"), False),
+        ("mp4", ("-c:v", "libvpx-vp9"), True),
+        ("mp4", ("-c:v", "libx264", "-qp", 0), False),
+        ("mp4", X265, False),
+    ],
+)
+def test_only_what_a_browser_plays_as_an_mp4_is_shown_as_it_is(
+    tmp_path: Path, kind: str, arguments: Any, plays: bool
+) -> None:
+    assert video.plays_anywhere(make(tmp_path / f"a.{kind}", *arguments)) == plays
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
