@@ -63,6 +63,7 @@ class RayRun(RunningPlan):
         self.writers = ThreadPoolExecutor(WRITERS)
         self.units = {unit.key: unit for unit in self.plan.units}
         self.waiting_since: dict[str, float] = {}
+        self.unwritten = 0
 
     def work(self, jobs: int, processes: int | None) -> None:
         """Do every unit that is not done: all clips and scores, then all measurements."""
@@ -201,7 +202,8 @@ class RayRun(RunningPlan):
                 self.running[hand.actor.do.remote(tasks)] = hand
 
     def _begun(self) -> int:
-        return self.finished + sum(len(item.units) for hand in self.cluster.hands for item in hand.items)
+        at_work = sum(len(item.units) for hand in self.cluster.hands for item in hand.items)
+        return self.finished + self.unwritten + at_work
 
     def _score_task(self, item: Item[Unit]) -> ScoreTask:
         path = self.store.clip_path(item.task.key)
@@ -243,7 +245,9 @@ class RayRun(RunningPlan):
             weight = sum(item.weight for item in hand.items)
             shares.measured(str(hand.pool or hand.job), weight, value.seconds, value.loading)
             hand.items = ()
+        self.unwritten = len(lost) + sum(len(done.records) for _, _, done in results)
         self._hand_out()
+        self.unwritten = 0
         self._write_down(results, lost)
 
     def _write_down(self, results: Sequence[tuple[Hand, Sequence[Item[Any]], Done]], lost: Sequence[Record]) -> None:

@@ -40,7 +40,7 @@ from harness.system import devices  # noqa: E402
 from harness.system.digests import digest  # noqa: E402
 
 PAIRS = 3
-CLIPS = 48
+CLIPS = 32
 MANY, UNITS, AT_START, WAIT_S = 64, 20_000, 16_000, 0.05
 """Units that are counted, and those that may go by while the workers start."""
 CONTENT = os.urandom(20_000)

@@ -92,11 +92,12 @@ def test_a_run_gives_the_records_and_clips_of_a_local_one(tmp_path: Path, cluste
     assert run_plan(plan, tmp_path / "run").done_now == 0
 
 
-@pytest.mark.parametrize("limit", [3])
+@pytest.mark.parametrize("limit", [21])
 def test_a_run_begun_by_one_engine_is_ended_by_the_other(tmp_path: Path, cluster: Cluster, limit: int) -> None:
     plan = planned(tmp_path, many(models=ARMS[:2]))
     run_plan(plan, tmp_path / "local")
     assert run(tmp_path, plan, cluster, limit=limit).done_now == limit
+    assert len(records(tmp_path)) == limit
     assert run_plan(plan, tmp_path / "run", limit=3).done_now == 3
     assert run(tmp_path, plan, Cluster(ray, 1)).exit_code == 0
     assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "local")
