@@ -277,7 +277,8 @@ class VideoModel(ABC):
     def request_identity(self, prompt: str, seed: int) -> Mapping[str, Json]:
         """What decides this one clip's pixels beyond `identity`, as the digest of a file it is read from.
 
-        Part of the key of the generate unit. Imports no torch.
+        Part of the key of the generate unit. Imports no torch. Where `file` gives the clip, a member `file` is the
+        SHA-256 of that file, and one that has another by then is refused.
         """
         return {}
 

@@ -96,11 +96,12 @@ def _switches_and_prefix(unit: Unit) -> dict[str, Json]:
     return facts
 
 
-def _taken(file: ClipFile, path: Path, frames: Any) -> Mapping[str, Json]:
+def _taken(file: ClipFile, path: Path, preimage: Any) -> Mapping[str, Json]:
     """Bring a clip that exists to `path`."""
     try:
-        most = None if frames == ALL else frames
-        return source_clips.take(path, file.path, most, file.frame_rate, file.cut, file.size)
+        most = None if preimage["frames"] == ALL else preimage["frames"]
+        planned = preimage.get("request", {}).get("file") or ""
+        return source_clips.take(path, file.path, most, file.frame_rate, file.cut, file.size, planned)
     finally:
         file.release()
 
@@ -151,7 +152,7 @@ class ClipAttempt(Generic[Kept]):
                 first = next(arrivals, None)
                 sizes: list[int] = []
                 if isinstance(first, ClipFile):
-                    clip = _taken(first, path, preimage["frames"])
+                    clip = _taken(first, path, preimage)
                 else:
                     clip = video.write(path, self._chunks(first, arrivals, sizes), *settings)
                 notes: dict[str, Json] = {"chunks": sizes} if sizes else {}

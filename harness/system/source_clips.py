@@ -253,6 +253,7 @@ def take(
     rate: float | None = None,
     cut: bool = True,
     size: tuple[int, int] | None = None,
+    sha256: str = "",
 ) -> Mapping[str, Json]:
     """Bring the clip `source` to `path`, whole or not at all; its first `frames`, or all of them.
 
@@ -261,6 +262,7 @@ def take(
             own, and refuses one that varies.
         cut: whether a longer clip is cut; otherwise it is refused.
         size: height and width that it must have; None for any.
+        sha256: of the file, where it must be the one that was planned.
 
     Returns the record's `clip`: bytes, sha256, digest, frames, height, width, frame_rate, `encoder` (as it was, or how
     it was copied and why) and `source`. Raises `StorageError` and `ClipError`.
@@ -294,6 +296,8 @@ def take(
 
     def fill(file: IO[bytes]) -> None:
         if reasons:
+            with source.open("rb") as whole:
+                _check_same(source, _sha256(whole), sha256)
             facts.update(_copy(file, source, clip, chosen, rate or clip.info.frame_rate))
             facts["encoder"] = {**facts["encoder"], "because": reasons}  # type: ignore[dict-item]
         else:
@@ -303,9 +307,16 @@ def take(
         file.flush()
         file.seek(0)
         facts.update(bytes=file.seek(0, 2), sha256=_sha256(file), source=clip.facts())
+        if not reasons:
+            _check_same(source, str(facts["sha256"]), sha256)
 
     files.write_atomic(path, fill)
     return facts
+
+
+def _check_same(source: Path, sha256: str, planned: str) -> None:
+    if planned and sha256 != planned:
+        raise ClipError(f"{source} has changed since it was planned", "run again, or bring the file back")
 
 
 def _sha256(file: IO[bytes]) -> str:

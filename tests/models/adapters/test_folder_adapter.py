@@ -219,6 +219,16 @@ def test_a_clip_that_cannot_be_read_takes_no_other_with_it(tmp_path: Path) -> No
     assert records["one", 1].status == records["two", 1].status == "ok"
 
 
+@pytest.mark.parametrize("frames", [6, 4])
+def test_a_clip_that_changed_since_the_plan_fails_its_unit(tmp_path: Path, frames: int) -> None:
+    folder = clips(tmp_path / "c", **{"one-0": 10, "one-1": 20, "two-0": 30, "two-1": 40})
+    plan = planned(tmp_path, of_folder(folder, frames=frames))
+    clips(folder, **{"one-1": 99})
+    assert run_plan(plan, tmp_path / "run").failed == 1
+    records = scored(folder, RecordFile(tmp_path / "run" / "records.jsonl"))
+    assert "has changed since it was planned" in records["one", 1].error["message"]
+
+
 def test_an_index_of_two_arms_is_taken_row_by_row(tmp_path: Path) -> None:
     clips(tmp_path / "c", x=30, y=90)
     (tmp_path / "c" / "list.csv").write_text("arm,prompt,seed,file\nleft,p,0,x.mp4\nright,p,0,y.mp4\n")
