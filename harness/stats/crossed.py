@@ -113,11 +113,15 @@ def _covariance(
         for start in range(0, resamples, BATCH)
     ]
     values = np.concatenate(drawn)
-    values = values[np.isfinite(values).all(axis=1)]
-    if len(values) < 2:
-        return np.full((values.shape[1],) * 2, NAN)
-    # A bootstrap of m clusters varies by (m - 1) / m of what their statistic varies by.
-    return np.atleast_2d(np.cov(values, rowvar=False)) * count / max(1, count - 1)
+    covariance = np.full((values.shape[1],) * 2, NAN)
+    # A parameter that no resample defines, as the mean of nothing, must not take the others along.
+    defined = np.isfinite(values).any(axis=0)
+    values = values[:, defined][np.isfinite(values[:, defined]).all(axis=1)]
+    if len(values) > 1 and defined.any():
+        # A bootstrap of m clusters varies by (m - 1) / m of what their statistic varies by.
+        spread = np.atleast_2d(np.cov(values, rowvar=False)) * count / max(1, count - 1)
+        covariance[np.ix_(defined, defined)] = spread
+    return covariance
 
 
 def means(answers: ArrayLike, groups: ArrayLike, count: int) -> tuple[Floats, Statistic]:

@@ -97,6 +97,24 @@ def test_means_of_ratings_are_means_and_a_group_without_votes_is_undefined() -> 
     assert not ratings.contrast([0, 0, 1]).estimate.bounded
 
 
+def test_a_group_without_votes_leaves_the_others_their_intervals() -> None:
+    rng = np.random.default_rng(2)
+    raters, prompts = np.repeat(np.arange(8), 10), np.tile(np.arange(10), 8)
+    answers = rng.integers(1, 6, size=80)
+    rows, statistic = means(answers, np.zeros(80), 2)
+    ratings = crossed(rows, raters, prompts, statistic)
+    alone = crossed(*means(answers, np.zeros(80), 1)[:1], raters, prompts, means(answers, np.zeros(80), 1)[1])
+    assert ratings.contrast([1, 0]) == alone.contrast([1])
+    assert ratings.contrast([1, 0]).estimate.bounded
+    assert np.isnan(ratings.contrast([0, 1]).estimate.value)
+
+
+def test_a_chain_of_pairs_puts_all_arms_on_one_scale() -> None:
+    fitted = BradleyTerry([(0, 1), (1, 2)]).fit(np.array([[20.0, 0, 0, 30, 5, 5]]))[0]
+    assert np.isfinite(fitted).all()
+    assert fitted[0] > fitted[1] > fitted[2]
+
+
 def test_means_vary_as_two_way_clusters_do() -> None:
     """Every rater rates every prompt once; the variance is known from the effects that are added up."""
     rng = np.random.default_rng(1)
