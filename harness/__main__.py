@@ -1,6 +1,36 @@
-"""`python -m harness`, for an environment whose console scripts are not on the path."""
+"""The `harness` program, also as `python -m harness`. What ends a run is heeded from here on."""
 
-from harness.cli.main import main
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run in order, as Ctrl-C does: batch systems, containers and `timeout` send the first, terminals
+that close the second."""
+INCOMPLETE = 3
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    for number in ENDING:
+        # Under `nohup` the second is ignored, and stays so.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    try:
+        from harness.cli.main import main as command_line
+
+        command_line()
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(f"interrupted{f' by {interrupt}' if str(interrupt) else ''}\n")
+        sys.exit(INCOMPLETE)
+
 
 if __name__ == "__main__":
     main()

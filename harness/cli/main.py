@@ -66,6 +66,9 @@ def _print_result(result: object, **_: object) -> None:
         except SystemExit as end:
             # Only code of a plug-in does this, and its number would be taken for how the command went.
             raise PluginFault(f"a plug-in tried to end the program (SystemExit: {end.code})") from end
+        except KeyboardInterrupt as interrupt:
+            print(f"interrupted{f' by {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+            raise typer.Exit(3) from None
 
 
 app = typer.Typer(

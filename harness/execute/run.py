@@ -31,7 +31,7 @@ from harness.runs.line import Record
 from harness.runs.plan import Arm, Plan, Unit
 from harness.system import devices
 
-INTERRUPTED = "interrupted; run again to go on"
+INTERRUPTED = "interrupted{}; run again to go on"
 
 
 def run_plan(
@@ -56,9 +56,9 @@ def run_plan(
     batches of clips on a CPU, one a core unless given. `engine` does the units elsewhere, as that of
     `harness.execute.ray_engine` does. `replace_plan` lets a folder's plan go of which this one has no unit.
 
-    An interrupt (Ctrl-C) ends the run in order, and `stopped` says so. Raises `HarnessError` where the run cannot
-    start, and `StorageError` where the disk refuses. In both cases the records stay, and the next run goes on from
-    there.
+    An interrupt (Ctrl-C, and on the command line SIGTERM and SIGHUP) ends the run in order, and `stopped` says so.
+    Raises `HarnessError` where the run cannot start, and `StorageError` where the disk refuses. In both cases the
+    records stay, and the next run goes on from there.
     """
     git = devices.git_state(Path(__file__).parent, suite_folder)
     setting = units.Setting(devices.describe(plan.device), devices.versions(), git)
@@ -71,8 +71,8 @@ def run_plan(
             job.work(jobs, processes)
         except _Stop as stop:
             job.stopped = str(stop)
-        except KeyboardInterrupt:
-            job.stopped = INTERRUPTED
+        except KeyboardInterrupt as interrupt:
+            job.stopped = INTERRUPTED.format(f" by {interrupt}" if str(interrupt) else "")
         finally:
             job.release()
         return replace(job.outcome(), remarks=tuple(filter(None, (remark, *job.other_texts))))

@@ -10,7 +10,6 @@ import base64
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 import threading
@@ -27,6 +26,7 @@ from harness.contracts import Availability, Json, Options
 from harness.errors import PluginFault, StorageError, shown
 from harness.system import files, video
 from harness.system.digests import canonical, digest, file_sha256
+from harness.system.guarded import Guarded
 
 LARGEST_ANSWER = 1 << 20
 ATTEMPTS, LONGEST_WAIT_S = 3, 30.0
@@ -133,15 +133,10 @@ def _command(options: JudgeOptions, text: str, images: Sequence[bytes]) -> str:
     question = json.dumps({"text": text, "pictures": [base64.b64encode(image).decode() for image in images]})
     name = options.command[0]
     try:
-        process = subprocess.Popen(
-            options.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        judge = Guarded(options.command, variables=dict(os.environ), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError as error:
         raise PluginFault(f"the judge {name!r} cannot be started: {error.strerror}") from error
+    process = judge.popen
     assert process.stdin is not None
     assert process.stdout is not None
     answer: list[bytes] = []
@@ -155,9 +150,7 @@ def _command(options: JudgeOptions, text: str, images: Sequence[bytes]) -> str:
     if answer and len(answer[0]) <= LARGEST_ANSWER:
         with suppress(subprocess.TimeoutExpired):
             code = process.wait(max(0.0, deadline - time.monotonic()))
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    judge.end()
     for thread in (reader, writer):
         thread.join(5)
     process.stdout.close()

@@ -10,8 +10,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,8 @@ class Store:
             raise RecordError(
                 f"another run is working in {self.folder}", "wait for it to end, or give this one --out DIR"
             ) from error
+        # A process that a plug-in forks would keep the lock for as long as it lives.
+        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
         return handle
 
     def close(self) -> None:
@@ -111,6 +115,12 @@ def refuse_newer(path: Path) -> None:
                 f"{path}: plan schema {schema} is newer than this harness writes ({PLAN_SCHEMA})",
                 "give another --out, or pip install --upgrade videomla-bench",
             )
+
+
+def _let_go(store: weakref.ref[Store]) -> None:
+    if (kept := store()) is not None and kept._lock >= 0:
+        os.close(kept._lock)
+        kept._lock = -1
 
 
 def _planned_keys(path: Path) -> set[str]:

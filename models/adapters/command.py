@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from pydantic import Field
 from harness.contracts import ClipFile, Frames, Json, ModelCard, Request, Spans, VideoModel, no_spans
 from harness.errors import ClipError, ModelFault, NotAvailable, OptionError
 from harness.system import video
+from harness.system.guarded import Guarded
 from harness.system.stream_process import environment
 from videomla_models.adapters.program import ProgramOptions, digests
 
@@ -55,6 +55,10 @@ def _is_file(path: Path) -> bool:
 
 class CommandModel(VideoModel):
     """A program as a model: each clip is one run of it, so speed includes its start.
+
+    Whatever it starts ends with it, also what it leaves in the background. A prompt is someone's text: give `{prompt}`
+    as an argument of its own, and never inside the text of a shell, as in `sh -c "make {prompt}"`, which would run it.
+    A program in a shell takes it as "$1": `[sh, -c, 'make "$1"', sh, "{prompt}"]`.
 
     It is told the frame that a prompt switch is asked for; where it then switches, it cannot say.
     """
@@ -173,33 +177,16 @@ class CommandModel(VideoModel):
 
     def _run(self, argv: list[str], log: Path) -> int | None:
         """The program's exit status, negative for a signal; None when it was killed for taking too long."""
+        folder, variables = self.options.folder, environment(self.options.environment)
         with log.open("wb") as output:
             try:
-                process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=self.options.folder or None,
-                    env=environment(self.options.environment),
-                    start_new_session=True,
-                )
+                program = Guarded(argv, folder=folder, variables=variables, stdout=output, stderr=subprocess.STDOUT)
             except (OSError, ValueError) as error:
-                raise ModelFault(f"the program cannot be started: {error}") from error
-            try:
-                return process.wait(self.options.timeout)
-            except subprocess.TimeoutExpired:
-                return None
-            finally:
-                if process.returncode is None:
-                    _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the program and the children it started."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+                reason = getattr(error, "strerror", None) or error
+                raise ModelFault(f"the program cannot be started: {reason}") from error
+            with program, suppress(subprocess.TimeoutExpired):
+                return program.wait(self.options.timeout)
+            return None
 
 
 def _tail(log: Path) -> str:

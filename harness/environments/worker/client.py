@@ -14,15 +14,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
+
+from pydantic import Strict, TypeAdapter, ValidationError
 
 from harness.contracts import Clip, Json
-from harness.errors import HarnessError, OptionError
+from harness.errors import HarnessError, OptionError, shown
 from harness.system.platforms import described, here, on_linux
 
 PROGRAM = Path(__file__).with_name("program.py")
 PROTOCOL = 1
 LOG_LINES = 12
+END_S = 5.0
+"""Seconds that a worker has for ending when it is asked to."""
 LARGEST_LOG = 64 << 20
 """Bytes of printed output after which the log starts anew."""
 LONGEST_LINE = 64 << 20
@@ -76,6 +80,11 @@ class Answer:
     samples: dict[str, list[float]]
     seconds: float
     peak_bytes: int
+
+
+_ANSWER = ("values", "samples", "seconds")
+_Number = Annotated[float, Strict()]
+_CHECKED_ANSWER = TypeAdapter(tuple[dict[str, _Number], dict[str, list[_Number]], _Number])
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +203,11 @@ class Worker:
         message = {"op": "score", "job": job, "clip": clip_fields(clip)}
         answer = self._ask(message, self.limits.score, f"scoring {clip.path.name} by {job}")
         peak = self._process.peak_bytes if self._process else 0
-        return Answer(answer["values"], answer["samples"], answer["seconds"], peak)
+        try:
+            return Answer(*_CHECKED_ANSWER.validate_python([answer.get(name) for name in _ANSWER]), peak)
+        except ValidationError:
+            said = shown(json.dumps(answer), 300)
+            self._broken(f"scoring {clip.path.name} by {job}: it gave {said}, which is no score,")
 
     def stop(self) -> None:
         """Ask the process to end, and kill it if it does not."""
@@ -216,14 +229,15 @@ class Worker:
         process = self._process
         process.mark_log()
         try:
-            process.send({**message, "id": self._next})
+            taken = process.send({**message, "id": self._next}, self.limits.silence)
         except OSError:
             self._died(doing)
+        if not taken:
+            self._broken(f"{doing}: it read nothing for {self.limits.silence:g} s")
         answer = self._wait(self._next, seconds, doing)
         if answer["op"] == "error":
-            text = f"{answer['type']}: {answer['message']}{process.log_tail()}"
-            fault = JobFault(text, answer["type"], answer["traceback"])
-            raise fault from RemoteTraceback(answer["traceback"])
+            kind, says, remote = (str(answer.get(name)) for name in ("type", "message", "traceback"))
+            raise JobFault(f"{kind}: {says}{process.log_tail()}", kind, remote) from RemoteTraceback(remote)
         return answer
 
     def _wait(self, number: int | None, seconds: float, doing: str) -> dict[str, Any]:
@@ -240,9 +254,7 @@ class Worker:
             if now >= until:
                 over = "took more than" if now >= deadline else "gave no sign of life for"
                 length = seconds if now >= deadline else silence
-                tail = process.log_tail()
-                self.kill()
-                raise WorkerFault(f"worker {self.name}: {doing} {over} {length:g} s and was ended{tail}")
+                self._broken(f"{doing} {over} {length:g} s")
             lines = process.read(until - now)
             if lines is None:
                 self._died(doing)
@@ -250,9 +262,16 @@ class Worker:
                 message = _parse(line)
                 if message is not None:
                     heard = time.monotonic()
-                    process.peak_bytes = max(process.peak_bytes, int(message.get("peak", 0)))
+                    if isinstance(peak := message.get("peak"), int):
+                        process.peak_bytes = max(process.peak_bytes, peak)
                     if message["op"] == "hello" if number is None else message.get("id") == number:
                         return message
+
+    def _broken(self, why: str) -> NoReturn:
+        """End a process that does not keep to the protocol."""
+        tail = self._process.log_tail() if self._process else ""
+        self.kill()
+        raise WorkerFault(f"worker {self.name}: {why} and was ended{tail}")
 
     def _died(self, doing: str) -> NoReturn:
         assert self._process is not None
@@ -286,6 +305,7 @@ class _Process:
         down_read, self._down = os.pipe()
         self._up, up_write = os.pipe()
         os.set_blocking(self._up, False)
+        os.set_blocking(self._down, False)
         arguments = [str(down_read), str(up_write), str(self.limits.beat), str(self.limits.memory)]
         try:
             self.popen = subprocess.Popen(
@@ -316,11 +336,18 @@ class _Process:
             settings |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.limits.threads))
         return settings
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        # A worker reads between jobs alone. It is asked only after it has answered, so this cannot wait for a job.
-        data = json.dumps(message).encode() + b"\n"
-        while data:
-            data = data[os.write(self._down, data) :]
+    def send(self, message: Mapping[str, Any], seconds: float) -> bool:
+        """Hand over one message; whether it was taken within `seconds`. Raises `OSError` where nobody can take it."""
+        # A worker reads between jobs alone. It is asked only after it has answered, so this waits for no job.
+        data, deadline = json.dumps(message).encode() + b"\n", time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._down, selectors.EVENT_WRITE)
+            while data:
+                if not selector.select(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                    return False
+                with contextlib.suppress(BlockingIOError):
+                    data = data[os.write(self._down, data) :]
+        return True
 
     def read(self, seconds: float) -> list[bytes] | None:
         """Whole lines that came within `seconds`, perhaps none; None when the pipe is closed, or a line has no end."""
@@ -364,8 +391,8 @@ class _Process:
     def end(self, gently: bool) -> None:
         if gently:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                self.send({"op": "stop"})
-                self.popen.wait(timeout=5)
+                self.send({"op": "stop"}, END_S)
+                self.popen.wait(timeout=END_S)
         # Also after a gentle end: what the worker started may outlive it.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.popen.pid, signal.SIGKILL)
@@ -398,6 +425,6 @@ def clip_fields(clip: Clip) -> dict[str, Any]:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) and isinstance(message.get("op"), str) else None

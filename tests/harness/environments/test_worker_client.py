@@ -1,8 +1,10 @@
 """The worker's parent: answers, and every way in which a worker can fail."""
 
 import dataclasses
+import json
 import math
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from harness.contracts import Clip
+from harness.environments.worker import client
 from harness.environments.worker.client import Answer, JobFault, Limits, Worker, WorkerFault
 from harness.errors import OptionError
 
@@ -185,3 +188,60 @@ def test_nothing_is_left_when_it_is_stopped(worker):
     assert len(os.listdir("/proc/self/fd")) < before
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_worker_that_stops_reading_is_ended(worker):
+    one = worker(silence=1.0)
+    ask(one, "a dog")
+    os.kill(one.hello["pid"], signal.SIGSTOP)
+    with pytest.raises(WorkerFault, match="it read nothing for 1 s and was ended"):
+        ask(one, "a dog" * 400_000)
+    assert ask(one, "a dog").values["score"] == 8.5
+
+
+def test_a_worker_that_stops_reading_can_be_asked_to_end(worker, monkeypatch):
+    monkeypatch.setattr(client, "END_S", 0.2)
+    one = worker()
+    ask(one, "a dog")
+    os.kill(one.hello["pid"], signal.SIGSTOP)
+    one.stop()
+    assert not one.alive
+
+
+LIAR = """
+import json, os, sys
+read, write = os.fdopen(int(sys.argv[1])), int(sys.argv[2])
+os.write(write, json.dumps({"op": "hello", "protocol": 1}).encode() + b"\\n")
+for line in read:
+    message = json.loads(line)
+    answer = {"op": "ready"} if message["op"] == "setup" else json.loads(message["clip"]["prompt"])
+    os.write(write, json.dumps({"id": message["id"], **answer}).encode() + b"\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"op": "result"},
+        {"op": "result", "values": 3, "samples": {}, "seconds": 1.0},
+        {"op": "result", "values": {"score": "high"}, "samples": {}, "seconds": 1.0},
+        {"op": "result", "values": {}, "samples": {"a": [None]}, "seconds": 1.0},
+        {"op": "result", "values": {}, "samples": {}, "seconds": None, "peak": "much"},
+        {"op": "ready"},
+    ],
+)
+def test_an_answer_that_is_no_score_is_shown_and_the_worker_ended(worker, monkeypatch, tmp_path, answer):
+    (tmp_path / "liar.py").write_text(LIAR)
+    monkeypatch.setattr(client, "PROGRAM", tmp_path / "liar.py")
+    one = worker()
+    with pytest.raises(WorkerFault, match="which is no score, and was ended") as caught:
+        ask(one, json.dumps(answer))
+    assert f'"op": "{answer["op"]}"' in str(caught.value)
+    assert not one.alive
+
+
+def test_an_error_without_its_parts_is_an_error_of_the_job(worker, monkeypatch, tmp_path):
+    (tmp_path / "liar.py").write_text(LIAR)
+    monkeypatch.setattr(client, "PROGRAM", tmp_path / "liar.py")
+    with pytest.raises(JobFault):
+        ask(worker(), json.dumps({"op": "error"}))
