@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from harness.contracts import Json, ModelCard
+from harness.contracts import Agreement, Json, ModelCard, Request
 from harness.errors import OptionError, WeightsError, nearest
 from videomla_models.adapters.transformer_model import RANDOM, StreamingModel, StreamingOptions
 from videomla_models.checkpoints.locate import resolve
@@ -18,6 +18,7 @@ from videomla_models.spec.published_models import PUBLISHED, Preset
 from videomla_models.spec.window import WindowPolicy
 
 if TYPE_CHECKING:
+    from videomla_models.network.compiled import CompiledPasses
     from videomla_models.network.transformer import VideoTransformer
     from videomla_models.rollout.codecs import Codec
     from videomla_models.rollout.pipeline import Embed
@@ -53,6 +54,8 @@ class WanOptions(StreamingOptions):
         text, vae: text encoder and VAE, file, folder or Hub id.
         codec: `wan`, or `preview`: a fixed linear map to colours that costs nothing. Without its own weights, Wan's
             VAE runs at its true size with random ones.
+        compile: `blocks` has torch.compile make one block, whose code serves all; `graph` the whole pass. Attention and
+            cache stay as they are. The first clip of each shape waits for the compiler.
     """
 
     weights: str = ""
@@ -70,6 +73,15 @@ class WanOptions(StreamingOptions):
     text: str = WAN
     vae: str = WAN
     codec: Literal["wan", "preview"] = "wan"
+    compile: Literal["none", "blocks", "graph"] = "none"
+
+    @model_serializer(mode="wrap")
+    def _as_keys_have_it(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `compile` where nothing is compiled: keys were given before there was the option."""
+        values: dict[str, Any] = fields(self)
+        if values["compile"] == "none":
+            del values["compile"]
+        return values
 
 
 class WanModel(StreamingModel):
@@ -78,6 +90,7 @@ class WanModel(StreamingModel):
     schema: ClassVar[type[WanOptions]] = WanOptions
     temporal_ratio = 4
     preset: ClassVar[Preset]
+    passes: CompiledPasses | None = None
 
     def __init__(self, options: WanOptions) -> None:
         super().__init__(options)
@@ -91,8 +104,9 @@ class WanModel(StreamingModel):
 
     def describe(self) -> ModelCard:
         """As every model's, and which checkpoint is meant."""
-        card = super().describe()
-        return replace(card, details={**card.details, "checkpoint": self.preset.checkpoint})
+        card, compiled = super().describe(), self.options.compile
+        extra: dict[str, Json] = {"checkpoint": self.preset.checkpoint}
+        return replace(card, details={**card.details, **extra, **({"compile": compiled} if compiled != "none" else {})})
 
     def encodes(self) -> bool:
         """Wan's VAE does, the preview does not."""
@@ -168,6 +182,43 @@ class WanModel(StreamingModel):
     def batch_bytes(self) -> tuple[int, int] | None:
         """Only without VAE and text encoder, whose memory nothing here counts."""
         return None if self.encodes() or self._trained() else super().batch_bytes()
+
+    def load(self, device: str) -> None:
+        """As every model, and compiled where the options ask for it."""
+        super().load(device)
+        if self.options.compile != "none":
+            from videomla_models.network.compiled import CompiledPasses
+
+            self.passes = CompiledPasses(self._loaded().network, self.options.compile)
+
+    def unload(self) -> None:
+        """Free network, codec and text encoder, and what was compiled."""
+        self.passes = None
+        super().unload()
+
+    def agreement(self, request: Request) -> Agreement | None:
+        """As every model's, uncompiled, and of compiled passes against uncompiled ones."""
+        if self.passes is None:
+            return super().agreement(request)
+        import torch
+
+        from videomla_models.network.compiled import PASS_LIMIT
+
+        with self.passes.off():
+            attention = super().agreement(request)
+        with self.passes.compared() as errors:
+            for _ in self.stream(request):
+                continue
+        assert attention is not None
+        error = float(torch.stack(errors).max())
+        details: dict[str, Json] = {"compiled_error": error, "compiled_limit": PASS_LIMIT * attention.limit}
+        return replace(
+            attention,
+            # NaN stays NaN, which does not agree.
+            error=max(error / PASS_LIMIT, attention.error) if error == error else error,
+            compared=attention.compared + len(errors),
+            details={**attention.details, **details},
+        )
 
     def load_network(self, device: str) -> VideoTransformer:
         """From the checkpoint in any published layout, or at random."""

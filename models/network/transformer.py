@@ -8,6 +8,7 @@ the context's.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +70,7 @@ class InplaceGELU(nn.Module):
     @step("activation")
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return F.gelu(x, approximate="tanh")
         if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
             out: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
@@ -204,6 +205,7 @@ class VideoTransformer(nn.Module):
         prompt: list[TextKeys],
         context: Context,
         kept: list[Modulations] | None = None,
+        run_block: Callable[..., Tensor] = nn.Module.__call__,
     ) -> Tensor:
         """Predict the flow.
 
@@ -212,6 +214,7 @@ class VideoTransformer(nn.Module):
             prompt: from `prompt()`. context: what self-attention sees and where the entries go.
             kept: an empty list, in which a pass without gradients leaves what later ones at the same timesteps need not
                 make again.
+            run_block: takes a block and its arguments.
 
         Returns:
             [B, F, C, H, W].
@@ -225,7 +228,7 @@ class VideoTransformer(nn.Module):
             if kept is not None and not watched(x):
                 kept.append(modulations)
         for layer, block in enumerate(self._blocks()):
-            x = block(x, modulations.blocks[layer], prompt[layer], layer, context)
+            x = run_block(block, x, modulations.blocks[layer], prompt[layer], layer, context)
         out = self.head(x, modulations.head)
         _, p, q = self.config.patch
         out = out.view(batch, frames, height // p, width // q, p, q, -1)

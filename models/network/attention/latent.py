@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from videomla_models.network.attention.context import Context
+from videomla_models.network.attention.context import AttendWindow, Context
 from videomla_models.network.attention.dense import RMSNorm
 from videomla_models.ops import reference
 from videomla_models.ops.choice import Form, Name
@@ -50,13 +50,18 @@ class LatentAttention(nn.Module):
         positional = self.k_rope(tokens).view(*x.shape[:2], -1)
         if self.runner.form.name != "absorbed":
             query = torch.cat([self.q_up(q_latent).view(heads), q_rope], -1)
-            run = self.expand if self.runner.form.name == "expanded" else self.by_reference
-            expanded: Tensor = self.o(context.attend(layer, query, positional, latent, run))
+            expanded: Tensor = self.o(context.attend(layer, query, positional, latent, self.attend_window))
             return expanded
         into_latent, out_of_latent = self.absorb()
         query = torch.cat([linear(q_latent, into_latent).view(heads), q_rope], -1)
-        mixed = context.attend(layer, query, positional, latent, self.on_latents)
+        mixed = context.attend(layer, query, positional, latent, self.attend_window)
         return linear(mixed, out_of_latent, self.o.bias)
+
+    @property
+    def attend_window(self) -> AttendWindow:
+        """The attention of the form that is set."""
+        forms = {"absorbed": self.on_latents, "expanded": self.expand}
+        return forms.get(self.runner.form.name, self.by_reference)
 
     def expand(self, query: Tensor, key: Tensor, latent: Tensor) -> Tensor:
         """Rebuild keys and values of every head, then attend (paper App. D.4).
