@@ -150,7 +150,7 @@ class BatchScaling(Probe):
 
         with watch(telemetry) as other:
             result = search(fits, self.options.max_batch)
-        agreed = self._agree(job, result.largest)
+        agreed = agree(replace(job, batch=result.largest), self.options.timeout_s)
         slope, fixed = line(result.rows)
         by_batch = {row.batch: row for row in result.rows if row.outcome == "ok"}
         no_row = Row(0, "out_of_memory")
@@ -188,18 +188,6 @@ class BatchScaling(Probe):
             notes.update(one.notes)
         return Measurement(values, _samples(result.rows), notes, contended=other.contended, agreement=agreed)
 
-    def _agree(self, job: Job, batch: int) -> Agreement | NotHeld:
-        """Check the agreement (rule T14) in a process of its own without a budget, since the reference needs memory.
-
-        It is checked at the largest batch. Where even the whole device is too small for both, the batch is halved.
-        """
-        while batch:
-            row = attempt(replace(job, batch=batch, agreement=True), self.options.timeout_s)
-            if row.outcome == "ok":
-                return Agreement(**row.agreement) if row.agreement else "no reference"
-            batch //= 2
-        return "not taken"
-
     def _job(self, subject: Subject, workload: Workload) -> Job:
         return Job(
             name=subject.name,
@@ -230,6 +218,20 @@ def with_imports(job: Job, options: Preloading, context: ProbeContext) -> Job:
     with context.spans("imports"):
         row = attempt(replace(job, batch=1, learn=True), options.timeout_s)
     return replace(job, imports=tuple(row.imports))
+
+
+def agree(job: Job, timeout_s: float) -> Agreement | NotHeld:
+    """Check the agreement (rule T14) in a process of its own without a budget, since the reference needs memory.
+
+    It is checked at the job's batch. Where even the whole device is too small for both, the batch is halved.
+    """
+    batch = job.batch
+    while batch:
+        row = attempt(replace(job, batch=batch, agreement=True), timeout_s)
+        if row.outcome == "ok":
+            return Agreement(**row.agreement) if row.agreement else "no reference"
+        batch //= 2
+    return "not taken"
 
 
 def attempt(job: Job, timeout_s: float) -> Row:

@@ -11,7 +11,7 @@ from pydantic import Field
 from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Subject, Value, Workload
 from harness.errors import OptionError
 from harness.probes.batch_child import Job, Row, require_budget
-from harness.probes.batch_scaling import attempt, check_length, search, with_imports
+from harness.probes.batch_scaling import agree, attempt, check_length, search, with_imports
 from harness.probes.timing.contention import watch
 from harness.probes.timing.generation import check_workload
 from harness.probes.timing.telemetry import Telemetry
@@ -69,12 +69,14 @@ class Sessions(Probe):
         Value("budget_bytes", "B", "none", "budget"),
         Value("peak_bytes", "B", "none", "peak, at the largest"),
         Value("contended", "", "none", "contended"),
+        Value("agreement_error", "", "none", "relative error against the reference"),
     )
 
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Search the largest batch. The workload's own batch is not used; 0 where not even one keeps up.
 
-        Raises as `batch_scaling` does, and `OptionError` for prompt switches.
+        The agreement with the reference is that of this batch (rule T14). Raises as `batch_scaling` does, and
+        `OptionError` for prompt switches.
         """
         assert subject is not None
         check_workload("sessions", workload)
@@ -95,6 +97,7 @@ class Sessions(Probe):
 
         with watch(Telemetry(subject.device)) as other:
             result = search(keeps_up, options.max_batch)
+        agreed = agree(replace(job, batch=max(1, result.largest)), options.timeout_s)
         at_largest, one = rows.get(result.largest), rows.get(1)
         above = [row for batch, row in rows.items() if batch > result.largest]
         values = {
@@ -114,7 +117,7 @@ class Sessions(Probe):
             notes["search_ended"] = f"batch {result.largest} keeps up; max_batch stopped the search"
         if one is not None and one.notes:
             notes.update(one.notes)
-        return Measurement(values, self._samples(rows, limit), notes, contended=other.contended)
+        return Measurement(values, self._samples(rows, limit), notes, contended=other.contended, agreement=agreed)
 
     def _gap(self, row: Row | None) -> float:
         """The percentile of the gaps of one batch size; NaN where there is none."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.contracts import ProbeContext, Switch, Workload
+from harness.contracts import Agreement, ProbeContext, Switch, Workload
 from harness.errors import ModelFault, OptionError
 from harness.probes import batch_child, sessions
 from harness.probes.batch_child import Job, Row
@@ -26,6 +26,7 @@ def measure(monkeypatch, subject, row, workload=None, **options):
         return row(job.batch)
 
     monkeypatch.setattr(sessions, "attempt", attempt)
+    monkeypatch.setattr(sessions, "agree", lambda job, timeout_s: Agreement("slow sums", 1e-5, 1e-3, job.batch))
     monkeypatch.setattr(sessions, "require_budget", lambda device: None)
     probe = Sessions(SessionsOptions(budget_bytes=1000, max_batch=64, **options))
     found = probe.measure(subject(), workload or Workload(PROMPTS, (0,), 12), HERE)
@@ -45,6 +46,8 @@ def test_time_bounds_the_sessions_where_memory_does_not(monkeypatch, subject) ->
     assert found.samples["batch"] == [1, 2, 4, 6, 7, 8]
     assert found.samples["in_time"] == [1, 1, 1, 1, 0, 0]
     assert len(found.samples["gaps:7"]) == 300
+    # The reference is asked about the batch that counts.
+    assert found.agreement == Agreement("slow sums", 1e-5, 1e-3, 6)
 
 
 def test_memory_bounds_them_where_there_is_time(monkeypatch, subject) -> None:
