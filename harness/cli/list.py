@@ -38,7 +38,11 @@ def list_(
         if kind == "metrics":
             headings.append("here")
     if as_json:
-        yield json.dumps([dict(zip(headings, row, strict=True)) for row in rows], indent=1)
+        bodies: list[dict[str, Any]] = [dict(zip(headings, row, strict=True)) for row in rows]
+        for body in bodies:
+            if "values" in body:
+                body["values"] = [name for name in body["values"].split(", ") if name]
+        yield json.dumps(bodies, indent=1)
         return
     if not rows:
         yield f"no {kind}" + (f" in {kind}/" if kind == "suites" else " are registered")

@@ -59,7 +59,8 @@ class Sessions(Probe):
 
     schema = SessionsOptions
     values = (
-        Value("sessions", "", "higher", "sessions in real time"),
+        Value("sessions", "", "higher", "sessions in real time", at_least_unless="bounded"),
+        Value("bounded", "", "none", "limit found"),
         Value("limit_s", "s", "none", "a chunk plays"),
         Value("gap_s", "s", "lower", "gap, at the largest"),
         Value("gap_one_s", "s", "lower", "gap, one session"),
@@ -102,6 +103,7 @@ class Sessions(Probe):
         above = [row for batch, row in rows.items() if batch > result.largest]
         values = {
             "sessions": float(result.largest),
+            "bounded": float(result.bounded),
             "limit_s": limit,
             "gap_s": self._gap(at_largest),
             "gap_one_s": self._gap(one),

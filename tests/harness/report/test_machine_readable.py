@@ -99,6 +99,7 @@ def test_commands_speak_json_and_csv(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert call(capsys, "table", folder, "--long").splitlines()[0] == ",".join(COLUMNS)
     listed = json.loads(call(capsys, "list", "metrics", "--json"))
     assert {"name", "about", "values", "here"} == set(listed[0])
+    assert next(each for each in listed if each["name"] == "fake/plain")["values"] == ["sharpness"]
     call(capsys, "table", folder, "--long", "--out", str(tmp_path / "out"))
     assert (tmp_path / "out" / "long.csv").is_file()
 
