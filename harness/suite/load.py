@@ -5,20 +5,20 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel, registry
 from harness.contracts.base import path_options
-from harness.errors import ClipError, HarnessError, OptionError, SuiteError, nearest
+from harness.errors import ClipError, HarnessError, OptionError, SuiteError
 from harness.suite import plugins, positions, published
 from harness.suite.attributes import categories
+from harness.suite.check_sampled import check_sampled, require
 from harness.suite.part import LABEL
 from harness.suite.positions import Located
 from harness.suite.prompts import check_prompts, read_prompts
-from harness.suite.sampled import Drift, Serving
 from harness.suite.schema import (
     STUDY,
     Column,
@@ -68,14 +68,11 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     _check_references(doc, suite, origins)
     _check_size(doc, suite, origins)
     _check_columns(doc, suite)
-    for index, drift in enumerate(suite.drift):
-        _check_drift(doc, ("drift", index), drift, suite)
-    for index, serving in enumerate(suite.serving):
-        _check_serving(doc, ("serving", index), serving, suite)
+    check_sampled(doc, suite)
     for kind in ("tables", "plots", "drift", "serving"):
         for index, item in enumerate(getattr(suite, kind)):
             for label in item.models or []:
-                _require(doc, (kind, index, "models"), "model label", label, origins)
+                require(doc, (kind, index, "models"), "model label", label, origins)
     for index, table in enumerate(suite.tables):
         _check_published(doc, index, table)
         _check_attributes(doc, index, suite)
@@ -294,7 +291,7 @@ def _check_prefix(doc: Located, suite: Suite, index: int, section: MeasureSectio
 def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str]]) -> None:
     arms = [arm.label for arm in suite.models]
     if arms or suite.reference:
-        _require(doc, ("reference",), "model label", suite.reference, arms)
+        require(doc, ("reference",), "model label", suite.reference, arms)
     else:
         needing = [section.name for section in suite.generate]
         needing += [section.name for section in suite.measure if registry.probes.get(section.probe).needs_model]
@@ -309,16 +306,16 @@ def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str
                 raise SuiteError(f"{doc.where((*loc, 'name'))}: two sections are called {section.name!r}")
             names.add(section.name)
             for label in section.models or []:
-                _require(doc, (*loc, "models"), "model label", label, origins)
+                require(doc, (*loc, "models"), "model label", label, origins)
             if section.prompts:
-                _require(doc, (*loc, "prompts"), "prompt set", section.prompts, suite.prompts)
+                require(doc, (*loc, "prompts"), "prompt set", section.prompts, suite.prompts)
             if isinstance(section, MeasureSection):
                 _check_prefix(doc, suite, index, section)
             if len(set(section.seeds)) != len(section.seeds):
                 raise SuiteError(f"{doc.where((*loc, 'seeds'))}: a seed stands twice")
             for number, switch in enumerate(section.switches):
                 switch_loc: Loc = (*loc, "switches", number)
-                _require(doc, (*switch_loc, "prompts"), "prompt set", switch.prompts, suite.prompts)
+                require(doc, (*switch_loc, "prompts"), "prompt set", switch.prompts, suite.prompts)
                 if suite.prompts[switch.prompts].prefixes:
                     raise SuiteError(
                         f"{doc.where(switch_loc)}: prompt set {switch.prompts!r} has prefixes; a switch takes none"
@@ -350,11 +347,6 @@ def _check_size(doc: Located, suite: Suite, origins: Mapping[str, list[str]]) ->
                 raise SuiteError(f"{where}: {units} clips, scores and measurements (at most {MAX_UNITS})", "split it")
 
 
-def _require(doc: Located, loc: Loc, what: str, name: str, choices: Collection[str]) -> None:
-    if name not in choices:
-        raise SuiteError(f"{doc.where(loc)}: unknown {what} {name!r}; {nearest(name, choices)}")
-
-
 # ---------------------------------------------------------------------------------------------- columns
 
 
@@ -378,9 +370,9 @@ def _check_columns(doc: Located, suite: Suite) -> None:
             _check_column(doc, loc, Column(value=value, metric=plot.metric), source)
         if plot.option:
             options = {name for model in suite.models for name in registry.models.get(model.name).schema.model_fields}
-            _require(doc, (*loc, "option"), "option of the models", plot.option, options)
+            require(doc, (*loc, "option"), "option of the models", plot.option, options)
         if plot.section:
-            _require(doc, (*loc, "section"), "section of measurements", plot.section, {s.name for s in suite.measure})
+            require(doc, (*loc, "section"), "section of measurements", plot.section, {s.name for s in suite.measure})
             probe_of_section = next(section.probe for section in suite.measure if section.name == plot.section)
             if plot.kind not in (plots := registry.probes.get(probe_of_section).plots):
                 raise SuiteError(
@@ -400,7 +392,7 @@ def _check_attributes(doc: Located, index: int, suite: Suite) -> None:
     sources = [column.value.partition(":")[0] for column in table.columns]
     if table.by:
         shown = [sets[source] for source in sources if source in sets]
-        _require(doc, (*loc, "by"), "attribute of the prompts", table.by, {name for each in shown for name in each})
+        require(doc, (*loc, "by"), "attribute of the prompts", table.by, {name for each in shown for name in each})
         values = {value for each in shown for several in each.get(table.by, []) for value in several}
         if len(values) > MOST_VALUES:
             where = doc.where((*loc, "by"))
@@ -409,60 +401,32 @@ def _check_attributes(doc: Located, index: int, suite: Suite) -> None:
         place: Loc = (*loc, "columns", number, "where")
         for name, value in column.where.items():
             attributes = sets.get(source, {})
-            _require(doc, place, "attribute of the prompts", name, attributes)
-            _require(
-                doc, place, f"value of {name!r}", value, {each for several in attributes[name] for each in several}
-            )
+            require(doc, place, "attribute of the prompts", name, attributes)
+            require(doc, place, f"value of {name!r}", value, {each for several in attributes[name] for each in several})
 
 
 def _check_column(
     doc: Located, loc: Loc, column: Column, values_by_section: Mapping[str, Mapping[str, list[str]]]
 ) -> None:
     source, _, value = column.value.partition(":")
-    _require(doc, (*loc, "value"), "section", source, values_by_section)
+    require(doc, (*loc, "value"), "section", source, values_by_section)
     plugins = values_by_section[source]
     if column.metric:
-        _require(doc, (*loc, "metric"), "metric", column.metric, plugins)
+        require(doc, (*loc, "metric"), "metric", column.metric, plugins)
     owners = [name for name in plugins if value in plugins[name] and column.metric in ("", name)]
     if not owners:
         every = [name for values in plugins.values() for name in values]
-        _require(doc, (*loc, "value"), "value", value, every)
+        require(doc, (*loc, "value"), "value", value, every)
         raise SuiteError(f"{doc.where(loc)}: metric {column.metric!r} gives no value {value!r}")
     for place, name in enumerate(column.joined):
         where: Loc = (*loc, "joined", place)
-        _require(doc, where, "section", name, values_by_section)
+        require(doc, where, "section", name, values_by_section)
         if owners[0] not in values_by_section[name]:
             raise SuiteError(f"{doc.where(where)}: section {name!r} has no metric {owners[0]!r} to join")
     if len(owners) > 1:
         raise SuiteError(
             f"{doc.where(loc)}: {value!r} is given by {' and by '.join(owners)}; choose one with `metric:`"
         )
-
-
-def _check_drift(doc: Located, loc: Loc, drift: Drift, suite: Suite) -> None:
-    """Check that it names a section, a metric of it that gives curves, and some of those."""
-    sections = {section.name: section for section in suite.generate}
-    _require(doc, (*loc, "section"), "section of clips", drift.section, sections)
-    uses = [use.name for use in sections[drift.section].metrics]
-    if drift.metric:
-        _require(doc, (*loc, "metric"), "metric", drift.metric, uses)
-    chosen = [drift.metric] if drift.metric else uses
-    curves = [curve.value.name for name in chosen for curve in registry.metrics.get(name).curves]
-    if not curves:
-        raise SuiteError(f"{doc.where((*loc, 'section'))}: no metric of section {drift.section!r} gives a curve")
-    for name in drift.curves:
-        _require(doc, (*loc, "curves"), "curve", name, curves)
-
-
-def _check_serving(doc: Located, loc: Loc, serving: Serving, suite: Suite) -> None:
-    """Check that its sections are of the probes that measure what it shows."""
-    probes = {section.name: section.probe for section in suite.measure}
-    for key, probe in (("section", "streaming"), ("sessions", "sessions")):
-        name = getattr(serving, key)
-        if name or key == "section":
-            _require(doc, (*loc, key), "section of measurements", name, probes)
-            if probes[name] != probe:
-                raise SuiteError(f"{doc.where((*loc, key))}: section {name!r} is of {probes[name]!r}, not of {probe!r}")
 
 
 def _check_published(doc: Located, index: int, table: TableSpec) -> None:
@@ -472,14 +436,14 @@ def _check_published(doc: Located, index: int, table: TableSpec) -> None:
         loc: Loc = ("tables", index, "published", number)
         all_figures = published.figures()
         if rows.source:
-            _require(doc, (*loc, "source"), "published source", rows.source, {f.source for f in all_figures})
+            require(doc, (*loc, "source"), "published source", rows.source, {f.source for f in all_figures})
         candidates = [figure for figure in all_figures if rows.source in ("", figure.source)]
-        _require(doc, (*loc, "table"), "published table", rows.table, {f.table for f in candidates})
+        require(doc, (*loc, "table"), "published table", rows.table, {f.table for f in candidates})
         candidates = [figure for figure in candidates if figure.table == rows.table]
         for model in rows.models:
-            _require(doc, (*loc, "models"), "published model", model, {f.model for f in candidates})
+            require(doc, (*loc, "models"), "published model", model, {f.model for f in candidates})
         for setting in rows.settings:
-            _require(doc, (*loc, "settings"), "published setting", setting, {f.setting for f in candidates})
+            require(doc, (*loc, "settings"), "published setting", setting, {f.setting for f in candidates})
         selection += published.select(rows)
     for number, column in enumerate(table.columns):
         place: Loc = ("tables", index, "columns", number, "published")
@@ -487,14 +451,14 @@ def _check_published(doc: Located, index: int, table: TableSpec) -> None:
             continue
         if not table.published:
             raise SuiteError(f"{doc.where(place)}: the table asks for no `published` rows, so none can stand here")
-        _require(doc, place, "published metric", column.published.metric, {f.metric for f in selection})
+        require(doc, place, "published metric", column.published.metric, {f.metric for f in selection})
         ratio = any(f.unit == published.RATIO for f in selection if f.metric == column.published.metric)
         if ratio != bool(column.relative):
             kind = "a ratio, so its column must be" if ratio else "no ratio, so its column must not be"
             raise SuiteError(f"{doc.where(place)}: published {column.published.metric!r} is {kind} `relative`")
         if column.published.setting:
             settings = {f.setting for f in selection if f.metric == column.published.metric}
-            _require(doc, place, "published setting", column.published.setting, settings)
+            require(doc, place, "published setting", column.published.setting, settings)
     if table.published and not any(column.published for column in table.columns):
         where = doc.where(("tables", index, "published"))
         raise SuiteError(f"{where}: no column says which published metric it shows; give one `published: NAME`")
@@ -513,14 +477,6 @@ def _check_rows(doc: Located, suite: Suite) -> None:
         if not (arms or table.published or sources & alone):
             loc: Loc = ("tables", index, "columns" if table.models is None else "models")
             raise SuiteError(f"{doc.where(loc)}: table {table.name!r} would be empty: it shows no model")
-    pictures = {plot.name for plot in suite.plots}
-    for kind in ("drift", "serving"):
-        for index, item in enumerate(getattr(suite, kind)):
-            if item.name in pictures:
-                raise SuiteError(f"{doc.where((kind, index, 'name'))}: two pictures or tables are called {item.name!r}")
-            pictures.add(item.name)
-            if item.models == []:
-                raise SuiteError(f"{doc.where((kind, index, 'models'))}: {kind} {item.name!r} shows no model")
     for index, plot in enumerate(suite.plots):
         if plot.models == [] and plot.section not in alone:
             raise SuiteError(f"{doc.where(('plots', index, 'models'))}: plot {plot.name!r} shows no model")
