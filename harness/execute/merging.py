@@ -183,7 +183,9 @@ class _Merging:
         """Choose and check every record, then bring them."""
         chosen = list(self._chosen())
         for candidate in chosen:
-            self.merged.devices[device_label(candidate.record().device)] += 1
+            record = candidate.record()
+            self.merged.devices[device_label(record.device)] += 1
+            _products(record)
         self._bring_clips()
         left_out = {key for key, _ in self.merged.left_out}
         brought = [candidate for candidate in chosen if candidate.entry.key not in left_out]
@@ -239,12 +241,27 @@ class _Merging:
     def _bring_products(self, candidate: _Candidate) -> None:
         """Bring the files of a measurement, as far as they are there and as recorded."""
         record = candidate.record()
-        entries: Any = record.notes.get(PRODUCTS, ())
-        for product in (Product(**entry) for entry in entries):
-            source = inside(candidate.folder / SCRATCH, product.file)
-            if source.is_file() and product.sha256 in ("", file_sha256(source)):
+        scratch = candidate.folder / SCRATCH
+        for product in _products(record):
+            source = inside(scratch, product.file)
+            # A link would bring whatever it points to.
+            own = source.is_file() and scratch.resolve() in source.resolve().parents
+            if own and product.sha256 in ("", file_sha256(source)):
                 _place(source, inside(self.store.folder / SCRATCH, product.file))
         placed(record, self.store.folder / SCRATCH, self.store.folder)
+
+
+def _products(record: Record) -> list[Product]:
+    """The files that a record names. Raises `RecordError` for what is none, or lies outside of the run."""
+    entries: Any = record.notes.get(PRODUCTS, ())
+    try:
+        products = [Product(**entry) for entry in entries]
+        for product in products:
+            inside(Path(), product.file)
+            inside(Path(), f"{product.folder}/{product.name}")
+    except TypeError as error:
+        raise RecordError(f"record {record.key[:12]} names products that are none", "leave its run out") from error
+    return products
 
 
 def _place(source: Path, target: Path) -> None:

@@ -84,8 +84,13 @@ def costs_of(files: Iterable[RecordFile]) -> Costs:
         for entries in alike.values():
             for entry in entries[:: -(-len(entries) // SAMPLES)]:
                 record = file.at(entry.offset)
-                for name in _names(record.kind, record.preimage):
-                    costs[name].append(_cost(record))
+                try:
+                    cost = _cost(record)
+                    names = _names(record.kind, record.preimage)
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    continue  # an estimate may do without a record that says too little
+                for name in names:
+                    costs[name].append(cost)
     return costs
 
 

@@ -272,3 +272,38 @@ def test_the_commands_from_shards_to_tables(
     assert code == 0
     assert {record.context["arm"] for record in records(tmp_path / "part").values()} == {"a"}
     assert (tmp_path / "part" / "plan.json").read_bytes() == (tmp_path / "runs" / "small" / "plan.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": []}, "not a record"),
+        ({"ended": 5}, "not a record"),
+        ({"notes": {"products": 7}}, "names products that are none"),
+        ({"notes": {"products": [{"what": 1}]}}, "names products that are none"),
+        ({"notes": {"products": [{"folder": "p", "name": "n", "file": "../../x"}]}}, "outside of it"),
+        ({"notes": {"products": [{"folder": "..", "name": "n", "file": "x"}]}}, "outside of it"),
+    ],
+)
+def test_a_record_of_wrong_types_or_places_is_refused_before_anything_is_written(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    run(tmp_path, suite())
+    other = altered(tmp_path / "run", tmp_path / "other", "measure", lambda record: replace(record, **change))
+    with pytest.raises(RecordError, match=message):
+        merging.merge(tmp_path / "out", [other])
+    assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+def test_products_are_brought_but_never_what_a_link_points_to(tmp_path: Path) -> None:
+    run(tmp_path, suite())
+    (tmp_path / "secret").write_text("of mine")
+    names = [{"folder": "products", "name": name, "file": name} for name in ("own", "link")]
+    notes = {"products": names}
+    other = altered(tmp_path / "run", tmp_path / "other", "measure", lambda record: replace(record, notes=notes))
+    (other / "scratch").mkdir(exist_ok=True)
+    (other / "scratch" / "own").write_text("weights")
+    (other / "scratch" / "link").symlink_to(tmp_path / "secret")
+    merging.merge(tmp_path / "out", [other])
+    assert (tmp_path / "out" / "scratch" / "own").read_text() == "weights"
+    assert not (tmp_path / "out" / "scratch" / "link").exists()

@@ -104,3 +104,16 @@ def test_flops_at_a_rate_stand_in_for_records(tmp_path: Path) -> None:
     cost = estimate(plan, [*of(plan, "generate", "a"), *of(plan, "score", "a")], {}, rate=1e9)
     # Four clips of six frames in chunks of four: two chunks each, five seconds a chunk.
     assert (cost.seconds, cost.by_rate, dict(cost.without)) == (pytest.approx(40.0), 4, {"fake/brightness": 4})
+
+
+def test_records_that_say_too_little_are_passed_over(tmp_path: Path) -> None:
+    plan = planned(tmp_path, suite())
+    units = of(plan, "generate", "a")
+    good = record(units[0], 12.0, clip={"frames": 6, "bytes": 6})
+    bad = [
+        replace(record(units[1], 1.0), started=""),
+        replace(record(units[2], 1.0), started="2030-01-01T00:00:00"),
+        replace(record(units[3], 1.0), preimage={"kind": "generate"}),
+    ]
+    cost = estimate(plan, units, costs_of([written(tmp_path, [*bad, good])]))
+    assert cost.seconds == pytest.approx(4 * 6 * 2.0)
