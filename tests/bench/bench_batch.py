@@ -3,10 +3,10 @@
 PYTHON is the interpreter of an environment in which another checkout of this project is installed. Both run the
 quickstart's models on the same cores, in turns A B B A, each from its own suite file. Prints, for every round and as
 the median, this build's time over the other's: per clip of 21 frames, which is what `--clips` more of them add to
-`harness run`, for either model, and for the whole of `harness run suites/quickstart.yaml`. By the clock, and of the
-processor in all processes; `fastest` compares the least of either. Says too how many clips that both made have the same
-frames, and how busy the machine was before. Beside other work only the processor's time means something, and of a build
-whose threads wait for each other not even that.
+`harness run`, for either model, and for the whole of `harness run suites/quickstart.yaml`; `--what` leaves some of
+these out. By the clock, and of the processor in all processes; `fastest` compares the least of either. Says too how
+many clips that both made have the same frames, and how busy the machine was before. Beside other work only the
+processor's time means something, and of a build whose threads wait for each other not even that.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ FEW = 24
 """Clips whose time is taken off, as that of starting, loading and ending."""
 UNFINISHED = 1
 """Exit status of a run some units of which failed, as a measurement may that takes too long beside other work."""
+WHAT = ["dense", "videomla", "first run"]
 WHERE = "import harness, pathlib; print(pathlib.Path(harness.__file__).parents[1])"
 
 
@@ -102,9 +103,10 @@ def main() -> None:
     parser.add_argument("--against", required=True, metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--clips", type=int, default=192)
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT)
     given = parser.parse_args()
     builds = [Build(sys.executable), Build(given.against)]
-    names = ["dense", "videomla", "first run"]
+    names = given.what
     times: dict[str, list[list[Times]]] = {name: [] for name in names}
     print(f"{devices.describe('cpu')['name']}, {devices.cores()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     for number in range(given.rounds):
