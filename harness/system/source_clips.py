@@ -29,7 +29,7 @@ from harness.system.reader import UPRIGHT, Reader, open_clip
 from harness.system.video import ClipInfo, add_to, inspect
 
 CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "yuv4mpegpipe"})
-"""Containers, and below codecs, by FFmpeg's names, whose frames PyAV, OpenCV 4.11 and decord 0.6 all read alike."""
+"""Containers, and below codecs, by FFmpeg's names, which PyAV, OpenCV 4.11 and decord 0.6 all read."""
 CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "mpeg4", "ffv1", "mjpeg", "prores", "wmv2", "rawvideo"})
 PLANES = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
 """Formats of H.264 that a copy keeps; any other is copied in RGB."""

@@ -105,16 +105,27 @@ class FolderModel(VideoModel):
         asked = here if clips is None else clips
         states = [self._state(*clip, frames, decode) for clip in dict.fromkeys(asked)]
         surplus = sorted(set(here) - set(asked))
-        return [
-            *states,
-            *(ClipState(*clip, groups[clip][0].name, "surplus", "nothing asks for it") for clip in surplus),
-        ]
+        states += [ClipState(*clip, groups[clip][0].name, "surplus", "nothing asks for it") for clip in surplus]
+        return [*states, *self._unlisted()]
+
+    def _unlisted(self) -> Iterator[ClipState]:
+        """Files of the folder that its index does not list; nobody knows where only some of its rows are taken."""
+        folder = Path(self.options.path)
+        if not self.options.index or self.options.where:
+            return
+        listed = {path.resolve() for files in self._groups.values() for path in files}
+        for path in sorted(folder.iterdir()):
+            passed = path.name.startswith(".") or not path.is_file() or path.resolve() in listed
+            if not passed and not clip_names.is_text(path):
+                yield ClipState("", 0, path.name, "surplus", "the index does not list it")
 
     def _state(self, prompt: str, seed: int, frames: int, decode: bool) -> ClipState:
         files = self._groups.get((prompt, seed), [])
         name = ", ".join(path.name for path in files)
         if not files:
             return ClipState(prompt, seed, "", "missing", self._hint(prompt))
+        if not files[0].is_file():
+            return ClipState(prompt, seed, name, "missing", "there is no such file")
         if len(files) > 1:
             return ClipState(
                 prompt, seed, name, "twice", "leave one of them, or list the clips in a CSV file (`index`)"

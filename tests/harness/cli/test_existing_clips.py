@@ -72,6 +72,16 @@ def test_check_decodes_every_clip(clips: Path) -> None:
     assert "cut-0.mp4: unreadable: " in text
 
 
+def test_check_holds_an_index_to_the_folder(clips: Path) -> None:
+    (clips / "clips.csv").write_text("prompt,seed,file\na fox,0,a red fox-0.mp4\na cat,0,cat.mp4\n")
+    code, text = call("check", "folder", "--set", "path=clips", "--set", "index=clips.csv")
+    assert code == 1
+    assert "clips: 1 of 5 can be taken" in text
+    assert "cat.mp4: missing: there is no such file" in text
+    for name in ("broken-0.mp4", "other seed-4.mp4", "short-0.mp4"):
+        assert f"{name}: surplus: the index does not list it" in text
+
+
 def test_check_of_good_clips_is_content(clips: Path) -> None:
     (clips / "broken-0.mp4").unlink()
     (clips / "a red fox-0.json").write_text("{}")
