@@ -15,7 +15,10 @@ from harness.contracts.registry import models
 
 
 class ProcessOptions(Options):
-    """`log` gets a line for each request; a prompt that holds `dies` or `hangs` ends the process, or stops it."""
+    """`log` gets a line for each request; a prompt that holds `dies` or `hangs` ends the process, or stops it.
+
+    One that holds `waits` waits for the file `go` beside the log.
+    """
 
     log: str
 
@@ -49,6 +52,10 @@ class ProcessModel(VideoModel):
             print("last words", flush=True)
         if any("dies" in prompt for prompt in request.prompts):
             os.kill(os.getpid(), signal.SIGKILL)
+        until = time.monotonic() + 120
+        while any("waits" in prompt for prompt in request.prompts) and time.monotonic() < until:
+            time.sleep(0.05)
+            until -= 120 * Path(self.options.log).with_name("go").exists()
         while any("hangs" in prompt for prompt in request.prompts):
             time.sleep(0.05)
         if any("raises" in prompt for prompt in request.prompts):

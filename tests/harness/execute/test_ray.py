@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from harness.execute.ray_actors import Keeper
 from harness.execute.ray_cluster import Cluster
 from harness.execute.ray_engine import engine_of
 from harness.execute.run import INTERRUPTED, run_plan
+from harness.execute.shares import only
 from harness.runs.line import Record
 from harness.runs.plan import Plan, make
 from harness.runs.records import RecordFile
@@ -83,12 +85,12 @@ def test_a_run_gives_the_records_and_clips_of_a_local_one(tmp_path: Path, cluste
     plan = planned(tmp_path, many())
     local = run_plan(plan, tmp_path / "local")
     outcome = run(tmp_path, plan, cluster)
+    assert outcome.exit_code == 1
     assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "local")
     assert (outcome.planned, outcome.done_now, outcome.failed) == (local.planned, local.done_now, local.failed)
     clips = files(tmp_path / "run")
     assert clips == files(tmp_path / "local")
     assert clips
-    assert run(tmp_path, plan, Cluster(ray, 2)).exit_code == outcome.exit_code == 1, "what failed is tried again"
     assert run_plan(plan, tmp_path / "run").done_now == 0
 
 
@@ -279,26 +281,67 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluster)
 
 
 def test_a_node_that_is_killed_and_one_that_comes_late_lose_nothing(tmp_path: Path, nodes: Nodes) -> None:
-    extra = [nodes.add_node(num_cpus=2)]
-    said: list[str] = []
-
-    def exchange() -> None:
-        nodes.remove_node(extra.pop(), allow_graceful=False)
-        extra.append(nodes.add_node(num_cpus=2))
-
-    act = after(20, exchange)
+    extra, cluster = [nodes.add_node(num_cpus=2)], Cluster(ray, 6, patience=300)
+    killed, said = extra[0].node_id, list[str]()
 
     def progress(tick: Tick) -> None:
         said.append(tick.message)
-        act(tick)
+        if "has joined" in tick.message:
+            (tmp_path / "go").touch()
+        if extra[0].node_id == killed and any(hand.items and hand.site.node == killed for hand in cluster.hands):
+            nodes.remove_node(extra.pop(), allow_graceful=False)
+            extra.append(nodes.add_node(num_cpus=2))
 
-    plan = dying(tmp_path, [f"prompt {number} is slow" for number in range(60)])
-    outcome = run(tmp_path, plan, Cluster(ray, 6, patience=300), progress=progress)
-    nodes.remove_node(extra.pop())
-    assert (outcome.exit_code, outcome.done_now) == (0, 240)
+    texts = [f"prompt {number} is slow" for number in range(60)]
+    plan = dying(tmp_path, [*texts, "it waits for the node"], seeds=(1, 2))
+    outcome = run(tmp_path, plan, cluster, progress=progress)
+    nodes.remove_node(extra[0])
+    assert (outcome.exit_code, outcome.done_now) == (0, 244)
     assert once(tmp_path)
-    assert any("a worker" in line and "ended" in line for line in said)
+    assert extra[0].node_id != killed
+    assert any("its work is done again" in line for line in said)
     assert any("has joined" in line for line in said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_that_are_killed_at_random_moments_lose_nothing(tmp_path: Path, nodes: Nodes, seed: int) -> None:
+    dice, kills, going = random.Random(seed), list[int](), threading.Event()
+
+    def kill() -> None:
+        while len(kills) < 5 and not going.wait(dice.uniform(0.2, 2.0)):
+            alive = sorted({pid for pid, _ in logged(tmp_path) if Path(f"/proc/{pid}").exists()} - set(kills))
+            if alive:
+                kills.append(dice.choice(alive))
+                os.kill(kills[-1], signal.SIGKILL)
+
+    plan = dying(tmp_path, [f"prompt {number} is slow" for number in range(40)])
+    thread = threading.Thread(target=kill)
+    thread.start()
+    outcome = run(tmp_path, plan, Cluster(ray, 4, patience=300))
+    going.set()
+    thread.join()
+    assert kills
+    assert (outcome.exit_code, outcome.done_now) == (0, 160)
+    assert once(tmp_path)
+    assert {path.stem for path in files(tmp_path / "run")} == {r.key for r in records(tmp_path) if r.kind == "generate"}
+
+
+@pytest.mark.slow
+def test_the_quickstart_is_begun_on_a_cluster_interrupted_and_ended_here(tmp_path: Path, cluster: Cluster) -> None:
+    overrides = ["prompts.heldout.limit=6", "prompts.few.limit=2"]
+    suite = load_suite(Path(__file__).parents[3] / "suites" / "quickstart.yaml", overrides)
+    plan = only(make(suite, "cpu"), ["short", "long"])
+    run_plan(plan, tmp_path / "local")
+    main = threading.main_thread().ident
+    assert main is not None
+    interrupt = after(5, lambda: signal.pthread_kill(main, signal.SIGINT))
+    assert run(tmp_path, plan, cluster, progress=interrupt).stopped == INTERRUPTED.format("")
+    assert run_plan(plan, tmp_path / "run", limit=4).done_now == 4
+    assert run(tmp_path, plan, Cluster(ray, 2, patience=300)).exit_code == 0
+    assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "local")
+    assert files(tmp_path / "run") == files(tmp_path / "local")
+    assert once(tmp_path)
 
 
 def test_an_interrupt_ends_the_workers_and_the_next_run_goes_on(tmp_path: Path, cluster: Cluster) -> None:
@@ -307,7 +350,7 @@ def test_an_interrupt_ends_the_workers_and_the_next_run_goes_on(tmp_path: Path, 
     assert main is not None
     timer = threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT))
     outcome = run(tmp_path, plan, cluster, progress=after(8, timer.start))
-    assert outcome.stopped == INTERRUPTED
+    assert outcome.stopped == INTERRUPTED.format("")
     assert outcome.failed == 0
     assert gone({pid for pid, _ in logged(tmp_path)})
     assert run_plan(dying(tmp_path, [f"prompt {number}" for number in range(7)]), tmp_path / "run").exit_code == 0
