@@ -12,6 +12,7 @@ What every clip's frames are:
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -71,17 +72,51 @@ class Turn:
 
 
 UPRIGHT = Turn()
-TURNS = {0: UPRIGHT, 90: Turn(True, False, True), 180: Turn(False, True, True), 270: Turn(True, True, False)}
-"""By the degrees, counterclockwise, that a frame is turned by."""
+ORIENTATIONS = {
+    1: UPRIGHT,
+    2: Turn(False, True, False),
+    3: Turn(False, True, True),
+    4: Turn(False, False, True),
+    5: Turn(True, False, False),
+    6: Turn(True, True, False),
+    7: Turn(True, True, True),
+    8: Turn(True, False, True),
+}
+"""By EXIF's tag 0x0112 (CIPA DC-008, orientation)."""
+_EXIF = re.compile(rb"(?:Exif\0\0|EXIF....|eXIf)(II\*\0|MM\0\*)", re.DOTALL)
+HEAD = 1 << 16
+"""Bytes of an image in which its EXIF data is looked for."""
 
 
-def turn_of(frame: Any) -> Turn | None:
+def exif_turn(head: bytes) -> Turn:
+    """The turn that EXIF data in the first bytes of an image asks for; none where there is no such data."""
+    match = _EXIF.search(head)
+    if match is None:
+        return UPRIGHT
+    start, order = match.start(1), "<" if match[1][:2] == b"II" else ">"
+    try:
+        (offset,) = struct.unpack_from(f"{order}I", head, start + 4)
+        (count,) = struct.unpack_from(f"{order}H", head, start + offset)
+        for place in range(start + offset + 2, start + offset + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", head, place)
+            if tag == 0x0112:
+                return ORIENTATIONS.get(value, UPRIGHT)
+    except struct.error:  # cut short, or not what it says
+        pass
+    return UPRIGHT
+
+
+def turn_of(frame: Any, file: IO[bytes]) -> Turn | None:
     """The turn that a decoded frame's display matrix asks for; None for one by other than quarter turns and flips."""
     try:
         entry = frame.side_data.get(SideData.DISPLAYMATRIX)
     except ValueError:
-        # PyAV lists no side data at all where one kind is younger than it, as EXIF's. The angle alone is left then.
-        return TURNS.get(round(frame.rotation) % 360)
+        # PyAV lists no side data at all where one kind is younger than it, as EXIF's, of which the matrix is made.
+        place = file.tell()
+        file.seek(0)
+        head = file.read(HEAD)
+        file.seek(place)
+        return exif_turn(head)
     if entry is None:
         return UPRIGHT
     # Rows (a b u), (c d v), (x y w): the stored point (p, q) is shown at (a p + c q + x, b p + d q + y).
@@ -104,7 +139,7 @@ def open_clip(source: Path | IO[bytes], formats: str = FORMATS, name: str = "the
             # Clips are untrusted. FFmpeg would open a playlist, or an address in it, as readily as a video.
             limits = {"format_whitelist": formats, "protocol_whitelist": "file"}
             container = stack.enter_context(av.open(file, "r", options=limits))
-            yield Reader(name, container)
+            yield Reader(name, container, file)
     except av.error.FFmpegError as error:
         raise ClipError(f"{name} cannot be decoded: {error.strerror}") from error
     except OSError as error:
@@ -121,8 +156,9 @@ class Reader:
         turn: what brings frames upright, from the first decoded one on.
     """
 
-    def __init__(self, name: str, container: Any) -> None:
+    def __init__(self, name: str, container: Any, file: IO[bytes]) -> None:
         self.name = name
+        self._file = file
         self.container = container
         videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
         if not videos:
@@ -174,7 +210,7 @@ class Reader:
 
     def _begin(self, frame: Any) -> None:
         self._stored = frame.height, frame.width
-        turn = turn_of(frame)
+        turn = turn_of(frame, self._file)
         if turn is None:
             raise ClipError(f"{self.name} is to be shown turned by no quarter turn", "turn its frames yourself")
         self.turn = turn

@@ -68,7 +68,10 @@ def test_every_kind_of_image_is_one_frame(tmp_path: Path, kind: str) -> None:
     assert abs(read(tmp_path / "image", card(16, 32)).astype(int) - 120).max() <= 6
 
 
-@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (1, 1)), (6, (0, 1)), (8, (1, 0))])
+@pytest.mark.parametrize(
+    ("orientation", "corner"),
+    [(1, (0, 0)), (2, (0, 1)), (3, (1, 1)), (4, (1, 0)), (5, (0, 0)), (6, (0, 1)), (7, (1, 1)), (8, (1, 0))],
+)
 def test_a_photograph_is_upright(tmp_path: Path, orientation: int, corner: tuple[int, int]) -> None:
     """Its upper left corner is red as it is stored; EXIF (CIPA DC-008, orientation) says where that belongs."""
     picture = np.zeros((32, 48, 3), np.uint8)

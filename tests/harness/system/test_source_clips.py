@@ -263,6 +263,9 @@ def test_odd_pixels_fields_hdr_and_streams_are_told(clip: Path, tmp_path: Path) 
     facts, pixels = taken(bright)
     assert facts["source"]["notes"] == ["HDR (PQ), not tone-mapped"]
     agree(pixels, decode(bright, 64, 96))
+    hlg = PQ.replace("smpte2084", "arib-std-b67")
+    facts, _ = taken(make(tmp_path / "hlg.mp4", "-vf", hlg, "-pix_fmt", "yuv420p10le", *X265))
+    assert facts["source"]["notes"] == ["HDR (HLG), not tone-mapped"]
 
     two = tmp_path / "two.mkv"
     other = make(tmp_path / "other.mp4", *X264, source=SMOOTH.replace("96x64", "128x96"))
