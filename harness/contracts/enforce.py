@@ -150,6 +150,11 @@ def keep(metric: Metric, name: str, prompts: Sequence[int], scores: Sequence[flo
     return kept
 
 
+def asked_for(metric: Metric) -> frozenset[str]:
+    """The names that the metric's options ask for. Raises as `aggregate` does."""
+    return _called("asked_for", lambda: frozenset(metric.asked_for()))
+
+
 def _called(what: str, call: Callable[[], T]) -> T:
     try:
         return call()

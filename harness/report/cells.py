@@ -226,7 +226,7 @@ def _explained(cell: Cell, view: View, section: GenerateSection, group: Group, n
         return cell
     if reason := view.lack(view.samples(section, group), name):
         return Cell(f"not available: {reason}")
-    return cell if name in view.metric(section, group.plugin).asked_for() else Cell("not asked for")
+    return cell if view.asked_for(section, group.plugin, [Value(name)]) else Cell("not asked for")
 
 
 def gap_marks(view: View, group: Group, samples: Samples, shortfalls: list[str]) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.contracts import Metric, Value, registry
-from harness.errors import shown
+from harness.contracts import Metric, Value, enforce, registry
+from harness.errors import PluginFault, shown
 from harness.report.notes import read_notes
 from harness.report.samples import Samples, read, uncleared
 from harness.runs.index import IndexEntry
@@ -96,8 +96,11 @@ class View:
         return self._metrics[section.name, name]
 
     def asked_for(self, section: GenerateSection, name: str, values: Sequence[Value]) -> list[Value]:
-        """Those of `values` that the options of the metric `name` ask for."""
-        names = self.metric(section, name).asked_for()
+        """Those of `values` that the options of the metric `name` ask for; all where it fails to say it."""
+        try:
+            names = enforce.asked_for(self.metric(section, name))
+        except PluginFault:
+            return list(values)
         return [value for value in values if value.name in names]
 
     def samples(self, section: AnySection, group: Group) -> Samples:

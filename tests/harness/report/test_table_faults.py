@@ -113,3 +113,14 @@ def test_a_share_beyond_one_in_an_old_record_is_a_marked_cell(tmp_path: Path) ->
     assert found.rows[0].cells[0].text.startswith("failed: sharpness: ")
     assert found.rows[0].cells[0].marks == (FAULT,)
     assert found.rows[1].cells[0].value == 0.5
+
+
+@registry.metrics.register("fake/asks_wrongly")
+class AsksWrongly(Quality):
+    def asked_for(self) -> list[str]:
+        raise LookupError("no options")
+
+
+def test_a_metric_that_cannot_say_what_is_asked_for_shows_all(tmp_path: Path) -> None:
+    found = table(tmp_path, two_arms([0.5] * 4, [0.4] * 4), metric="fake/asks_wrongly", tables=[])
+    assert [cell.text for cell in found.rows[0].cells] == ["0.500", "0.500", "1.000", "3,072"]
