@@ -86,12 +86,12 @@ class FolderModel(VideoModel):
         )
 
     def request_identity(self, prompt: str, seed: int) -> Mapping[str, Json]:
-        """The digest of the clip's file; null where there is none, whose unit then fails."""
+        """The digest of the clip's file; null where there is none that can be read, whose unit then fails."""
         path = self._clips.get((prompt, seed))
         try:
             return {"file": file_sha256(path) if path and path.is_file() else None}
-        except OSError as error:
-            raise ClipError(f"{path} cannot be read: {error.strerror}") from error
+        except OSError:
+            return {"file": None}
 
     def file(self, request: Request) -> ClipFile:
         """The clip's own file, so that metrics see the pixels that its maker wrote."""

@@ -219,6 +219,17 @@ def test_a_clip_that_cannot_be_read_takes_no_other_with_it(tmp_path: Path) -> No
     assert records["one", 1].status == records["two", 1].status == "ok"
 
 
+def test_a_file_that_the_system_refuses_to_read_fails_its_unit_alone(tmp_path: Path) -> None:
+    refused = Path("/proc/self/mem")
+    if not refused.is_file():
+        pytest.skip("needs a file that cannot be read, whoever asks")
+    folder = clips(tmp_path / "c", x=10)
+    (folder / "i.csv").write_text(f"prompt,seed,file\none,0,{refused}\none,1,x.mp4\ntwo,0,x.mp4\ntwo,1,x.mp4\n")
+    data = of_folder(folder)
+    data["models"][0]["options"]["index"] = "i.csv"
+    assert run(tmp_path, data).failed == 1
+
+
 @pytest.mark.parametrize("frames", [6, 4])
 def test_a_clip_that_changed_since_the_plan_fails_its_unit(tmp_path: Path, frames: int) -> None:
     folder = clips(tmp_path / "c", **{"one-0": 10, "one-1": 20, "two-0": 30, "two-1": 40})
