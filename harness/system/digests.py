@@ -10,7 +10,7 @@ from typing import IO
 
 from harness.contracts import Json
 from harness.errors import HarnessError, StorageError
-from harness.system.files import cache_folder, write_atomic
+from harness.system.files import cache_folder, open_regular, write_atomic
 
 ALWAYS_HASHED = 8 << 20
 """Bytes below which a file is hashed each time, which costs less than remembering it."""
@@ -35,7 +35,7 @@ def digest(content: str | bytes) -> str:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hexadecimal digits. Raises `OSError`."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return content_sha256(file)
 
 

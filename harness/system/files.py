@@ -33,18 +33,21 @@ def storage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_limited(path: Path, most: int) -> bytes:
-    """The content of a file that someone named. Raises `OSError` for one that is larger than `most` bytes or no file.
-
-    A pipe or a device, which may never end, is not waited for.
-    """
+def open_regular(path: Path) -> IO[bytes]:
+    """A file that someone named, to be read. Raises `OSError` for a pipe or a device, which may never end."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except ValueError as error:
         raise OSError(errno.EINVAL, "its name holds a NUL") from error
-    with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return open(handle, "rb")
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """The content of a file that someone named. Raises `OSError` for one of more than `most` bytes, or no file."""
+    with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes")

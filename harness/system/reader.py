@@ -28,6 +28,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from harness.contracts import Frames
 from harness.errors import ClipError
+from harness.system.files import open_regular
 
 MAX_SIDE = 16384
 """Pixels of a side, beyond which a file is refused unread."""
@@ -134,7 +135,7 @@ def open_clip(source: Path | IO[bytes], formats: str = FORMATS, name: str = "the
     name = str(source) if isinstance(source, Path) else name
     try:
         with ExitStack() as stack:
-            file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+            file = stack.enter_context(open_regular(source)) if isinstance(source, Path) else source
             file.seek(0)
             # Clips are untrusted. FFmpeg would open a playlist, or an address in it, as readily as a video.
             limits = {"format_whitelist": formats, "protocol_whitelist": "file"}
@@ -164,6 +165,8 @@ class Reader:
         if not videos:
             raise ClipError(f"{name} has no picture")
         stream = self.stream = videos[0]
+        if stream.codec_context is None:
+            raise ClipError(f"{name} holds pictures of a kind that FFmpeg does not decode")
         self.streams = len(videos)
         self.height, self.width = int(stream.height), int(stream.width)
         # Decoded frames are the same however many threads decode them; small ones are not worth starting any.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ALL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,7 +48,13 @@ def mended(value: Any) -> Any:
 
 
 @given(st.dictionaries(TEXT, ANYTHING, max_size=4), st.dictionaries(TEXT, st.floats(), max_size=3), TEXT)
-@settings(max_examples=400, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=5000 if ALL else 400,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 def test_any_result_is_read_back_or_becomes_a_failed_record_that_is(
     notes: dict[str, Any], values: dict[str, float], message: str
 ) -> None:

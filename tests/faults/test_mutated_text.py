@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import ALL, Tried
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,7 @@ FILES = [
     for path in sorted((ROOT / "suites").rglob("*.yaml"))
     if "base" not in path.parts and path.name != "score.yaml"
 ]
-CASES = int(os.environ.get("FAULTS_CASES", "2000"))
+CASES = int(os.environ.get("FAULTS_CASES", "10000" if ALL else "2000"))
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 
 ODD: list[Any] = [
@@ -130,9 +131,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_mutation_is_planned_or_refused_in_one_line(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_mutation_is_planned_or_refused_in_one_line(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, tried: Tried
+) -> None:
     monkeypatch.chdir(tree)
-    tried = {"planned": 0, "refused": 0}
+    ended = {"planned": 0, "refused": 0}
     print(f"{CASES} mutations, FAULTS_SEED={SEED}")
 
     @seed(SEED)
@@ -154,12 +157,13 @@ def test_every_mutation_is_planned_or_refused_in_one_line(tree: Path, monkeypatc
             else:
                 plan.make(load_suite(file, overrides), "cpu")
         except HarnessError as error:
-            tried["refused"] += len(error.message.splitlines()) == 1
+            ended["refused"] += len(error.message.splitlines()) == 1
         else:
-            tried["planned"] += 1
+            ended["planned"] += 1
 
     attempt()
-    print(tried)
-    assert sum(tried.values()) == CASES
+    print(ended)
+    tried(CASES)
+    assert sum(ended.values()) == CASES
     # Mutations that were all refused at the first key would try nothing behind it.
-    assert tried["planned"] > CASES // 25
+    assert ended["planned"] > CASES // 25

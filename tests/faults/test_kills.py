@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ALL, Tried
 from road import FAKES, base, outcome_of, run, write
 
 from harness.runs.records import RecordFile
@@ -26,21 +27,26 @@ from harness.runs import plan
 from harness.suite.load import load_suite
 from harness.errors import HarnessError
 from harness.execute.run import run_plan
-fakes, path, out, limit = sys.argv[1:]
+fakes, path, out, limit, processes = sys.argv[1:]
 registry.load_plugin(Path(fakes))
 units = plan.make(load_suite(Path(path)), "cpu")
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
 try:
-    outcome = run_plan(units, Path(out), progress=lambda tick: tick.record and print(tick.finished, flush=True))
+    outcome = run_plan(
+        units,
+        Path(out),
+        processes=int(processes),
+        progress=lambda tick: tick.record and print(tick.finished, flush=True),
+    )
 except HarnessError as error:
     sys.exit(f"{error.exit_code} {error}")
 sys.exit(outcome.exit_code)
 """
 
 
-def start(suite: Path, out: Path, limit: int = 0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PROGRAM, str(FAKES), str(suite), str(out), str(limit)]
+def start(suite: Path, out: Path, limit: int = 0, processes: int = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, str(FAKES), str(suite), str(out), str(limit), str(processes)]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -123,13 +129,13 @@ def test_an_interrupt_signal_ends_in_order_with_exit_code_3(tmp_path: Path) -> N
     assert (tmp_path / "run" / "records.jsonl").read_bytes().endswith(b"\n")
 
 
-KILLS = 12
-"""For each of three seeds."""
+KILLS = 40 if ALL else 6
+"""For each seed."""
 
 
-def _kill_at(suite: Path, out: Path, moment: float, after_lines: int) -> bool:
+def _kill_at(suite: Path, out: Path, processes: int, moment: float, after_lines: int) -> bool:
     """Start a run, kill it `moment` seconds after its `after_lines`-th unit; whether it was still going."""
-    process = start(suite, out)
+    process = start(suite, out, processes=processes)
     assert process.stdout is not None
     for _ in range(after_lines):
         process.stdout.readline()
@@ -140,8 +146,10 @@ def _kill_at(suite: Path, out: Path, moment: float, after_lines: int) -> bool:
     return alive
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_run_killed_at_random_points_resumes_to_the_records_of_an_unbroken_one(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "processes"), [(0, 1), (1, 1), (2, 2)])
+def test_a_run_killed_at_random_points_resumes_to_the_records_of_an_unbroken_one(
+    tmp_path: Path, tried: Tried, seed: int, processes: int
+) -> None:
     run(tmp_path, many(4))
     whole = outcome_of(tmp_path / "run")
     suite = write(tmp_path, many(4))
@@ -154,12 +162,13 @@ def test_a_run_killed_at_random_points_resumes_to_the_records_of_an_unbroken_one
         attempt += 1
         folders.add(out)
         before = _lines(out)
-        killed += _kill_at(suite, out, dice.uniform(0.0, 0.06), dice.randint(0, 3))
+        killed += _kill_at(suite, out, processes, dice.uniform(0.0, 0.06), dice.randint(0, 3))
         after = _lines(out)
         assert after[: len(before)] == before, "a finished record was lost or changed"
         kept.append(len(after))
         assert attempt < 3 * KILLS
     assert max(kept) > 3
+    tried(killed)
     for out in sorted(folders):
         process = start(suite, out)
         _, errors = process.communicate(timeout=600)

@@ -1,0 +1,180 @@
+"""Files that people name, cut and changed at random: each is read, or refused in one line, and runs no code."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import random
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ALL, Tried
+from safetensors.torch import save_file
+
+from harness.errors import ClipError, HarnessError
+from harness.system import video
+from videomla_models.checkpoints.load import open_checkpoint
+
+CASES = 2000 if ALL else 60
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {f"blocks.{n}.weight": torch.full((4, 3), float(n)) for n in range(3)}
+
+
+def safetensors(path: Path) -> Path:
+    save_file(tensors(), path.with_suffix(".safetensors"))
+    return path.with_suffix(".safetensors")
+
+
+def pickled(path: Path) -> Path:
+    torch.save(tensors(), path.with_suffix(".pt"))
+    return path.with_suffix(".pt")
+
+
+def index(path: Path) -> Path:
+    name = path.with_name("model.safetensors.index.json")
+    name.write_text('{"metadata": {}, "weight_map": {"blocks.0.weight": "a.safetensors", "x": "b.safetensors"}}')
+    return name
+
+
+def clip(path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), np.uint8)
+    video.write(path.with_suffix(".mp4"), [pixels], 8.0, 20, "ultrafast")
+    return path.with_suffix(".mp4")
+
+
+def read_tensors(path: Path) -> None:
+    checkpoint = open_checkpoint(path, "any")
+    for name in checkpoint.shapes:
+        checkpoint.read(name)
+
+
+def read_clip(path: Path) -> None:
+    video.read(path)
+
+
+def changed(content: bytes, dice: random.Random) -> bytes:
+    kind = dice.choice(["cut", "flip", "zero", "insert", "repeat", "swap"])
+    at = dice.randrange(len(content))
+    length = min(dice.choice([1, 4, 64, 1000]), len(content) - at)
+    if kind == "cut":
+        return content[:at]
+    if kind == "flip":
+        return (
+            content[:at]
+            + bytes(byte ^ dice.randrange(256) for byte in content[at : at + length])
+            + content[at + length :]
+        )
+    if kind == "zero":
+        return content[:at] + bytes(length) + content[at + length :]
+    if kind == "insert":
+        return content[:at] + dice.randbytes(length) + content[at:]
+    if kind == "repeat":
+        return content[: at + length] + content[at:]
+    return content[at:] + content[:at]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "read"), [(safetensors, read_tensors), (pickled, read_tensors), (index, read_tensors), (clip, read_clip)]
+)
+def test_files_that_were_changed_at_random_are_read_or_refused(
+    tmp_path: Path, tried: Tried, make: Callable[[Path], Path], read: Callable[[Path], None]
+) -> None:
+    path = make(tmp_path / "model")
+    content, dice = path.read_bytes(), random.Random(7)
+    refused = 0
+    for _ in range(CASES):
+        path.write_bytes(changed(content, dice))
+        try:
+            read(path)
+        except HarnessError:
+            refused += 1
+    tried(CASES)
+    assert refused
+
+
+class Runs:
+    """Creates a file when it is read by a careless reader."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("form", ["zip", "old"])
+def test_a_checkpoint_that_holds_code_is_refused_and_runs_none(tmp_path: Path, form: str) -> None:
+    mark, path = tmp_path / "ran", tmp_path / "model.pt"
+    torch.save({"weight": Runs(mark)}, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(HarnessError):
+        read_tensors(path)
+    assert not mark.exists()
+
+
+def test_a_pickle_that_is_no_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    mark, path = tmp_path / "ran", tmp_path / "model.pth"
+    path.write_bytes(pickle.dumps({"weight": Runs(mark)}))
+    with pytest.raises(HarnessError):
+        read_tensors(path)
+    assert not mark.exists()
+
+
+def test_an_archive_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data.pkl", b"\0" * (1 << 24))
+    with pytest.raises(HarnessError):
+        read_tensors(path)
+
+
+WAITS = """
+import sys
+from pathlib import Path
+from harness.errors import HarnessError
+from harness.suite.load import load_suite
+from harness.system import video
+from videomla_models.checkpoints.load import open_checkpoint
+path = Path(sys.argv[2])
+readers = {"clip": video.read, "checkpoint": lambda p: open_checkpoint(p, "any"), "suite": load_suite}
+try:
+    readers[sys.argv[1]](path)
+except HarnessError as error:
+    print("refused", error.message)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("clip", "a.mp4"),
+        ("checkpoint", "a.safetensors"),
+        ("checkpoint", "a.pt"),
+        ("suite", "a.yaml"),
+        ("suite", "p.yaml"),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_refused_without_waiting(tmp_path: Path, kind: str, name: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(tmp_path / "pipe.txt" if name == "p.yaml" else path)
+    if name == "p.yaml":
+        path.write_text("suite: s\nmodels: [{name: toy/dense}]\nprompts: {p: {file: pipe.txt}}\n"
+                        "generate: [{name: g, prompts: p, frames: 3}]\n")  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", WAITS, kind, str(path)], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert done.stdout.startswith("refused"), done.stderr
+
+
+def test_a_clip_in_memory_that_is_no_clip_is_refused() -> None:
+    with pytest.raises(ClipError):
+        list(video.pictures(io.BytesIO(b"<html></html>"), "the file", 4, 1000))
