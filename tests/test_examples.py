@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.contracts import Request, registry
 from harness.runs.records import RecordFile
 from harness.system.stream_process import MODULE
+from harness.testing import check_model
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -95,6 +97,22 @@ def test_a_model_streams_from_its_own_process(folder: Path) -> None:
     assert speed.values["peak_bytes"] > 0
 
 
+def test_a_pipeline_of_diffusers_keeps_its_contract_and_says_how_many_frames_come() -> None:
+    pytest.importorskip("diffusers", exc_type=ImportError)
+    registry.load_plugin(EXAMPLES / "diffusers_model.py")
+    findings = check_model("lab/diffusers", live=True)
+    assert [finding for finding in findings if finding.ok is False] == []
+    assert sum(finding.ok is True for finding in findings) >= 9
+    for asked in (1, 17, 20, 22, 30):
+        model = registry.models.create("lab/diffusers", {"num_frames": asked, "steps": 1})
+        model.load("cpu")
+        clips = model.pipeline(num_frames=asked, **model.arguments(Request(("a",), (0,), asked))).frames
+        card = model.describe()
+        assert clips.shape[1] == card.frames_per_chunk == card.details["frames_returned"]
+        assert card.details["frames_asked"] == asked
+
+
 def test_every_example_is_tried_here() -> None:
     names = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
-    assert names == {"own_model.py", "own_metric.py", "own.yaml", "notebook_api.py", "score_a_folder.sh"}
+    tried = {"own_model.py", "own_metric.py", "own.yaml", "notebook_api.py", "score_a_folder.sh", "diffusers_model.py"}
+    assert names == tried | {"raycluster.yaml"}, "the last is held by test_raycluster.py"

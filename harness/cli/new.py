@@ -53,7 +53,7 @@ def process(name: Name, out: Out = Path()) -> Iterator[str]:
     text = MODULE.read_text(encoding="utf-8")
     if link.exists() and link.read_text(encoding="utf-8", errors="replace") != text:
         raise RegistryError(f"{link} is there and is not this harness's", "move it away, or choose another --out DIR")
-    fields = {"name": name, "module": module, "folder": str(out.resolve())}
+    fields = {"name": name, "module": module}
     _write({program: "new_process.txt", suite: "new_process_suite.txt"}, **fields)
     files.write_atomic(link, text)
     sets = f"--set file={program} --set height=32 --set width=32 --set chunk=4"
