@@ -75,8 +75,8 @@ def kept_bytes(
     """Bytes that one request's stream keeps from chunk to chunk beside the cache, by name; guidance's included.
 
     `text_keys`: keys and values of the prompt in every layer. `latents`: finished frames that a rebuild runs again, or
-    chunks in flight of the rolling schedule. Rotary angles are left out, one set for all layers and requests of a
-    batch, and so is what the decoder keeps.
+    chunks in flight of the rolling schedule. Rotary angles and what is made of the timesteps alone are left
+    out, one set for all requests of a batch, and so is what the decoder keeps.
     """
     text = 2 * config.layers * config.text_tokens * config.dim * (2 if sampler.guidance != 1 else 1)
     chunks = -(-work.window // work.chunk) if policy.switch == "rebuild" else 0

@@ -16,7 +16,7 @@ from harness.contracts import registry
 from videomla_models.adapters.transformer_model import StreamingModel
 from videomla_models.network.build import build, random_embeddings
 from videomla_models.network.cache import Grid, storage_bytes
-from videomla_models.network.transformer import VideoTransformer
+from videomla_models.network.transformer import Modulations, VideoTransformer
 from videomla_models.ops.rope import RotaryTable, Rotation
 from videomla_models.rollout.rolling import RollingRollout
 from videomla_models.rollout.rollout import Prompt, Rollout, SeededNoise
@@ -114,8 +114,9 @@ def held(handed: Handed, rollout: Rollout, prompt: Prompt, chunk: Tensor, before
     transient = [t for t in transient if not storages([t]) & storages(cache)]
     angles = [t for thing in things if type(thing) is Rotation for t in (thing.cos, thing.sin, thing.phase)]
     angles += [t for thing in things if type(thing) is RotaryTable for t in thing.axes]
+    of_times = [t for thing in things if type(thing) is Modulations for of in (*thing.blocks, thing.head) for t in of]
     now = [chunk, rollout.schedule.table, *(thing for thing in local if type(thing) is Tensor)]
-    known = before | storages([*cache, *text, *kept, *transient, *angles, *now])
+    known = before | storages([*cache, *text, *kept, *transient, *angles, *of_times, *now])
     other = [t for t in tensors if t.untyped_storage()._cdata not in known]
     return Held(*(storage_bytes(part) for part in (cache, text, kept, transient)), other)
 
