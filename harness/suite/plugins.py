@@ -32,8 +32,10 @@ def offer(paths: Iterable[str]) -> None:
     for path in map(Path, paths):
         known = path.is_file() and _memory(path).exists()
         into = registry.offered if known else registry.withheld
-        if path not in into:
-            into.append(path)
+        # Found now: it is loaded later, when the current folder may be another.
+        file = path.resolve() if known else path
+        if file not in into:
+            into.append(file)
 
 
 def place(path: Path) -> str:

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from harness.contracts import registry
+from harness.suite import plugins
+
 OWN = """\
 from harness.contracts import Metric, Value, registry
 
@@ -122,3 +125,16 @@ def test_a_wrong_plugin_is_named_with_its_line(folder: Path, plugins: Any, messa
     _, err = harness(folder, "plan", "suites/own.yaml", code=2)
     assert re.search(message, err)
     assert "Traceback" not in err
+
+
+def test_a_file_that_a_plan_names_is_found_from_another_folder_later(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "suites" / "plugins" / "own.py"
+    file.write_text(OWN.replace("own/brightness", "own/later"))
+    monkeypatch.setattr(registry, "offered", [])
+    monkeypatch.chdir(file.parent)
+    plugins.load([file])
+    plugins.offer(["own.py"])
+    monkeypatch.chdir(tmp_path)
+    assert registry.offered == [file.resolve()]
