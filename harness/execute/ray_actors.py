@@ -251,6 +251,9 @@ class MeasuringHost(Worker):
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
+        # Ray's workers yield to all other work of a machine; a measurement does not, where the system lets it.
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, 0)
         self.scratch = desk.folder / "scratch"
         self.events: queue.SimpleQueue[str | Record | BaseException] = queue.SimpleQueue()
         self.measurer = Measurer(desk.device, self.setting, self.events.put, self.scratch)
