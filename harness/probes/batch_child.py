@@ -211,6 +211,15 @@ class BudgetMeter:
             self._asking.clear()
 
 
+def _require_here(model: VideoModel) -> None:
+    if model.process_state() is not None:
+        model.unload()
+        raise NotAvailable(
+            "the model has a process of its own, which no memory budget holds",
+            "leave it out of the section; the probe streaming measures its memory at a stated batch",
+        )
+
+
 def _require_free(budget: int, free: int, where: str) -> None:
     if free < budget:
         raise NotAvailable(
@@ -245,6 +254,7 @@ def run(job: Job) -> Row:
         # The driver's own count is kept beside: a model may take memory past torch's allocator (rule T16).
         before = _driver_bytes(job.device)
         model.load(job.device)
+        _require_here(model)
         weights = budget.now()
         at = "generate"
         if job.agreement:

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
+from harness.contracts import ProcessState
 from harness.probes.timing import contention, telemetry
 from harness.probes.timing.contention import watch
 from harness.probes.timing.memory import MemoryMeter
@@ -48,7 +49,7 @@ class FakeNvml(types.ModuleType):
         return types.SimpleNamespace(used=123)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle):  # noqa: N802
-        return [types.SimpleNamespace(pid=pid) for pid in self.processes]
+        return [types.SimpleNamespace(pid=pid, usedGpuMemory=100 * pid) for pid in self.processes]
 
     def nvmlSystemGetDriverVersion(self):  # noqa: N802
         return "999.1"
@@ -156,3 +157,25 @@ def test_peak_memory_counts_from_the_reset():
     assert meter.peak()["peak_bytes"] >= 60 << 20
     meter.reset()
     assert meter.peak()["peak_bytes"] < 32 << 20
+
+
+class InAnotherProcess:
+    """A model that has process 7, which holds a GPU by torch's word, or by the driver's alone."""
+
+    def __init__(self, allocator):
+        self.allocator = allocator
+
+    def process_state(self, reset_peaks=False):
+        return ProcessState(7, 0, 0, 0, self.allocator)
+
+
+@pytest.mark.parametrize(
+    ("listed", "allocator", "others"),
+    [([7], None, 0), ([7, 8], None, 1), ([9], {"allocated": 1, "peak": 1, "reserved": 1}, 0), ([9], None, 1)],
+)
+def test_a_models_own_process_is_no_stranger_and_its_memory_is_known(gpu, monkeypatch, listed, allocator, others):
+    monkeypatch.setattr(FakeNvml, "processes", listed)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: False)
+    gpu.follow(InAnotherProcess(allocator))
+    assert gpu.other_processes() == others
+    assert gpu.bytes_of([7]) == (700 if 7 in listed else None)

@@ -16,6 +16,8 @@ from road import base, run
 
 from harness.contracts import Prefix, Request, Switch, enforce, registry
 from harness.errors import HarnessError, ModelFault, NotAvailable, OptionError
+from harness.probes.batch_child import Job
+from harness.probes.batch_scaling import run_child
 from harness.probes.timing.clock import Clock, Recorder, Span
 from harness.probes.timing.generation import generate
 from harness.probes.timing.memory import MemoryMeter
@@ -327,6 +329,14 @@ def test_its_memory_is_that_of_its_process(load: Any) -> None:
     meter.reset()
     play(model)
     assert meter.peak()["peak_bytes"] == pytest.approx(1.5 * size, rel=0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="budgets are held on Linux alone")
+def test_a_memory_budget_that_would_not_hold_it_is_refused(tmp_path: Path) -> None:
+    job = Job("process", arguments(tmp_path), (), "cpu", ("a",), (0,), 6, 1, 64 << 20, preload=())
+    row = run_child(job, 120)
+    assert (row.outcome, row.kind) == ("failed", "NotAvailable")
+    assert "which no memory budget holds" in row.message
 
 
 def test_warming_up_waits_for_what_its_process_compiles(load: Any, tmp_path: Path) -> None:
