@@ -22,6 +22,8 @@ from harness.system.files import weights_folder
 
 TRAVELS = 64 << 20
 """Bytes up to which an input file travels; a larger one has to be on each node."""
+TRAVELS_IN_ALL = 512 << 20
+"""Bytes of all input files that travel, the smallest first."""
 PLUGIN_BYTES = 16 << 20
 """Bytes of all Python files of a plug-in's folder."""
 SHORT = 12
@@ -125,7 +127,7 @@ def pack(plan: Plan) -> Luggage:
         code={name: code_digest(name) for name in sorted({"harness", *roots})},
         versions=devices.versions(),
         plugins=tuple(_plugin_folders()),
-        inputs={text: _parcel(Path(text)) for text in sorted(_input_files(plan))},
+        inputs=dict(_parcels(_input_files(plan))),
         arms=plan.arms,
         metrics=tuple(uses),
         device=plan.device,
@@ -191,9 +193,15 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _parcel(path: Path) -> Parcel:
-    size = path.stat().st_size
-    return Parcel(remembered_sha256(path), size, path.read_bytes() if size <= TRAVELS else None)
+def _parcels(texts: set[str]) -> Iterator[tuple[str, Parcel]]:
+    room = TRAVELS_IN_ALL
+    for size, text in sorted((Path(text).stat().st_size, text) for text in texts):
+        travels = size <= min(TRAVELS, room)
+        room -= size * travels
+        try:
+            yield text, Parcel(remembered_sha256(Path(text)), size, Path(text).read_bytes() if travels else None)
+        except OSError as error:
+            raise HarnessError(f"{text} cannot be read: {error.strerror}", "make it readable") from error
 
 
 # --------------------------------------------------------------------------------------------- a node

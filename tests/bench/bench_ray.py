@@ -65,13 +65,13 @@ class Waiting(Worker):
         return Done(made, time.monotonic() - start)
 
 
-def suite(prompts: int, model: str = "fake/moving", **options: Any) -> dict[str, Any]:
+def suite(prompts: int, model: str = "fake/moving", frames: int = 21) -> dict[str, Any]:
     """Clips of one model without scores."""
     return {
         "suite": "bench",
-        "models": [{"name": model, "label": "a", "options": options}],
+        "models": [{"name": model, "label": "a"}],
         "prompts": {"p": [f"a red circle moves right {number}" for number in range(prompts)]},
-        "generate": [{"name": "clips", "prompts": "p", "seeds": [0], "frames": 21}],
+        "generate": [{"name": "clips", "prompts": "p", "seeds": [0], "frames": frames}],
     }
 
 
@@ -101,7 +101,7 @@ def rate_of(workers: int) -> float:
     """Clips a second of a CPU-bound model with one thread a worker."""
     with tempfile.TemporaryDirectory() as scratch, ray_cluster.connected(None, workers) as cluster:
         pace = Pace(cluster, workers)
-        plan = planned(Path(scratch), suite(CLIPS, "toy/dense"))
+        plan = planned(Path(scratch), suite(CLIPS, "toy/dense", frames=3))
         outcome = run_plan(plan, Path(scratch) / "run", progress=pace, engine=engine_of(cluster))
         assert outcome.exit_code == 0
         # The first clips of each worker hold the loading of its model.

@@ -15,6 +15,7 @@ from road import FAKES, base, planned, write
 
 from harness.contracts import registry
 from harness.errors import RegistryError
+from harness.execute import luggage as luggage_module
 from harness.execute.luggage import TRAVELS, Luggage, Unpacked, code_digest, pack
 from harness.execute.ray_actors import FOLDER, LOCK, LOG_BYTES, Keeper
 from harness.runs.plan import Plan, make
@@ -106,6 +107,18 @@ def test_a_file_above_the_limit_does_not_travel(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(TRAVELS + 1)
     assert [parcel.content for parcel in pack(weighted(tmp_path, path)).inputs.values()] == [None]
+
+
+def test_so_many_small_files_that_they_do_not_fit_stay_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(luggage_module, "TRAVELS_IN_ALL", 10)
+    assert [parcel.content for parcel in pack(weighted(tmp_path, bytes_at(tmp_path, b"x" * 10))).inputs.values()] != [
+        None
+    ]
+    assert [parcel.content for parcel in pack(weighted(tmp_path, bytes_at(tmp_path, b"x" * 11))).inputs.values()] == [
+        None
+    ]
 
 
 def test_other_weights_at_the_same_place_are_refused(tmp_path: Path) -> None:
