@@ -307,3 +307,28 @@ def test_products_are_brought_but_never_what_a_link_points_to(tmp_path: Path) ->
     merging.merge(tmp_path / "out", [other])
     assert (tmp_path / "out" / "scratch" / "own").read_text() == "weights"
     assert not (tmp_path / "out" / "scratch" / "link").exists()
+
+
+def test_a_merge_that_was_cut_short_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, suite())
+    placing = merging._place
+    targets: list[Path] = []
+
+    def cut(source: Path, target: Path) -> None:
+        if len(targets) == 3:
+            raise KeyboardInterrupt
+        targets.append(target)
+        placing(source, target)
+
+    monkeypatch.setattr(merging, "_place", cut)
+    with pytest.raises(KeyboardInterrupt):
+        merging.merge(tmp_path / "out", [tmp_path / "run"])
+    monkeypatch.undo()
+    # As a loss of power leaves them: half a record, and half a clip that has no name yet.
+    (tmp_path / "out" / "records.jsonl").write_bytes((tmp_path / "run" / "records.jsonl").read_bytes()[:5000])
+    targets[0].with_name(f".{targets[0].name}.1.part").write_bytes(b"half")
+    merged = merging.merge(tmp_path / "out", [tmp_path / "run"])
+    assert merged.clips == 13
+    assert outcome_of(tmp_path / "out") == outcome_of(tmp_path / "run")
+    assert not list((tmp_path / "out").rglob("*.part"))
+    assert run_plan(planned(tmp_path, suite()), tmp_path / "out", verify=True).done_now == 0
