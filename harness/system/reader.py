@@ -34,6 +34,8 @@ MAX_SIDE = 16384
 """Pixels of a side, beyond which a file is refused unread."""
 _SMALL = 256 * 256
 """Pixels of a frame, below which one thread decodes it faster than several."""
+_LARGE = 7680 * 4320
+"""Pixels of a frame, beyond which one thread decodes it."""
 _SIZE = re.compile(r"videomla-bench size=(\d+)x(\d+)")
 
 FORMATS = (
@@ -169,8 +171,9 @@ class Reader:
             raise ClipError(f"{name} holds pictures of a kind that FFmpeg does not decode")
         self.streams = len(videos)
         self.height, self.width = int(stream.height), int(stream.width)
-        # Decoded frames are the same however many threads decode them; small ones are not worth starting any.
-        stream.thread_count = 1 if self.height * self.width < _SMALL else 0
+        # Decoded frames are the same however many threads decode them. Small ones are not worth starting any; of large
+        # ones each thread holds several, on a machine of many cores more than its memory.
+        stream.thread_count = 0 if _SMALL <= self.height * self.width <= _LARGE else 1
         # Without it a decoder covers damage up with pixels of its own making. Those of images do not, and some refuse
         # whole files with it.
         if not container.format.name.endswith("_pipe"):

@@ -27,6 +27,11 @@ from harness.errors import ClipError
 from harness.system import files, h264
 from harness.system.reader import FORMATS, IMAGES, UPRIGHT, open_clip, scaling
 
+MAX_WHOLE = 2**32
+"""Pixels of a clip that is read as a whole: 12.9 GB, as of 10,700 frames of 832x480."""
+LARGEST_CHUNK = 2**28
+"""Bytes of decoded frames that are handed on at once."""
+
 _ENCODER = re.compile(rb"x264 - core (\d+)")
 
 
@@ -215,7 +220,7 @@ def stream(path: Path, chunk: int) -> Iterator[Frames]:
         batch: list[Frames] = []
         for frame in clip.frames():
             batch.append(clip.pixels(frame))
-            if len(batch) == chunk:
+            if len(batch) == chunk or sum(pixels.size for pixels in batch) > LARGEST_CHUNK:
                 yield np.stack(batch)
                 batch = []
         if batch:
@@ -223,8 +228,16 @@ def stream(path: Path, chunk: int) -> Iterator[Frames]:
 
 
 def read(path: Path) -> Frames:
-    """The whole clip, uint8 [frames, height, width, 3]. Raises `ClipError`."""
-    chunks = list(stream(path, 64))
+    """The whole clip, uint8 [frames, height, width, 3]. Raises `ClipError`, also for more than `MAX_WHOLE` pixels."""
+    chunks, pixels = [], 0
+    for chunk in stream(path, 64):
+        chunks.append(chunk)
+        pixels += chunk.size // 3
+        if pixels > MAX_WHOLE:
+            most, size = MAX_WHOLE // chunk[0, ..., 0].size, f"{chunk.shape[1]}x{chunk.shape[2]}"
+            raise ClipError(
+                f"{path} is longer than {most:,} frames of {size}, the most that are read", "cut it shorter"
+            )
     if not chunks:
         raise ClipError(f"{path} has no frames")
     return np.concatenate(chunks)

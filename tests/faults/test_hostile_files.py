@@ -175,6 +175,19 @@ def test_a_pipe_in_place_of_a_file_is_refused_without_waiting(tmp_path: Path, ki
     assert done.stdout.startswith("refused"), done.stderr
 
 
+def test_large_frames_are_read_one_after_the_other_within_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clip(tmp_path / "clip")
+    whole = video.read(path)
+    monkeypatch.setattr(video, "LARGEST_CHUNK", 2 * 16 * 16 * 3)
+    assert [len(chunk) for chunk in video.stream(path, 64)] == [3, 2]
+    assert np.array_equal(video.read(path), whole)
+    monkeypatch.setattr(video, "MAX_WHOLE", 4 * 16 * 16)
+    with pytest.raises(ClipError, match="longer than 4 frames of 16x16"):
+        video.read(path)
+
+
 def test_a_clip_in_memory_that_is_no_clip_is_refused() -> None:
     with pytest.raises(ClipError):
         list(video.pictures(io.BytesIO(b"<html></html>"), "the file", 4, 1000))
