@@ -90,6 +90,7 @@ class Rollout:
         self.network, self.policy, self.chunk, self.spans = network, policy, chunk, spans
         self.first = first
         self.schedule = Schedule(sampler)
+        self.last = len(self.schedule) - 1
         self.guidance = sampler.guidance
         self.capacity = policy.capacity(chunk)
         layers = network.config.layers
@@ -154,13 +155,16 @@ class Rollout:
 
     def _denoise(self, noise: Noise, prompt: Prompt, context: ChunkContext, first: int) -> Tensor:
         x = noise.start(first, self.chunk)
-        last = len(self.schedule) - 1
-        for step, sigma in enumerate(self.schedule.sigmas):
-            output = self._predict(x, self.schedule.timesteps[step], prompt, context)
-            x = self.schedule.clean(x, output, sigma)
-            if step < last:
+        for step in range(self.last + 1):
+            x = self._clean(x, step, prompt, context)
+            if step < self.last:
                 x = self.schedule.noisy(x, noise.renoise(self.chunk), self.schedule.sigmas[step + 1])
         return x
+
+    def _clean(self, x: Tensor, step: int, prompt: Prompt, context: ChunkContext) -> Tensor:
+        """The clean latents that the network sees behind those of a denoising step."""
+        output = self._predict(x, self.schedule.timesteps[step], prompt, context)
+        return self.schedule.clean(x, output, self.schedule.sigmas[step])
 
     def _predict(self, x: Tensor, timestep: float, prompt: Prompt, context: ChunkContext) -> Tensor:
         if self.guidance == 1:

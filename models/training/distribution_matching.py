@@ -24,7 +24,7 @@ from torch import Tensor
 
 from videomla_models.network.cache import ChunkContext
 from videomla_models.network.transformer import VideoTransformer
-from videomla_models.rollout.rollout import Noise, Prompt, Rollout, SeededNoise
+from videomla_models.rollout.rollout import Prompt, Rollout, SeededNoise
 from videomla_models.rollout.sampler import guided
 from videomla_models.spec.config import SamplerConfig
 from videomla_models.training import sharding
@@ -49,18 +49,11 @@ class SelfRollout(Rollout):
     The earlier steps and the clean pass, which fills the cache, carry no gradient (Self-Forcing, section 3.2).
     """
 
-    last: int = 0
     learning: bool = False
 
-    def _denoise(self, noise: Noise, prompt: Prompt, context: ChunkContext, first: int) -> Tensor:
-        x = noise.start(first, self.chunk)
-        for step, sigma in enumerate(self.schedule.sigmas[: self.last + 1]):
-            with torch.set_grad_enabled(self.learning and step == self.last):
-                output = self._predict(x, self.schedule.timesteps[step], prompt, context)
-                x = self.schedule.clean(x, output, sigma)
-            if step < self.last:
-                x = self.schedule.noisy(x, noise.renoise(self.chunk), self.schedule.sigmas[step + 1])
-        return x
+    def _clean(self, x: Tensor, step: int, prompt: Prompt, context: ChunkContext) -> Tensor:
+        with torch.set_grad_enabled(self.learning and step == self.last):
+            return super()._clean(x, step, prompt, context)
 
     @torch.no_grad()
     def _clean_pass(self, latents: Tensor, prompt: Prompt, context: ChunkContext) -> None:

@@ -52,12 +52,12 @@ def by_preferred_alone(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def insist(network: nn.Module) -> None:
     """Have every dense attention of `network`, to the prompt as well, run by the preferred backend or not at all."""
     for module in network.modules():
-        if isinstance(module, DenseAttention | CrossAttention):
+        if isinstance(module, HeadAttention):
             module.attend_window = by_preferred_alone
 
 
-class DenseAttention(nn.Module):
-    """Wan2.1's self-attention: a key and a value for every head, RMSNorm of both over the full width."""
+class HeadAttention(nn.Module):
+    """What Wan2.1's attention has: a key and a value for every head, RMSNorm of both over the full width."""
 
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__()
@@ -65,6 +65,10 @@ class DenseAttention(nn.Module):
         self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
         self.attend_window: AttendWindow = scaled_dot_product
+
+
+class DenseAttention(HeadAttention):
+    """Wan2.1's self-attention."""
 
     def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
         """Attend from `x` [B, L, dim] to what `context` shows it."""
@@ -75,15 +79,8 @@ class DenseAttention(nn.Module):
         return out
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(HeadAttention):
     """Wan2.1's attention to the prompt, whose keys and values are made once per prompt."""
-
-    def __init__(self, dim: int, heads: int, eps: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
-        self.attend_window: AttendWindow = scaled_dot_product
 
     def keys(self, text: Tensor) -> TextKeys:
         """Keys and values of `text` [B, tokens, dim]."""

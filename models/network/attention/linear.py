@@ -6,11 +6,10 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from videomla_models.network.attention.context import Context
-from videomla_models.network.attention.dense import RMSNorm
-from videomla_models.ops.products import Linear
+from videomla_models.network.attention.dense import HeadAttention
 from videomla_models.ops.rope import Rotation, rotate
 
 State = tuple[Tensor, Tensor]
@@ -32,18 +31,12 @@ class RecurrentContext(Context, Protocol):
         ...
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(HeadAttention):
     """phi(q) (S + phi(k) v) / phi(q) (z + phi(k)), phi = elu + 1 (Katharopoulos et al. 2020, eq. 5 and 7).
 
     A chunk sees all finished chunks through the state and itself in both directions. Rotation acts on the numerator
     alone (RoFormer, eq. 19).
     """
-
-    def __init__(self, dim: int, heads: int, eps: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
 
     def forward(self, x: Tensor, layer: int, context: RecurrentContext) -> Tensor:
         """Attend from `x` [B, L, dim] to the state and to `x` itself."""
