@@ -506,7 +506,7 @@ def test_a_suite_that_is_no_suite_is_one_line(harness: Harness, tmp_path: Path, 
     assert (found.code, says in found.err) == (2, True)
     assert found.err.startswith("error: other.yaml:1: ")
     folder = harness("plan", str(tmp_path))
-    assert (folder.code, "Is a directory" in folder.err) == (2, True)
+    assert (folder.code, "it is no regular file" in folder.err) == (2, True)
 
 
 def test_the_help_is_in_groups_in_the_order_of_use_and_whole_without_a_terminal(harness: Harness) -> None:
