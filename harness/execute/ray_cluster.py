@@ -244,7 +244,7 @@ class Cluster:
             threads = max(1, site.cores // room)
             return self.worker(ray_actors.ClipMaker, site, "clips", self.device, threads, num_cpus=1, num_gpus=1)
         rooms = sum(self._room(other) for other in self.sites.values() if other.fit)
-        threads = max(1, site.cores // -(-self.room() * room // rooms))
+        threads = min(_threads() or site.cores, max(1, site.cores // -(-self.room() * room // rooms)))
         return self.worker(ray_actors.ClipMaker, site, "clips", "cpu", threads, num_cpus=self.cores)
 
     def scorer(self, site: Site, environment: str, gpus: float) -> Hand | None:
@@ -262,9 +262,7 @@ class Cluster:
     def measurer(self, site: Site) -> Hand:
         """A worker that measures: with a GPU for itself, and on a CPU with the whole node."""
         own = {"num_cpus": 1, "num_gpus": 1} if self.device != "cpu" else {"num_cpus": site.cores * min(1, self.cores)}
-        threads = os.environ.get(THREADS[0], "")
-        at_most = int(threads) if threads.isdigit() else None
-        hand = self.worker(ray_actors.MeasuringHost, site, "measure", self.device, at_most, **own)
+        hand = self.worker(ray_actors.MeasuringHost, site, "measure", self.device, _threads(), **own)
         self.hands.append(hand)
         return hand
 
@@ -322,6 +320,12 @@ class Cluster:
             for keeper in keepers:
                 self.ray.kill(keeper, no_restart=True)
         self.sites.clear()
+
+
+def _threads() -> int | None:
+    """Threads that the user wants; None where that is left to the libraries."""
+    threads = os.environ.get(THREADS[0], "")
+    return int(threads) if threads.isdigit() and int(threads) else None
 
 
 def _how(ray: Any, error: BaseException) -> str:
