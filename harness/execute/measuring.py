@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +15,7 @@ from harness.execute.process import Child, ProcessEnded
 from harness.probes.timing.telemetry import PARENT_HOLDS_CONTEXT
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Unit
+from harness.suite.schema import LONGEST_MEASUREMENT_S
 from harness.system import devices
 
 Task = tuple[Unit, Arm | None, Mapping[str, Json]]
@@ -25,16 +27,34 @@ class Measurer:
 
     Args:
         say: gets progress, as in `loading dense`. scratch: as in `ProbeContext`.
+        limits: seconds that a measurement may take, by section.
     """
 
-    def __init__(self, device: str, setting: units.Setting, say: Callable[[str], None], scratch: Path) -> None:
-        self.setting = setting
+    def __init__(
+        self,
+        device: str,
+        setting: units.Setting,
+        say: Callable[[str], None],
+        scratch: Path,
+        limits: Mapping[str, float] | None = None,
+    ) -> None:
+        self.setting, self.limits = setting, limits or {}
         self._child = Child(__name__, device, setting, say, scratch, _environment)
         self.close, self.interrupt = self._child.close, self._child.interrupt
 
     def measure(self, unit: Unit, arm: Arm | None, options: Mapping[str, Json]) -> Record:
         """The unit's record, a failed one where the process dies. Raises `StorageError` as the probe does."""
         start = units.now()
+        seconds = self.limits.get(str(unit.context["section"]), LONGEST_MEASUREMENT_S)
+        over: list[float] = []
+
+        def end() -> None:
+            over.append(seconds)
+            self._child.interrupt()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
         try:
             self._child.ask((unit, arm, options))
             for record in self._child.answers():
@@ -43,7 +63,11 @@ class Measurer:
         except BaseException:
             self._child.kill()
             raise
+        finally:
+            timer.cancel()
         fault = ProcessEnded(f"the process that measures ended {self._child.how_it_ended()}", "see what it printed")
+        if over:
+            fault = ProcessEnded(f"the measurement took more than {seconds:g} s and was ended", "raise its `timeout_s`")
         return units.record(unit, self.setting, "failed", units.Result(), start, units.describe(fault))
 
     def do(self, task: Task, give: Callable[[Record], None]) -> None:

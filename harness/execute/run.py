@@ -266,7 +266,8 @@ class RunningPlan:
         return unit, arm, self.options[str(unit.context["section"])]
 
     def _measurer(self, say: Callable[[str], None]) -> Measurer:
-        return Measurer(self.plan.device, self.setting, say, self.scratch)
+        limits = {section.name: section.timeout_s for section in self.plan.suite.measure}
+        return Measurer(self.plan.device, self.setting, say, self.scratch, limits)
 
     def _measure_together(self, todo: Sequence[Unit], jobs: int) -> None:
         arms = {arm.label: arm for arm in self.plan.arms}

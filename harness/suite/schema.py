@@ -232,6 +232,9 @@ class GenerateSection(Section):
         return self
 
 
+LONGEST_MEASUREMENT_S = 7 * 86_400.0
+
+
 class MeasureSection(Section):
     """One probe over every arm, alone on the device. `prompts` may be left out where the probe needs none.
 
@@ -242,6 +245,7 @@ class MeasureSection(Section):
         rounds: how often each arm is measured. Arms alternate A B B A, so that drift of the device falls on all of
             them alike; tables show the median of the rounds. One is enough where nothing varies, as for bytes; a
             comparison of speeds wants four, as `stats.ratio_of_medians` says.
+        timeout_s: seconds after which a measurement counts as failed and is ended; a week unless given.
     """
 
     probe: str
@@ -251,6 +255,7 @@ class MeasureSection(Section):
     frames: Frames = 1
     batch: Annotated[int, Field(ge=1)] = 1
     rounds: Annotated[int, Field(ge=1, le=1000)] = 1
+    timeout_s: Annotated[float, Field(gt=0, le=1e8)] = LONGEST_MEASUREMENT_S
 
 
 class PublishedValue(Part):
@@ -435,6 +440,9 @@ def switched(suite: Suite, switch: SwitchEntry, number: int) -> str:
 
 def dump(suite: Suite) -> dict[str, Json]:
     """`suite` as JSON; `Suite.model_validate` reads it back."""
-    data: dict[str, Json] = suite.model_dump(mode="json")
+    data: dict[str, Any] = suite.model_dump(mode="json")
     # Plans of suites without any are as they were before there were any.
+    for section in data["measure"]:
+        if section["timeout_s"] == LONGEST_MEASUREMENT_S:
+            del section["timeout_s"]
     return data if suite.plugins else {name: value for name, value in data.items() if name != "plugins"}

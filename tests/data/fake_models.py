@@ -332,6 +332,18 @@ class Count(Probe):
         return Measurement({"chunks": len(sizes), "frames": sum(sizes)}, {"frames": sizes}, {"plugins": 1})
 
 
+@probes.register("fake/hangs")
+class Hangs(Probe):
+    """Never returns."""
+
+    values = (Value("answer"),)
+    needs_model = False
+
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
+        while True:
+            time.sleep(60)
+
+
 @probes.register("fake/device")
 class DeviceAlone(Probe):
     """Needs no model."""

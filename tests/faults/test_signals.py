@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from road import FAKES, base, outcome_of, write
+from road import FAKES, base, outcome_of, run, write
 
 from harness.runs.folder import Store
+from harness.runs.records import RecordFile
 
 
 def start(suite: Path, out: Path, *before: str) -> subprocess.Popen[str]:
@@ -55,6 +56,16 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=600)
     assert process.returncode == 0
+
+
+def test_a_probe_that_never_returns_fails_its_unit_and_the_run_goes_on(tmp_path: Path) -> None:
+    hangs = {"name": "hangs", "probe": "fake/hangs", "timeout_s": 1.0}
+    sound = {"name": "speed", "probe": "fake/count", "prompts": "p", "frames": 10}
+    outcome = run(tmp_path, base(generate=[], measure=[hangs, sound]))
+    assert (outcome.failed, outcome.done_now) == (1, 1)
+    records = RecordFile(tmp_path / "run" / "records.jsonl").records()
+    (failed,) = (record for record in records if record.status == "failed")
+    assert str(failed.error["message"]).startswith("the measurement took more than 1 s and was ended")
 
 
 def test_a_child_that_a_model_forks_keeps_no_lock(tmp_path: Path) -> None:

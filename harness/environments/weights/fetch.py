@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import os
 import re
 import shutil
@@ -221,7 +222,7 @@ def _receive_patiently(file: File, part: Path) -> str:
     """Bring the whole of `file.url` into `part`, from where it stopped. Returns the SHA-256 that its host publishes."""
     for attempt in range(TRIES):
         try:
-            return _receive(file.url, part)
+            return _receive(file.url, part, None if file.member else file.bytes)
         except urllib.error.HTTPError as error:
             error.close()
             # 416: `part` is already as long as the file, so it is of another version, and is begun anew.
@@ -271,8 +272,11 @@ def _hub_digest(headers: Message) -> str:
     return match[1] if match else ""
 
 
-def _receive(url: str, part: Path) -> str:
-    """Append to `part` what it lacks of `url`. Returns the SHA-256 that the host publishes; empty without one."""
+def _receive(url: str, part: Path, size: int | None) -> str:
+    """Append to `part` what it lacks of `url`. Returns the SHA-256 that the host publishes; empty without one.
+
+    Nothing is written past `size` bytes. Raises `WeightsError` where the host sends more.
+    """
     offset = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "videomla-bench"})
     if offset:
@@ -283,10 +287,13 @@ def _receive(url: str, part: Path) -> str:
         resumed = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {offset}-")
         length = answer.headers.get("Content-Length")
         with part.open("ab" if resumed else "wb") as out:
-            received = 0
+            received, room = 0, math.inf if size is None else size - (offset if resumed else 0)
             while block := answer.read(BLOCK):
-                out.write(block)
                 received += len(block)
+                if received > room:
+                    part.unlink()
+                    raise WeightsError(f"{part.stem} has more than {size:,} bytes at {url}", "fetch it again")
+                out.write(block)
         # urllib takes a connection that closes early for the end of the file.
         if length is not None and received < int(length):
             raise ConnectionError(f"the connection closed after {received} of {length} bytes")

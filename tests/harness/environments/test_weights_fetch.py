@@ -99,6 +99,18 @@ def test_a_torn_download_goes_on_where_it_stopped(host):
     assert Host.requests == [("/torn", ""), ("/torn", "bytes=1000-")]
 
 
+@pytest.mark.parametrize("before", [0, 50])
+def test_nothing_is_written_past_the_size_that_is_known(host, before):
+    weights = one(url=f"{host}/plain", bytes=100)
+    part = weights.folder / "a/b.pth.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(BODY[:before])
+    with pytest.raises(WeightsError, match="b.pth has more than 100 bytes"):
+        fetch(weights)
+    assert not part.exists()
+    assert missing(weights)
+
+
 def test_a_part_of_an_earlier_call_is_taken_up_even_where_the_host_knows_no_ranges(host):
     for path in ("plain", "norange"):
         weights = one(url=f"{host}/{path}", sha256=SHA)
