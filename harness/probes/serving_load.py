@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -78,8 +79,10 @@ class ServingLoadOptions(Options):
     def _lengths(self) -> ServingLoadOptions:
         if any(count < 1 for count in self.frames):
             raise ValueError("frames must be 1 or more")
-        if self.weights and (len(self.weights) != len(self.frames) or min(self.weights) < 0 or not sum(self.weights)):
-            raise ValueError("weights must be one for each of frames, none below 0 and not all of them 0")
+        if self.weights and (len(self.weights) != len(self.frames) or min(self.weights) < 0):
+            raise ValueError("weights must be one for each of frames, and none below 0")
+        if self.weights and not 0 < sum(self.weights) < math.inf:
+            raise ValueError("weights must have a sum above 0 that is finite")
         return self
 
 

@@ -31,7 +31,7 @@ NOTES = {
     UNHELD: "no slow reference stands behind the model's fast path in this record, so a wrong result may be a fast one",
     UNLIKE: "of another kind than others of its column, as said below the table; never ranked",
     APART: "not timed in turns with the others (A B B A), so that drift of the device falls on it alone; never ranked",
-    AT_LEAST: "at least this: the search ended before it met a limit, so that the column is not ranked",
+    AT_LEAST: "a bound: the search ended before it met a limit, so that the column is not ranked",
     ELSEWHERE: "clips made elsewhere that differ, or are not all scored as they were, as said below the table",
     FAULT: "a plug-in failed over these results, as the cell says; no other cell rests on that",
     NOT_TOLD: "best, but not told from the next: harness compare says UNCLEAR or has no verdict",

@@ -144,7 +144,9 @@ def _track(curve: Curve, lists: Mapping[str, Sequence[float]], facts: _Facts, se
     if curve.kind == "distance":
         series = _of_distances(values, at)
     elif curve.kind == "step" and not at:
-        series = of_frames(values, range(1, len(values) + 1), facts.frames, facts.frame_rate)
+        # Nothing leads to the first frame, or the first step would count twice.
+        steps = [np.nan, *values] if values else ()
+        series = of_frames(steps, range(len(steps)), facts.frames, facts.frame_rate)
     elif at:
         series = of_frames(values, at, facts.frames, facts.frame_rate)
     elif starts:

@@ -96,12 +96,12 @@ def first_last_share(track: Track) -> float:
     """|mean of the first 15 % of the frames - mean of the last 15 %|."""
     frames = track.series.frames
     count = max(1, int(frames * HELIOS_SHARE))
-    return abs(track.series.mean(0, count) - track.series.mean(frames - count, frames))
+    return abs(track.series.change((0, count), (frames - count, frames)))
 
 
 def vde(track: Track) -> float:
     """Sum over parts i = 2 to 10 of (10 - i + 1) |m_i - m_1| / m_1; infinite where m_1 is 0."""
-    if track.series.frames < VDE_PARTS:
+    if track.series.frames < VDE_PARTS or np.count_nonzero(~np.isnan(track.series.values)) < 2:
         return math.nan
     parts = track.series.parts(VDE_PARTS)
     if np.isnan(parts).any():
@@ -118,7 +118,7 @@ def ends(track: Track) -> float:
     count = ENDS_SECONDS * series.frame_rate
     if series.frames < 2 * count:
         return math.nan
-    return series.mean(series.frames - count, series.frames) - series.mean(0, count)
+    return series.change((0, count), (series.frames - count, series.frames))
 
 
 def prefix(track: Track) -> float:
@@ -135,7 +135,7 @@ def last(track: Track) -> float:
 def halves(track: Track) -> float:
     """The second half less the first."""
     frames = track.series.frames
-    return track.series.mean(frames / 2, frames) - track.series.mean(0, frames / 2)
+    return track.series.change((0, frames / 2), (frames / 2, frames))
 
 
 # ------------------------------------------------------------------------------------- borders of chunks
@@ -262,7 +262,7 @@ DEFINITIONS: Mapping[DriftDefinition, Definition] = {
         ADHERENCE,
         "zero",
         "curve",
-        _over_switches(lambda s, at: s.mean(at[1], at[2]) - s.mean(at[0], at[1])),
+        _over_switches(lambda s, at: s.change(at[:2], at[1:])),
     ),
     "regained_s": Definition("switch to regained", OURS, ADHERENCE, "lower", "s", _over_switches(_regained_seconds)),
     "regained": Definition("switches regained", OURS, ADHERENCE, "higher", "", _over_switches(_regained_within), True),

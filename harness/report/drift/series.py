@@ -32,6 +32,15 @@ class Series:
         """Frames of the clip."""
         return round(float(self.edges[-1]))
 
+    def change(self, earlier: tuple[float, float], later: tuple[float, float]) -> float:
+        """The mean over frames `later` less that over `earlier`; NaN where fewer than two values are defined.
+
+        One value for the whole clip says nothing of how it holds.
+        """
+        if np.count_nonzero(~np.isnan(self.values)) < 2:
+            return math.nan
+        return self.mean(*later) - self.mean(*earlier)
+
     def mean(self, first: float, last: float) -> float:
         """The mean over frames `first` up to `last`, a value counted by how many of them it holds for; NaN of none."""
         overlap = np.minimum(self.edges[1:], last) - np.maximum(self.edges[:-1], first)

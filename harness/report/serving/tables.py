@@ -14,7 +14,7 @@ from harness.contracts import Direction
 from harness.report.cells import UNDEFINED_TEXT, cell_of
 from harness.report.samples import doubts
 from harness.report.serving.player import Playback, play
-from harness.report.table import RANDOM_WEIGHTS, Cell, Heading, Row, Table, numeral
+from harness.report.table import AT_LEAST, RANDOM_WEIGHTS, Cell, Heading, Row, Table, numeral
 from harness.report.view import View
 from harness.runs.line import Record
 from harness.runs.plan import Group
@@ -175,12 +175,22 @@ def _operator(view: View, serving: Serving, section: MeasureSection, groups: Map
         random = (RANDOM_WEIGHTS,) * (card.weights == "random")
         rows.append(Row(label, tuple(cells), label == view.run.suite.reference, random))
     remarks = [f"Video made and energy are those of {section.name}, at its batch of {section.batch}."]
+    if serving.sessions:
+        remarks.append(_session_rate(view, serving.sessions))
     if price is None:
         remarks.append("The suite states no `price_per_hour`, so that nothing has a cost.")
     else:
         remarks.append(f"The device costs {price:g} {serving.currency} per hour, as the suite states.")
     title = f"{serving.title or serving.name}: an operator"
     return Table(f"{prefix}{serving.name}-operator", title, tuple(headings), tuple(rows), remarks=tuple(remarks))
+
+
+def _session_rate(view: View, name: str) -> str:
+    """How fast the sessions of section `name` play, which says what a minute of their video is."""
+    section = next(each for each in view.run.suite.measure if each.name == name)
+    rate = section.options.get("frame_rate")
+    speed = "at the frame rate of the model" if rate is None else f"at {rate:g} frames/s, whatever that of the model is"
+    return f"Sessions are those of {name}; each plays a minute of video in a minute, {speed}."
 
 
 def _value(view: View, section: MeasureSection, group: Group, name: str) -> Cell:
@@ -198,7 +208,10 @@ def _in_other_units(cell: Cell, number: Callable[[float], float | None]) -> Cell
     other = number(cell.value)
     if other is None:
         return Cell("not stated")
-    return Cell(_cell(other).text, other if math.isfinite(other) else None, rounds=cell.rounds, marks=cell.marks)
+    # What is divided by at least so much is at most so much.
+    bound = "<= " * (AT_LEAST in cell.marks)
+    text, value = bound + _cell(other).text, other if math.isfinite(other) else None
+    return Cell(text, value, rounds=cell.rounds, marks=cell.marks)
 
 
 def _divided(number: float, by: float) -> float:

@@ -208,6 +208,7 @@ def test_prompt_switches_are_refused(fake, subject) -> None:
         {"frames": (4, 8), "weights": (1,)},
         {"frames": (4,), "weights": (0,)},
         {"frames": (4, 8), "weights": (2, -1)},
+        {"frames": (4, 8), "weights": (1e308, 1e308)},
         {"slots": 0},
         {"requests": 0},
     ],

@@ -145,6 +145,13 @@ def test_a_clip_without_any_defined_value_has_no_drift() -> None:
         assert math.isnan(of(name, [NAN] * 120, 120)), name
 
 
+def test_one_value_for_the_whole_clip_says_nothing_of_how_it_holds() -> None:
+    for name in ("spread", "first_last_share", "vde", "ends", "halves"):
+        assert math.isnan(of(name, [0.7], 120)), name
+    assert math.isnan(of("over_switch", [0.7], 120, switches=(60,)))
+    assert of("last", [0.7], 120) == of("prefix", [0.7], 120) == 0.7
+
+
 # -------------------------------------------------------------------------------------------- the tables
 
 
@@ -227,6 +234,16 @@ def test_borders_come_from_the_record_and_else_from_the_card(tmp_path: Path) -> 
     assert row(shown(tmp_path / "record")["drift-step_by_frame"], "a")["border over inside"] == "3.000"
     # Frames 4 and 8 are entered by steps of 1, and two of the eight others are 3.
     assert row(shown(tmp_path / "card")["drift-step_by_frame"], "a")["border over inside"] == f"{1 / 1.5:.3f}"
+
+
+def test_the_first_step_counts_once(tmp_path: Path) -> None:
+    # Ten frames a part: nine steps in the first, as nothing leads to its first frame.
+    steps = [3.0] + [1.0] * 98
+    write_curves(tmp_path, {"a": [samples([1.0], [1.0] * 100, steps, 100)]}, 100)
+    first = (3 + 8) / 9
+    numbers = row(shown(tmp_path)["drift-step_by_frame"], "a")
+    assert numbers["VDE"] == f"{45 * (first - 1) / first:.3f}"
+    assert numbers["second half less first"] == f"{1 - (3 + 48) / 49:.3f}"
 
 
 def test_switches_count_from_where_they_happened(tmp_path: Path) -> None:

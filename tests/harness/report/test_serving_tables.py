@@ -25,9 +25,10 @@ def write(
     values: dict[str, float] | None = None,
     notes: dict[str, Any] | None = None,
     samples: dict[str, Any] | None = None,
+    sessions: dict[str, float] | None = None,
 ) -> dict[str, Table]:
     """The tables of a run of one arm whose one round made `clips`, each as seconds a chunk of four frames."""
-    body = {
+    body: dict[str, Any] = {
         "suite": "fake",
         "reference": "a",
         "models": [{"name": "fake/card", "label": "a", "options": {"label": "a"}}],
@@ -35,10 +36,13 @@ def write(
         "measure": [{"name": "stream", "probe": "streaming", "prompts": "p", "frames": 16}],
         "serving": [{"name": "serve", "section": "stream", **serving}],
     }
+    if sessions is not None:
+        options = {"budget_bytes": 10**9, "frame_rate": 30}
+        body["measure"].append({"name": "many", "probe": "sessions", "options": options, "prompts": "p", "frames": 16})
     plan = make(Suite.model_validate(body), "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(to_json(plan)))
-    (unit,) = plan.units
+    unit, *others = plan.units
     record = Record(
         unit.key,
         "measure",
@@ -52,6 +56,10 @@ def write(
     )
     with RecordFile(folder / "records.jsonl") as file:
         file.append(record)
+        for other in others:
+            file.append(
+                Record(other.key, "measure", "ok", other.preimage, context=other.context, values=sessions or {})
+            )
     tables = build([load_run(folder)])
     return {table.name: table for table in tables if table.name.startswith("serve")}
 
@@ -112,6 +120,18 @@ def test_an_operator_pays_for_the_seconds_of_the_device(tmp_path: Path) -> None:
     assert found["energy"] == 250.0
     assert found["one request at a time"] == pytest.approx(3.6 / 60 / 2)
     assert table.columns[2].unit == "EUR per minute of video"
+
+
+def test_the_cost_of_at_least_so_many_sessions_is_at_most_so_much(tmp_path: Path) -> None:
+    at_least = {"sessions": 4.0, "bounded": 0.0}
+    table = write(tmp_path, [[0.5] * 4], {"price_per_hour": 3.6, "sessions": "many"}, sessions=at_least)[
+        "serve-operator"
+    ]
+    _, _, _, count, cost = table.rows[0].cells
+    assert count.text == ">= 4"
+    assert cost.value == pytest.approx(3.6 / 60 / 4)
+    assert cost.text == "<= 0.015"
+    assert "at 30 frames/s" in " ".join(table.remarks)
 
 
 def test_what_is_not_there_says_so(tmp_path: Path) -> None:
