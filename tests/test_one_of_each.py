@@ -79,3 +79,15 @@ def test_a_second_one_is_found(line: str, what: str) -> None:
 @pytest.mark.parametrize("line", ["text.replace('a', 'b')", "replace(card, name='x')", "now.replace(tzinfo=utc)"])
 def test_another_replace_is_none(line: str) -> None:
     assert second_ones(line, "harness/suite/load.py") == []
+
+
+def test_functions_and_files_are_of_a_size_that_one_reads_at_once() -> None:
+    long = []
+    for path in (file for folder in ("harness", "models") for file in sorted((ROOT / folder).rglob("*.py"))):
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > 500:
+            long.append(f"{path.name}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
+                long.append(f"{path.name}: {node.name}")
+    assert not long

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.arguments import Format, Plugins, Sets, load_plugins
+
+if TYPE_CHECKING:
+    from harness.study.make import Made, Plan
 
 app = typer.Typer(help="Ask people about clips, blind, and tally their votes.", no_args_is_help=True)
 
@@ -48,18 +51,10 @@ def new(
     ] = None,
 ) -> Iterator[str]:
     """Make a blind study of the clips of RUN."""
-    from harness.errors import HarnessError
     from harness.runs.records import load_run
     from harness.study import design
     from harness.study.make import Plan, make
 
-    try:
-        agreed = consent.read_text(encoding="utf-8").strip() if consent else design.CONSENT
-    except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"--consent {consent} cannot be read: {error}") from error
-    for option, text, most in (("--consent", agreed, 20_000), ("--title", title.strip(), 2000)):
-        if not 1 <= len(text) <= most:
-            raise HarnessError(f"{option}: the text has {len(text):,} letters, and 1 to {most:,} are allowed")
     plan = Plan(
         questions=design.questions(questions, ratings),
         pairs=pairs or ("all",),
@@ -71,22 +66,49 @@ def new(
         obvious=obvious,
         ties=ties,
         seed=seed,
-        title=title.strip(),
-        consent=agreed,
+        title=_allowed("--title", title, 2000),
+        consent=_consent(consent),
     )
-    made = make(load_run(run), out or run / "study", plan)
+    yield from _made(make(load_run(run), out or run / "study", plan), plan)
+
+
+def _consent(file: Path | None) -> str:
+    """The text that raters agree to. Raises `HarnessError`."""
+    from harness.errors import HarnessError
+    from harness.study import design
+
+    try:
+        text = file.read_text(encoding="utf-8") if file else design.CONSENT
+    except (OSError, UnicodeDecodeError) as error:
+        raise HarnessError(f"--consent {file} cannot be read: {error}") from error
+    return _allowed("--consent", text, 20_000)
+
+
+def _allowed(option: str, text: str, most: int) -> str:
+    from harness.errors import HarnessError
+
+    if not 1 <= len(text.strip()) <= most:
+        raise HarnessError(f"{option}: the text has {len(text.strip()):,} letters, and 1 to {most:,} are allowed")
+    return text.strip()
+
+
+def _made(made: Made, plan: Plan) -> Iterator[str]:
+    """What was made, and what comes next."""
+    from harness.study.design import RATERS
+
     study = made.study
     counted = [item for item in study.items if not any(study.clips[number].arm < 0 for number in item.clips)]
-    dealt = raters * min(each, len(counted)) / len(counted)
+    dealt = plan.raters * min(plan.each, len(counted)) / len(counted)
     what = {1: "clips", 2: "pairs of clips"}
     counts = {size: sum(len(item.clips) == size for item in counted) for size in (2, 1)}
     judged = " and ".join(f"{count:,} {what[size]}" for size, count in counts.items() if count)
     yield f"study: {made.folder} ({judged} of {len(study.arms)} models on {len(study.prompts):,} prompts)"
-    tasks = len(study.sequences[0])
-    yield f"raters: {raters:,}, with {tasks} task{'s' * (tasks != 1)} each; a pair or clip is seen {dealt:.1f} times"
+    count = len(study.sequences[0])
+    tasks = f"{count} task{'s' * (count != 1)} each"
+    yield f"raters: {plan.raters:,}, with {tasks}; a pair or clip is seen {dealt:.1f} times"
     for reason, count in made.left_out.items():
         yield f"left out, {count:,} times: {reason}"
-    yield f"tokens: {made.folder / design.RATERS}"
+    yield f"tokens: {made.folder / RATERS}"
     yield f"next:   harness study serve {made.folder}, or harness study export {made.folder}"
 
 

@@ -162,13 +162,8 @@ class Streaming(Probe):
         importlib.import_module("torch")  # or its own size would count as the first model's weights
         clock, telemetry = self._clock or Clock(subject.device), Telemetry(subject.device)
         # The meter's base is read before the model loads: what stands then is not the model's (rule T15).
-        meter, start = MemoryMeter(subject.device), clock.point()
-        model = subject.load()
-        load_s = (clock.point() - start) / SECOND
-        devices.give_back(subject.device)  # temporary memory of loading is no weight
-        meter.follow(model)
-        telemetry.follow(model)
-        weights = meter.now() - meter.base
+        meter = MemoryMeter(subject.device)
+        model, load_s, weights = _loaded(subject, clock, meter, telemetry)
         counts = flops.Census(NAN, NAN, NAN)
         if self.options.count:
             with context.spans("counting"):
@@ -244,6 +239,17 @@ class Streaming(Probe):
             clock_ratio=telemetry.clock_ratio,
             sleep=self._sleep,
         )
+
+
+def _loaded(subject: Subject, clock: Clock, meter: MemoryMeter, telemetry: Telemetry) -> tuple[VideoModel, float, int]:
+    """The model, the seconds that loading it took, and the bytes of its weights."""
+    start = clock.point()
+    model = subject.load()
+    load_s = (clock.point() - start) / SECOND
+    devices.give_back(subject.device)  # temporary memory of loading is no weight
+    meter.follow(model)
+    telemetry.follow(model)
+    return model, load_s, meter.now() - meter.base
 
 
 def _switches_and_prefixes(model: VideoModel, workload: Workload) -> dict[str, Json]:

@@ -272,26 +272,7 @@ def take(
     clip = survey(source, None if rate and frames else frames, frames / rate + 1 if rate and frames else math.inf)
     if size not in (None, (clip.info.height, clip.info.width)):
         raise ClipError(f"{source} has frames of {clip.info.height}x{clip.info.width}, not {size[0]}x{size[1]}")
-    chosen: Sequence[int] = range(clip.info.frames)
-    reasons = list(clip.reasons)
-    if rate and (clip.varies or not math.isclose(rate, clip.info.frame_rate, rel_tol=1e-5)):
-        if not clip.times:
-            raise ClipError(f"{source} does not say when its frames are shown, so that it cannot be resampled")
-        chosen = resampled(clip.times, rate)
-        reasons.append(f"resampled to {rate:g} frames per second")
-    elif clip.varies:
-        raise ClipError(
-            f"{source} has a frame rate that varies, {clip.info.frame_rate:.3f} in the mean",
-            "state the rate that it is resampled to: `options: {frame_rate: 16}`",
-        )
-    if frames is not None and (len(chosen) < frames or (not cut and (len(chosen) > frames or clip.longer))):
-        has = "more" if len(chosen) >= frames else f"{len(chosen)} frames"
-        raise ClipError(
-            f"{source} has {has}; {frames} were asked for", "ask for as many as there are, or `frames: all`"
-        )
-    if frames is not None and (clip.longer or len(chosen) > frames):
-        chosen = chosen[:frames]
-        reasons.append(f"cut to {frames} frames")
+    chosen, reasons = _taken(source, clip, frames, rate, cut)
     facts: dict[str, Json] = {}
 
     def fill(file: IO[bytes]) -> None:
@@ -312,6 +293,33 @@ def take(
 
     files.write_atomic(path, fill)
     return facts
+
+
+def _taken(
+    source: Path, clip: Survey, frames: int | None, rate: float | None, cut: bool
+) -> tuple[Sequence[int], list[str]]:
+    """The numbers of the frames that are taken, and why the file is not kept as it is."""
+    chosen: Sequence[int] = range(clip.info.frames)
+    reasons = list(clip.reasons)
+    if rate and (clip.varies or not math.isclose(rate, clip.info.frame_rate, rel_tol=1e-5)):
+        if not clip.times:
+            raise ClipError(f"{source} does not say when its frames are shown, so that it cannot be resampled")
+        chosen = resampled(clip.times, rate)
+        reasons.append(f"resampled to {rate:g} frames per second")
+    elif clip.varies:
+        raise ClipError(
+            f"{source} has a frame rate that varies, {clip.info.frame_rate:.3f} in the mean",
+            "state the rate that it is resampled to: `options: {frame_rate: 16}`",
+        )
+    if frames is not None and (len(chosen) < frames or (not cut and (len(chosen) > frames or clip.longer))):
+        has = "more" if len(chosen) >= frames else f"{len(chosen)} frames"
+        raise ClipError(
+            f"{source} has {has}; {frames} were asked for", "ask for as many as there are, or `frames: all`"
+        )
+    if frames is not None and (clip.longer or len(chosen) > frames):
+        chosen = chosen[:frames]
+        reasons.append(f"cut to {frames} frames")
+    return chosen, reasons
 
 
 def _check_same(source: Path, sha256: str, planned: str) -> None:
