@@ -7,7 +7,7 @@ from collections.abc import Collection
 from harness.contracts import registry
 from harness.errors import SuiteError, nearest
 from harness.suite.positions import Located
-from harness.suite.sampled import Drift, Serving
+from harness.suite.sampled import AT_SWITCHES, Drift, Serving, suits
 from harness.suite.schema import Suite
 from harness.system.yaml_data import Loc
 
@@ -36,11 +36,17 @@ def _check_drift(doc: Located, loc: Loc, drift: Drift, suite: Suite) -> None:
     if drift.metric:
         require(doc, (*loc, "metric"), "metric", drift.metric, uses)
     chosen = [drift.metric] if drift.metric else uses
-    curves = [curve.value.name for name in chosen for curve in registry.metrics.get(name).curves]
+    curves = [(curve.value.name, curve.kind) for name in chosen for curve in registry.metrics.get(name).curves]
     if not curves:
         raise SuiteError(f"{doc.where((*loc, 'section'))}: no metric of section {drift.section!r} gives a curve")
     for name in drift.curves:
-        require(doc, (*loc, "curves"), "curve", name, curves)
+        require(doc, (*loc, "curves"), "curve", name, [each for each, _ in curves])
+    kinds = [kind for name, kind in curves if not drift.curves or name in drift.curves]
+    switches = bool(sections[drift.section].switches)
+    for definition in drift.definitions:
+        if not any(suits(definition, kind, switches) for kind in kinds):
+            needs = f"; it needs prompt switches in section {drift.section!r}" * (definition in AT_SWITCHES)
+            raise SuiteError(f"{doc.where((*loc, 'definitions'))}: no curve of it has {definition!r}{needs}")
 
 
 def _check_serving(doc: Located, loc: Loc, serving: Serving, suite: Suite) -> None:

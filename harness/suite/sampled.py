@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from harness.contracts import CurveKind
 from harness.suite.part import Name, Part
 
 DriftDefinition = Literal[
@@ -29,6 +31,20 @@ DriftDefinition = Literal[
 ]
 """Definitions of drift by name; docs/drift.md has their formulas and sources."""
 
+AT_SWITCHES: Collection[DriftDefinition] = ("before_switch", "after_switch", "over_switch", "regained_s", "regained")
+"""Those that need a prompt switch."""
+
+
+def suits(definition: DriftDefinition, kind: CurveKind, switches: bool) -> bool:
+    """Whether a curve of this kind has the definition, in a section with prompt switches or without."""
+    if definition in AT_SWITCHES:
+        return kind == "adherence" and switches
+    if definition in ("decay_mean", "decay_drop"):
+        return kind == "distance"
+    if definition in ("border_ratio", "border_excess", "peak"):
+        return kind == "step"
+    return kind in ("motion", "step") if definition == "halves" else kind != "distance"
+
 
 class Drift(Part):
     """How values hold along the clips of a section: a table a curve, one of the arms' rankings, and a picture.
@@ -39,8 +55,8 @@ class Drift(Part):
         name: of its files. title: above them; the name unless given.
         section: of `generate`. metric: one of its metrics; all that give curves unless given.
         curves: names of samples, as in `imaging_quality_by_piece`; all unless given.
-        definitions: those to show, of which each curve takes the ones that suit it; all unless given. The first is what
-            the rankings by the others are held to.
+        definitions: those to show, of which each curve takes the ones that suit it, and some curve each; all unless
+            given. The first is what the rankings by the others are held to.
         seconds: length of a piece.
         models: labels of the arms to show; all unless given. A label before its grid stands for all.
     """

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.contracts import Curve, Metric, ModelCard, registry
-from harness.report.drift.definitions import AT_SWITCHES, DEFINITIONS, Definition, Track
+from harness.report.drift.definitions import DEFINITIONS, Definition, Track
 from harness.report.drift.series import Series, of_equal_parts, of_frames, of_pieces
 from harness.report.samples import Samples
 from harness.report.view import View
 from harness.runs.index import IndexEntry
 from harness.runs.plan import Group
-from harness.suite.sampled import Drift, DriftDefinition
+from harness.suite.sampled import Drift, DriftDefinition, suits
 from harness.suite.schema import GenerateSection
 
 
@@ -78,11 +78,7 @@ def _shared(curve: Curve, section: GenerateSection) -> bool:
 def chosen_definitions(drift: Drift, curve: Curve, switches: bool) -> list[tuple[DriftDefinition, Definition]]:
     """Those that suit the curve, in the order asked for; the ones of prompt switches where a section has some."""
     names: Sequence[DriftDefinition] = drift.definitions or tuple(DEFINITIONS)
-    return [
-        (name, DEFINITIONS[name])
-        for name in names
-        if curve.kind in DEFINITIONS[name].kinds and (switches or name not in AT_SWITCHES)
-    ]
+    return [(name, DEFINITIONS[name]) for name in names if suits(name, curve.kind, switches)]
 
 
 def read_tracks(view: View, section: GenerateSection, group: Group, seconds: float) -> dict[str, Tracks]:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
-from harness.contracts import CurveKind, Direction, Value
+from harness.contracts import Direction, Value
 from harness.report.drift.series import Floats, Series
 from harness.suite.sampled import DriftDefinition
 
-ALONG: tuple[CurveKind, ...] = ("quality", "adherence", "motion", "step")
-"""Kinds of curve that follow the time of a clip."""
-
-MOVING: tuple[CurveKind, ...] = ("motion", "step")
-STEP: tuple[CurveKind, ...] = ("step",)
-DISTANCE: tuple[CurveKind, ...] = ("distance",)
-ADHERENCE: tuple[CurveKind, ...] = ("adherence",)
 PIECE_SECONDS = 2.0
 HELIOS_SHARE = 0.15
 """DRIFT_RATIO of Helios' eval/5_get_drifting_aesthetic.py (PKU-YuanGroup/Helios at 2276f8f)."""
@@ -60,7 +53,7 @@ class Definition:
 
     Attributes:
         label: heading of its column. source: who defines it so.
-        kinds: of the curves it is for. direction: better way; `curve` for that of the curve.
+        direction: better way; `curve` for that of the curve.
         unit: of the result; `curve` for that of the curve.
         of: the number of one clip; NaN where the clip does not define it, infinite where the source's code says so.
         share: whether it is a share whatever the curve is.
@@ -68,7 +61,6 @@ class Definition:
 
     label: str
     source: str
-    kinds: Collection[CurveKind]
     direction: Direction | Literal["curve"]
     unit: str
     of: Callable[[Track], float]
@@ -234,40 +226,34 @@ def _regained_seconds(series: Series, stretch: tuple[float, float, float]) -> fl
 
 OURS = "this project"
 DEFINITIONS: Mapping[DriftDefinition, Definition] = {
-    "spread": Definition("spread over pieces", "Reward Forcing, arXiv 2512.04678", ALONG, "lower", "curve", spread),
+    "spread": Definition("spread over pieces", "Reward Forcing, arXiv 2512.04678", "lower", "curve", spread),
     "first_last_share": Definition(
-        "first to last 15 %", "Helios, PKU-YuanGroup/Helios", ALONG, "lower", "curve", first_last_share
+        "first to last 15 %", "Helios, PKU-YuanGroup/Helios", "lower", "curve", first_last_share
     ),
-    "vde": Definition("VDE", "LV-Bench, vde.py of alibaba-damo-academy/Inferix", ALONG, "lower", "", vde),
-    "ends": Definition("last 5 s less first", "Forcing-KV, vbench_drift.sh", ALONG, "zero", "curve", ends),
-    "prefix": Definition("terminal drift", "arXiv 2603.27469, 04_eval_drift_curve.py", ALONG, "curve", "curve", prefix),
-    "last": Definition("last piece", OURS, ALONG, "curve", "curve", last),
-    "halves": Definition("second half less first", OURS, MOVING, "zero", "curve", halves),
-    "border_ratio": Definition("border over inside", OURS, STEP, "lower", "", border_ratio),
-    "border_excess": Definition("border less inside", OURS, STEP, "zero", "curve", border_excess),
-    "peak": Definition("largest over mean", "Forcing-KV, optical_difference.py", STEP, "lower", "", peak),
-    "decay_mean": Definition(
-        "mean over distances", "issue 206 of Vchitect/VBench", DISTANCE, "higher", "curve", decay_mean
-    ),
-    "decay_drop": Definition("nearest less farthest", OURS, DISTANCE, "lower", "curve", decay_drop),
+    "vde": Definition("VDE", "LV-Bench, vde.py of alibaba-damo-academy/Inferix", "lower", "", vde),
+    "ends": Definition("last 5 s less first", "Forcing-KV, vbench_drift.sh", "zero", "curve", ends),
+    "prefix": Definition("terminal drift", "arXiv 2603.27469, 04_eval_drift_curve.py", "curve", "curve", prefix),
+    "last": Definition("last piece", OURS, "curve", "curve", last),
+    "halves": Definition("second half less first", OURS, "zero", "curve", halves),
+    "border_ratio": Definition("border over inside", OURS, "lower", "", border_ratio),
+    "border_excess": Definition("border less inside", OURS, "zero", "curve", border_excess),
+    "peak": Definition("largest over mean", "Forcing-KV, optical_difference.py", "lower", "", peak),
+    "decay_mean": Definition("mean over distances", "issue 206 of Vchitect/VBench", "higher", "curve", decay_mean),
+    "decay_drop": Definition("nearest less farthest", OURS, "lower", "curve", decay_drop),
     "before_switch": Definition(
-        "before a switch", OURS, ADHERENCE, "curve", "curve", _over_switches(lambda s, at: s.mean(at[0], at[1]))
+        "before a switch", OURS, "curve", "curve", _over_switches(lambda s, at: s.mean(at[0], at[1]))
     ),
     "after_switch": Definition(
-        "after a switch", OURS, ADHERENCE, "curve", "curve", _over_switches(lambda s, at: s.mean(at[1], at[2]))
+        "after a switch", OURS, "curve", "curve", _over_switches(lambda s, at: s.mean(at[1], at[2]))
     ),
     "over_switch": Definition(
         "after less before a switch",
         OURS,
-        ADHERENCE,
         "zero",
         "curve",
         _over_switches(lambda s, at: s.change(at[:2], at[1:])),
     ),
-    "regained_s": Definition("switch to regained", OURS, ADHERENCE, "lower", "s", _over_switches(_regained_seconds)),
-    "regained": Definition("switches regained", OURS, ADHERENCE, "higher", "", _over_switches(_regained_within), True),
+    "regained_s": Definition("switch to regained", OURS, "lower", "s", _over_switches(_regained_seconds)),
+    "regained": Definition("switches regained", OURS, "higher", "", _over_switches(_regained_within), True),
 }
 """The definitions in the order of their columns."""
-
-AT_SWITCHES: Collection[DriftDefinition] = ("before_switch", "after_switch", "over_switch", "regained_s", "regained")
-"""Those that need a prompt switch."""

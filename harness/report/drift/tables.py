@@ -14,12 +14,12 @@ from harness.contracts import Curve, Value
 from harness.errors import Incomplete
 from harness.report.cells import MERIT, estimate_cell, gap_marks
 from harness.report.drift.curves import Tracks, chosen_curves, chosen_definitions, file_of, read_tracks, title_of
-from harness.report.drift.definitions import AT_SWITCHES, Definition
+from harness.report.drift.definitions import Definition
 from harness.report.samples import effect
 from harness.report.table import RANDOM_WEIGHTS, UNDEFINED, Cell, Heading, Row, Table
 from harness.report.view import View
 from harness.stats.estimates import clustered_mean
-from harness.suite.sampled import Drift, DriftDefinition
+from harness.suite.sampled import AT_SWITCHES, Drift, DriftDefinition
 from harness.suite.schema import GenerateSection
 
 NOT_RECORDED = Cell("not recorded")

@@ -326,6 +326,8 @@ def test_drift_names_a_section_of_clips_and_curves_of_its_metrics(tmp_path: Path
         ({"metric": "fake/brightness"}, "no metric of section 'long' gives a curve"),
         ({"curves": ["motion"]}, "unknown curve 'motion'.*motion_by_frame"),
         ({"definitions": ["vdd"]}, "vdd"),
+        ({"definitions": ["vde", "decay_mean"]}, "no curve of it has 'decay_mean'"),
+        ({"definitions": ["regained"]}, "no curve of it has 'regained'; it needs prompt switches in section 'long'"),
         ({"seconds": 0}, "seconds"),
         ({"models": ["b"]}, "unknown model label 'b'"),
         ({"models": []}, "shows no model"),
