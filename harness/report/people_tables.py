@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from harness.contracts import Value
 from harness.report.cells import Cells, estimate_cell, ranked
@@ -19,6 +20,7 @@ OVER_PROMPTS = "value [95 % interval over prompts]"
 NOBODY = Cell("not asked")
 UNBOUNDED = "?"
 _UNBOUNDED = "without an interval: that takes two raters and two prompts, and votes that differ"
+_ONE_PROMPT = "without an interval: that takes two prompts, and answers that differ"
 _NOT_TOLD = "best, but the interval of its difference from the next holds 0"
 ALPHA = (
     "Alpha is Krippendorff's for ordered answers: 1 where raters agree on all, 0 where they agree as by chance. The "
@@ -138,8 +140,8 @@ def _agreement(people: People, prefix: str, title: str) -> Table:
                 [Cell("-"), Cell("-")]
                 if each is None
                 else [
-                    _number(each.tau, each.tau_low, each.tau_high),
-                    _number(each.accuracy, each.accuracy_low, each.accuracy_high),
+                    _bounded(each.tau, each.tau_low, each.tau_high),
+                    _bounded(each.accuracy, each.accuracy_low, each.accuracy_high),
                 ]
             )
         rows.append(Row(value, tuple(cells)))
@@ -158,12 +160,19 @@ def _agreement(people: People, prefix: str, title: str) -> Table:
         tuple(rows),
         corner="value",
         remarks=(AGREEMENT,),
+        notes=((UNBOUNDED, _ONE_PROMPT),),
         interval=OVER_PROMPTS,
     )
 
 
-def _number(value: Number, low: Number = None, high: Number = None) -> Cell:
+def _number(value: Number) -> Cell:
+    return Cell("-") if value is None else Cell(numeral(value, 1.0, ".3f"), value)
+
+
+def _bounded(value: Number, low: Number, high: Number) -> Cell:
+    cell = _number(value)
     if value is None:
-        return Cell("-")
-    ends = f"[{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
-    return Cell(numeral(value, 1.0, ".3f"), value, low, high, ends)
+        return cell
+    if low is None or high is None:
+        return replace(cell, marks=(UNBOUNDED,))
+    return replace(cell, low=low, high=high, spread=f"[{low:.3f}, {high:.3f}]")

@@ -61,7 +61,8 @@ def tally(
     left_out = set() if keep_careless else careless
     if left_out == raters:
         raise Incomplete(
-            f"all {len(raters)} raters failed the attention checks", "--keep-careless counts their votes all the same"
+            f"{'the one rater' if len(raters) == 1 else f'all {len(raters)} raters'} failed the attention checks",
+            "--keep-careless counts their votes all the same",
         )
     votes = [vote for vote in counted.votes if vote.rater not in left_out]
     merits = _merits(study, View(run)) if run is not None else {}

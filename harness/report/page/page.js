@@ -50,9 +50,9 @@ for (const kind of ["scroll", "focusout"]) document.addEventListener(kind, () =>
 // ------------------------------------------------------------------------------------- state and address
 
 const data = JSON.parse($("data").textContent);
-const DEFAULTS = { section: "", query: "", attribute: "", value: "0", least: "", most: "", sort: "", ten: "", first: "", second: "",
+const DEFAULTS = { section: "", query: "", attribute: "", value: "0", of: "", least: "", most: "", sort: "", ten: "", first: "", second: "",
   difference: "", gain: "0", curve: "", size: "220", speed: "1", loop: "1", models: "", row: "", at: "0" };
-const CONTROLS = ["section", "query", "attribute", "value", "least", "most", "sort", "ten", "first", "second", "difference", "gain",
+const CONTROLS = ["section", "query", "attribute", "value", "of", "least", "most", "sort", "ten", "first", "second", "difference", "gain",
   "curve", "size", "speed", "loop"];
 const MOST_MODELS = 4, MOST_LISTED = 100;
 let state = { ...DEFAULTS };
@@ -87,10 +87,14 @@ function choose() {
   const words = state.query.toLowerCase(), [name, ...rest] = state.attribute.split("=");
   const least = state.least === "" ? -Infinity : +state.least, most = state.most === "" ? Infinity : +state.most;
   const bounded = state.least !== "" || state.most !== "";
+  // Twelve digits: a difference of decimal fractions is seldom the fraction that a person types.
+  const change = (row) => +(score(row, +state.second) - score(row, +state.first)).toPrecision(12);
+  const numbers = { first: (row) => [score(row, +state.first)], second: (row) => [score(row, +state.second)], change: (row) => [change(row)] }[state.of]
+    ?? ((row) => arms.map((arm) => score(row, arm)));
   let found = section.rows.filter((row) => {
     if (words && !row.prompt.toLowerCase().includes(words)) return false;
     if (state.attribute && !about(row)[name]?.includes(rest.join("="))) return false;
-    return !bounded || arms.some((arm) => score(row, arm) >= least && score(row, arm) <= most);
+    return !bounded || numbers(row).some((number) => number >= least && number <= most);
   });
   const keys = { prompt: (row) => row.prompt, low: (row) => score(row, +state.second) ?? NaN,
     high: (row) => -(score(row, +state.second) ?? NaN), worst: (row) => -badness(row), best: badness };
@@ -112,7 +116,6 @@ function about(row) {
 
 const live = new Set();
 const elements = new Map();
-let measured = false;
 
 function fill(element) {
   if (element.childElementCount) return;
@@ -133,10 +136,6 @@ function fill(element) {
   element.append(head, cells);
   element.classList.toggle("long", arms.some((arm) => row.cells[arm]?.strip));
   element.style.minHeight = "";
-  if (!measured) {
-    measured = true;
-    $("rows").style.setProperty("--row", `${element.offsetHeight}px`);
-  }
 }
 
 function empty(element) {
@@ -260,15 +259,16 @@ function show() {
   for (const element of elements.values()) empty(element);
   elements.clear();
   rows = choose();
-  measured = false;
   $("rows").style.setProperty("--tile", `${state.size}px`);
-  $("rows").style.setProperty("--row", `${+state.size * 0.65 + 170}px`);
   rows.forEach((row, number) => {
     const element = make("article", { className: "row", tabIndex: -1, role: "listitem", ariaLabel: row.prompt.slice(0, 200) });
     element.dataset.number = number;
     elements.set(row, element);
   });
   $("rows").replaceChildren(...elements.values());
+  // The height of one row stands for those that are empty, so a jump past them ends where it should.
+  if (rows.length) fill(elements.get(rows[0]));
+  $("rows").style.setProperty("--row", `${elements.get(rows[0])?.offsetHeight ?? 0}px`);
   for (const element of elements.values()) watcher.observe(element);
   const clips = rows.flatMap((row) => arms.filter((arm) => row.cells[arm]?.file)).length;
   const said = `${rows.length} of ${section.rows.length} prompts and seeds, ${clips} clips`;

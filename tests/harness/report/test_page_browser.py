@@ -195,6 +195,13 @@ def test_prompts_are_filtered_and_sorted_and_the_address_keeps_it(opened: Callab
     assert shown.prompts() == [f"{number} a pattern" for number in range(13, 3, -1)]
     shown.set("least", "180")
     assert shown.prompts() == ["4 a pattern", "3 a pattern", "2 a pattern", "1 a pattern", "0 a pattern"]
+    shown.set("of", "change")
+    shown.set("least", "10")
+    shown.set("most", "30")
+    assert shown.prompts() == ["9 a pattern", "8 a pattern", "7 a pattern"]
+    shown.set("of", "second")
+    shown.set("most", "")
+    shown.set("least", "180")
     link = shown("return location.href")
     again = opened(link)
     again.clips()
@@ -209,12 +216,28 @@ def test_prompts_are_filtered_and_sorted_and_the_address_keeps_it(opened: Callab
     assert again.errors() == []
 
 
+def test_a_jump_past_the_clips_ends_at_the_provenance(opened: Callable[..., Page], page: Path) -> None:
+    shown = opened(page.as_uri())
+    unseen = shown("return document.querySelector('.row:empty').offsetHeight")
+    shown("document.querySelector('nav a[href=\"#provenance\"]').click()")
+    shown.still()
+    top = shown("return document.getElementById('provenance-title').getBoundingClientRect().top / innerHeight")
+    assert 0 <= top < 1
+    assert unseen == shown("return document.querySelector('.row:not(:empty)').offsetHeight")
+
+
 def test_an_address_of_nonsense_shows_the_page(opened: Callable[..., Page], page: Path) -> None:
-    nonsense = "section=none&value=length&sort=constructor&gain=99999999&size=x&first=9&second=-1&at=1e99&models=%25"
-    shown = opened(f"{page.as_uri()}#{nonsense}")
+    nonsense = "section=none&value=length&sort=constructor&gain=99999999&size=x&of=toString&first=9&second=-1&at=1e99"
+    shown = opened(f"{page.as_uri()}#{nonsense}&models=%25")
     shown.clips()
     assert len(shown.prompts()) == len(PROMPTS)
-    assert shown("return [state.section, state.sort, state.gain, state.size]") == ["short", "", "0", "220"]
+    assert shown("return [state.section, state.sort, state.gain, state.size, state.of]") == [
+        "short",
+        "",
+        "0",
+        "220",
+        "",
+    ]
     assert shown.errors() == []
 
 
@@ -291,7 +314,8 @@ def test_controls_have_names_and_small_screens_and_paper_are_served(opened: Call
     shown.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     assert shown(colour) == "rgb(21, 23, 26)"
     shown.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
-    assert shown("return getComputedStyle(document.getElementById('player')).display") == "none"
+    for left_out in ("#player", "#filters", ".row:empty"):
+        assert shown("return getComputedStyle(document.querySelector(arguments[0])).display", left_out) == "none"
     shown.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 

@@ -103,6 +103,8 @@ def test_careless_raters_are_left_out_unless_they_are_kept(tmp_path: Path) -> No
     assert {vote.rater for vote in only} == {5, 6}
     with pytest.raises(Incomplete, match="all 2 raters failed"):
         tally(study, type(counted)(only, []), None)
+    with pytest.raises(Incomplete, match="the one rater failed"):
+        tally(study, type(counted)([vote for vote in only if vote.rater == 5], []), None)
 
 
 def test_repeated_pairs_say_how_steady_raters_are(folder: Path, people: People) -> None:
@@ -131,9 +133,15 @@ def test_one_rater_has_no_interval_and_says_so(tmp_path: Path) -> None:
     assert answered.opinions["b"].low is None
     assert answered.detectable is None
     assert answered.ahead == []
-    said, *_ = people_tables.of(people, ["a", "b"], "a")
+    said, _, agreement = people_tables.of(people, ["a", "b"], "a")
     assert [row.cells[0].marks for row in said.rows] == [("?",), ("?", "≈")]
     assert "two raters" in dict(said.footnotes())["?"]
+    shares = {row.label: row.cells[1] for row in agreement.rows}
+    assert shares["one rater"].text == "-"
+    unbounded = people.agreement[-1].model_copy(update={"accuracy_low": None, "accuracy_high": None})
+    marked = people_tables.of(people.model_copy(update={"agreement": [unbounded]}), ["a", "b"], "a")[-1]
+    assert marked.rows[0].cells[1].marks == ("?",)
+    assert "two prompts" in dict(marked.footnotes())["?"]
 
 
 def test_a_study_without_votes_is_one_line(tmp_path: Path) -> None:
