@@ -9,6 +9,16 @@ from harness.runs.records import Run
 from harness.suite.schema import GenerateSection
 
 
+def frames_of(switches: Any) -> list[int]:
+    """Frames at which the `switches` of a record count: where they happened, else where they were asked for.
+
+    What is no switch is left out.
+    """
+    entries = [each for each in switches if isinstance(each, dict)] if isinstance(switches, list) else []
+    frames = [each.get("asked") if each.get("frame") is None else each["frame"] for each in entries]
+    return [frame for frame in frames if isinstance(frame, int)]
+
+
 def remarks(run: Run, sections: Collection[str]) -> Iterator[str]:
     """One sentence for each of `sections` with prompt switches and finished clips."""
     for section in run.suite.generate:
@@ -31,7 +41,7 @@ def _where(run: Run, section: GenerateSection) -> dict[str, list[str]]:
             (entry.clip["switches"] for entry in entries if entry.status == "ok" and "switches" in entry.clip), []
         )
         if switches:
-            frames = [each["frame"] for each in switches]
+            frames = [each.get("frame") if isinstance(each, dict) else None for each in switches]
             text = "unknown, judged from there" if None in frames else ", ".join(map(str, frames))
             arms_by_frames.setdefault(text, []).append(group.arm)
     return arms_by_frames

@@ -15,11 +15,15 @@ from harness.contracts import Curve, Metric, ModelCard, registry
 from harness.report.drift.definitions import DEFINITIONS, Definition, Track
 from harness.report.drift.series import Series, of_equal_parts, of_frames, of_pieces
 from harness.report.samples import Samples
+from harness.report.switching import frames_of
 from harness.report.view import View
 from harness.runs.index import IndexEntry
 from harness.runs.plan import Group
 from harness.suite.sampled import Drift, DriftDefinition, suits
 from harness.suite.schema import GenerateSection
+
+MOST_FRAMES = 1_000_000
+"""Frames of a clip, as a suite allows; a record that says more is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +114,16 @@ class _Facts:
 def _facts(view: View, entry: IndexEntry, card: ModelCard, prefixed: bool) -> _Facts | None:
     clip = entry.clip
     frames, rate = clip.get("frames"), clip.get("frame_rate")
-    if not (isinstance(frames, int) and isinstance(rate, int | float) and frames > 0 and rate > 0):
+    if not (isinstance(frames, int) and isinstance(rate, int | float) and 0 < frames <= MOST_FRAMES and rate > 0):
         return None
     record = view.records.at(entry.offset)
     preimage: Any = record.preimage
     stated = clip.get("switches") or [{"asked": frame, "frame": None} for frame, _ in preimage.get("switches", ())]
-    switches = (switch["asked"] if switch["frame"] is None else switch["frame"] for switch in stated)
     return _Facts(
-        frames, float(rate), tuple(switches), tuple(_borders(frames, record.notes.get("chunks"), card, prefixed))
+        frames,
+        float(rate),
+        tuple(frames_of(stated)),
+        tuple(_borders(frames, record.notes.get("chunks"), card, prefixed)),
     )
 
 

@@ -14,6 +14,7 @@ from harness.contracts import Direction
 from harness.report.cells import UNDEFINED_TEXT, cell_of
 from harness.report.samples import doubts
 from harness.report.serving.player import Playback, play
+from harness.report.switching import frames_of
 from harness.report.table import AT_LEAST, RANDOM_WEIGHTS, Cell, Heading, Row, Table, numeral
 from harness.report.view import View
 from harness.runs.line import Record
@@ -61,11 +62,10 @@ def stream_of(record: Record) -> Stream | None:
 
 def _switch_chunks(switches: Any, frames: Sequence[int]) -> list[int]:
     """The chunks that first show each prompt. None of them is the first, and one other is left to compare with."""
-    if not isinstance(switches, list) or len(frames) < 3:
+    if len(frames) < 3:
         return []
     ends = np.cumsum(frames)
-    at = [each["asked"] if each.get("frame") is None else each["frame"] for each in switches]
-    places = [int(np.searchsorted(ends, frame, side="right")) for frame in at]
+    places = [int(np.searchsorted(ends, frame, side="right")) for frame in frames_of(switches)]
     return [place for place in dict.fromkeys(places) if 0 < place < len(frames)][: len(frames) - 2]
 
 
@@ -209,7 +209,7 @@ def _in_other_units(cell: Cell, number: Callable[[float], float | None]) -> Cell
     if other is None:
         return Cell("not stated")
     # What is divided by at least so much is at most so much.
-    bound = "<= " * (AT_LEAST in cell.marks)
+    bound = "<= " * (AT_LEAST in cell.marks and math.isfinite(other))
     text, value = bound + _cell(other).text, other if math.isfinite(other) else None
     return Cell(text, value, rounds=cell.rounds, marks=cell.marks)
 

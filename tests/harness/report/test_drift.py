@@ -1,5 +1,6 @@
 """Drift: every definition against arithmetic by hand, and the tables that are made of records with samples."""
 
+import json
 import math
 from pathlib import Path
 
@@ -323,6 +324,17 @@ def test_samples_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- the picture
+
+
+def test_a_record_with_torn_switches_or_too_many_frames_does_no_harm(tmp_path: Path) -> None:
+    write_curves(tmp_path, {"a": [samples(FALLING)] * 2}, 120, switches=[(64, 68)])
+    file = tmp_path / "records.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    clips = [line["clip"] for line in lines if line["kind"] == "generate"]
+    clips[0]["switches"], clips[1]["frames"] = [{"asked": "x"}, 3], 10**12
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    numbers = row(shown(tmp_path)["drift-fit_by_frame"], "a")
+    assert (numbers["last piece"], numbers["before a switch"]) == ("1.000", "undefined")
 
 
 def test_the_picture_has_a_panel_a_curve_with_bands_and_switches(tmp_path: Path) -> None:

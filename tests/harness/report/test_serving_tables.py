@@ -150,7 +150,10 @@ def test_chunk_times_that_do_not_fit_are_not_played(tmp_path: Path, gaps: list[f
     assert set(row(table, "a, 8 frames/s, buffer 0 s").values()) == {"not recorded"}
 
 
-@pytest.mark.parametrize("switches", ["x", [], [{"asked": 0, "frame": None}], [{"asked": 99, "frame": 99}]])
+@pytest.mark.parametrize(
+    "switches",
+    ["x", [], [{}], [3], [{"asked": None, "frame": None}], [{"asked": 0, "frame": None}], [{"asked": 99, "frame": 99}]],
+)
 def test_switches_without_a_chunk_of_their_own_cost_nothing(tmp_path: Path, switches: Any) -> None:
     table = write(tmp_path, [[0.5] * 4], {"buffers_s": [0.0]}, notes={"switches": switches})["serve-viewer"]
     assert "no prompt switches" in " ".join(table.remarks)
