@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from harness.contracts import Value
 from harness.report.cells import Cells, estimate_cell, ranked
-from harness.report.table import NOT_TOLD, Cell, Heading, Row, Table, numeral
+from harness.report.table import NOT_TOLD, UNBOUNDED, Cell, Heading, Row, Table, numeral
 from harness.report.verdicts import Standing
 from harness.report.view import Place
 from harness.runs.people import Answered, Number, Opinion, People, read_people
@@ -18,8 +18,6 @@ from harness.stats.estimates import Estimate
 INTERVAL = "value [95 % interval over raters and prompts]"
 OVER_PROMPTS = "value [95 % interval over prompts]"
 NOBODY = Cell("not asked")
-UNBOUNDED = "?"
-_UNBOUNDED = "without an interval: that takes two raters and two prompts, and votes that differ"
 _ONE_PROMPT = "without an interval: that takes two prompts, and answers that differ"
 _NOT_TOLD = "best, but the interval of its difference from the next holds 0"
 ALPHA = (
@@ -108,7 +106,7 @@ def _said(people: People, labels: Sequence[str], reference: str, prefix: str, ti
         tuple(Heading(each.column.replace("_", " "), each.unit, "higher") for each in people.answered),
         tuple(Row(arm, tuple(cells[0, arm] for cells in columns), reference=arm == reference) for arm in arms),
         remarks=tuple(people.remarks),
-        notes=((UNBOUNDED, _UNBOUNDED), (NOT_TOLD, _NOT_TOLD)),
+        notes=((NOT_TOLD, _NOT_TOLD),),
         interval=INTERVAL,
     )
 

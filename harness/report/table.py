@@ -20,6 +20,7 @@ UNLIKE = "≠"
 APART = "∘"
 AT_LEAST = "◇"
 ELSEWHERE = "□"
+UNBOUNDED = "?"
 
 NOTES = {
     RANDOM_WEIGHTS: "random weights: only speed and memory mean anything, and quality is never ranked",
@@ -33,6 +34,7 @@ NOTES = {
     APART: "not timed in turns with the others (A B B A), so that drift of the device falls on it alone; never ranked",
     AT_LEAST: "a bound: the search ended before it met a limit, so that the column is not ranked",
     ELSEWHERE: "clips made elsewhere that differ, or are not all scored as they were, as said below the table",
+    UNBOUNDED: "without an interval: that takes two raters and two prompts, and votes that differ",
     FAULT: "a plug-in failed over these results, as the cell says; no other cell rests on that",
     NOT_TOLD: "best, but not told from the next: harness compare says UNCLEAR or has no verdict",
 }

@@ -144,6 +144,18 @@ def test_one_rater_has_no_interval_and_says_so(tmp_path: Path) -> None:
     assert "two prompts" in dict(marked.footnotes())["?"]
 
 
+def test_a_column_without_intervals_says_so_in_a_table_of_the_suite(tmp_path: Path) -> None:
+    shown = {"tables": [{"name": "both", "columns": [{"value": "study:adherence"}]}]}
+    study = studies.make_study(tmp_path, "adherence", suite=shown)
+    studies.vote_all(tmp_path / "study", study, better, range(1, 2))
+    run = load_run(tmp_path / "run")
+    write_people(run.folder, tally(study, collect(tmp_path / "study", study), run))
+    both = tables.build([load_run(run.folder)])[0]
+    assert both.name == "both"
+    assert [row.cells[0].marks[0] for row in both.rows] == ["?", "?"]
+    assert "two raters" in dict(both.footnotes())["?"]
+
+
 def test_a_study_without_votes_is_one_line(tmp_path: Path) -> None:
     study = studies.make_study(tmp_path)
     with pytest.raises(Incomplete, match="no votes yet"):
