@@ -70,18 +70,21 @@ class InplaceGELU(nn.Module):
     @step("activation")
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] to [..., width]."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        by_sigmoid = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+        compiling = torch.compiler.is_compiling()
+        if torch.is_grad_enabled() or (compiling and not by_sigmoid):
             return F.gelu(x, approximate="tanh")
-        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        if not by_sigmoid:
             out: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
             return out
+        linear, cubic = constant(math.sqrt(8 / math.pi), x), 0.044715 * math.sqrt(8 / math.pi)
+        if compiling:  # the same steps, whose memory is the compiler's affair
+            return x * torch.sigmoid(torch.addcmul(linear, x, x, value=cubic) * x)
         tokens = x.flatten(0, -2)
         some = max(1, min(len(tokens), self.NUMBERS // x.shape[-1]))
-        linear, scratch = constant(math.sqrt(8 / math.pi), x), x.new_empty(some, x.shape[-1])
+        scratch = x.new_empty(some, x.shape[-1])
         for rows in torch.split(tokens, some):
-            twice_u = torch.addcmul(
-                linear, rows, rows, value=0.044715 * math.sqrt(8 / math.pi), out=scratch[: len(rows)]
-            )
+            twice_u = torch.addcmul(linear, rows, rows, value=cubic, out=scratch[: len(rows)])
             rows.mul_(twice_u.mul_(rows).sigmoid_())
         return x
 

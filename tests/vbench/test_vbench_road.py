@@ -20,7 +20,7 @@ FRAMES = 6
 DIMENSIONS = ["temporal_flickering", "background_consistency"]
 GOOD = ["a dog_runs - fast", 'it\'s "quoted" 50% _d', "odd", "-é 猫" + "a" * 200]
 BAD = {
-    "empty": "empty-0.mp4 cannot be read",
+    "empty": "empty-0.mp4 cannot be decoded",
     "truncated": "truncated-0.mp4 cannot be decoded",
     "text": "text-0.mp4 cannot be decoded",
     "one frame": "has 1 frames; 6 were asked for",

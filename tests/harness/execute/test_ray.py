@@ -280,6 +280,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluster)
     assert any("its work is done again" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_and_one_that_comes_late_lose_nothing(tmp_path: Path, nodes: Nodes) -> None:
     extra, cluster = [nodes.add_node(num_cpus=2)], Cluster(ray, 6, patience=300)
     killed, said = extra[0].node_id, list[str]()

@@ -39,10 +39,17 @@ def pids(file: Path) -> list[int]:
     return [int(word) for word in file.read_text().split()]
 
 
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def gone(numbers: list[int]) -> bool:
     """Whether all of them end, within a bound."""
     until = time.monotonic() + 60
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in numbers):
+    while any(map(runs, numbers)):
         if time.monotonic() > until:
             return False
         time.sleep(0.02)
