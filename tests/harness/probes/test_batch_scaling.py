@@ -15,6 +15,8 @@ from harness.probes.timing import repeat
 from harness.probes.timing.telemetry import Telemetry
 
 MIB = 1 << 20
+ARENA = MIB
+"""Bytes that Python asks the system for at a time (obmalloc since 3.10): one more may fall into any batch."""
 PROMPTS = ("a red circle", "a blue square")
 HERE = ProbeContext("cpu", Path("unused"))
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the budget is held by RLIMIT_DATA")
@@ -70,12 +72,12 @@ def test_the_known_allocation_comes_out_under_a_held_budget(subject):
     found = BatchScaling(options).measure(made, Workload(PROMPTS, (0, 1), 12), HERE)
     assert found.values["largest_batch"] == 4
     assert found.values["bounded"] == 1
-    assert found.values["slope_bytes"] == pytest.approx(24 * MIB, rel=0.01)
-    assert found.values["weight_bytes"] == pytest.approx(40 * MIB, rel=0.02)
-    assert found.values["cache_share"] == pytest.approx(1, rel=0.01)
+    assert found.values["slope_bytes"] == pytest.approx(24 * MIB, abs=ARENA / 2)
+    assert found.values["weight_bytes"] == pytest.approx(40 * MIB, abs=1.1 * ARENA)
+    assert found.values["cache_share"] == pytest.approx(1, rel=0.02)
     # The budget limits what is shown: no batch that fits lies above it.
     sizes = [(40 + 24 * batch) * MIB for batch in (1, 2, 4)]
-    assert found.samples["peak_bytes"][:3] == pytest.approx(sizes, rel=0.01)
+    assert found.samples["peak_bytes"][:3] == pytest.approx(sizes, abs=1.5 * ARENA)
     assert max(found.samples["peak_bytes"][:3]) <= options.budget_bytes
     assert found.samples["batch"] == [1, 2, 4, 5, 6, 8]
     assert found.samples["fits"] == [1, 1, 1, 0, 0, 0]
