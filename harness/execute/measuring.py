@@ -15,11 +15,10 @@ from harness.execute.process import Child, ProcessEnded
 from harness.probes.timing.telemetry import PARENT_HOLDS_CONTEXT
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Unit
-from harness.suite.schema import LONGEST_MEASUREMENT_S
 from harness.system import devices
 
-Task = tuple[Unit, Arm | None, Mapping[str, Json]]
-"""A unit, its arm if it has one, and the options of its probe."""
+Task = tuple[Unit, Arm | None, Mapping[str, Json], float]
+"""A unit, its arm if it has one, the options of its probe, and the seconds that it may take."""
 
 
 class Measurer:
@@ -27,25 +26,16 @@ class Measurer:
 
     Args:
         say: gets progress, as in `loading dense`. scratch: as in `ProbeContext`.
-        limits: seconds that a measurement may take, by section.
     """
 
-    def __init__(
-        self,
-        device: str,
-        setting: units.Setting,
-        say: Callable[[str], None],
-        scratch: Path,
-        limits: Mapping[str, float] | None = None,
-    ) -> None:
-        self.setting, self.limits = setting, limits or {}
+    def __init__(self, device: str, setting: units.Setting, say: Callable[[str], None], scratch: Path) -> None:
+        self.setting = setting
         self._child = Child(__name__, device, setting, say, scratch, _environment)
         self.close, self.interrupt = self._child.close, self._child.interrupt
 
-    def measure(self, unit: Unit, arm: Arm | None, options: Mapping[str, Json]) -> Record:
+    def measure(self, unit: Unit, arm: Arm | None, options: Mapping[str, Json], seconds: float) -> Record:
         """The unit's record, a failed one where the process dies. Raises `StorageError` as the probe does."""
         start = units.now()
-        seconds = self.limits.get(str(unit.context["section"]), LONGEST_MEASUREMENT_S)
         over: list[float] = []
 
         def end() -> None:

@@ -261,11 +261,11 @@ class MeasuringHost(Worker):
         self.thread = ThreadPoolExecutor(1)
 
     def measure(
-        self, unit: Unit, arm: Arm | None, options: Mapping[str, Json]
+        self, unit: Unit, arm: Arm | None, options: Mapping[str, Json], seconds: float
     ) -> Iterator[str | tuple[Record, Mapping[str, bytes]] | tuple[str, str]]:
         """Lines of progress, then the record with its products' bytes; or message and fix of a refusing disk."""
         unpacked = self.desk.unpacked
-        self.thread.submit(self._measure, unpacked.unit(unit), arm and unpacked.arm(arm), options)
+        self.thread.submit(self._measure, unpacked.unit(unit), arm and unpacked.arm(arm), options, seconds)
         while isinstance(event := self.events.get(), str):
             yield event
         if isinstance(event, StorageError):
@@ -275,9 +275,9 @@ class MeasuringHost(Worker):
         else:
             yield (event, self._products(event))
 
-    def _measure(self, unit: Unit, arm: Arm | None, options: Mapping[str, Json]) -> None:
+    def _measure(self, *task: Any) -> None:
         try:
-            self.events.put(self.measurer.measure(unit, arm, options))
+            self.events.put(self.measurer.measure(*task))
         except BaseException as fault:  # noqa: BLE001 - it is told where the record is awaited
             self.events.put(fault)
 

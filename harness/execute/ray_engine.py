@@ -401,8 +401,8 @@ class _Measuring:
             return
         place.task = place.sections[0].popleft()
         unit, arm = place.task
-        options = self.run.options[str(unit.context["section"])]
-        place.stream = place.hand.actor.measure.options(num_returns="streaming").remote(unit, arm, options)
+        task = self.run.task(unit, arm)
+        place.stream = place.hand.actor.measure.options(num_returns="streaming").remote(*task)
 
     def _begun(self) -> int:
         return self.run.finished + sum(place.task is not None for place in self.places.values())

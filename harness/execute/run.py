@@ -101,7 +101,7 @@ class RunningPlan:
     ) -> None:
         self.plan, self.store, self.setting = plan, store, setting
         self.progress, self.limit, self.scratch = progress, limit, scratch
-        self.options = {section.name: section.options for section in plan.suite.measure}
+        self.sections = {section.name: section for section in plan.suite.measure}
         self.index = store.records.newest()
         self.models = Models(plan.device, self._say)
         self.measurer = self._measurer(self._say)
@@ -133,7 +133,7 @@ class RunningPlan:
         self._measure_together(together, jobs)
         for unit, arm in in_turn:
             if not self._done(unit):
-                self._write(self.measurer.measure(*self._task(unit, arm)))
+                self._write(self.measurer.measure(*self.task(unit, arm)))
 
     def make_clips(self, processes: int | None) -> None:
         """Make the clips that are missing, and score those that have no score."""
@@ -262,16 +262,17 @@ class RunningPlan:
 
         self._write(units.attempt(unit, self.setting, work))
 
-    def _task(self, unit: Unit, arm: Arm | None) -> Task:
-        return unit, arm, self.options[str(unit.context["section"])]
+    def task(self, unit: Unit, arm: Arm | None) -> Task:
+        """What a process that measures is asked for."""
+        section = self.sections[str(unit.context["section"])]
+        return unit, arm, section.options, section.timeout_s
 
     def _measurer(self, say: Callable[[str], None]) -> Measurer:
-        limits = {section.name: section.timeout_s for section in self.plan.suite.measure}
-        return Measurer(self.plan.device, self.setting, say, self.scratch, limits)
+        return Measurer(self.plan.device, self.setting, say, self.scratch)
 
     def _measure_together(self, todo: Sequence[Unit], jobs: int) -> None:
         arms = {arm.label: arm for arm in self.plan.arms}
-        tasks = [self._task(unit, arms.get(str(unit.context["arm"]))) for unit in todo if not self._done(unit)]
+        tasks = [self.task(unit, arms.get(str(unit.context["arm"]))) for unit in todo if not self._done(unit)]
         if self.limit is not None:
             tasks = tasks[: self.limit - self.finished]
         with closing(work_all(tasks, jobs, self._measurer, self._say)) as records:

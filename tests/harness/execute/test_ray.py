@@ -265,6 +265,15 @@ def after(units: int, act: Callable[[], object]) -> Progress:
     return progress
 
 
+def test_a_measurement_that_never_ends_is_ended_as_its_section_says(tmp_path: Path, cluster: Cluster) -> None:
+    hangs = {"name": "hangs", "probe": "fake/hangs", "timeout_s": 1.0}
+    plan = planned(tmp_path, many(generate=[], measure=[hangs, PROBES[1]]))
+    outcome = run(tmp_path, plan, cluster)
+    assert (outcome.failed, outcome.done_now) == (1, 1)
+    (failed,) = (record for record in records(tmp_path) if record.status == "failed")
+    assert str(failed.error["message"]).startswith("the measurement took more than 1 s and was ended")
+
+
 def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluster) -> None:
     plan = dying(tmp_path, [f"prompt {number} is slow" for number in range(8)])
     said: list[str] = []
