@@ -250,17 +250,7 @@ def _ratio_within(first: Floats, second: Floats, level: float, resamples: int, s
     # Counted values, as bytes: a bootstrap of equal numbers has no width, which is no evidence.
     if max(np.ptp(first), np.ptp(second)) <= EQUAL:
         return _without_spread(value, count, samples, level)
-    result = stats.bootstrap(
-        (first, second),
-        _log_ratio,
-        paired=False,
-        vectorized=True,
-        method="percentile",
-        n_resamples=resamples,
-        batch=256,  # resamples at a time: all of them at once are 8 bytes a sample each
-        confidence_level=level,
-        rng=np.random.default_rng(seed),
-    )
+    result = _resampled((first, second), _log_ratio, level, resamples, seed, paired=False, vectorized=True)
     ends, error = np.exp(result.confidence_interval), float(result.standard_error)
     if ends[1] - ends[0] <= EQUAL * ends[1]:
         return _without_spread(value, count, samples, level)
@@ -420,17 +410,7 @@ def _bootstrap(
 ) -> tuple[float, float]:
     """Percentile bootstrap over the clusters that stand, paired, along the arrays of `data`."""
     wide = expanded_level(level, len(data[0]))
-    result = stats.bootstrap(
-        data,
-        statistic,
-        paired=True,
-        vectorized=vectorized,
-        method="percentile",
-        n_resamples=resamples,
-        batch=256,
-        confidence_level=wide,
-        rng=np.random.default_rng(seed),
-    )
+    result = _resampled(data, statistic, wide, resamples, seed, paired=True, vectorized=vectorized)
     # scipy's ends are NaN as soon as the statistic of one resample is.
     distribution = np.asarray(result.bootstrap_distribution, dtype=np.float64)
     if np.isfinite(distribution).all():
@@ -441,3 +421,11 @@ def _bootstrap(
     tail = (1 - wide) / 2
     low, high = np.quantile(distribution, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _resampled(
+    data: tuple[Any, ...], statistic: Callable[..., Any], level: float, resamples: int, seed: int, **how: Any
+) -> Any:
+    """A percentile bootstrap, 256 resamples at a time: all of them at once are 8 bytes a sample each."""
+    how |= {"confidence_level": level, "n_resamples": resamples, "rng": np.random.default_rng(seed)}
+    return stats.bootstrap(data, statistic, method="percentile", batch=256, **how)

@@ -8,7 +8,7 @@ import pickle
 import sys
 import tempfile
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,13 @@ class Networks:
         """`network` on the device, without gradients, in evaluation mode."""
         return network.to(self.device).eval().requires_grad_(False)
 
+    def fitted(self, name: str, make: Callable[[], nn.Module], entry: str = "", extra: bool = False) -> Any:
+        """The network that `make` makes, ready, with the checkpoint `name` in it; `entry`, `extra` as of `fit`."""
+        # The file first: a network takes long to make.
+        state, network = tensors(self.path(name), entry), make()
+        fit(network, state, self.path(name), extra)
+        return self.ready(network)
+
     def hub(self, code: Path, model: str) -> Any:
         """A network from the torch.hub folder `code`, its weights not yet loaded."""
         if not (code / "hubconf.py").is_file():
@@ -212,10 +219,7 @@ class Networks:
 
     def from_hub(self, name: str, model: str) -> Any:
         """The network `model` of torch.hub code, with the checkpoint `name` in it; a new one at every call."""
-        state = tensors(self.path(name))
-        network = self.hub(self.path(f"{name}_code").parent, model)
-        fit(network, state, self.path(name))
-        return self.ready(network)
+        return self.fitted(name, lambda: self.hub(self.path(f"{name}_code").parent, model))
 
     @cached_property
     def dino(self) -> Any:
@@ -255,19 +259,14 @@ class Networks:
     @cached_property
     def aesthetic_head(self) -> Any:
         """LAION's linear head on CLIP ViT-L/14."""
-        head = nn.Linear(768, 1)
-        fit(head, tensors(self.path("aesthetic_head")), self.path("aesthetic_head"))
-        return self.ready(head)
+        return self.fitted("aesthetic_head", lambda: nn.Linear(768, 1))
 
     @cached_property
     def musiq(self) -> Any:
         """MUSIQ trained on SPAQ: frames [n, 3, h, w] in 0 to 1 to scores [n, 1] in 0 to 100."""
         from pyiqa.archs.musiq_arch import MUSIQ
 
-        state = tensors(self.path("musiq"))
-        network = MUSIQ(pretrained=False)
-        fit(network, state, self.path("musiq"))
-        return self.ready(Musiq(network))
+        return self.ready(Musiq(self.fitted("musiq", lambda: MUSIQ(pretrained=False))))
 
     @cached_property
     def amt(self) -> Any:
@@ -275,11 +274,9 @@ class Networks:
         from omegaconf import OmegaConf
         from vbench.third_party.amt.utils.build_utils import build_from_cfg
 
-        state = tensors(self.path("amt"), "state_dict")
         package = Path(importlib.import_module("vbench").__file__ or "").parent
-        network = build_from_cfg(OmegaConf.load(package / "third_party/amt/cfgs/AMT-S.yaml").network)
-        fit(network, state, self.path("amt"))
-        return self.ready(network)
+        config = OmegaConf.load(package / "third_party/amt/cfgs/AMT-S.yaml").network
+        return self.fitted("amt", lambda: build_from_cfg(config), "state_dict")
 
     @cached_property
     def raft(self) -> Any:
@@ -287,10 +284,8 @@ class Networks:
         from easydict import EasyDict
         from vbench.third_party.RAFT.core.raft import RAFT
 
-        state = tensors(self.path("raft"))
-        network = RAFT(EasyDict(small=False, mixed_precision=False, alternate_corr=False))
-        fit(network, state, self.path("raft"))
-        return self.ready(network)
+        options = EasyDict(small=False, mixed_precision=False, alternate_corr=False)
+        return self.fitted("raft", lambda: RAFT(options))
 
     @cached_property
     def viclip(self) -> Any:
@@ -298,29 +293,17 @@ class Networks:
         from vbench.third_party.ViCLIP.simple_tokenizer import SimpleTokenizer
         from vbench.third_party.ViCLIP.viclip import ViCLIP
 
-        state = tensors(self.path("viclip"), "model")
-        network = ViCLIP(tokenizer=SimpleTokenizer(), pretrain=None)
-        fit(network, state, self.path("viclip"))
-        return self.ready(network)
+        return self.fitted("viclip", lambda: ViCLIP(tokenizer=SimpleTokenizer(), pretrain=None), "model")
 
     @cached_property
     def umt(self) -> Any:
         """UMT ViT-L/16 fine-tuned on Kinetics-400: 16 frames to 400 logits."""
-        state = tensors(self.path("umt"))
         old_numpy_names()
         import vbench.human_action  # noqa: F401  (registers the network with timm)
         from timm.models import create_model
 
-        network = create_model(
-            "vit_large_patch16_224",
-            pretrained=False,
-            num_classes=400,
-            all_frames=16,
-            tubelet_size=1,
-            use_learnable_pos_emb=False,
-            drop_path_rate=0.2,
-            use_mean_pooling=True,
-            init_scale=0.001,
+        sizes = {"num_classes": 400, "all_frames": 16, "tubelet_size": 1, "init_scale": 0.001}
+        switches = {"pretrained": False, "use_learnable_pos_emb": False, "use_mean_pooling": True}
+        return self.fitted(
+            "umt", lambda: create_model("vit_large_patch16_224", drop_path_rate=0.2, **sizes, **switches), extra=True
         )
-        fit(network, state, self.path("umt"), extra=True)
-        return self.ready(network)
