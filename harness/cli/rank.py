@@ -34,6 +34,10 @@ def rank(
     ] = False,
     centred: Annotated[bool, typer.Option("--centred", help="Take the mean of the activations away.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Of the model.")] = None,
+    latents: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --activations: real latents behind which every chunk is made."),
+    ] = None,
     prompt: Annotated[str, typer.Option(help="Of the rollout.")] = PROMPT,
     frames: Annotated[int, typer.Option(min=1, help="Pixel frames of the rollout.")] = 81,
 ) -> Iterator[str]:
@@ -50,10 +54,11 @@ def rank(
 
     if activations and (ema is not None or lora is not None):
         raise OptionError("--ema and --lora are options of the model here", "give --set ema=true, --set lora=FILE")
-    if not activations and (centred or set_):
-        raise OptionError("--centred and --set belong to --activations", "add --activations, or leave them out")
+    if not activations and (centred or set_ or latents):
+        raise OptionError("--centred, --set and --latents belong to --activations", "add it, or leave them out")
     if activations:
-        suite = _rollout(subject, options_of(set_), {"width": width, "centred": centred}, prompt, frames)
+        probe: dict[str, Json] = {"width": width, "centred": centred, "latents": str(latents) if latents else ""}
+        suite = _rollout(subject, options_of(set_), probe, prompt, frames)
     else:
         suite = _suite(WEIGHTS, {"checkpoint": subject, "width": width, "ema": ema, "lora": lora})
     plan = make(suite)

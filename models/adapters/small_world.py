@@ -82,7 +82,8 @@ class ToyModel(SmallWorldModel):
 
     def window_policy(self) -> WindowPolicy:
         """VideoMLA's window."""
-        return presets.WINDOW
+        policy: WindowPolicy = self.options.cache.policy(presets.WINDOW)
+        return policy
 
     def sampler_config(self) -> SamplerConfig:
         """Evenly spaced steps."""

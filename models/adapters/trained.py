@@ -93,7 +93,8 @@ class Trained(SmallWorldModel):
 
     def window_policy(self) -> WindowPolicy:
         """The window of training."""
-        return self.headers[0].chain.policy()
+        policy: WindowPolicy = self.options.cache.policy(self.headers[0].chain.policy())
+        return policy
 
     def sampler_config(self) -> SamplerConfig:
         """The last stage's denoising steps and shift."""

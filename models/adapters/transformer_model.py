@@ -8,13 +8,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from harness.contracts import Agreement, Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.errors import ModelFault, OptionError
 from videomla_models.ops.choice import Form, choose, preferred_backend
 from videomla_models.spec import cost
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
+from videomla_models.spec.storage import CacheOptions, Storage
 from videomla_models.spec.timeline import Timeline
 from videomla_models.spec.window import WindowPolicy, check_rolling
 
@@ -36,10 +39,20 @@ class StreamingOptions(Options):
         dtype: of weights, latents and cache.
         attention: form of latent attention; `auto` is the cheaper one for the chunk, window and device, `reference`
             the slow float64 one. Ignored by others.
+        cache: how keys, values and latents are stored between chunks.
     """
+
+    later: ClassVar[Mapping[str, object]] = {"cache": CacheOptions()}
+    """Options that keys were given before there were, with their defaults, at which keys go without them."""
 
     dtype: Dtype = "bfloat16"
     attention: Literal["auto", "expanded", "absorbed", "reference"] = "auto"
+    cache: CacheOptions = CacheOptions()
+
+    @model_serializer(mode="wrap")
+    def _as_keys_have_it(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = fields(self)
+        return {name: value for name, value in values.items() if self.later.get(name, ...) != getattr(self, name)}
 
 
 class StreamingModel(VideoModel):
@@ -83,6 +96,11 @@ class StreamingModel(VideoModel):
 
     # -------------------------------------------------------------------------------- torch-free answers
 
+    def storage(self) -> Storage:
+        """How the cache is stored. Raises `OptionError` where the options do not fit network or window."""
+        options: CacheOptions = self.options.cache
+        return options.storage(self.network_config(), self.window_policy(), self.chunk)
+
     def form(self, device: str = "cpu") -> str:
         """The form of latent attention that runs on `device`; `none` for other kinds of attention."""
         return self.attention_form(device).name if self.network_config().attention == "latent" else "none"
@@ -119,8 +137,12 @@ class StreamingModel(VideoModel):
         )
         height, width = self.pixels()
         dtype, guided = self.options.dtype, sampler.guidance != 1
-        element = cost.ELEMENT_BYTES[dtype]
-        transient = cost.transient_bytes(config, policy, work, self.form(), element, guided)
+        element, storage = cost.ELEMENT_BYTES[dtype], self.storage()
+        transient = cost.transient_bytes(config, policy, work, self.form(), element, guided, storage)
+        stored: dict[str, Json] = {}
+        if storage.coded:
+            bits = storage.effective_bits(config, work.tokens, work.window, element)
+            stored = {"cache": {**self.options.cache.model_dump(mode="json"), "effective_bits": bits}}
         return ModelCard(
             family=self.family,
             height=height,
@@ -134,7 +156,7 @@ class StreamingModel(VideoModel):
             sink_frames=policy.sink,
             tokens_per_frame=work.tokens,
             cached_scalars=config.cached_scalars,
-            cache_bytes=cost.cache_bytes(config, work, element, guided),
+            cache_bytes=cost.cache_bytes(config, work, element, guided, storage),
             transient_bytes=sum(transient.values()),
             forwards_per_chunk=work.forwards,
             weights=self.weights_kind(),
@@ -142,6 +164,7 @@ class StreamingModel(VideoModel):
             licence=self.licence,
             details={
                 "cache_dtype": dtype,
+                **stored,
                 "chunk_latent_frames": self.chunk,
                 "denoising_steps": [float(step) for step in sampler.steps],
                 "shift": sampler.shift,
@@ -202,6 +225,7 @@ class StreamingModel(VideoModel):
         if request.frames < 1:
             raise OptionError(f"{request.frames} frames", "ask for at least 1")
         policy, config = self.window_policy(), self.network_config()
+        self.storage()
         if policy.schedule == "rolling":
             if request.switches or request.prefixes:
                 what = "switch" if request.switches else "prefix"
@@ -273,6 +297,7 @@ class StreamingModel(VideoModel):
             chunk=self.chunk,
             latent_size=self.latent_size(),
             device=torch.device(device),
+            storage=self.storage(),
         )
 
     def unload(self) -> None:

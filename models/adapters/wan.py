@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from harness.contracts import Agreement, Json, ModelCard, Request
 from harness.errors import OptionError, WeightsError, nearest
@@ -58,6 +58,8 @@ class WanOptions(StreamingOptions):
             cache stay as they are. The first clip of each shape waits for the compiler.
     """
 
+    later: ClassVar[Mapping[str, object]] = {**StreamingOptions.later, "compile": "none"}
+
     weights: str = ""
     ema: bool | None = None
     lora: str | None = None
@@ -74,14 +76,6 @@ class WanOptions(StreamingOptions):
     vae: str = WAN
     codec: Literal["wan", "preview"] = "wan"
     compile: Literal["none", "blocks", "graph"] = "none"
-
-    @model_serializer(mode="wrap")
-    def _as_keys_have_it(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `compile` where nothing is compiled: keys were given before there was the option."""
-        values: dict[str, Any] = fields(self)
-        if values["compile"] == "none":
-            del values["compile"]
-        return values
 
 
 class WanModel(StreamingModel):
@@ -127,7 +121,9 @@ class WanModel(StreamingModel):
             "counts_sink": options.counts_sink,
             "counts_current": options.counts_current,
         }
-        return replace(base, **{name: value for name, value in overrides.items() if value is not None})
+        policy = replace(base, **{name: value for name, value in overrides.items() if value is not None})
+        rotated: WindowPolicy = options.cache.policy(policy)
+        return rotated
 
     def sampler_config(self) -> SamplerConfig:
         """The preset's."""

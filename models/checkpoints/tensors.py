@@ -132,7 +132,8 @@ class Pickles(TensorFile):
         return self._shards[name].read(name)
 
 
-def _unpickle(path: Path) -> dict[Any, Any]:
+def load_pickle(path: Path) -> object:
+    """What a pickle holds, mapped where it can be; `WeightsError` for what would run code, and for damage."""
     zipped = zipfile.is_zipfile(path)
     with path.open("rb") as file:
         if not zipped and file.read(2) == b"PK":
@@ -153,6 +154,11 @@ def _unpickle(path: Path) -> dict[Any, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is truncated or no checkpoint ({reason})", TRUNCATED) from error
+    return content
+
+
+def _unpickle(path: Path) -> dict[Any, Any]:
+    content = load_pickle(path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}", "give a file that maps names to tensors")
     return content

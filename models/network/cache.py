@@ -8,17 +8,20 @@ buffer that all layers share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from videomla_models.network.attention.context import AttendWindow, rotate_tail
 from videomla_models.network.attention.linear import State
+from videomla_models.network.storage import CodedPart, empty_entries
 from videomla_models.ops.latent import rotate_first
 from videomla_models.ops.rope import RotaryTable, Rotation, rotate
 from videomla_models.ops.step import step
+from videomla_models.spec.storage import EXACT, Storage
 from videomla_models.spec.window import Placement, Ring, Run, WindowPolicy
 
 
@@ -38,24 +41,58 @@ class Grid:
 class LayerCache:
     """One layer's entries, a row for each token of each slot; of keys and values by head, a head's rows are adjacent.
 
+    Args:
+        positional_part, content_part: how they are encoded; None for what is stored as the model computes it.
+
     Attributes:
         positional: keys [B, capacity * tokens, H, p], or one for all heads [B, capacity * tokens, p].
         content: values [B, capacity * tokens, H, d_v], or latents [B, capacity * tokens, d_c].
     """
 
-    def __init__(self) -> None:
+    def __init__(self, positional_part: CodedPart | None = None, content_part: CodedPart | None = None) -> None:
         self.positional: Tensor | None = None
         self.content: Tensor | None = None
+        self._parts = positional_part, content_part
 
     def entries(self) -> list[Tensor]:
-        """Both tensors, once they are allocated."""
-        return [entries for entries in (self.positional, self.content) if entries is not None]
+        """All that is stored, once it is allocated."""
+        plain = [entries for entries in (self.positional, self.content) if entries is not None]
+        return [*plain, *(tensor for part in self._parts if part is not None for tensor in part.tensors())]
 
     def allocated(self, positional: Tensor, content: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """Both tensors, with `rows` rows in shape and dtype of these from the first call on; slots start unwritten."""
-        if self.positional is None or self.content is None:
-            self.positional, self.content = _empty(positional, rows), _empty(content, rows)
-        return self.positional, self.content
+        """Both parts as attention reads them, with `rows` rows in shape and dtype of these.
+
+        What is encoded is decoded into a buffer that the next layer overwrites; the rest stands there from the first
+        call on. Slots start unwritten.
+        """
+        keys, contents = self._parts
+        if keys is None and self.positional is None:
+            self.positional = empty_entries(positional, rows)
+        if contents is None and self.content is None:
+            self.content = empty_entries(content, rows)
+        return self._window(keys, self.positional, positional), self._window(contents, self.content, content)
+
+    @staticmethod
+    def _window(part: CodedPart | None, entries: Tensor | None, like: Tensor | None = None) -> Tensor:
+        if part is not None:
+            return part.window(like)
+        assert entries is not None
+        return entries
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Encode `slots` as `allocated` gave them and passes wrote them, the frame that is latest in time last."""
+        for part in self._parts:
+            if part is not None:
+                part.keep(slots)
+
+    def edited(self, slots: Sequence[int]) -> Iterator[Tensor]:
+        """Either part in turn, to change `slots` of it in place; nothing before the first pass."""
+        if not self.entries():
+            return
+        keys, contents = self._parts
+        yield self._window(keys, self.positional)
+        yield self._window(contents, self.content)
+        self.keep(slots)
 
     @staticmethod
     @step("cache_writes")
@@ -78,26 +115,38 @@ class LayerCache:
                 rotate(positional[:, own], rotation.tokens(own.start, own.stop), entries[0][:, slots])
 
 
-def _empty(entries: Tensor, rows: int) -> Tensor:
-    """[B, rows, ...] as `entries`. Attention reads a head at a time, so heads lie outside rows in memory."""
-    batch, _, *heads, width = entries.shape
-    return entries.new_empty(batch, *heads, rows, width).movedim(-2, 1)
-
-
 class StreamCache:
     """All layers' caches of one batch of requests, and the frames that stand in their slots.
 
     Attributes:
         rotated_keys: a layer's keys [B, capacity * tokens, p] as its attention reads them. The next layer overwrites
             them: a copy for each layer would be cache as well, and no small part of a latent one.
+        decoded: the buffers that layers decode into, by part.
     """
 
-    def __init__(self, layers: int, policy: WindowPolicy, capacity: int, grid: Grid, table: RotaryTable) -> None:
+    def __init__(
+        self,
+        layers: int,
+        policy: WindowPolicy,
+        capacity: int,
+        grid: Grid,
+        table: RotaryTable,
+        storage: Storage = EXACT,
+    ) -> None:
+        self.storage = storage
+        self.decoded: dict[str, Tensor] = {}
         self.policy, self.grid, self.table = policy, grid, table
         self.ring = Ring(capacity, policy.sink)
-        self.layers = [LayerCache() for _ in range(layers)]
+        self.layers = [LayerCache(self._part("key"), self._part("content")) for _ in range(layers)]
         self.states: list[State | None] = [None] * layers
         self.rotated_keys: Tensor | None = None
+
+    def _part(self, name: Literal["key", "content"]) -> CodedPart | None:
+        storage, code = self.storage, self.storage.key if name == "key" else self.storage.content
+        if code.kind == "exact":
+            return None
+        frames = self.ring.capacity, storage.sink, storage.recent
+        return CodedPart(code, self.grid.tokens, *frames, name, self.decoded)
 
     @step("rope")
     def chunk(self, first: int, count: int, device: torch.device) -> ChunkContext:
@@ -124,7 +173,7 @@ class StreamCache:
         """Merge what leaves into the sink, slot by slot: sink = a sink + (1 - a) evicted (Reward Forcing)."""
         tokens, decay = self.grid.tokens, self.policy.average_decay
         for cache in self.layers:
-            for entries in cache.entries():
+            for entries in cache.edited(range(len(placement.evicted))):
                 for sink, slot in enumerate(placement.evicted):
                     evicted = entries[:, slot * tokens : (slot + 1) * tokens]
                     entries[:, sink * tokens : (sink + 1) * tokens].mul_(decay).add_(evicted, alpha=1 - decay)
@@ -133,7 +182,7 @@ class StreamCache:
         """Move the entries of `slots` to slots 0, 1, … (a flush; the only time that entries move)."""
         tokens = self.grid.tokens
         for cache in self.layers:
-            for entries in cache.entries():
+            for entries in cache.edited(range(len(slots))):
                 # Joined first: a slot may be written over before it is read.
                 kept = torch.cat([entries[:, slot * tokens : (slot + 1) * tokens] for slot in slots], dim=1)
                 entries[:, : kept.shape[1]] = kept
@@ -200,6 +249,8 @@ class ChunkContext:
             # Later passes write over the cache before the backward pass does its work.
             keys, contents = keys.clone(), contents.clone()
         cache.write((keys, contents), self.placement.runs, positional, content, tokens, rotation)
+        if self.clean and not learning:
+            cache.keep([slot for run in self.placement.runs for slot in range(run.slot, run.slot + run.length)])
         keys, contents = keys[:, : self.filled * tokens], contents[:, : self.filled * tokens]
         if self.key_rotation is not None:
             keys = self._in_time(keys, learning) if shared else rotate(keys, self.key_rotation)
@@ -209,6 +260,9 @@ class ChunkContext:
         """For keys rotated at read: height and width of the own tokens, time of all filled slots."""
         if self.key_rotation is None:
             return None, None
+        if self.cache.storage.key.kind != "exact":
+            # A code before rotation means before all of it.
+            return None, self.key_rotation
         time = self.cache.table.axes[0].shape[1]
         # The kernel loads what it rotates; on a CPU half a row is slower than a whole one.
         whole = device.type == "cpu"

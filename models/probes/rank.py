@@ -5,13 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Request, Subject, Value, Workload
-from harness.errors import OptionError
+from harness.contracts import (
+    FilePath,
+    Json,
+    Measurement,
+    Options,
+    Probe,
+    ProbeContext,
+    Request,
+    Subject,
+    Value,
+    Workload,
+)
+from harness.errors import OptionError, WeightsError
+from harness.system.digests import remembered_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,11 +168,14 @@ class ActivationOptions(Options):
         activations: those to record; what a model has not is NaN.
         centred: take each channel's mean over all tokens away, so that energy is variance.
         width: as for `rank`.
+        latents: a file of latents [batch, channel, frame, height, width] that stand in for what the model makes, so
+            that every chunk is made behind true ones; safetensors, or a `.pt` of tensors. Its length is the clips'.
     """
 
     activations: tuple[Activation, ...] = Field(tuple(ACTIVATIONS), min_length=1)
     centred: bool = False
     width: int = Field(default=192, ge=1)
+    latents: FilePath = ""
 
 
 class ActivationRankProbe(Probe):
@@ -180,6 +196,13 @@ class ActivationRankProbe(Probe):
         Value("tokens", "", "none", "activations recorded a layer"),
     )
 
+    def keyed_options(self, options: Mapping[str, Json]) -> Mapping[str, Json]:
+        """The latents by their digest, and not at all where there are none: keys were given before there was a file."""
+        kept = {name: value for name, value in options.items() if name != "latents"}
+        if self.options.latents:
+            kept["latents"] = _latents_digest(self.options.latents)
+        return kept
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Stream the workload's clips and record."""
         from videomla_models.checkpoints.spectrum import recorded
@@ -192,8 +215,8 @@ class ActivationRankProbe(Probe):
             raise OptionError(f"model {subject.name} gives no transformer to record", "choose one of the Wan family")
         names = self._names([name for name, _ in network.named_modules()])
         with recorded(network, [name for layers in names.values() for name in layers.values()]) as grams:
-            for request in requests(workload):
-                for _ in model.stream(request):
+            for passes in self._passes(model, workload):
+                for _ in passes:
                     pass
         centred = self.options.centred
         values = dict.fromkeys((value.name for value in self.values), NAN)
@@ -208,6 +231,18 @@ class ActivationRankProbe(Probe):
         notes["outputs"] = [name for layers in names.values() for name in layers.values()]
         return Measurement(values, samples, notes)
 
+    def _passes(self, model: Any, workload: Workload) -> Iterator[Iterator[Any]]:
+        """The workload's clips, or its first prompt behind the true latents of a file."""
+        if not self.options.latents:
+            yield from (model.stream(request) for request in requests(workload))
+            return
+        from videomla_models.checkpoints.latents import read_latents
+
+        latents = read_latents(Path(self.options.latents))
+        batch = len(latents)
+        request = Request(workload.prompts[:1] * batch, tuple(workload.seeds[0] + i for i in range(batch)), 1)
+        yield model.pipeline.on_latents(latents, request)
+
     def _names(self, modules: Sequence[str]) -> dict[Activation, dict[str, str]]:
         """Of each activation that the model has, the submodules by layer number as two digits."""
         layers = sorted({int(match[1]) for name in modules if (match := re.match(r"blocks\.(\d+)$", name))})
@@ -221,6 +256,14 @@ class ActivationRankProbe(Probe):
             outputs = " or ".join(ACTIVATIONS[kind] for kind in self.options.activations)
             raise OptionError(f"no block has {outputs}", "choose among k, v and latent, or see named_modules()")
         return complete
+
+
+def _latents_digest(name: str) -> str:
+    """SHA-256 of a file of latents. Raises `WeightsError` where there is none."""
+    path = Path(name)
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file", "give a file of latents [batch, channel, frame, height, width]")
+    return remembered_sha256(path)
 
 
 def requests(workload: Workload) -> Iterator[Request]:

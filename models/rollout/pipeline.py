@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.contracts import Frames, Request, Spans
-from harness.errors import ModelFault
+from harness.contracts import Frames, Request, Spans, no_spans
+from harness.errors import ModelFault, OptionError
 from videomla_models.network.cache import Grid
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.rollout.codecs import Codec
 from videomla_models.rollout.rolling import RollingRollout
 from videomla_models.rollout.rollout import Prompt, PromptSwitch, Rollout, SeededNoise
 from videomla_models.spec.config import SamplerConfig
+from videomla_models.spec.storage import EXACT, Storage
 from videomla_models.spec.timeline import Leg, Timeline
 from videomla_models.spec.window import WindowPolicy
 
@@ -30,7 +31,7 @@ class Pipeline:
     """A loaded model: everything that a request needs, on one device.
 
     Attributes:
-        latent_size: height and width of a latent frame. chunk: latent frames per chunk.
+        latent_size: height and width of a latent frame. chunk: latent frames per chunk. storage: of the cache.
     """
 
     network: VideoTransformer
@@ -41,6 +42,7 @@ class Pipeline:
     chunk: int
     latent_size: tuple[int, int]
     device: torch.device
+    storage: Storage = EXACT
 
     def stream(self, request: Request, timeline: Timeline, spans: Spans) -> Iterator[Frames]:
         """Chunks of `request.frames` frames in all, uint8 [batch, frames, height, width, 3].
@@ -74,12 +76,46 @@ class Pipeline:
     def _shape(self) -> tuple[int, int, int]:
         return self.network.config.in_channels, *self.latent_size
 
+    @property
+    def grid(self) -> Grid:
+        """Tokens of a latent frame."""
+        patch = self.network.config.patch
+        return Grid(self.latent_size[0] // patch[1], self.latent_size[1] // patch[2])
+
     def rollout(self, spans: Spans, first: int) -> Rollout:
         """A new rollout, whose first chunk has the number `first`."""
-        patch = self.network.config.patch
-        grid = Grid(self.latent_size[0] // patch[1], self.latent_size[1] // patch[2])
         kind = RollingRollout if self.policy.schedule == "rolling" else Rollout
-        return kind(self.network, self.policy, self.chunk, self.sampler, grid, spans, first)
+        return kind(self.network, self.policy, self.chunk, self.sampler, self.grid, spans, first, self.storage)
+
+    def on_latents(self, latents: Tensor, request: Request) -> Iterator[Tensor]:
+        """What the network makes of each chunk behind the true chunks before it, in every denoising step.
+
+        Args:
+            latents: [B, frames, C, H, W], of any size that the patch divides; frames beyond whole chunks are left out.
+            request: prompts and seeds.
+
+        Raises `OptionError` for latents of another shape, too few frames, and the rolling schedule.
+        """
+        channels, patch = self.network.config.in_channels, self.network.config.patch
+        batch, frames, own, height, width = latents.shape
+        if own != channels or batch != request.batch or height % patch[1] or width % patch[2]:
+            raise OptionError(
+                f"latents are [{batch}, {own}, {frames}, {height}, {width}] as [batch, channel, frame, height, width]",
+                f"the model takes batch {request.batch}, {channels} channels, and sides that {patch[1]} and "
+                f"{patch[2]} divide",
+            )
+        whole = frames - frames % self.chunk
+        if not whole or self.policy.schedule == "rolling":
+            raise OptionError(
+                f"{frames} latent frames for a {self.policy.schedule} schedule of {self.chunk} a chunk",
+                f"give at least {self.chunk}, and a model whose schedule is not rolling",
+            )
+        with torch.inference_mode():
+            prompt = self._prompt(request.prompts)
+        there = replace(self, latent_size=(height, width))
+        past = latents[:, :whole].to(self.device, self._dtype)
+        noise = SeededNoise(request.seeds, there._shape, self.device, self._dtype)
+        yield from there.rollout(no_spans, 0).run(noise, prompt, whole, history=past)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Latents of pixels, where the network has its own."""

@@ -56,6 +56,7 @@ class RollingContext:
             here = slice(self.write_to * tokens, self.write_to * tokens + own.shape[1])
             keys[:, here] = positional if self.write_to == 0 else own
             contents[:, here] = content
+            cache.keep(range(self.write_to, self.write_to + own.shape[1] // tokens))
         chosen = [slice(slot * tokens, (slot + 1) * tokens) for slot in self.slots]
         seen = [(keys[:, rows], contents[:, rows]) for rows in chosen] + [(own, content)]
         if self.anchor is not None:

@@ -18,6 +18,7 @@ from videomla_models.network.cache import ChunkContext, Grid, StreamCache
 from videomla_models.network.transformer import Modulations, VideoTransformer
 from videomla_models.rollout.sampler import Schedule, guided
 from videomla_models.spec.config import SamplerConfig
+from videomla_models.spec.storage import EXACT, Storage
 from videomla_models.spec.window import WindowPolicy
 
 Prompt = list[TextKeys]
@@ -73,6 +74,7 @@ class Rollout:
         policy: window policy. chunk: latent frames per chunk. sampler: denoising steps and shift.
         grid: tokens of a latent frame.
         spans: names the stages for whoever measures. first: number of the first chunk in their names.
+        storage: how the cache is stored.
 
     With guidance the batch is doubled: the first half follows the prompt, the second half has none; so is its cache.
     """
@@ -86,6 +88,7 @@ class Rollout:
         grid: Grid,
         spans: Spans = no_spans,
         first: int = 0,
+        storage: Storage = EXACT,
     ) -> None:
         self.network, self.policy, self.chunk, self.spans = network, policy, chunk, spans
         self.first = first
@@ -94,7 +97,7 @@ class Rollout:
         self.guidance = sampler.guidance
         self.capacity = policy.capacity(chunk)
         layers = network.config.layers
-        self.cache = StreamCache(layers, policy, self.capacity, grid, network.rotary_table())
+        self.cache = StreamCache(layers, policy, self.capacity, grid, network.rotary_table(), storage)
         self.finished: list[Tensor] = []
         self._modulations: defaultdict[float, list[Modulations]] = defaultdict(list)
         self.device = network.patch_embedding.weight.device

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
+from videomla_models.spec.storage import EXACT, Storage
 from videomla_models.spec.window import WindowPolicy
 
 ELEMENT_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -57,16 +58,18 @@ def workload(
     return Workload(tokens, chunk, policy.capacity(chunk), guided * passes)
 
 
-def cache_bytes(config: TransformerConfig, work: Workload, element_bytes: int, guided: bool) -> int:
+def cache_bytes(
+    config: TransformerConfig, work: Workload, element_bytes: int, guided: bool, storage: Storage = EXACT
+) -> int:
     """Bytes of one request's self-attention cache with the window full; guidance keeps a second one.
 
     The linear form keeps a [head, head] matrix and a vector for every head, whatever the window.
     """
     if config.attention == "linear":
-        scalars = config.layers * config.dim * (config.head_dim + 1)
+        layer = config.dim * (config.head_dim + 1) * element_bytes
     else:
-        scalars = config.layers * work.window * work.tokens * config.cached_scalars
-    return scalars * element_bytes * (2 if guided else 1)
+        layer = storage.layer_bytes(config, work.tokens, work.window, element_bytes)
+    return config.layers * layer * (2 if guided else 1)
 
 
 def kept_bytes(
@@ -86,13 +89,19 @@ def kept_bytes(
 
 
 def transient_bytes(
-    config: TransformerConfig, policy: WindowPolicy, work: Workload, form: str, element_bytes: int, guided: bool
+    config: TransformerConfig,
+    policy: WindowPolicy,
+    work: Workload,
+    form: str,
+    element_bytes: int,
+    guided: bool,
+    storage: Storage = EXACT,
 ) -> dict[str, int]:
     """Bytes of what one layer makes of one request's cache for its own attention, by name; the next layer needs none.
 
     `rotated`: keys rotated at read. `gathered`: entries brought together (the rolling schedule; in the absorbed form
     latents beside their rope keys, which its kernel on CUDA reads where they lie). `rebuilt`: keys and values of every
-    head, in the expanded form.
+    head, in the expanded form. `decoded`, where the cache is encoded: what attention reads in its place.
 
     Args:
         form: of latent attention, `expanded` or `absorbed`.
@@ -107,6 +116,8 @@ def transient_bytes(
         scalars["gathered"] += tokens * config.cached_scalars
     elif config.attention == "latent":
         scalars["rebuilt"] = tokens * (config.heads * (sizes.d_nope + sizes.d_rope) + config.dim)
+    if storage.coded:
+        scalars["decoded"] = tokens * storage.decoded_scalars(config)
     return {name: count * element_bytes * (2 if guided else 1) for name, count in scalars.items()}
 
 
