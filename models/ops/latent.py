@@ -184,7 +184,8 @@ def _has_kernel(keys: Tensor) -> bool:
     if keys.shape[2] % 16 or keys.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return False
     # A layer asks in every pass, so neither a file nor Triton itself is opened for the answer.
-    return (keys.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1") and not _triton_is_missing()
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and keys.dtype != torch.bfloat16
+    return (keys.device.type == "cuda" or interpreted) and not _triton_is_missing()
 
 
 _triton_is_missing = cache(no_triton)

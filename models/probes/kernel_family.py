@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BLOCK_SCORES = 1 << 26
 """Scores of the float64 reference at a time, 512 MB."""
+INTERPRETED = ("float16", "float32")
+"""Dtypes in which Triton's interpreter computes what a device does."""
 SPARE = 48
 """Unwritten slots behind the keys, which hold NaN."""
 
@@ -70,6 +72,11 @@ class LatentAttentionBench(Bench):
                 return Availability(False, reason.message, reason.fix)
             return Availability(True)
         if os.environ.get("TRITON_INTERPRET") == "1":
+            if self.dtype not in INTERPRETED:
+                no_check = (
+                    f"Triton's interpreter multiplies the bit patterns of {self.dtype}, so no kernel is checked in it"
+                )
+                return Availability(False, no_check, f"set dtype to {' or '.join(INTERPRETED)}, or use a CUDA device")
             return Availability(True)
         return Availability(
             False, f"Triton kernels do not run on {self.device}", "set TRITON_INTERPRET=1 to check them"

@@ -417,6 +417,17 @@ def test_checks_need_the_interpreter_where_there_is_no_device(tmp_path, monkeypa
     assert "TRITON_INTERPRET=1" in probe.available("cpu").fix
 
 
+def test_the_interpreter_checks_no_bfloat16(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    by_dtype = {
+        dtype: Kernels(Kernels.schema(timed=False, dtype=dtype)).available("cpu")
+        for dtype in ("bfloat16", "float16", "float32")
+    }
+    assert [dtype for dtype, state in by_dtype.items() if state.ready] == ["float16", "float32"]
+    assert by_dtype["bfloat16"].reason.startswith("Triton's interpreter multiplies the bit patterns of bfloat16")
+    assert Kernels(Kernels.schema(timed=False)).available("cpu") == by_dtype["bfloat16"]
+
+
 def test_bad_options(tmp_path):
     with pytest.raises(RegistryError, match="unknown family of kernels 'latent'"):
         kernel_family("latent")
