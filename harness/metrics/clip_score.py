@@ -7,17 +7,19 @@ frames or which resize they used. Here the options hold all of it, and so does t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from harness.contracts import Availability, Curve, FilePath, Json, Options, Value
-from harness.environments.weights.manifest import File, read_manifest
+from harness.environments.weights.manifest import Colour, File, Spread, read_manifest
 from harness.environments.worker.metric import JOBS, WorkerMetric
+from harness.metrics.clip_preparation import FIELDS, QUICK_GELU, of_file, of_tag
 from harness.system.digests import remembered_sha256
 
+ADDED = ("mean", "std", "interpolation")
 SEGMENTS = 12
 """Segments with a value of their own: two minutes of ten-second ones. All of them are among the samples."""
 
@@ -29,11 +31,15 @@ class ClipOptions(Options):
         model: open_clip's name of the network.
         pretrained: its tag of the weights, brought by `harness fetch clip`; empty with a checkpoint.
         checkpoint: a local file instead of a tag: a state dict, safetensors or TorchScript archive.
-        quick_gelu: the activation of the towers; None takes what the tag was trained with, and GELU for a checkpoint.
+        quick_gelu: the activation of the towers; None takes what the weights were trained with, where they are known:
+            those of a tag, a file with the same content, and TorchScript archives as OpenAI publishes them.
+        mean, std: of red, green and blue between 0 and 1, which each frame is normalised by; None as for `quick_gelu`.
+        interpolation: of the resize; None as for `quick_gelu`.
         frames: frames of a clip (of a segment), evenly spread, first and last included; None for every one. CLIP-F
             compares neighbours among these.
         resize: how a frame is brought to the network's square: its short side with a central crop (open_clip's and
-            OpenAI's own), both sides, or its long side with borders.
+            OpenAI's own), both sides, or its long side with borders; None as for `quick_gelu`. With a tag the short
+            side unless given.
         batch: frames in one pass of the network.
     """
 
@@ -41,19 +47,32 @@ class ClipOptions(Options):
     pretrained: str = "openai"
     checkpoint: FilePath = ""
     quick_gelu: bool | None = None
+    mean: Colour | None = None
+    std: Spread | None = None
+    interpolation: Literal["bicubic", "bilinear"] | None = None
     frames: Annotated[int, Field(ge=1)] | None = 16
-    resize: Literal["shortest", "squash", "longest"] = "shortest"
+    resize: Literal["shortest", "squash", "longest"] | None = None
     batch: Annotated[int, Field(ge=1, le=4096)] = 32
 
     @model_validator(mode="before")
     @classmethod
     def _one_source(cls, options: Any) -> Any:
         """A checkpoint takes the tag's place, so that no record names weights that were not used."""
-        if not isinstance(options, dict) or not options.get("checkpoint"):
+        if not isinstance(options, dict):
             return options
+        if options.get("quick_gelu") is False and str(options.get("model")).endswith(QUICK_GELU):
+            raise ValueError(f"{options['model']} has QuickGELU; name the network without {QUICK_GELU}")
+        if not options.get("checkpoint"):
+            return {"resize": "shortest", **options}
         if options.get("pretrained"):
             raise ValueError("give either a pretrained tag or a checkpoint")
         return {**options, "pretrained": ""}
+
+    @model_serializer(mode="wrap")
+    def _as_keys_have_it(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what nobody gave: keys were made before there were these options."""
+        values: dict[str, Any] = fields(self)
+        return {name: value for name, value in values.items() if value is not None or name not in ADDED}
 
 
 class SegmentOptions(ClipOptions):
@@ -97,7 +116,32 @@ class ClipScore(WorkerMetric):
             return Availability(False, reason, "name a local file with the option checkpoint")
         if options.checkpoint and not _local(options).is_file():
             return Availability(False, f"checkpoint {_local(options)} does not exist", "put it there, or name another")
+        prepared = self.preparation()
+        if unsaid := [name for name in FIELDS if name not in prepared]:
+            reason = f"nothing says how frames are prepared for {_local(options).name}: {', '.join(unsaid)}"
+            return Availability(False, reason, "give them as options of the metric, as its weights were trained")
         return self.environment_available() if options.checkpoint else super().available()
+
+    def preparation(self) -> dict[str, Json]:
+        """How frames are prepared, and the activation: what options give, else what is known of the weights."""
+        options: ClipOptions = self.options
+        group = self.weight_groups()[0]
+        known = (
+            of_file(self.weights, options.model, _local(options)) if options.checkpoint else of_tag(self.weights, group)
+        )
+        given = {name: value for name in FIELDS if (value := getattr(options, name)) is not None}
+        return {**known, **given}
+
+    def identity(self) -> Mapping[str, Json]:
+        """As of every metric of an environment; of a checkpoint also what options leave open of its preparation."""
+        options: ClipOptions = self.options
+        filled = {name: value for name, value in self.preparation().items() if getattr(options, name) is None}
+        return {**super().identity(), **({"preparation": filled} if options.checkpoint and filled else {})}
+
+    def notes(self) -> Mapping[str, Json]:
+        """As of every metric of an environment, and how frames were prepared."""
+        notes = super().notes()
+        return {**notes, "preparation": self.preparation()} if notes else notes
 
     def weight_digests(self) -> dict[str, str]:
         """SHA-256 of the checkpoint, or of the tag's file."""
@@ -111,7 +155,8 @@ class ClipScore(WorkerMetric):
         file = self._file()
         checkpoint = str(_local(self.options)) if self.options.checkpoint else ""
         more: dict[str, Json] = {"file": file.path if file else "", "checkpoint": checkpoint, "by": self.by}
-        return {**super().job_options(), **more, "segments": SEGMENTS}
+        assumed = [name for name in FIELDS if getattr(self.options, name) is None]
+        return {**super().job_options(), **self.preparation(), **more, "assumed": assumed, "segments": SEGMENTS}
 
     def _file(self) -> File | None:
         files = read_manifest().get(self.weights).files

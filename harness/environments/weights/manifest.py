@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -14,6 +14,29 @@ from harness.errors import HarnessError, nearest
 from harness.system.files import weights_folder
 
 MANIFEST = Path(__file__).with_name("manifest.yaml")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[float, Field(gt=0, le=1)]
+
+
+Colour = tuple[Share, Share, Share]
+Spread = tuple[Size, Size, Size]
+
+
+class Preparation(BaseModel):
+    """How frames become the input of an image network, and its activation.
+
+    Attributes:
+        mean, std: of red, green and blue between 0 and 1, which each frame is normalised by.
+        interpolation, resize: how it is brought to the network's square. quick_gelu: x sigmoid(1.702 x) for GELU.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    mean: Colour
+    std: Spread
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Literal["shortest", "squash", "longest"] = "shortest"
+    quick_gelu: bool = False
 
 
 class File(BaseModel):
@@ -27,6 +50,7 @@ class File(BaseModel):
         sha256: its digest where one is published; `sha256_prefix` its first digits.
         licence: of the file. ask: the name by which it must be asked for; empty when it comes by itself.
         groups: what needs it, as in a dimension of VBench; none means everything in the set.
+        preparation: of weights of an image network.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +66,7 @@ class File(BaseModel):
     ask: str = ""
     groups: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
+    preparation: Preparation | None = None
 
     @field_validator("path", "links")
     @classmethod

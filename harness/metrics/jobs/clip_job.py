@@ -20,22 +20,22 @@ class Network:
         path = Path(options["checkpoint"] or Path(weights) / options["file"])
         if not path.is_file():
             raise FileNotFoundError(f"no CLIP weights at {path}")
-        name, tag = options["model"], options["pretrained"]
+        name = options["model"]
         if name not in open_clip.list_models():
             raise ValueError(f"open_clip knows no model {name!r}")
-        published = (open_clip.get_pretrained_cfg(name, tag) or {}) if tag and not options["checkpoint"] else {}
-        gelu = options["quick_gelu"]
+        if open_clip.get_model_config(name).get("quick_gelu", False) and not options["quick_gelu"]:
+            raise ValueError(f"{name} has QuickGELU by open_clip's configuration, and quick_gelu is false")
         model, _, self.transform = open_clip.create_model_and_transforms(
             name,
             precision="fp32",
             # Left to itself, open_clip gives OpenAI's weights another activation than they were trained with.
-            force_quick_gelu=bool(published.get("quick_gelu", False) if gelu is None else gelu),
-            image_mean=published.get("mean"),
-            image_std=published.get("std"),
-            image_interpolation=published.get("interpolation"),
+            force_quick_gelu=options["quick_gelu"],
+            image_mean=tuple(options["mean"]),
+            image_std=tuple(options["std"]),
+            image_interpolation=options["interpolation"],
             image_resize_mode=options["resize"],
         )
-        load(model, path)
+        load(model, path, bool(options["assumed"]))
         self.model = model.to(device).eval()
         self.tokenizer = open_clip.get_tokenizer(name)
         self.device = device
@@ -67,12 +67,18 @@ class Network:
         return len(self.tokenizer.encode(prompt)) + 2
 
 
-def load(model: torch.nn.Module, path: Path) -> None:
-    """Load a checkpoint strictly. Of pickles only tensors are read, and of TorchScript archives only the weights."""
+def load(model: torch.nn.Module, path: Path, assumed: bool) -> None:
+    """Load a checkpoint strictly. Of pickles only tensors are read, and of TorchScript archives only the weights.
+
+    Args:
+        assumed: whether a TorchScript archive was taken for one of OpenAI's, and frames are prepared as for those.
+    """
     try:
         if _is_script(path):
             state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
             extra = ("input_resolution", "context_length", "vocab_size")
+            if assumed and not any(name in state for name in extra):
+                raise ValueError(f"{path} is no archive of OpenAI's; give mean, std, interpolation, resize, quick_gelu")
             model.load_state_dict({name: value for name, value in state.items() if name not in extra}, strict=True)
         else:
             open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
@@ -89,14 +95,17 @@ def _is_script(path: Path) -> bool:
         return any("/code/" in name for name in archive.namelist())
 
 
+NETWORK_OPTIONS = (
+    "model", "pretrained", "checkpoint", "file", "batch",
+    "mean", "std", "interpolation", "resize", "quick_gelu", "assumed",
+)  # fmt: skip
 _networks: dict[str, Network] = {}
 """Networks by options, weights and device. The metrics of this job share them."""
 
 
 def setup(options: dict[str, Any], weights: str, device: str) -> dict[str, Any]:
     """The network and what to do with it."""
-    names = ("model", "pretrained", "checkpoint", "file", "quick_gelu", "resize", "batch")
-    network_options = {name: options[name] for name in names}
+    network_options = {name: options[name] for name in NETWORK_OPTIONS}
     key = json.dumps([network_options, weights, device])
     if key not in _networks:
         _networks[key] = Network(network_options, weights, device)

@@ -16,10 +16,10 @@ class Holder(torch.nn.Module):
         return x
 
 
-def script_of(state: dict) -> torch.jit.ScriptModule:
-    """A TorchScript archive with these weights, in half precision as OpenAI publishes them, and its three scalars."""
+def script_of(state: dict, scalars: dict) -> torch.jit.ScriptModule:
+    """A TorchScript archive with these weights, in half precision as OpenAI publishes them, and its scalars."""
     root = Holder()
-    for name, value in {**state, "input_resolution": torch.tensor(224), "vocab_size": torch.tensor(49408)}.items():
+    for name, value in {**state, **scalars}.items():
         *path, last = name.split(".")
         place = root
         for part in path:
@@ -35,17 +35,27 @@ def make(folder: str) -> None:
     state = open_clip.create_model(MODEL, precision="fp32").state_dict()
     torch.save(state, f"{folder}/state.pt")
     torch.save({"state_dict": {"module." + name: value for name, value in state.items()}}, f"{folder}/wrapped.pt")
-    script_of(state).save(f"{folder}/script.pt")
+    script_of(state, {"input_resolution": torch.tensor(224), "vocab_size": torch.tensor(49408)}).save(
+        f"{folder}/script.pt"
+    )
+    script_of(state, {}).save(f"{folder}/other.pt")
     torch.save({}, f"{folder}/empty.pt")
     del state["visual.proj"]
     torch.save(state, f"{folder}/lacking.pt")
 
 
 @torch.no_grad()
-def score(checkpoint: str, frames: str, resize: str, quick: bool, prompts: list[str]) -> dict:
+def score(checkpoint: str, frames: str, preparation: dict, prompts: list[str]) -> dict:
     """Features one frame at a time, and the cosines of them all."""
     model, _, transform = open_clip.create_model_and_transforms(
-        MODEL, pretrained=checkpoint, force_quick_gelu=quick, image_resize_mode=resize, weights_only=False
+        MODEL,
+        pretrained=checkpoint,
+        weights_only=False,
+        force_quick_gelu=preparation["quick_gelu"],
+        image_mean=preparation["mean"],
+        image_std=preparation["std"],
+        image_interpolation=preparation["interpolation"],
+        image_resize_mode=preparation["resize"],
     )
     model.eval()
     images = []
@@ -61,4 +71,17 @@ def score(checkpoint: str, frames: str, resize: str, quick: bool, prompts: list[
 
 
 make(sys.argv[1])
-print(json.dumps([score(*task) for task in json.loads(sys.argv[2])]))
+words = {
+    "mean": "mean",
+    "std": "std",
+    "interpolation": "interpolation",
+    "resize_mode": "resize",
+    "quick_gelu": "quick_gelu",
+}
+published = {
+    f"{model}/{tag}": {
+        words[name]: value for name, value in open_clip.get_pretrained_cfg(model, tag).items() if name in words
+    }
+    for model, tag in open_clip.list_pretrained()
+}
+print(json.dumps({"scores": [score(*task) for task in json.loads(sys.argv[2])], "published": published}))

@@ -1,9 +1,13 @@
 """CLIP in the core: what is available, what identifies a score, which frames and segments are taken."""
 
+import shutil
+import zipfile
+
 import numpy as np
 import pytest
 
 from harness.contracts import Clip, registry
+from harness.environments.weights.manifest import read_manifest
 from harness.environments.worker.client import clip_fields
 from harness.environments.worker.program import Clip as JobClip
 from harness.errors import OptionError
@@ -98,7 +102,7 @@ def test_a_truncated_file(tmp_path):
 def test_a_checkpoint_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDEOMLA_CACHE", str(tmp_path))
     path = tmp_path / "mine.pt"
-    metric = registry.metrics.create("clip/score", {"checkpoint": str(path)})
+    metric = registry.metrics.create("clip/score", {"checkpoint": str(path), **PREPARED})
     assert "mine.pt does not exist" in metric.available().reason
     assert metric.identity()["weights"] == {"mine.pt": ""}
     path.write_bytes(b"1")
@@ -107,6 +111,78 @@ def test_a_checkpoint_of_ones_own(tmp_path, monkeypatch):
     assert len(first["weights"]["mine.pt"]) == 64
     path.write_bytes(b"22")
     assert metric.identity() != first
+
+
+PREPARED = {
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.25, 0.25, 0.25),
+    "interpolation": "bilinear",
+    "resize": "squash",
+    "quick_gelu": False,
+}
+INCEPTION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "resize": "shortest"}
+OPENAI = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+    "interpolation": "bicubic",
+    "resize": "shortest",
+    "quick_gelu": True,
+}
+
+
+def test_a_file_that_nothing_is_known_of_must_be_told(tmp_path):
+    path = tmp_path / "mine.pt"
+    path.write_bytes(b"1")
+    for left in PREPARED:
+        options = {name: value for name, value in PREPARED.items() if name != left}
+        state = registry.metrics.create("clip/score", {"checkpoint": str(path), **options}).available()
+        assert not state.ready
+        assert state.reason.endswith(f"prepared for mine.pt: {left}")
+    metric = registry.metrics.create("clip/score", {"checkpoint": str(path), **PREPARED})
+    assert metric.preparation() == PREPARED
+    assert {name: metric.job_options()[name] for name in PREPARED} == PREPARED
+    assert "preparation" not in metric.identity()
+    named = registry.metrics.create("clip/score", {"checkpoint": str(path), "model": "ViT-B-32-quickgelu"})
+    assert named.preparation() == {"quick_gelu": True}
+    with pytest.raises(OptionError, match="has QuickGELU"):
+        registry.metrics.create("clip/score", {"model": "ViT-B-32-quickgelu", "quick_gelu": False})
+
+
+def test_an_archive_is_prepared_for_as_openai_s(tmp_path):
+    path = tmp_path / "ViT-B-16.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ViT-B-16/code/__torch__.py", "")
+    metric = registry.metrics.create("clip/score", {"checkpoint": str(path), "model": "ViT-B-16"})
+    assert metric.preparation() == OPENAI
+    assert metric.identity()["preparation"] == OPENAI
+    other = registry.metrics.create("clip/score", {"checkpoint": str(path), "resize": "longest"})
+    assert other.preparation() == {**OPENAI, "resize": "longest"}
+    assert set(other.identity()["preparation"]) == set(OPENAI) - {"resize"}
+
+
+def test_one_file_has_one_preparation(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDEOMLA_WEIGHTS", str(tmp_path / "weights"))
+    fetched = tmp_path / "weights" / "clip" / "ViT-L-14" / "laion2b_s32b_b82k.safetensors"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_bytes(b"weights")
+    shutil.copy(fetched, tmp_path / "copy.safetensors")
+    tag = registry.metrics.create("clip/score", {"pretrained": "laion2b_s32b_b82k"})
+    copy = registry.metrics.create("clip/score", {"checkpoint": str(tmp_path / "copy.safetensors")})
+    assert tag.preparation() == copy.preparation() == {**INCEPTION, "quick_gelu": False}
+
+
+def test_options_that_nobody_gives_are_in_no_key():
+    metric = registry.metrics.create("clip/score", {})
+    assert set(metric.options.model_dump()) == {
+        "model", "pretrained", "checkpoint", "quick_gelu", "frames", "resize", "batch"
+    }  # fmt: skip
+    assert metric.options.resize == "shortest"
+    assert set(metric.identity()) == {"environment", "weights"}
+    assert metric.preparation() == OPENAI
+
+
+def test_every_published_tag_has_its_preparation():
+    assert all(file.preparation for file in read_manifest().get("clip").files)
 
 
 def test_weights_that_nobody_publishes():
@@ -124,7 +200,18 @@ def test_a_checkpoint_takes_the_place_of_the_tag():
         registry.metrics.create("clip/score", {"checkpoint": "mine.pt", "pretrained": "openai"})
 
 
-@pytest.mark.parametrize("options", [{"frames": 0}, {"resize": "stretch"}, {"batch": 0}, {"models": "x"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"frames": 0},
+        {"resize": "stretch"},
+        {"mean": (0.5, 2, 0.5)},
+        {"std": (0.5, 0, 0.5)},
+        {"interpolation": "x"},
+        {"batch": 0},
+        {"models": "x"},
+    ],
+)
 def test_wrong_options(options):
     with pytest.raises(OptionError):
         registry.metrics.create("clip/score", options)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from quality_clips import camera, in_environment, moving, write
 
+from harness.environments.weights.manifest import read_manifest
 from harness.environments.worker.client import JobFault
 from harness.errors import NotAvailable
 from harness.execute.scorers import scorer_for
@@ -16,13 +17,22 @@ DIRECT = Path(__file__).with_name("clip_direct.py")
 PROMPT = 'a red disc, "fast" & round, crosses a colourful wall'
 
 
+OPENAI = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize": "shortest",
+    "quick_gelu": False,
+}
+OTHER = {**OPENAI, "mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bilinear"}
 CASES = {
-    "plain": ("state.pt", "moving", "shortest", False),
-    "camera": ("state.pt", "camera", "shortest", False),
-    "odd size": ("state.pt", "odd", "shortest", False),
-    "wrapped, squashed": ("wrapped.pt", "camera", "squash", False),
-    "TorchScript, bordered": ("script.pt", "odd", "longest", True),
-    "switches": ("state.pt", "switches", "shortest", False),
+    "plain": ("state.pt", "moving", OPENAI),
+    "camera": ("state.pt", "camera", OPENAI),
+    "odd size": ("state.pt", "odd", OPENAI),
+    "wrapped, squashed": ("wrapped.pt", "camera", {**OPENAI, "resize": "squash"}),
+    "TorchScript, bordered": ("script.pt", "odd", {**OPENAI, "resize": "longest", "quick_gelu": True}),
+    "other colours": ("state.pt", "odd", OTHER),
+    "switches": ("state.pt", "switches", OPENAI),
 }
 SWITCHED = ["a disc", "a car, at night", "snow"]
 
@@ -53,17 +63,20 @@ def truths(weights, clips):
         [
             str(weights / file),
             str(clips[name].path.with_suffix(".npy")),
-            resize,
-            quick,
+            preparation,
             [clips[name].prompt, *(text for _, text in clips[name].switches)],
         ]
-        for file, name, resize, quick in CASES.values()
+        for file, name, preparation in CASES.values()
     ]
-    return dict(zip(CASES, in_environment("quality", DIRECT, weights, json.dumps(asked)), strict=True))
+    return dict(zip(CASES, answered(weights, asked)["scores"], strict=True))
+
+
+def answered(weights, asked):
+    return in_environment("quality", DIRECT, weights, json.dumps(asked))
 
 
 def options(checkpoint, **more):
-    return {"model": "ViT-S-32-alt", "checkpoint": str(checkpoint), "frames": None, **more}
+    return {"model": "ViT-S-32-alt", "checkpoint": str(checkpoint), "frames": None, **OPENAI, **more}
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +89,8 @@ def scorer(weights, truths):
 
 @pytest.mark.parametrize("case", [name for name in CASES if name != "switches"])
 def test_equal_to_open_clip_itself(weights, clips, truths, scorer, case):
-    file, name, resize, quick = CASES[case]
-    own = scorer_for("clip/score", options(weights / file, resize=resize, quick_gelu=quick, batch=4), "cpu")
+    file, name, preparation = CASES[case]
+    own = scorer_for("clip/score", options(weights / file, batch=4, **preparation), "cpu")
     assert own._scorer._worker is scorer._scorer._worker
     values = own.score(clips[name])
     cosines = np.array(truths[case]["cosines"])[:, 0]
@@ -87,6 +100,9 @@ def test_equal_to_open_clip_itself(weights, clips, truths, scorer, case):
     assert own.samples()["clip_f_by_distance"][0] == pytest.approx(values["clip_f"], abs=1e-6)
     assert own.samples()["clip_f_distances"] == [float(lag) for lag in range(1, len(cosines))]
     assert own.notes()["packages"]["open_clip_torch"] == "3.3.0"
+    assert {name: own.notes()["preparation"][name] for name in preparation} == {
+        name: tuple(value) if isinstance(value, list) else value for name, value in preparation.items()
+    }
     own.close()
     assert abs(values["clip_t"]) < 1
     assert values["clip_f"] < 1 - 1e-6
@@ -146,3 +162,20 @@ def test_a_wrong_checkpoint_is_no_score(weights, scorer, file):
 def test_a_missing_checkpoint_is_not_available(weights):
     with pytest.raises(NotAvailable, match="does not exist"):
         scorer_for("clip/score", options(weights / "none.pt"), "cpu")
+
+
+def test_an_archive_runs_as_openai_s_do_unasked(weights, clips, truths):
+    bare = {"model": "ViT-S-32-alt", "checkpoint": str(weights / "script.pt"), "frames": None, "resize": "longest"}
+    own = scorer_for("clip/score", bare, "cpu")
+    cosines = np.array(truths["TorchScript, bordered"]["cosines"])[:, 0]
+    assert own.score(clips["odd"])["clip_t"] == pytest.approx(cosines.mean(), abs=1e-6)
+    own.close()
+    with pytest.raises(JobFault, match=r"is no archive of OpenAI's"):
+        scorer_for("clip/score", {**bare, "checkpoint": str(weights / "other.pt")}, "cpu")
+
+
+def test_published_tags_are_prepared_for_as_open_clip_does(weights):
+    published = answered(weights, [])["published"]
+    for file in read_manifest().get("clip").files:
+        (group,) = file.groups
+        assert file.preparation.model_dump(mode="json") == {"quick_gelu": False, **published[group]}
