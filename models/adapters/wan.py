@@ -13,6 +13,7 @@ from harness.contracts import Agreement, Json, ModelCard, Request
 from harness.errors import OptionError, WeightsError, nearest
 from videomla_models.adapters.transformer_model import RANDOM, StreamingModel, StreamingOptions
 from videomla_models.checkpoints.locate import resolve
+from videomla_models.checkpoints.lora_config import lora_digests, stated_strength
 from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
 from videomla_models.spec.published_models import PUBLISHED, Preset
 from videomla_models.spec.window import WindowPolicy
@@ -46,7 +47,8 @@ class WanOptions(StreamingOptions):
 
     Attributes:
         weights: a checkpoint (file, folder or Hub id) or `random`. ema: averaged weights or raw ones, where a training
-            checkpoint holds both. lora, lora_alpha: a low-rank update to merge (LongLive).
+            checkpoint holds both. lora: a low-rank update to merge, as peft, diffusers, ComfyUI and kohya save it.
+            lora_alpha: its alpha, where its files do not state it; its rank unless given.
         network: `wan-1.3b`, or `tiny` for trying things out. height, width: pixels, multiples of 16.
         window: another published reading of the preset's window, as in `la7_sink1` (VideoMLA) or
             `la12_sink3_relative` (LongLive, keys rotated at each read, for clips of any length).
@@ -150,13 +152,9 @@ class WanModel(StreamingModel):
         """Of the checkpoint, its LoRA, the text encoder and the VAE."""
         if not self._trained():
             return {}
-        named = {"": self.options.weights, "lora/": self.options.lora}
-        digests = {
-            f"{prefix}{name}": value
-            for prefix, source in named.items()
-            if source
-            for name, value in resolve(source).digests().items()
-        }
+        digests = resolve(self.options.weights).digests()
+        if self.options.lora:
+            digests |= {f"lora/{name}": value for name, value in lora_digests(resolve(self.options.lora)).items()}
         parts = {"text_encoder": self.options.text, "vae": self.options.vae}
         for component, source in parts.items():
             for name, value in resolve(source, component=component).digests().items():
@@ -164,9 +162,10 @@ class WanModel(StreamingModel):
         return digests
 
     def identity(self, device: str) -> Mapping[str, Json]:
-        """As every model's; refuses a model whose weights nobody has chosen."""
+        """As every model's, and the strength that a LoRA's files state; refuses weights that nobody has chosen."""
         self._check_chosen()
-        return super().identity(device)
+        stated = stated_strength(resolve(self.options.lora)) if self._trained() and self.options.lora else None
+        return {**super().identity(device), **({"lora": stated.identity()} if stated else {})}
 
     def _check_chosen(self) -> None:
         if self.weights_kind() == "none":

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import WeightsError
+from videomla_models.checkpoints.checks import check_finite, listed, shown
 from videomla_models.checkpoints.locate import Source, resolve
+from videomla_models.checkpoints.lora import Lora
 from videomla_models.checkpoints.name_mapping import NameMap, unmatched
-from videomla_models.checkpoints.names import Asked, canonical, unwrap
+from videomla_models.checkpoints.names import Asked, canonical
+from videomla_models.checkpoints.parts import check_averaged, is_averaged, network_names
 from videomla_models.checkpoints.tensors import TensorFile, open_tensors
-
-SHOWN = 10
 
 
 class Checkpoint:
@@ -43,7 +44,7 @@ class Checkpoint:
         self.shapes = {name: file.shapes[stored] for name, stored in self._stored.items()}
         self._lora = lora
         if lora is not None:
-            lora.check(self.shapes)
+            lora.fit(self.shapes)
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored
@@ -58,7 +59,7 @@ class Checkpoint:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 by file name; those of a merged LoRA start with `lora/`."""
-        merged = self._lora.source.digests() if self._lora else {}
+        merged = self._lora.digests() if self._lora else {}
         return self.source.digests() | {f"lora/{name}": sha256 for name, sha256 in merged.items()}
 
 
@@ -74,9 +75,10 @@ def open_checkpoint(
 
     Args:
         source: a file, a folder, or a Hub id (see `videomla_models.checkpoints.locate.resolve`).
-        ema: averaged weights or raw ones, where a training checkpoint holds both; None prefers the averaged.
+        ema: averaged weights or raw ones, where a training checkpoint holds both; None prefers `generator_ema`, and
+            asks where others stand beside raw ones.
         lora: low-rank update to merge: W + alpha / rank * B A.
-        lora_alpha: its alpha; None means alpha = rank, which holds for LongLive (both 256).
+        lora_alpha: its alpha; None takes what its files state, else alpha = rank, which holds for LongLive (both 256).
         mapping: names of tensors in no known layout to ours.
 
     Raises:
@@ -88,56 +90,15 @@ def open_checkpoint(
     if lora is not None:
         update = Lora(lora if isinstance(lora, Source) else resolve(lora), lora_alpha)
     file = open_tensors(resolved, ema)
-    stored, kind = canonical(resolved.name, file.shapes, layout, mapping)
+    below = network_names(resolved.name, file.shapes, None if is_averaged(file.part) else ema)
+    if ema:
+        check_averaged(resolved.name, resolved.files[0], file.part, below.values(), file.entries)
+    if mapping:  # which may name what stands beside the network, too
+        taken = set(below.values())
+        below |= {name: name for name in file.shapes if name not in taken}
+    names, kind = canonical(resolved.name, below, layout, mapping)
+    stored = {name: below[theirs] for name, theirs in names.items()}
     return Checkpoint(resolved, file, stored, kind, update)
-
-
-class Lora:
-    """A low-rank update in peft's naming (`<linear>.lora_A.weight`, `.lora_B.weight`), merged while reading.
-
-    LongLive's `lora.pt` keeps it under `generator_lora`.
-    """
-
-    def __init__(self, source: Source, alpha: float | None = None) -> None:
-        self.source = source
-        self.alpha = alpha
-        self._file = open_tensors(source, parts=("generator_lora",))
-        self._pairs: dict[str, dict[str, str]] = {}
-        unknown = []
-        for stored in self._file.shapes:
-            name = unwrap(stored).replace(".default.", ".")
-            stem, _, leaf = name.rpartition(".lora_")
-            if leaf not in ("A.weight", "B.weight"):
-                unknown.append(stored)
-                continue
-            self._pairs.setdefault(f"{stem}.weight", {})[leaf[0]] = stored
-        if unknown or not self._pairs:
-            shown = ", ".join(unknown[:SHOWN]) or "none"
-            raise WeightsError(f"{source.name} is no LoRA; its unknown names are {shown}", "give lora_A/lora_B pairs")
-
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Refuse an update whose pairs are incomplete or do not fit the base weights."""
-        wrong = []
-        for name, pair in self._pairs.items():
-            down, up = (self._file.shapes[pair[leaf]] if leaf in pair else () for leaf in "AB")
-            fits = len(down) == len(up) == 2 and down[0] == up[1] and shapes.get(name) == (up[0], down[1])
-            if not fits:
-                wrong.append(f"{name} (A {_shape(down)}, B {_shape(up)}, base {_shape(shapes.get(name, ()))})")
-        if wrong:
-            raise WeightsError(
-                f"{self.source.name} does not fit its base: {_listed(wrong)}", "give the base it was trained on"
-            )
-
-    def merge(self, name: str, weight: Tensor) -> Tensor:
-        """`weight` plus its update, computed in float32, in `weight`'s dtype."""
-        pair = self._pairs.get(name)
-        if pair is None:
-            return weight
-        down, up = (self._file.read(pair[leaf]) for leaf in "AB")
-        for leaf, tensor in (("A", down), ("B", up)):
-            check_finite(self.source.name, pair[leaf], tensor)
-        scale = 1.0 if self.alpha is None else self.alpha / down.shape[0]
-        return torch.addmm(weight.float(), up.float(), down.float(), alpha=scale).to(weight.dtype)
 
 
 def load_into(
@@ -161,6 +122,7 @@ def load_into(
     check_names(checkpoint.source.name, expected, stored)
     for names, old in groups:
         tensor = checkpoint.read(names[0])
+        _check_one(checkpoint, names, tensor, old)
         kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         # A copy always: what is read may be a view of the mapped file.
         fresh = torch.empty(tensor.shape, dtype=kind, device=device).copy_(tensor)
@@ -168,6 +130,20 @@ def load_into(
         for name in names:
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, value)
+
+
+def _check_one(checkpoint: Checkpoint, names: Sequence[str], tensor: Tensor, old: Tensor) -> None:
+    """Refuse whole numbers for a weight, and a file in which the names of one tensor have two values."""
+    source = checkpoint.source.name
+    if old.is_floating_point() and not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise WeightsError(f"{source}: {names[0]} holds whole numbers ({kind})", "give weights that are not quantised")
+    for alias in names[1:]:
+        if alias in checkpoint and not torch.equal(checkpoint.read(alias).to(tensor.dtype), tensor):
+            raise WeightsError(
+                f"{source}: {names[0]} and {alias} are one tensor of the model, and differ",
+                "keep the one that the model was trained with",
+            )
 
 
 def _tied(module: nn.Module, checkpoint: Checkpoint) -> list[tuple[list[str], Tensor]]:
@@ -186,7 +162,7 @@ def check_names(source: str, expected: Mapping[str, Sequence[int]], stored: Mapp
     unexpected = {name: shape for name, shape in stored.items() if name not in expected}
     lacks, has = unmatched(missing, unexpected)
     misshapen = [
-        f"{name} {_shape(stored[name])} instead of {_shape(expected[name])}"
+        f"{name} {shown(stored[name])} instead of {shown(expected[name])}"
         for name in expected
         if name in stored and tuple(stored[name]) != tuple(expected[name])
     ]
@@ -195,7 +171,7 @@ def check_names(source: str, expected: Mapping[str, Sequence[int]], stored: Mapp
         for kind, count, text in (
             ("missing", len(missing), lacks),
             ("unexpected", len(unexpected), has),
-            ("misshapen", len(misshapen), _listed(misshapen)),
+            ("misshapen", len(misshapen), listed(misshapen)),
         )
         if count
     ]
@@ -204,24 +180,3 @@ def check_names(source: str, expected: Mapping[str, Sequence[int]], stored: Mapp
         if missing and unexpected:
             sizes += "; or, if these are the same tensors, name them: harness convert SRC DST --map FILE"
         raise WeightsError(f"{source} does not fit the model; {'; '.join(parts)}", sizes)
-
-
-def check_finite(source: str, name: str, tensor: Tensor) -> None:
-    """Raise `WeightsError` naming the tensor when it holds NaN or Inf."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return
-    low, high = torch.aminmax(tensor)
-    if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise WeightsError(
-            f"{source}: {name} holds NaN or Inf", "the file is damaged or training diverged; take another"
-        )
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f", … {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "none"

@@ -20,7 +20,7 @@ Asked = Layout | Literal["auto", "any"]
 _WRAPPERS = re.compile(r"(^|\.)(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)(?=\.)")
 _PREFIXES = ("base_model.", "model.", "module.")
 
-_TOP = {
+TOP = {
     "condition_embedder.time_embedder.linear_1": "time_embedding.0",
     "condition_embedder.time_embedder.linear_2": "time_embedding.2",
     "condition_embedder.text_embedder.linear_1": "text_embedding.0",
@@ -30,8 +30,9 @@ _TOP = {
     "proj_out": "head.head",
     "patch_embedding": "patch_embedding",
 }
+"""Modules outside the blocks: Wan2.1's names by those of diffusers."""
 # norm2 and norm3 swap: in diffusers norm2 is the affine norm before cross-attention, in Wan that one is norm3.
-_BLOCK = {
+BLOCK = {
     "scale_shift_table": "modulation",
     "norm2": "norm3",
     "norm3": "norm2",
@@ -50,6 +51,7 @@ _BLOCK = {
         )
     },
 }
+"""Modules of a block, likewise."""
 _IN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
@@ -93,7 +95,7 @@ def _layout(source: str, names: Collection[str], asked: Asked) -> Layout | Liter
 def from_diffusers(name: str) -> str:
     """The original name of a diffusers `WanTransformer3DModel` parameter; an unknown one is returned unchanged."""
     block = _IN_BLOCK.fullmatch(name)
-    table, inner, prefix = (_BLOCK, block[2], f"blocks.{block[1]}.") if block else (_TOP, name, "")
+    table, inner, prefix = (BLOCK, block[2], f"blocks.{block[1]}.") if block else (TOP, name, "")
     for stem, tail in _splits(inner):
         if stem in table:
             return prefix + table[stem] + tail

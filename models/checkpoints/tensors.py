@@ -18,6 +18,8 @@ from torch import Tensor
 from harness.errors import WeightsError
 from harness.system.files import aside
 from videomla_models.checkpoints.locate import Source, read_index
+from videomla_models.checkpoints.parts import choose_entry
+from videomla_models.checkpoints.quantised import Quantisation
 
 TRUNCATED = "copy or download it again"
 
@@ -29,28 +31,46 @@ class TensorFile(ABC):
         shapes: shape by stored name.
         metadata: strings by name, as in a safetensors header.
         part: the entry of a pickled dictionary that the tensors come from (`generator_ema`); empty otherwise.
+        entries: all entries of that dictionary, in order; empty otherwise.
     """
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.metadata: dict[str, str] = {}
         self.part = ""
+        self.entries: tuple[str, ...] = ()
+        self._quantisation: Quantisation | None = None
+
+    def dequantise(self, source: str) -> TensorFile:
+        """This file, with quantised weights read as the numbers that they stand for. Raises `WeightsError`."""
+        self._quantisation = Quantisation(source, self.shapes, self.metadata, self.stored)
+        for name in self._quantisation.helpers:
+            del self.shapes[name]
+        return self
+
+    def read(self, name: str) -> Tensor:
+        """One tensor on the CPU; it may share memory with the file."""
+        tensor = self.stored(name)
+        return tensor if self._quantisation is None else self._quantisation.apply(name, tensor)
 
     @abstractmethod
-    def read(self, name: str) -> Tensor:
-        """One tensor on the CPU, in the file's dtype; it may share memory with the file."""
+    def stored(self, name: str) -> Tensor:
+        """One tensor on the CPU as the file has it."""
 
 
 def open_tensors(source: Source, ema: bool | None = None, parts: tuple[str, ...] = ()) -> TensorFile:
-    """The tensors of `source`. `ema` and `parts` choose within a pickled dictionary: see `_choose`.
+    """The tensors of `source`. `ema` and `parts` choose within a pickled dictionary: see `choose_entry`.
 
     Raises `WeightsError` naming the file when it is truncated, unsafe or no mapping of names to tensors.
     """
+    file: TensorFile
     if source.files[0].suffix == ".safetensors":
-        return Safetensors(source)
-    if len(source.files) > 1:
-        return Pickles(source)
-    return Pickle(source.files[0], ema, parts)
+        file = Safetensors(source)
+    elif len(source.files) > 1:
+        file = Pickles(source)
+    else:
+        file = Pickle(source.files[0], ema, parts)
+    return file.dequantise(source.name)
 
 
 class Safetensors(TensorFile):
@@ -70,7 +90,7 @@ class Safetensors(TensorFile):
         if source.index is not None:
             check_index(source.index, self._where)
 
-    def read(self, name: str) -> Tensor:
+    def stored(self, name: str) -> Tensor:
         """One tensor of whichever shard holds it."""
         with _safe_open(self._where[name]) as file:
             tensor: Tensor = file.get_tensor(name)
@@ -97,7 +117,9 @@ class Pickle(TensorFile):
 
     def __init__(self, path: Path, ema: bool | None = None, parts: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.part, state = _choose(path, _unpickle(path), ema, parts)
+        content = _unpickle(path)
+        self.entries = tuple(str(name) for name, value in content.items() if isinstance(value, dict))
+        self.part, state = choose_entry(str(path), content, ema, parts)
         others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
         if others:
             raise WeightsError(
@@ -107,7 +129,7 @@ class Pickle(TensorFile):
         self._tensors: dict[str, Tensor] = {str(name): value for name, value in state.items()}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
 
-    def read(self, name: str) -> Tensor:
+    def stored(self, name: str) -> Tensor:
         """One tensor, backed by the file until it is copied."""
         return self._tensors[name].detach()
 
@@ -127,9 +149,9 @@ class Pickles(TensorFile):
         if source.index is not None:
             check_index(source.index, where)
 
-    def read(self, name: str) -> Tensor:
+    def stored(self, name: str) -> Tensor:
         """One tensor of whichever shard holds it."""
-        return self._shards[name].read(name)
+        return self._shards[name].stored(name)
 
 
 def load_pickle(path: Path) -> object:
@@ -169,35 +191,6 @@ def _culprit(message: str) -> str:
         if "GLOBAL" in line or "Unsupported" in line:
             return line.strip()[:200]
     return "it holds more than tensors"
-
-
-def _choose(
-    path: Path, content: dict[Any, Any], ema: bool | None, parts: tuple[str, ...]
-) -> tuple[str, dict[Any, Any]]:
-    """The state dict inside a training checkpoint.
-
-    `parts`, when given, are the entries to look for, in order. Otherwise `generator_ema` or `generator` as `ema` says
-    (None: the averaged weights where there are both); `critic` and other entries are left alone; then `model` and
-    `state_dict`; a dictionary of tensors is taken as it is.
-    """
-    nested = {name: value for name, value in content.items() if isinstance(value, dict)}
-    entries = parts or {None: ("generator_ema", "generator"), True: ("generator_ema",), False: ("generator",)}[ema]
-    for name in entries:
-        if name in nested:
-            return name, nested[name]
-    if not parts and ("generator" in nested or "generator_ema" in nested):
-        raise WeightsError(
-            f"{path} has no {entries[0]}; it holds {', '.join(map(str, nested))}", f"set ema to {str(not ema).lower()}"
-        )
-    for name in ("model", "state_dict"):
-        if name in nested:
-            return name, nested[name]
-    if nested and len(nested) == len(content):
-        raise WeightsError(
-            f"{path} holds {', '.join(map(str, list(nested)[:10]))} but none of {', '.join(entries)}",
-            "give the checkpoint of a generator",
-        )
-    return "", content
 
 
 def save_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

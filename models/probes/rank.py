@@ -82,13 +82,17 @@ class RankProbe(Probe):
     side_by_side: ClassVar[bool] = True
 
     def identity(self) -> Mapping[str, Json]:
-        """SHA-256 of the checkpoint's files."""
+        """SHA-256 of the checkpoint's files, and the strength that a LoRA's state."""
         from videomla_models.checkpoints.locate import resolve
+        from videomla_models.checkpoints.lora_config import lora_digests, stated_strength
 
         digests: dict[str, Json] = dict(resolve(self.options.checkpoint).digests())
-        if self.options.lora:
-            digests |= {f"lora/{name}": sha256 for name, sha256 in resolve(self.options.lora).digests().items()}
-        return {"weights": digests}
+        if not self.options.lora:
+            return {"weights": digests}
+        lora = resolve(self.options.lora)
+        digests |= {f"lora/{name}": sha256 for name, sha256 in lora_digests(lora).items()}
+        stated = stated_strength(lora)
+        return {"weights": digests, **({"lora": stated.identity()} if stated else {})}
 
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Read the checkpoint layer by layer; neither subject nor workload is used."""

@@ -23,7 +23,9 @@ from harness.system.digests import digest, file_sha256
 from harness.system.files import cache_folder, write_atomic
 from videomla_models.checkpoints.load import Checkpoint, load_into
 from videomla_models.checkpoints.locate import Source, resolve
+from videomla_models.checkpoints.parts import part_names
 from videomla_models.checkpoints.tensors import TensorFile, open_tensors
+from videomla_models.rollout.packed_tokenizer import PACKED, PackedTokenizer
 
 PACKAGES = "pip install 'videomla-bench[wan]'"
 _FORMAT = "1"  # of a cached embedding; changes with anything below that could change one
@@ -48,8 +50,9 @@ class TextEncoder:
 
     Args:
         source: the encoder: a transformers folder (`config.json` beside the weights), the original
-            `models_t5_umt5-xxl-enc-bf16.pth`, or the folder or Hub id of a whole pipeline that holds either.
-        tokenizer: folder of its tokenizer; found beside the encoder unless given.
+            `models_t5_umt5-xxl-enc-bf16.pth`, ComfyUI's single file (with float8 weights or without), or the folder or
+            Hub id of a whole pipeline that holds one of the first two.
+        tokenizer: folder of its tokenizer; found beside the encoder, or in ComfyUI's file, unless given.
         tokens: length after padding; longer prompts are cut.
         dtype, device: of the encoder and of what it gives.
         cache: folder for embeddings; `$VIDEOMLA_CACHE/text` unless given.
@@ -69,6 +72,7 @@ class TextEncoder:
     ) -> None:
         self.source = source if isinstance(source, Source) else resolve(source, component="text_encoder")
         self.tokenizer = tokenizer or _find_tokenizer(self.source)
+        """Its folder; None where the encoder's own file holds it."""
         self.tokens = tokens
         self.dtype = dtype
         self.device = torch.device(device)
@@ -87,7 +91,7 @@ class TextEncoder:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 by file name, of weights and tokenizer."""
-        files = [self.tokenizer / name for name in _TOKENIZER_FILES]
+        files = [self.tokenizer / name for name in _TOKENIZER_FILES] if self.tokenizer else []
         return self.source.digests() | {path.name: file_sha256(path) for path in files if path.is_file()}
 
     def unload(self) -> None:
@@ -116,7 +120,7 @@ class TextEncoder:
         if self._model is None:
             self._model = load_umt5(self.source, self.dtype, self.device)
         if self._tokenizer is None:
-            self._tokenizer = _load_tokenizer(self.tokenizer)
+            self._tokenizer = _load_tokenizer(self.tokenizer) if self.tokenizer else _packed_tokenizer(self.source)
         fed = self._tokenizer(
             [text], padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
         )
@@ -126,7 +130,7 @@ class TextEncoder:
 
 
 def load_umt5(source: Source, dtype: torch.dtype, device: torch.device | str) -> nn.Module:
-    """transformers' `UMT5EncoderModel` with the weights of `source`, in the layout of transformers or of Wan2.1.
+    """transformers' `UMT5EncoderModel` with the weights of `source`, in the layout of transformers, Wan2.1 or ComfyUI.
 
     Raises `NotAvailable` without transformers, `WeightsError` for weights that are damaged or do not fit.
     """
@@ -136,16 +140,25 @@ def load_umt5(source: Source, dtype: torch.dtype, device: torch.device | str) ->
         raise NotAvailable(f"the text encoder needs transformers ({error})", PACKAGES) from error
     file = open_tensors(source)
     folder = source.files[0].parent
-    if "token_embedding.weight" in file.shapes:
-        stored, layout = {umt5_name(name): name for name in file.shapes}, "wan"
-        config: Any = _wan_config(source, file)
+    names = _names(source, file)
+    layout = "wan" if "token_embedding.weight" in names else "comfyui" if PACKED in names else "transformers"
+    stored: dict[str, str] = {}
+    for name, theirs in names.items():
+        ours = umt5_name(name)
+        if ours in stored:
+            raise WeightsError(f"{source.name}: {stored[ours]} and {theirs} are both {ours}", "keep one of them")
+        if name != PACKED:
+            stored[ours] = theirs
+    config: Any
+    if layout != "transformers":
+        config = _sized_config(source, {name: file.shapes[theirs] for name, theirs in stored.items()})
     elif (folder / "config.json").is_file():
-        stored, layout = {name: name for name in file.shapes}, "transformers"
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     else:
         raise WeightsError(
-            f"{source.name}: no config.json beside it, and not the original models_t5_umt5-xxl-enc-bf16.pth",
-            "give the text_encoder folder of a diffusers repository, or the original file",
+            f"{source.name}: no config.json beside it, and neither the original models_t5_umt5-xxl-enc-bf16.pth nor "
+            "ComfyUI's file",
+            "give the text_encoder folder of a diffusers repository, or one of these files",
         )
     build: Any = UMT5EncoderModel
     with torch.device("meta"):
@@ -154,6 +167,13 @@ def load_umt5(source: Source, dtype: torch.dtype, device: torch.device | str) ->
     return model.eval().requires_grad_(False)
 
 
+_EMBEDDINGS = ("token_embedding.weight", "shared.weight", "encoder.embed_tokens.weight")
+_SIZED = (
+    "shared.weight",
+    "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    "encoder.block.0.layer.0.SelfAttention.q.weight",
+    "encoder.block.0.layer.1.DenseReluDense.wi_1.weight",
+)
 _UMT5_BLOCK = {
     "norm1": "layer.0.layer_norm",
     "attn": "layer.0.SelfAttention",
@@ -178,41 +198,53 @@ def umt5_name(name: str) -> str:
     return name
 
 
-def _wan_config(source: Source, file: TensorFile) -> Any:
-    """Sizes of an encoder in Wan2.1's layout, read off its shapes; what is fixed there is fixed here."""
+def _sized_config(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """Sizes of an encoder by transformers' names, read off its shapes; what is fixed in UMT5 is fixed here."""
     from transformers import UMT5Config
 
-    shapes: Mapping[str, tuple[int, ...]] = file.shapes
-    sized = ("blocks.0.pos_embedding.embedding.weight", "blocks.0.attn.q.weight", "blocks.0.ffn.fc1.weight")
-    missing = [name for name in sized if name not in shapes]
+    missing = [name for name in _SIZED if len(shapes.get(name, ())) != 2 or not all(shapes[name])]
     if missing:
         raise WeightsError(f"{source.name} lacks {', '.join(missing)}", "give the whole encoder")
-    buckets, heads = shapes[sized[0]]
-    vocabulary, width = shapes["token_embedding.weight"]
+    embedding, bias, query, feed_forward = (shapes[name] for name in _SIZED)
     return UMT5Config(
-        vocab_size=vocabulary,
-        d_model=width,
-        d_kv=shapes[sized[1]][0] // heads,
-        d_ff=shapes[sized[2]][0],
-        num_layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
-        num_heads=heads,
-        relative_attention_num_buckets=buckets,
+        vocab_size=embedding[0],
+        d_model=embedding[1],
+        d_kv=query[0] // bias[1],
+        d_ff=feed_forward[0],
+        num_layers=len({name.split(".")[2] for name in shapes if name.startswith("encoder.block.")}),
+        num_heads=bias[1],
+        relative_attention_num_buckets=bias[0],
         relative_attention_max_distance=128,
         feed_forward_proj="gated-gelu",
         layer_norm_epsilon=1e-6,
     )
 
 
-def _find_tokenizer(source: Source) -> Path:
-    """The tokenizer's folder: the encoder's own, `tokenizer/` of a diffusers pipeline, or Wan2.1's google/umt5-xxl."""
+def _find_tokenizer(source: Source) -> Path | None:
+    """The tokenizer's folder: the encoder's own, `tokenizer/` of a diffusers pipeline, or Wan2.1's google/umt5-xxl.
+
+    None where it is a tensor of the encoder's file. Raises `WeightsError` where it is nowhere.
+    """
     folder = source.files[0].parent
     places = (folder, folder.parent / "tokenizer", folder / "google" / "umt5-xxl")
     for place in places:
         if any((place / name).is_file() for name in _TOKENIZER_FILES):
             return place
+    if PACKED in _names(source, open_tensors(source)):
+        return None
     raise WeightsError(
         f"{source.name}: no tokenizer in {', '.join(str(place) for place in places)}", "name the tokenizer's folder"
     )
+
+
+def _names(source: Source, file: TensorFile) -> dict[str, str]:
+    """The encoder's names without a pipeline's prefix, each with its name in the file."""
+    return part_names(source.name, file.shapes, _EMBEDDINGS) or {name: name for name in file.shapes}
+
+
+def _packed_tokenizer(source: Source) -> PackedTokenizer:
+    file = open_tensors(source)
+    return PackedTokenizer(source.name, file.read(_names(source, file)[PACKED]))
 
 
 def _load_tokenizer(folder: Path) -> Any:

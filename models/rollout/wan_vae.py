@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.errors import NotAvailable, OptionError, WeightsError
 from videomla_models.checkpoints.load import Checkpoint, load_into
 from videomla_models.checkpoints.locate import Source, resolve
+from videomla_models.checkpoints.parts import part_names
 from videomla_models.checkpoints.tensors import open_tensors
 from videomla_models.rollout.codecs import check_pixels, to_pixels
 
@@ -120,16 +121,17 @@ def load_wan_codec(
     resolved = source if isinstance(source, Source) else resolve(source, component="vae")
     file = open_tensors(resolved)
     config = resolved.files[0].with_name("config.json")
-    if "decoder.conv1.weight" in file.shapes:
+    names = part_names(resolved.name, file.shapes, ("decoder.conv1.weight", "decoder.conv_in.weight"))
+    if "decoder.conv1.weight" in names:
         # The converter only renames, so it maps names as well as tensors.
-        stored = renamed({name: name for name in file.shapes})
+        stored = renamed(dict(names))
         layout = "wan"
         settings: dict[str, Any] = {
-            "base_dim": file.shapes["encoder.conv1.weight"][0] if "encoder.conv1.weight" in file.shapes else 96,
-            "z_dim": file.shapes["decoder.conv1.weight"][1],
+            "base_dim": file.shapes[names["encoder.conv1.weight"]][0] if "encoder.conv1.weight" in names else 96,
+            "z_dim": file.shapes[names["decoder.conv1.weight"]][1],
         }
     elif config.is_file():
-        stored, layout = {name: name for name in file.shapes}, "diffusers"
+        stored, layout = names or {name: name for name in file.shapes}, "diffusers"
         settings = dict(autoencoder.load_config(config.parent, local_files_only=True))
     else:
         raise WeightsError(
