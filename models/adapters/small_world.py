@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -41,11 +42,12 @@ class ToyOptions(StreamingOptions):
 
 
 class SmallWorldModel(StreamingModel):
-    """What all models of the small world share: pixels, latents and words."""
+    """What all models of the small worlds share: pixels, latents and words."""
 
     family = "toy"
     licence = "Apache-2.0"
     frame_rate = FRAME_RATE
+    world: presets.World = "toy"
 
     def pixels(self) -> tuple[int, int]:
         """32 x 32."""
@@ -65,7 +67,7 @@ class SmallWorldModel(StreamingModel):
         """Which word stands where."""
         from videomla_models.small_world.text import embed
 
-        return embed
+        return partial(embed, presets.WORDS[self.world])
 
 
 class ToyModel(SmallWorldModel):
@@ -78,7 +80,7 @@ class ToyModel(SmallWorldModel):
 
     def network_config(self) -> TransformerConfig:
         """Sizes of the small transformer."""
-        return presets.network_config(self.attention)
+        return presets.network_config(self.attention, self.world)
 
     def window_policy(self) -> WindowPolicy:
         """VideoMLA's window."""

@@ -15,6 +15,7 @@ from harness.errors import OptionError, WeightsError
 from videomla_models.adapters.small_world import SmallWorldModel
 from videomla_models.adapters.transformer_model import Dtype, StreamingOptions
 from videomla_models.checkpoints.locate import resolve
+from videomla_models.small_world.presets import World
 from videomla_models.spec.config import SamplerConfig, TransformerConfig, evenly_spaced
 from videomla_models.spec.window import WindowPolicy
 
@@ -49,7 +50,7 @@ class TrainedOptions(StreamingOptions):
 
 
 class Trained(SmallWorldModel):
-    """A small-world network of any size; several checkpoints differ in their training seeds alone."""
+    """A network of a small world, of any size; several checkpoints differ in their training seeds alone."""
 
     schema = TrainedOptions
     unkeyed = ("checkpoints", "training_seeds", "step")
@@ -75,12 +76,18 @@ class Trained(SmallWorldModel):
         first = headers[0]
         for name, header in zip(self.files, headers, strict=True):
             alike = header.config == first.config and header.chain.window == first.chain.window
+            alike = alike and header.chain.data.world == first.chain.data.world
             if not alike or header.stage.stage != first.stage.stage:
                 raise WeightsError(
                     f"{name} has other sizes, another window or another stage than {self.files[0]}",
                     "give checkpoints that differ in their seed alone",
                 )
         return headers
+
+    @property
+    def world(self) -> World:  # type: ignore[override]
+        """Whose captions it was trained on."""
+        return self.headers[0].chain.data.world
 
     @property
     def chunk(self) -> int:  # type: ignore[override]

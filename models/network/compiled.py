@@ -186,6 +186,11 @@ class CompiledPasses:
 def _require(network: VideoTransformer) -> None:
     if network.config.attention == "linear":
         raise OptionError("linear attention is not compiled", "leave out `compile`")
+    require_compiler(network.head.head.weight.device)
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise `NotAvailable` where nothing can compile for `device`."""
     compilers = [os.environ.get("CXX", "g++"), "g++", "clang++"]
-    if BACKEND == "inductor" and network.head.head.weight.is_cpu and not any(map(shutil.which, compilers)):
+    if BACKEND == "inductor" and device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise NotAvailable("torch.compile needs a C++ compiler on a CPU, and none is here", "install g++")

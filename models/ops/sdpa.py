@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -80,6 +81,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str = "auto")
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
     """`attend` at one width."""
+    if q.is_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+        # On CPUs the backward pass of PyTorch's attention takes several times as long in bfloat16 as in float32.
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=scale)
     if backend == "auto":
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     if backend not in _BACKENDS:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +80,12 @@ class Reading:
 
         NaN where either of the two shows no shape.
         """
-        return (np.diff(self.place, axis=0) + SIZE / 2) % SIZE - SIZE / 2
+        return short_way(np.diff(self.place, axis=0))
+
+
+def short_way(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances along an axis, the short way round the torus: from -16 to below 16."""
+    return (pixels + SIZE / 2) % SIZE - SIZE / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +144,13 @@ def read(frames: NDArray[np.uint8]) -> Reading:
     coverage, unlike = _mixed(away, squared, ink)
     stray_paper = ((squared > _BACKGROUND_RADIUS**2) & ~mask).mean(axis=1) > _STRAY_PAPER
     stray_ink = ((unlike > _COLOUR_RADIUS**2) & mask).sum(axis=1) > _STRAY_INK * mask.sum(axis=1)
-    overlap = _overlap(mask.reshape(-1, SIZE, SIZE))
+    overlap, _ = _shapes().overlap(mask.reshape(-1, SIZE, SIZE))
     return Reading(
         background=np.where(stray_paper, _NOTHING, _nearest(paper, BACKGROUNDS, _BACKGROUND_RADIUS)),
         colour=np.where(seen & ~stray_ink, _nearest(paper + ink, COLOURS, _COLOUR_RADIUS), _NOTHING),
         shape=np.where(seen & (overlap.max(axis=1) > MIN_IOU), overlap.argmax(axis=1), _NOTHING),
         overlap=overlap,
-        place=_place(np.where((coverage > _FAINT) & seen[:, None], coverage, 0).reshape(-1, SIZE, SIZE)),
+        place=centroid(np.where((coverage > _FAINT) & seen[:, None], coverage, 0).reshape(-1, SIZE, SIZE)),
     )
 
 
@@ -166,24 +172,41 @@ def _nearest(colours: NDArray[np.float32], named: dict[str, tuple[int, int, int]
     return np.where(distance.min(axis=1) <= radius, distance.argmin(axis=1), _NOTHING)
 
 
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Masks that are sought in a picture: their spectra, conjugate, and their areas in pixels."""
+
+    spectra: NDArray[np.complex64]
+    areas: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, masks: NDArray[np.bool_]) -> Templates:
+        """From masks around pixel (16, 16), [templates, 32, 32]."""
+        return cls(np.conj(fft.rfft2(masks.astype(np.float32))), masks.sum(axis=(1, 2)))
+
+    def overlap(self, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """IoU of each picture [frames, 32, 32] with each template at its best place, and that place as (x, y).
+
+        Both for [frames, templates]; places are pixels on the torus, of what lies at (16, 16) of the template.
+        """
+        # Correlation theorem: one transform a frame and one a template give the intersection at all 1024 shifts. It
+        # counts pixels, so rounding takes the error of the transforms away.
+        products = fft.rfft2(mask.astype(np.float32))[:, None] * self.spectra[None]
+        shifts = fft.irfft2(products, s=(SIZE, SIZE)).reshape(len(mask), len(self.areas), SIZE * SIZE)
+        best = shifts.argmax(axis=2)
+        both = np.rint(np.take_along_axis(shifts, best[..., None], axis=2)[..., 0].astype(np.float64))
+        share: NDArray[np.float64] = both / (mask.sum(axis=(1, 2))[:, None] + self.areas[None] - both)
+        return share, (np.stack([best % SIZE, best // SIZE], axis=-1) + SIZE // 2) % SIZE
+
+
 @cache
-def _templates() -> tuple[NDArray[np.complex64], NDArray[np.int64]]:
-    masks = np.stack([world.coverage(shape) > world.FULL // 2 for shape in SHAPES])
-    return np.conj(fft.rfft2(masks.astype(np.float32))), masks.sum(axis=(1, 2))
+def _shapes() -> Templates:
+    return Templates.of(np.stack([world.coverage(shape) > world.FULL // 2 for shape in SHAPES]))
 
 
-def _overlap(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    # Correlation theorem: one transform a frame and one a shape give the intersection at all 1024 shifts. It counts
-    # pixels, so rounding takes the transforms' error away.
-    spectra, areas = _templates()
-    products = fft.rfft2(mask.astype(np.float32))[:, None] * spectra[None]
-    both = np.rint(fft.irfft2(products, s=(SIZE, SIZE)).max(axis=(2, 3)).astype(np.float64))
-    share: NDArray[np.float64] = both / (mask.sum(axis=(1, 2))[:, None] + areas[None] - both)
-    return share
-
-
-def _place(weight: NDArray[np.float32]) -> NDArray[np.float64]:
-    # The mean direction on the circle: a centroid that does not care where the torus is cut.
+def centroid(weight: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean place of weights [frames, 32, 32] as (x, y), pixels on the torus; NaN where there is none."""
+    # The mean direction on the circle does not care where the torus is cut.
     turn = np.exp(2j * np.pi * np.arange(SIZE) / SIZE)
     moments = np.stack([weight.sum(axis=1) @ turn, weight.sum(axis=2) @ turn], axis=1)
     place = np.angle(moments) * SIZE / (2 * np.pi) % SIZE

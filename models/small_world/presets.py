@@ -1,10 +1,17 @@
-"""The two small models: sizes, window and sampler. Torch-free."""
+"""The small models: sizes, window and sampler, and the worlds that they are made for. Torch-free."""
 
 from __future__ import annotations
 
-from videomla_models.small_world.world import TEXT_LENGTH, vocabulary
+from typing import Literal
+
+from videomla_models.small_world import marked, world
+from videomla_models.small_world.words import TEXT_LENGTH, Words
 from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig, evenly_spaced
 from videomla_models.spec.window import WindowPolicy
+
+World = Literal["toy", "marked"]
+
+WORDS: dict[World, Words] = {"toy": world.WORDS, "marked": marked.WORDS}
 
 CHUNK = 3
 """Latent frames per chunk, as in the full-size models."""
@@ -16,7 +23,12 @@ WINDOW = WindowPolicy(frames=6, sink=1, rotation="read", positions="relative")
 """VideoMLA's window: one sink frame, two past ones and the chunk, at window-relative positions."""
 
 
-def network_config(attention: str) -> TransformerConfig:
+def text_width(world: World) -> int:
+    """Of a word's embedding: which one it is, and where it stands."""
+    return len(WORDS[world].names) + TEXT_LENGTH
+
+
+def network_config(attention: str, world: World = "toy") -> TransformerConfig:
     """Sizes of the small model with `dense` or `latent` attention; they differ in nothing else.
 
     The latent and the rope key are 56 scalars per token against the dense 384: 14.6 %.
@@ -27,7 +39,7 @@ def network_config(attention: str) -> TransformerConfig:
         layers=5,
         ffn=576,
         in_channels=3 * PATCH * PATCH,
-        text_width=len(vocabulary()) + TEXT_LENGTH,
+        text_width=text_width(world),
         text_tokens=TEXT_LENGTH,
         rope_theta=64.0,
         attention=attention,

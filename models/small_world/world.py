@@ -6,15 +6,16 @@ Pure numpy and integer arithmetic, so that (caption, seed) gives the same bytes 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.system.digests import digest
+from videomla_models.small_world.words import Words
 
 SIZE = 32
 """Height and width of a frame, in pixels. The frame is a torus: what leaves on one side enters on the other."""
@@ -65,13 +66,10 @@ _SUBSAMPLES = 16
 FULL = _SUBSAMPLES**2
 """What `coverage` counts for a pixel that lies inside the shape."""
 
-PAD, UNKNOWN = 0, 1
-"""Ids of the padding and of every word that no caption uses."""
+_SILENT = frozenset({"a", "moves", "to", "the", "on", "background"})
 
-TEXT_LENGTH = 8
-"""Ids that `tokens` gives for a text; a caption fills at most six."""
-
-_FUNCTION_WORDS = frozenset({"a", "moves", "to", "the", "on", "background"})
+WORDS = Words.of((phrase for group in (COLOURS, SHAPES, SPEEDS, DIRECTIONS, BACKGROUNDS) for phrase in group), _SILENT)
+"""A caption fills at most six ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,23 +135,28 @@ def held_out() -> tuple[Caption, ...]:
 
     Every word occurs in training too, so these test whether known words are combined anew.
     """
-    return tuple(caption for caption in all_captions() if _number(f"held out: {caption}") % 10 == 0)
+    return tuple(caption for caption in all_captions() if kept_back(str(caption)))
 
 
 @cache
 def training_captions() -> tuple[Caption, ...]:
     """`all_captions` without `held_out`, in the same order."""
-    kept_back = frozenset(held_out())
-    return tuple(caption for caption in all_captions() if caption not in kept_back)
+    return tuple(caption for caption in all_captions() if not kept_back(str(caption)))
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
+    """64 bits of a digest of `text`: chance that is the same on every machine."""
     return int(digest(text)[:16], 16)
+
+
+def kept_back(text: str) -> bool:
+    """Whether training never shows the caption `text`: of one in ten."""
+    return number(f"held out: {text}") % 10 == 0
 
 
 def start_position(seed: int) -> tuple[int, int]:
     """Pixel (x, y) of the shape's centre in frame 0: all that a seed decides."""
-    place = _number(f"start: {seed}") % (SIZE * SIZE)
+    place = number(f"start: {seed}") % (SIZE * SIZE)
     return place % SIZE, place // SIZE
 
 
@@ -166,10 +169,15 @@ def coverage(shape: str) -> NDArray[np.int64]:
 
     The sizes keep straight edges away from the middle of a pixel, where a threshold at one half would be a tie.
     """
+    return covered(partial(_inside, shape))
+
+
+def covered(inside: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """Share of each pixel, in 1/256, whose points (x, y) from pixel (16, 16) lie `inside`: int64 [32, 32]."""
     offsets = (np.arange(_SUBSAMPLES) + 0.5) / _SUBSAMPLES - 0.5
     line = (np.arange(SIZE)[:, None] - SIZE // 2 + offsets).ravel()
-    inside = _inside(shape, line[None, :], line[:, None])
-    cover: NDArray[np.int64] = inside.reshape(SIZE, _SUBSAMPLES, SIZE, _SUBSAMPLES).sum(axis=(1, 3), dtype=np.int64)
+    points = inside(line[None, :], line[:, None])
+    cover: NDArray[np.int64] = points.reshape(SIZE, _SUBSAMPLES, SIZE, _SUBSAMPLES).sum(axis=(1, 3), dtype=np.int64)
     return cover
 
 
@@ -243,30 +251,3 @@ def render(caption: Caption, seed: int, frames: int) -> NDArray[np.uint8]:
     """The clip of `caption` and `seed`, uint8 [frames, 32, 32, 3]."""
     clip: NDArray[np.uint8] = render_batch([caption], [seed], frames)[0]
     return clip
-
-
-# ------------------------------------------------------------------------------------------------ text
-
-
-@cache
-def vocabulary() -> tuple[str, ...]:
-    """The words of the captions in the order of their ids, after `PAD` and `UNKNOWN`.
-
-    Words that every caption shares carry nothing and have no id.
-    """
-    groups = (COLOURS, SHAPES, SPEEDS, DIRECTIONS, BACKGROUNDS)
-    words = [word for group in groups for phrase in group for word in phrase.split() if word not in _FUNCTION_WORDS]
-    return "<pad>", "<unknown>", *dict.fromkeys(words)
-
-
-@cache
-def _ids() -> dict[str, int]:
-    return {word: index for index, word in enumerate(vocabulary())}
-
-
-def tokens(text: str) -> NDArray[np.int64]:
-    """Ids of the words of any text, int64 [8]: padded with `PAD`, cut after 8, `UNKNOWN` for a foreign word."""
-    # `\w+` keeps the angle brackets out, so that a text that says "<pad>" finds no id.
-    words = [word for word in re.findall(r"\w+", text.lower()) if word not in _FUNCTION_WORDS][:TEXT_LENGTH]
-    ids = [_ids().get(word, UNKNOWN) for word in words]
-    return np.array(ids + [PAD] * (TEXT_LENGTH - len(ids)), dtype=np.int64)

@@ -26,13 +26,14 @@ from videomla_models.checkpoints.load import load_into, open_checkpoint
 from videomla_models.checkpoints.spectrum import operator_of
 from videomla_models.checkpoints.tensors import save_tensors
 from videomla_models.network.cache import Grid
+from videomla_models.network.compiled import require_compiler
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.small_world.presets import PATCH
 from videomla_models.small_world.world import SIZE
 from videomla_models.spec.config import TransformerConfig
 from videomla_models.training import sharding
 from videomla_models.training.consistency import Consistency
-from videomla_models.training.data import ToyData
+from videomla_models.training.data import MarkedData, ToyData, WorldData
 from videomla_models.training.distribution_matching import DistributionMatching
 from videomla_models.training.loop import GENERATOR, Learner, Loop, Rate, Stage
 from videomla_models.training.optimisers import adamw, initialise, muon
@@ -76,10 +77,13 @@ def train(
 
     Raises:
         OptionError: the chain contradicts itself. WeightsError: an origin's weights are missing or do not fit.
+        NotAvailable: there is no compiler for a fast one.
         Diverged: a loss is not finite. StorageError: the disk refuses a file.
     """
     for loc, problem in chain.problems():
         raise OptionError(f"{'.'.join(map(str, loc))}: {problem}")
+    if chain.fast:
+        require_compiler(torch.device(device))
     done: list[Done] = []
     with sharding.processes(torch.device(device)):
         for number in range(len(chain.stages)):
@@ -127,6 +131,7 @@ class _Run:
         self.chain, self.number, self.root, self.before = chain, number, root, before
         self.options: Any = chain.stages[number]
         self.report, self.device = report, device
+        self.precision = torch.bfloat16 if chain.precision == "bfloat16" else None
         self.config = chain.config()
         side = SIZE // PATCH // self.config.patch[1]
         self.clips = Clips(chain.policy(), chain.chunk, chain.data.chunks, Grid(side, side))
@@ -134,9 +139,8 @@ class _Run:
     def train(self, folder: Path) -> Done:
         """Train to the end of the budget and write the checkpoint."""
         options: StageOptions = self.options
-        precision = torch.bfloat16 if self.chain.precision == "bfloat16" else None
         rate = Rate(options.steps, options.warmup, options.decay)
-        loop = Loop(self._stage(), rate, {"key": self.chain.key(self.number)}, precision)
+        loop = Loop(self._stage(), rate, {"key": self.chain.key(self.number)}, self.precision)
         name, kept = str(self.options.stage), dict[str, str]()
 
         def keep(step: int) -> None:
@@ -182,22 +186,27 @@ class _Run:
         teacher = self._teacher(options.teacher)
         if isinstance(options, MatchingOptions):
             critic = self._teacher(options.teacher).requires_grad_(True)
-            follows = Learner(critic, adamw(critic, options.critic_rate, options.betas))
+            follows = Learner(critic, adamw(critic, options.critic_rate, options.betas, self.chain.fast))
             return DistributionMatching(learner, follows, teacher, data, self.clips, options, seed)
         target = self._network(self.config, self._weights()).requires_grad_(False)
         return Consistency(learner, teacher, target, data, self.clips, options, seed)
 
-    def _data(self) -> ToyData:
+    def _data(self) -> WorldData:
         data, chain = self.chain.data, self.chain
-        return ToyData(chain.seed, data.clips, data.chunks, data.foreground, data.crosses, chain.chunk)
+        shared: dict[str, Any] = {name: getattr(data, name) for name in ("clips", "chunks", "foreground")}
+        shared |= {"seed": chain.seed, "chunk": chain.chunk}
+        if data.world == "marked":
+            return MarkedData(**shared, kinds=data.kinds, gap=data.gap)
+        return ToyData(**shared, crosses=data.crosses)
 
     def _learner(self, network: VideoTransformer) -> Learner:
-        options = self.options
+        options, fast = self.options, self.chain.fast
         if getattr(options, "optimiser", "adamw") == "muon":
             if sharding.world()[1] > 1:
                 raise OptionError("optimiser muon needs whole matrices", "choose adamw for several processes")
-            return Learner(network, muon(network, options.rate, options.rate / 2), options.average)
-        return Learner(network, adamw(network, options.rate, options.betas), options.average)
+            optimisers = muon(network, options.rate, options.rate / 2, self.precision if fast else None, fast)
+            return Learner(network, optimisers, options.average)
+        return Learner(network, adamw(network, options.rate, options.betas, fast), options.average)
 
     def _network(self, config: TransformerConfig, weights: Weights | None) -> VideoTransformer:
         torch.manual_seed(self.chain.seed)
@@ -205,7 +214,10 @@ class _Run:
         initialise(network)
         if weights is not None:
             network.load_state_dict(weights)
-        return sharding.shard(network.to(self.device))
+        network = sharding.shard(network.to(self.device))
+        if self.chain.fast and self.options.stage != "distribution_matching":
+            network.compile(dynamic=False)
+        return network
 
     def _weights(self) -> Weights | None:
         """Where this stage starts: the stage before, or the chain's own start."""

@@ -13,20 +13,34 @@ PAPER_BETAS = (0.0, 0.999)
 Optimisers = list[tuple[torch.optim.Optimizer, float]]
 
 
-def adamw(network: nn.Module, rate: float, betas: tuple[float, float] = PAPER_BETAS) -> Optimisers:
-    """AdamW without weight decay on every parameter."""
-    return [(torch.optim.AdamW(network.parameters(), lr=rate, betas=betas, weight_decay=0.0), rate)]
+def adamw(network: nn.Module, rate: float, betas: tuple[float, float] = PAPER_BETAS, fused: bool = False) -> Optimisers:
+    """AdamW without weight decay on every parameter; `fused` in one call, which rounds otherwise."""
+    return [(_adamw(network.parameters(), rate, betas, fused), rate)]
 
 
-def muon(network: nn.Module, matrix_rate: float, other_rate: float) -> Optimisers:
-    """Muon on the matrices of the blocks, AdamW on the rest. Not for sharded networks: it needs whole matrices."""
+def _adamw(parameters: Iterable[Tensor], rate: float, betas: tuple[float, float], fused: bool) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=0.0, fused=fused or None)
+
+
+def muon(
+    network: nn.Module,
+    matrix_rate: float,
+    other_rate: float,
+    precision: torch.dtype | None = None,
+    fused: bool = False,
+) -> Optimisers:
+    """Muon on the matrices of the blocks, AdamW on the rest. Not for sharded networks: it needs whole matrices.
+
+    Args:
+        precision: of the products that orthogonalise, that of the gradients unless given. fused: as `adamw` takes it.
+    """
     inner = [n.startswith("blocks.") and p.dim() == 2 for n, p in network.named_parameters()]
     parameters = list(network.parameters())
     matrices = [p for p, matrix in zip(parameters, inner, strict=True) if matrix]
     others = [p for p, matrix in zip(parameters, inner, strict=True) if not matrix]
     return [
-        (Muon(matrices, lr=matrix_rate), matrix_rate),
-        (torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.99), weight_decay=0.0), other_rate),
+        (Muon(matrices, lr=matrix_rate, precision=precision), matrix_rate),
+        (_adamw(others, other_rate, (0.9, 0.99), fused), other_rate),
     ]
 
 
@@ -61,10 +75,14 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         matrices: two-dimensional parameters. lr: learning rate. momentum: of the gradient's running average.
+        precision: of the products that orthogonalise, that of the gradients unless given.
     """
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, precision: torch.dtype | None = None
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -82,6 +100,7 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[m].setdefault("average", torch.zeros_like(m)) for m in matrices]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)
-        update = orthogonalise(torch.stack(list(ahead)))
+        stacked = torch.stack(list(ahead))
+        update = orthogonalise(stacked.to(self.precision or stacked.dtype)).to(stacked.dtype)
         size = 0.2 * max(shape) ** 0.5
         torch._foreach_add_(matrices, list(update.unbind()), alpha=-lr * size)

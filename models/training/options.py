@@ -12,8 +12,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from harness.contracts import Options
 from harness.errors import OptionError
 from harness.system.digests import digest, file_sha256
-from videomla_models.small_world.presets import PATCH
-from videomla_models.small_world.world import TEXT_LENGTH, vocabulary
+from videomla_models.small_world.marked import KINDS, Kind
+from videomla_models.small_world.presets import PATCH, World, text_width
+from videomla_models.small_world.words import TEXT_LENGTH
 from videomla_models.spec.config import LatentSizes, TransformerConfig
 from videomla_models.spec.window import WindowPolicy
 
@@ -83,19 +84,29 @@ class WindowOptions(Options):
 
 
 class DataOptions(Options):
-    """Clips of the small world, as in `videomla_models.training.data.ToyData`.
+    """Clips of a small world, as in `videomla_models.training.data`.
 
     Attributes:
-        world: the one that there is. clips: of a step. chunks: of a clip.
-        foreground: extra weight of pixels that belong to the shape. crosses: share of clips whose shape becomes a
-            cross.
+        world: `toy`, or `marked`, where the cache carries what the caption does not say.
+        clips: of a step. chunks: of a clip. foreground: extra weight of pixels that are not background.
+        crosses: of the toy world, share of clips whose shape becomes a cross.
+        kinds: of the marked world's captions, each as often as the others.
+        gap: of the marked world, frames at most that half of the clips leave out after their first chunk.
     """
 
-    world: Literal["toy"] = "toy"
+    world: World = "toy"
     clips: Count = 8
     chunks: Count = 4
     foreground: Annotated[float, Field(ge=0.0)] = 2.0
     crosses: Share = 0.0
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = KINDS
+    gap: Annotated[int, Field(ge=0, le=10_000)] = 0
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the marked world's options where it is the other one: keys were given before there were any."""
+        body: dict[str, Any] = write(self)
+        return body if self.world == "marked" else {k: v for k, v in body.items() if k not in ("kinds", "gap")}
 
 
 class Origin(Options):
@@ -253,6 +264,7 @@ class Chain(Options):
     Attributes:
         seed: of data, noise and first weights. chunk: latent frames per chunk.
         precision: of matrix products; weights stay float32.
+        fast: passes through torch.compile, AdamW in one call, and Muon's products in `precision`: other roundings.
         network: sizes. window: of training and deployment. data: clips. start: first weights.
         stages: one after the other.
     """
@@ -260,17 +272,24 @@ class Chain(Options):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     chunk: Count = 3
     precision: Literal["float32", "bfloat16"] = "float32"
+    fast: bool = False
     network: NetworkOptions = NetworkOptions()
     window: WindowOptions = WindowOptions()
     data: DataOptions = DataOptions()
     start: StartOptions = Field(default_factory=lambda: StartOptions())
     stages: Annotated[list[AnyStage], Field(min_length=1)]
 
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `fast` where it is off: keys were given before there was the option."""
+        body: dict[str, Any] = write(self)
+        return body if self.fast else {k: v for k, v in body.items() if k != "fast"}
+
     def config(self) -> TransformerConfig:
         """Sizes of the network, with those that the data fix."""
         own = self.network.model_dump()
         latent = LatentSizes(**own.pop("latent"))
-        width = len(vocabulary()) + TEXT_LENGTH
+        width = text_width(self.data.world)
         return TransformerConfig(
             **own, latent=latent, in_channels=3 * PATCH * PATCH, text_width=width, text_tokens=TEXT_LENGTH
         )
@@ -309,6 +328,7 @@ class Chain(Options):
         except OptionError as error:
             yield ("window", "frames"), f"{error.message}; {error.fix}"
         yield from self._sizes()
+        yield from self._world()
         if self.data.chunks < 2:
             yield ("data", "chunks"), "clips of 1 chunk have no past to learn from; use at least 2"
         if self.start.kind != "random" and not (self.start.origin.chain or self.start.origin.file):
@@ -323,6 +343,12 @@ class Chain(Options):
                 yield from self._others(("stages", number, "teacher"), stage.teacher)
             if isinstance(stage, MatchingOptions) and not self._has_teacher(stage, number):
                 yield ("stages", number, "stage"), "without teacher_forcing in the chain, `teacher` must be given"
+
+    def _world(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        others: dict[str, dict[str, Any]] = {"toy": {"kinds": KINDS, "gap": 0}, "marked": {"crosses": 0.0}}
+        for name, unused in others[self.data.world].items():
+            if getattr(self.data, name) != unused:
+                yield ("data", name), f"the world {self.data.world!r} has no {name}: leave it out"
 
     def _start_stage(self) -> str:
         if self.start.kind != "checkpoint":

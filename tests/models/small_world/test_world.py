@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videomla_models.small_world import world
+from videomla_models.small_world import words, world
 from videomla_models.small_world.world import Caption
 
 
@@ -135,32 +135,34 @@ def test_the_split_is_fixed_and_leaves_every_pair_of_words_in_training():
 
 
 def test_token_ids_never_move():
-    assert " ".join(world.vocabulary()) == (
+    assert " ".join(world.WORDS.names) == (
         "<pad> <unknown> red green blue yellow magenta white circle square triangle cross slowly quickly "
         "left right up down upper lower black navy gray brown"
     )
 
 
 def test_tokens_of_captions_are_distinct_and_known():
-    rows = np.stack([world.tokens(str(caption)) for caption in world.all_captions()])
-    assert rows.shape == (1536, world.TEXT_LENGTH)
+    rows = np.stack([world.WORDS.tokens(str(caption)) for caption in world.all_captions()])
+    assert rows.shape == (1536, words.TEXT_LENGTH)
     assert rows.dtype == np.int64
     assert len(np.unique(rows, axis=0)) == 1536
-    assert not (rows == world.UNKNOWN).any()
-    assert (rows != world.PAD).sum(axis=1).max() == 6
-    words = world.vocabulary()
-    said = [words[i] for i in world.tokens("A white cross moves quickly to the lower left on a gray background.") if i]
+    assert not (rows == words.UNKNOWN).any()
+    assert (rows != words.PAD).sum(axis=1).max() == 6
+    names = world.WORDS.names
+    said = [
+        names[i] for i in world.WORDS.tokens("A white cross moves quickly to the lower left on a gray background.") if i
+    ]
     assert said == ["white", "cross", "quickly", "lower", "left", "gray"]
 
 
 @given(st.text(max_size=300))
 def test_any_text_has_tokens(text: str):
-    ids = world.tokens(text)
-    assert ids.shape == (world.TEXT_LENGTH,)
+    ids = world.WORDS.tokens(text)
+    assert ids.shape == (words.TEXT_LENGTH,)
     assert ids.min() >= 0
-    assert ids.max() < len(world.vocabulary())
+    assert ids.max() < len(world.WORDS.names)
 
 
 def test_foreign_words_are_unknown():
-    assert world.tokens("a purple dragon <pad>").tolist()[:4] == [world.UNKNOWN] * 3 + [world.PAD]
-    assert not world.tokens("").any()
+    assert world.WORDS.tokens("a purple dragon <pad>").tolist()[:4] == [words.UNKNOWN] * 3 + [words.PAD]
+    assert not world.WORDS.tokens("").any()
