@@ -226,6 +226,8 @@ def check_metric(name: str, options: Mapping[str, Json] | None = None, device: s
         return findings
     with tempfile.TemporaryDirectory(prefix="videomla-bench-") as folder:
         clip = _sample(Path(folder) / "clip.mp4")
+        if metric.takes_reference:
+            clip = replace(clip, reference=clip)
         try:
             _try(findings, "setup", lambda: metric.setup(device))
             if findings[-1].ok:

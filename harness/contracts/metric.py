@@ -77,6 +77,8 @@ class Clip:
         switches: later prompts as (pixel frame, text): the frame at which the switch happened, or the one that was
             asked for where the model cannot say.
         read: decodes the whole clip, uint8 [frames, height, width, 3].
+        reference: the clip of the same prompt and seed that it is held against, of the same frames, size and rate;
+            for a metric that takes one.
     """
 
     path: Path
@@ -90,6 +92,7 @@ class Clip:
     digest: str
     read: Callable[[], Frames]
     switches: tuple[tuple[int, str], ...] = ()
+    reference: Clip | None = None
 
 
 class Metric(ABC):
@@ -102,6 +105,8 @@ class Metric(ABC):
         values: every number that `score` gives.
         derived: every number that `derive` makes from the aggregates of `values`.
         curves: those of its samples that follow a clip.
+        takes_reference: it holds each clip against one of another arm (`Clip.reference`), which its entry in a suite
+            names with `against`.
         environment: name of the environment that `score` runs in; `core` is this process.
     """
 
@@ -110,6 +115,7 @@ class Metric(ABC):
     values: ClassVar[tuple[Value, ...]]
     derived: ClassVar[tuple[Value, ...]] = ()
     curves: ClassVar[tuple[Curve, ...]] = ()
+    takes_reference: ClassVar[bool] = False
     environment: ClassVar[str] = "core"
 
     def __init__(self, options: Options) -> None:

@@ -169,18 +169,21 @@ class Measurement:
     products: Sequence[Product] = ()
 
 
-ProbePlot = Literal["memory_by_batch", "chunk_time", "complexity"]
+ProbePlot = Literal["memory_by_batch", "chunk_time", "complexity", "cache_history"]
 
 DRAWN_FROM: Mapping[ProbePlot, tuple[str, ...]] = {
     "memory_by_batch": ("budget_bytes", "batch", "fits", "peak_bytes"),
     "chunk_time": ("chunk_s_by_index",),
     "complexity": ("window_frames", "clip_frames"),
+    "cache_history": ("seen_chunk", "seen_frame", "left_chunk", "left_frame", "error_chunk", "error"),
 }
 """The plots of a measurement, and the values and samples that each is drawn from.
 
 `memory_by_batch`: the value `budget_bytes`; of every batch size tried its requests, 1 or 0 for whether it fits, and its
 peak bytes. `chunk_time`: median seconds of each chunk of a clip. `complexity`: lengths of windows and of clips, and
-`<form>:<curve>` as `harness.report.plots.complexity` names the curves.
+`<form>:<curve>` as `harness.report.plots.complexity` names the curves. `cache_history`: pairs
+of chunk and latent frame, of what a chunk sees and of what it is the first not to see; and errors of attention, each
+with its chunk, or none.
 """
 
 

@@ -142,9 +142,9 @@ class _Candidate:
         """Of the clip that was made or scored."""
         return self.entry.clip.get("digest")
 
-    def result(self) -> tuple[str, Any]:
+    def result(self) -> tuple[Any, ...]:
         """What two records of one result agree in."""
-        return repr(sorted(self.entry.values.items())), self.digest
+        return repr(sorted(self.entry.values.items())), self.digest, self.entry.clip.get("reference")
 
 
 def _best(candidates: Sequence[_Candidate], strict: bool) -> _Candidate:
@@ -210,11 +210,15 @@ class _Merging:
             if best.folder != self.store.folder:
                 yield best
         for candidates in of_scores:
-            # A score of another clip than the one that is kept says nothing.
-            clip = self.digests.get(str(candidates[0].entry.context.get("of")))
-            fitting = [each for each in candidates if not each.done or clip in (None, each.digest)]
+            fitting = [each for each in candidates if not each.done or self._of_kept_clips(each.entry)]
             if fitting and (best := _best(fitting, self.strict)).folder != self.store.folder:
                 yield best
+
+    def _of_kept_clips(self, score: IndexEntry) -> bool:
+        """Whether a score is of the clips that are kept: one of others says nothing."""
+        names = {"digest": "of", "reference": "reference"}
+        clips = {name: self.digests.get(str(score.context.get(key))) for name, key in names.items()}
+        return all(clip in (None, score.clip.get(name)) for name, clip in clips.items())
 
     def _bring_clips(self) -> None:
         """Bring the clip of every result that lacks its own, from whichever run has it whole."""

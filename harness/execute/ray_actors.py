@@ -72,13 +72,20 @@ class ClipTask:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreTask:
-    """Scores of one clip, and the clip: its unit, the `clip` of its record, its bytes."""
+class SentClip:
+    """A clip that a worker scores: its unit, the `clip` of its record, its bytes."""
 
-    units: tuple[Unit, ...]
     of: Unit
     info: Mapping[str, Any]
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """Scores of one clip, and the clip; behind it the one that it is held against, if it is."""
+
+    units: tuple[Unit, ...]
+    clips: tuple[SentClip, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,19 +237,25 @@ class ClipScorer(Worker):
         try:
             with tempfile.TemporaryDirectory(dir=self.desk.folder) as folder:
                 for number, task in enumerate(tasks):
-                    path = Path(folder) / f"{number}.mp4"
-                    with storage(path):
-                        path.write_bytes(task.content)
-                    clip = units.clip_of(task.of, task.info, path, int(task.of.context["index"]))
+                    paths = [Path(folder) / f"{number}-{place}.mp4" for place in range(len(task.clips))]
+                    for path, sent in zip(paths, task.clips, strict=True):
+                        with storage(path):
+                            path.write_bytes(sent.content)
                     for unit in task.units:
-                        work = partial(self._score, unit, clip)
+                        work = partial(self._score, unit, task.clips, paths)
                         records.append((units.attempt(unit, self.setting, work), b""))
-                    path.unlink()
+                    for path in paths:
+                        path.unlink()
         except StorageError as error:
             return Done(records, time.monotonic() - start, 0.0, self.said_since(), (error.message, error.fix))
         return Done(records, time.monotonic() - start, 0.0, self.said_since())
 
-    def _score(self, unit: Unit, clip: Any) -> units.Result:
+    def _score(self, unit: Unit, sent: Sequence[SentClip], paths: Sequence[Path]) -> units.Result:
+        clips = [
+            units.clip_of(clip.of, clip.info, path, int(clip.of.context["index"]))
+            for clip, path in zip(sent, paths, strict=True)
+        ]
+        clip = units.held_against(*clips) if len(clips) > 1 else clips[0]
         return units.score(unit, self.scorers.get(unit), clip)
 
 

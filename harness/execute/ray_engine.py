@@ -19,12 +19,12 @@ from harness.errors import HarnessError, NotAvailable, StorageError
 from harness.execute import batches, units
 from harness.execute.handing_out import Item, Shares
 from harness.execute.luggage import pack
-from harness.execute.ray_actors import ClipTask, Done, ScoreTask, planned
+from harness.execute.ray_actors import ClipTask, Done, ScoreTask, SentClip, planned
 from harness.execute.ray_cluster import POLL_S, Cluster, Hand, Site
 from harness.execute.run import Engine, RunningPlan
 from harness.runs.folder import clip_name, inside
 from harness.runs.line import Record
-from harness.runs.plan import Arm, Unit
+from harness.runs.plan import Arm, Unit, scored_clips
 from harness.system import files
 from harness.system.digests import canonical, digest
 
@@ -58,10 +58,9 @@ class RayRun(RunningPlan):
         self.cluster, self.ray = cluster, cluster.ray
         self.running: dict[Any, Hand] = {}
         self.to_make: Shares[ClipTask] = Shares(_part_of_clips)
-        self.to_score: Shares[Unit] = Shares(_part_of_scores)
+        self.to_score: Shares[tuple[Unit, ...]] = Shares(_part_of_scores)
         self.deaths: Counter[str] = Counter()
         self.writers = ThreadPoolExecutor(WRITERS)
-        self.units = {unit.key: unit for unit in self.plan.units}
         self.waiting_since: dict[str, float] = {}
         self.unwritten = 0
 
@@ -102,16 +101,17 @@ class RayRun(RunningPlan):
 
     def _scores(self, of: Unit) -> None:
         """Let the scores of a clip wait for a worker; without a clip they are skipped at once."""
-        missing = [unit for unit in self.scores[of.key] if not self._done(unit)]
-        if of.key not in self.digests:
-            for unit in missing:
-                self._score(unit, of)
-            return
-        by_environment: dict[str, list[Unit]] = {}
-        for unit in missing:
-            by_environment.setdefault(registry.metrics.get(unit.context["plugin"]).environment, []).append(unit)
-        for environment, together in by_environment.items():
-            self.to_score.add(environment, [Item(tuple(together), len(together), of)])
+        together: dict[tuple[str, tuple[str, ...]], list[Unit]] = {}
+        for unit in self._due(of):
+            clips = scored_clips(unit)
+            if self.digests.keys() >= set(clips):
+                environment = registry.metrics.get(unit.context["plugin"]).environment
+                together.setdefault((environment, clips), []).append(unit)
+            else:
+                self._score(unit)
+        for (environment, clips), several in together.items():
+            task = tuple(self.units[key] for key in clips)
+            self.to_score.add(environment, [Item(tuple(several), len(several), task)])
 
     def _staff(self) -> None:
         """Start workers where some are missing, and say so where none can start."""
@@ -205,13 +205,16 @@ class RayRun(RunningPlan):
         at_work = sum(len(item.units) for hand in self.cluster.hands for item in hand.items)
         return self.finished + self.unwritten + at_work
 
-    def _score_task(self, item: Item[Unit]) -> ScoreTask:
-        path = self.store.clip_path(item.task.key)
+    def _score_task(self, item: Item[tuple[Unit, ...]]) -> ScoreTask:
+        return ScoreTask(item.units, tuple(map(self._sent, item.task)))
+
+    def _sent(self, clip: Unit) -> SentClip:
+        path = self.store.clip_path(clip.key)
         try:
             content = path.read_bytes()
         except OSError:
             content = b""  # the score fails, and says that the clip cannot be read
-        return ScoreTask(item.units, item.task, self.index[item.task.key].clip, content)
+        return SentClip(clip, self.index[clip.key].clip, content)
 
     def _finished_now(self) -> list[Any]:
         """References to what workers have finished; waits a little for the first."""
@@ -329,7 +332,7 @@ def _part_of_clips(task: ClipTask, part: tuple[Unit, ...]) -> ClipTask:
     return ClipTask(task.arm, part)
 
 
-def _part_of_scores(task: Unit, part: tuple[Unit, ...]) -> Unit:
+def _part_of_scores(task: tuple[Unit, ...], part: tuple[Unit, ...]) -> tuple[Unit, ...]:
     return task
 
 

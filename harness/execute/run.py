@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from harness.contracts import registry
+from harness.contracts import Clip, registry
 from harness.errors import NotAvailable
 from harness.execute import batches, standing, units
 from harness.execute.generate import Maker
@@ -28,7 +28,7 @@ from harness.execute.scorers import Scorers
 from harness.runs.folder import Store
 from harness.runs.index import IndexEntry
 from harness.runs.line import Record
-from harness.runs.plan import Arm, Plan, Unit
+from harness.runs.plan import Arm, Plan, Unit, scored_clips
 from harness.system import devices
 
 INTERRUPTED = "interrupted{}; run again to go on"
@@ -111,10 +111,14 @@ class RunningPlan:
         self.finished = self.failed = self.done_now = 0
         self.began = time.monotonic()
         self.scores: dict[str, list[Unit]] = defaultdict(list)
+        self.units = {unit.key: unit for unit in plan.units}
         for unit in plan.units:
-            if unit.kind == "score":
-                self.scores[str(unit.preimage["generate"])].append(unit)
+            for key in scored_clips(unit):
+                self.scores[key].append(unit)
         self.digests = standing.digests(plan, store.records, self.index, scratch, verify=verify, place=True)
+        # Clips that nobody waits for any more, and scores that were tried: each score is tried once in a run.
+        self.settled = {key for key in self.scores if key in self.digests or key not in self.units}
+        self.tried: set[str] = set()
         self.total = sum(not self._done(unit) for unit in plan.units)
         self.other_texts = standing.other_texts(plan, self.index, self.digests)
 
@@ -248,19 +252,35 @@ class RunningPlan:
             self._scores(unit)
 
     def _scores(self, of: Unit) -> None:
-        for unit in self.scores[of.key]:
-            if not self._done(unit):
-                self._score(unit, of)
+        for unit in self._due(of):
+            self._score(unit)
 
-    def _score(self, unit: Unit, of: Unit) -> None:
+    def _due(self, of: Unit) -> list[Unit]:
+        """The scores of a clip, and those held against it, to be tried now: both clips are there, or failed."""
+        due = [
+            unit
+            for unit in self.scores[of.key]
+            if unit.key not in self.tried and self.settled.issuperset(scored_clips(unit)) and not self._done(unit)
+        ]
+        self.tried.update(unit.key for unit in due)
+        return due
+
+    def _score(self, unit: Unit) -> None:
         def work() -> units.Result:
-            if of.key not in self.digests:
-                raise NotAvailable("its clip was not made")
-            path = self.store.clip_path(of.key)
-            clip = units.clip_of(of, self.index[of.key].clip, path, int(of.context["index"]))
+            clip = self._clip(unit)
             return units.score(unit, self.scorers.get(unit), clip)
 
         self._write(units.attempt(unit, self.setting, work))
+
+    def _clip(self, unit: Unit) -> Clip:
+        """The clip of a score unit, with its reference. Raises `NotAvailable` where one was not made, `ClipError`."""
+        clips = []
+        for name, key in zip(("clip", "reference clip"), scored_clips(unit), strict=False):
+            if key not in self.digests:
+                raise NotAvailable(f"its {name} was not made")
+            of, info = self.units[key], self.index[key].clip
+            clips.append(units.clip_of(of, info, self.store.clip_path(key), int(of.context["index"])))
+        return units.held_against(*clips) if len(clips) > 1 else clips[0]
 
     def task(self, unit: Unit, arm: Arm | None) -> Task:
         """What a process that measures is asked for."""
@@ -316,10 +336,11 @@ class RunningPlan:
 
     def _note(self, record: Record, entry: IndexEntry) -> None:
         self.index.add(entry)
+        self.settled.add(record.key)
         if record.kind == "measure":
             placed(record, self.scratch, self.store.folder)
         if record.status == "ok":
-            self.digests[record.key] = str(record.clip.get("digest", ""))
+            self.digests[record.key] = standing.seen(record.clip)
             # Scores of a clip that was lost stand again where it is made again as it was.
             self.total -= sum(map(self._done, self.scores[record.key]))
         else:

@@ -12,7 +12,7 @@ from typing import Any
 from harness.contracts import registry
 from harness.errors import HarnessError, OptionError, nearest
 from harness.execute import batches
-from harness.runs.plan import Plan, Unit
+from harness.runs.plan import Plan, Unit, scored_clips
 from harness.runs.records import SHARDS
 
 MOST_SHARDS = 100_000
@@ -56,7 +56,8 @@ def share(plan: Plan, shard: Shard) -> Plan:
     """`plan` with the units of one shard; every unit is in exactly one of `shard.count`.
 
     A share depends on models and keys alone, not on the order of a suite. It holds clips of few models, whole batches,
-    and as many frames as any other; a clip's scores go with it. The measurements of a section stay together, since
+    and as many frames as any other; a clip's scores go with it. Clips that are held against each other stay together,
+    so that a share of such a section has some of every model. The measurements of a section stay together, since
     their speeds are compared, unless the probe says that it does not matter what else runs.
     """
     mine = {unit.key for units in (*_clips(plan, shard), *_measurements(plan, shard)) for unit in units}
@@ -71,11 +72,16 @@ def _own_or_clip(unit: Unit) -> str:
 def _clips(plan: Plan, shard: Shard) -> Iterator[Sequence[Unit]]:
     """The shard's batches of clips: the row of all of them is cut into parts of equal frames."""
     by_arm: dict[str, list[Unit]] = defaultdict(list)
+    families: dict[str, list[Unit]] = defaultdict(list)
+    first_of = _families(plan)
     for unit in sorted(plan.units, key=lambda unit: unit.key):
-        if unit.kind == "generate":
+        if unit.key in first_of:
+            families[first_of[unit.key]].append(unit)
+        elif unit.kind == "generate":
             by_arm[str(unit.context["arm"])].append(unit)
     arms = sorted((arm for arm in plan.arms if arm.label in by_arm), key=lambda arm: arm.label)
-    row = [batch for arm in arms for batch in batches.grouped(by_arm[arm.label], arm)]
+    row: list[Sequence[Unit]] = [batch for arm in arms for batch in batches.grouped(by_arm[arm.label], arm)]
+    row += families.values()
     weights = [sum(_frames(unit) for unit in batch) for batch in row]
     total, before = sum(weights), 0
     for batch, weight in zip(row, weights, strict=True):
@@ -83,6 +89,25 @@ def _clips(plan: Plan, shard: Shard) -> Iterator[Sequence[Unit]]:
         if (2 * before + weight) * shard.count // (2 * total) == shard.number - 1:
             yield batch
         before += weight
+
+
+def _families(plan: Plan) -> dict[str, str]:
+    """Of each clip that is held against another, or another against it, the least key of all that belong together."""
+    less: dict[str, str] = {}
+
+    def first(key: str) -> str:
+        while key in less:
+            key = less[key]
+        return key
+
+    keys = set[str]()
+    for unit in plan.units:
+        if len(clips := scored_clips(unit)) > 1:
+            keys.update(clips)
+            low, high = sorted(map(first, clips))
+            if low != high:
+                less[high] = low
+    return {key: first(key) for key in keys}
 
 
 def _frames(unit: Unit) -> int:
@@ -108,7 +133,8 @@ def only(plan: Plan, names: Sequence[str]) -> Plan:
     """`plan` with the units of those models and sections alone, or all of it where `names` is empty.
 
     A label before its grid stands for all of the grid. Where models and sections are named, a unit must be of one of
-    each. Raises `OptionError` for an unknown name, and where nothing is left.
+    each; the clips that others are held against come along. Raises `OptionError` for an unknown name, and where nothing
+    is left.
     """
     if not names:
         return plan
@@ -134,4 +160,5 @@ def only(plan: Plan, names: Sequence[str]) -> Plan:
         raise OptionError(
             f"--only {' --only '.join(names)}: no section that is named has a model that is", "name others"
         )
+    keys.update(clip for unit in plan.units if unit.key in keys for clip in scored_clips(unit))
     return replace(plan, units=tuple(unit for unit in plan.units if unit.key in keys))

@@ -11,7 +11,7 @@ from harness.execute.products import placed
 from harness.runs.code import CODE
 from harness.runs.folder import agrees
 from harness.runs.index import Index
-from harness.runs.plan import Plan, Unit
+from harness.runs.plan import Plan, Unit, scored_clips
 from harness.runs.records import RecordFile
 
 SHOWN_KEYS = 5
@@ -20,7 +20,7 @@ SHOWN_KEYS = 5
 def digests(
     plan: Plan, records: RecordFile, index: Index, scratch: Path, *, verify: bool = False, place: bool = False
 ) -> dict[str, str]:
-    """The clip digest of every unit whose record is ok and whose own file is there as recorded; empty without a clip.
+    """Of every unit whose record is ok and whose own file is there as recorded, the `seen` clips.
 
     `verify` compares the digest of every clip's file, not its length alone. `place` gives the products of measurements
     in `scratch` their names in the run folder; else nothing is written.
@@ -36,8 +36,13 @@ def digests(
         else:
             stands = unit.kind == "score" or placed(records.at(entry.offset), scratch, folder, look_only=not place)
         if stands:
-            standing[unit.key] = str(entry.clip.get("digest", ""))
+            standing[unit.key] = seen(entry.clip)
     return standing
+
+
+def seen(clip: Mapping[str, Any]) -> str:
+    """The digests in the `clip` of a record: of the clip, and of the one it was held against; empty without a clip."""
+    return " ".join(str(clip[name]) for name in ("digest", "reference") if name in clip)
 
 
 def other_texts(plan: Plan, index: Index, digest_by_key: Mapping[str, str]) -> list[str]:
@@ -62,8 +67,9 @@ def other_texts(plan: Plan, index: Index, digest_by_key: Mapping[str, str]) -> l
 
 
 def done(unit: Unit, digest_by_key: Mapping[str, str]) -> bool:
-    """Whether a unit is among `digests`, a score only while it is of the present clip."""
+    """Whether a unit is among `digests`, a score only while it is of the present clips."""
     digest = digest_by_key.get(unit.key)
     if digest is None or unit.kind != "score":
         return digest is not None
-    return digest == digest_by_key.get(str(unit.preimage["generate"]))
+    clips = [digest_by_key.get(key) for key in scored_clips(unit)]
+    return digest == " ".join(clip for clip in clips if clip is not None) and None not in clips

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from harness.contracts import (
     enforce,
     registry,
 )
-from harness.errors import NotAvailable, RecordError, StorageError
+from harness.errors import ClipError, NotAvailable, RecordError, StorageError
 from harness.runs.line import Record, decode, encode
 from harness.runs.measured import record_notes, record_samples, record_values
 from harness.runs.plan import Unit
@@ -149,6 +149,14 @@ def _happened(preimage: Any, info: Mapping[str, Any]) -> list[int]:
     return [switch["asked"] if switch["frame"] is None else switch["frame"] for switch in info["switches"]]
 
 
+def held_against(clip: Clip, reference: Clip) -> Clip:
+    """`clip` with its reference. Raises `ClipError` where they differ in length, size or rate."""
+    kinds = [f"{c.frames} frames of {c.height} x {c.width} at {c.frame_rate:g} a second" for c in (clip, reference)]
+    if kinds[0] != kinds[1]:
+        raise ClipError(f"the clip has {kinds[0]}, its reference {kinds[1]}, so that they cannot be compared")
+    return replace(clip, reference=reference)
+
+
 def score(unit: Unit, metric: Metric, clip: Clip) -> Result:
     """One metric on one clip."""
     preimage: Any = unit.preimage
@@ -156,7 +164,8 @@ def score(unit: Unit, metric: Metric, clip: Clip) -> Result:
     raw = metric.score(clip)
     values = enforce.values(f"metric {name}", registry.metrics.get(name).values, raw)
     samples = {key: [float(item) for item in items] for key, items in metric.samples().items()}
-    return Result(values=values, samples=samples, notes=metric.notes(), clip={"digest": clip.digest})
+    scored = {"digest": clip.digest} | ({"reference": clip.reference.digest} if clip.reference else {})
+    return Result(values=values, samples=samples, notes=metric.notes(), clip=scored)
 
 
 # -------------------------------------------------------------------------------------------- measure

@@ -142,6 +142,8 @@ def card_cell(arm: Arm, name: str, spec: str) -> Cell:
 
 
 NOT_MEASURED = Cell("not measured")
+REFERENCE = Cell("reference")
+"""Of an arm that the others of its column are held against."""
 UNDEFINED_TEXT = "undefined"
 
 

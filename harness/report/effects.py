@@ -53,9 +53,17 @@ def choices(pair: Pair, names: Sequence[str] = ()) -> list[Choice]:
     for name, plugin in requested:
         for key, choice in available.items():
             matches = name == f"{key[0]}:{key[2]}" and plugin in ("", key[1])
-            if matches and (names or choice[2].direction != "none"):
+            # What one arm of the pair is held against the other of says nothing of both.
+            fits = choice[2].direction != "none" and not _holds_against(pair, choice)
+            if matches and (names or fits):
                 selection[key] = choice
     return list(selection.values())
+
+
+def _holds_against(pair: Pair, choice: Choice) -> bool:
+    """Whether the value holds clips against those of one of the two arms, which has none itself."""
+    sections = [(view, label, view.section(choice[0])) for view, label in pair]
+    return any(section and view.held_against(section, choice[1]) == label for view, label, section in sections)
 
 
 def _choices_of(view: View, label: str) -> Iterator[Choice]:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.contracts import Value, registry
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
-from harness.report import code_texts, elsewhere, people_tables, probe_tables, published_rows, switching
-from harness.report.cells import CARD, NOT_MEASURED, Cells, card_cell, cell_of, heading, over_reference, ranked
+from harness.report import code_texts, elsewhere, pareto, people_tables, probe_tables, published_rows, switching
+from harness.report.cells import (
+    CARD,
+    NOT_MEASURED,
+    REFERENCE,
+    Cells,
+    card_cell,
+    cell_of,
+    heading,
+    over_reference,
+    ranked,
+)
 from harness.report.drift import tables as drift_tables
 from harness.report.leads import Leads
 from harness.report.notes import annotate, note_marks
@@ -55,11 +65,22 @@ def build(runs: Sequence[Run], common: bool = False) -> list[Table]:
     return [
         *(_table(spec, views, leads, shared) for spec in specs.values()),
         *map(_by_section, views_by_section),
+        *_pareto(views),
         *drift_tables.tables(views),
         *serving_tables.tables(views),
         *probe_tables.tables(runs),
         *people_tables.tables(runs),
     ]
+
+
+def _pareto(views: Sequence[View]) -> Iterator[Table]:
+    """The table of each plot of kind `pareto`; of several runs each starts with its folder's name."""
+    for view in views:
+        prefix = f"{view.run.folder.name}-" if len(views) > 1 else ""
+        for plot in view.run.suite.plots:
+            if plot.kind == "pareto":
+                table = pareto.with_dominators(_table(pareto.spec(plot), [view], None))
+                yield replace(table, name=f"{prefix}{plot.name}")
 
 
 def nothing_to_show(run: Run) -> bool:
@@ -243,6 +264,8 @@ def _column(column: Column, making: _Making) -> tuple[Heading, Cells]:
         for arm in ("", *_arms_of(view, column, models)):
             group = view.groups.get((source, plugin, arm))
             if group is None:
+                if arm and arm == view.held_against(section, plugin):
+                    cells[number, arm] = REFERENCE
                 continue
             others = [view.groups[key] for other in column.joined if (key := (other, plugin, arm)) in view.groups]
             cell = cell_of(view, section, group, value, column.format, making.shortfalls, others)

@@ -34,6 +34,9 @@ def terms(view: View, section: AnySection, group: Group) -> Terms:
         facts |= {"frame size": [arm.card.height, arm.card.width], "frame rate": arm.card.frame_rate}
     if not isinstance(section, GenerateSection):
         return {**facts, **_plugin("probe", preimage["probe"]), **preimage["workload"]}
+    if against := view.held_against(section, group.plugin):
+        # By identity, as two runs may have other models of one label.
+        facts["held against"] = [against, digest(canonical(view.arms[against].identity))[:12]]
     if section.name not in view.clips:
         view.clips[section.name] = _clips(view, section)
     return {

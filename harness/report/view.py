@@ -95,6 +95,11 @@ class View:
             self._metrics[section.name, name] = registry.metrics.create(name, use.options)
         return self._metrics[section.name, name]
 
+    def held_against(self, section: AnySection, name: str) -> str:
+        """The label of the arm that the metric `name` of a section holds clips against; empty where there is none."""
+        uses = section.metrics if isinstance(section, GenerateSection) else ()
+        return next((use.against for use in uses if use.name == name), "")
+
     def asked_for(self, section: GenerateSection, name: str, values: Sequence[Value]) -> list[Value]:
         """Those of `values` that the options of the metric `name` ask for; all where it fails to say it."""
         try:

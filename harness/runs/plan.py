@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.contracts import Json, ModelCard, VideoModel, enforce, registry
 from harness.errors import HarnessError, RegistryError, SuiteError
 from harness.runs import foresight
-from harness.runs.code import code_of
+from harness.runs.code import CODE, code_of
 from harness.runs.keys import IDENTITY_VERSION, Template
 from harness.runs.keys import key as key_of
 from harness.suite import plugins
@@ -39,14 +39,20 @@ class Unit:
         kind: `generate` (one clip), `score` (a clip under one metric) or `measure` (a probe on one model).
         preimage: everything that could change the result.
         context: further facts for readers, not part of the key: suite, arm, section, plugin (metric or probe), prompt,
-            seed, index (of the seed among the prompt's), for a score `of`, the key of its generate unit, `batch`, how
-            many clips are made together, where they are several, and `code`, as of `code_of`.
+            seed, index (of the seed among the prompt's), for a score `of`, the key of its generate unit, and
+            `reference`, that of the clip it is held against, if it is, `batch`, how many clips are made together, where
+            they are several, and `code`, as of `code_of`.
     """
 
     key: str
     kind: Kind
     preimage: Mapping[str, Json]
     context: Mapping[str, Any]
+
+
+def scored_clips(unit: Unit) -> tuple[str, ...]:
+    """The keys of the clips that a score unit is of: its own, then that of its reference, if it has one."""
+    return tuple(str(unit.preimage[name]) for name in ("generate", "reference") if name in unit.preimage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +135,7 @@ def make(suite: Suite, device: str | None = None) -> Plan:
     units: dict[str, Unit] = {}
     groups: list[Group] = []
     for section in suite.generate:
-        for arm in _taking_part(section, arms):
-            groups += _clips(suite, section, arm, models[arm.label], kind, units)
+        groups += _clips(suite, section, arms, models, kind, units)
     for probe_section in suite.measure:
         groups += _measures(suite, probe_section, arms, models, kind, units)
     suite = suite.model_copy(update={"plugins": _plugin_files(suite)})
@@ -169,15 +174,70 @@ def _taking_part(section: GenerateSection | MeasureSection, arms: Mapping[str, A
 
 
 def _clips(
-    suite: Suite, section: GenerateSection, arm: Arm, model: VideoModel, device: str, units: dict[str, Unit]
+    suite: Suite,
+    section: GenerateSection,
+    arms: Mapping[str, Arm],
+    models: Mapping[str, VideoModel],
+    device: str,
+    units: dict[str, Unit],
 ) -> list[Group]:
-    """Add the section's generate and score units of one arm to `units`. Returns their groups."""
+    """Add the section's generate and score units to `units`. Returns their groups."""
+    taking_part = _taking_part(section, arms)
     scorers = [_Scorer(use) for use in section.metrics]
+    clips = {arm.label: _clips_of(suite, section, arm, models[arm.label], device) for arm in taking_part}
+    groups = []
+    for arm in taking_part:
+        # An arm that others are held against has no score of that metric itself.
+        scoring = [scorer for scorer in scorers if scorer.against != arm.label]
+        for scorer in scoring:
+            if scorer.against:
+                _refuse_unlike(section, scorer, arm, arms, models, clips)
+        score_keys: dict[str, list[str]] = {scorer.name: [] for scorer in scoring}
+        for place, clip in enumerate(clips[arm.label]):
+            units.setdefault(clip.key, clip)
+            for scorer in scoring:
+                unit = scorer.unit(clip, clips[scorer.against][place] if scorer.against else None)
+                score_keys[scorer.name].append(unit.key)
+                units.setdefault(unit.key, unit)
+        keys = tuple(clip.key for clip in clips[arm.label])
+        groups.append(Group(section.name, arm.label, "generate", "", keys))
+        groups += [Group(section.name, arm.label, "score", name, tuple(each)) for name, each in score_keys.items()]
+    return groups
+
+
+def _refuse_unlike(
+    section: GenerateSection,
+    scorer: _Scorer,
+    arm: Arm,
+    arms: Mapping[str, Arm],
+    models: Mapping[str, VideoModel],
+    clips: Mapping[str, Sequence[Unit]],
+) -> None:
+    """Raise `SuiteError` where the clips of an arm are those of its reference, or are known to be of another kind."""
+    reference = arms[scorer.against]
+    where = f"section {section.name!r}, metric {scorer.name!r}: "
+    fix = f"leave {arm.label!r} out of the section (`models:`)"
+    if any(own.key == other.key for own, other in zip(clips[arm.label], clips[reference.label], strict=True)):
+        raise SuiteError(
+            f"{where}{arm.label!r} makes the very clips of {reference.label!r}, so they would be held against "
+            "themselves",
+            fix,
+        )
+    if any(models[each.label].existing for each in (arm, reference)):
+        return  # of clips that exist the files alone tell, each its own
+    kinds = [
+        f"{each.card.height} x {each.card.width} pixels at {each.card.frame_rate:g} a second"
+        for each in (arm, reference)
+    ]
+    if kinds[0] != kinds[1]:
+        raise SuiteError(f"{where}clips of {arm.label!r} have {kinds[0]}, those of {reference.label!r} {kinds[1]}", fix)
+
+
+def _clips_of(suite: Suite, section: GenerateSection, arm: Arm, model: VideoModel, device: str) -> list[Unit]:
+    """The section's generate units of one arm, in the order of (prompt, seed)."""
     count = len(suite.prompts[section.prompts].texts) * len(section.seeds)
     batch = min(_batch(section, arm.label, model), count)
     requests = foresight.ClipRequests(suite, section, arm.label, model, arm.card, batch)
-    keys: list[str] = []
-    score_keys: dict[str, list[str]] = {scorer.name: [] for scorer in scorers}
     # A clip that exists has a rate of its own; the card's is that of whichever comes first.
     frame_rate = None if model.existing else arm.card.frame_rate
     common: dict[str, Json] = {
@@ -196,6 +256,7 @@ def _clips(
     if batch > 1:
         base["batch"] = batch
     code = code_of(model)
+    units = []
     for number, prompt in enumerate(suite.prompts[section.prompts].texts):
         by_prompt: dict[str, Json] = {"prompt": prompt}
         if section.switches:
@@ -206,23 +267,9 @@ def _clips(
                 varying["request"] = dict(request)
             for_preimage, for_context = requests.additions(number, seed)
             varying |= for_preimage
-            key = template.key(varying)
-            keys.append(key)
-            context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index, **for_context}
-            if key not in units:
-                units[key] = Unit(key, "generate", {**common, **varying}, {**context, **code} if code else context)
-            for scorer in scorers:
-                unit = scorer.unit(key, context)
-                score_keys[scorer.name].append(unit.key)
-                units.setdefault(unit.key, unit)
-    clips = Group(section.name, arm.label, "generate", "", tuple(keys))
-    return [
-        clips,
-        *(
-            Group(section.name, arm.label, "score", name, tuple(keys_of_scores))
-            for name, keys_of_scores in score_keys.items()
-        ),
-    ]
+            context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index, **for_context, **code}
+            units.append(Unit(template.key(varying), "generate", {**common, **varying}, context))
+    return units
 
 
 def _batch(section: GenerateSection, label: str, model: VideoModel) -> int:
@@ -245,7 +292,7 @@ class _Scorer:
     """The score units of one metric."""
 
     def __init__(self, use: MetricUse) -> None:
-        self.name = use.name
+        self.name, self.against = use.name, use.against
         metric = registry.metrics.create(use.name, use.options)
         identity: dict[str, Json] = {
             "name": use.name,
@@ -257,12 +304,14 @@ class _Scorer:
         self.template = Template(self.shared)
         self.code = code_of(metric)
 
-    def unit(self, of: str, context: Mapping[str, Any]) -> Unit:
-        """The unit that scores the clip of the generate unit `of`."""
-        key = self.template.key({"generate": of})
-        return Unit(
-            key, "score", {**self.shared, "generate": of}, {**context, "plugin": self.name, "of": of, **self.code}
-        )
+    def unit(self, clip: Unit, reference: Unit | None) -> Unit:
+        """The unit that scores a clip, held against `reference` where the metric takes one."""
+        clips: dict[str, Json] = {"generate": clip.key}
+        context = {name: fact for name, fact in clip.context.items() if name != CODE}
+        context |= {"plugin": self.name, "of": clip.key, **self.code}
+        if reference is not None:
+            clips["reference"] = context["reference"] = reference.key
+        return Unit(self.template.key(clips), "score", {**self.shared, **clips}, context)
 
 
 def _measures(

@@ -15,6 +15,8 @@ from harness.contracts.base import path_options
 from harness.errors import ClipError, HarnessError, OptionError, SuiteError
 from harness.suite import plugins, positions, published
 from harness.suite.attributes import categories
+from harness.suite.check_against import check_against
+from harness.suite.check_pareto import check_pareto
 from harness.suite.check_sampled import check_sampled, require
 from harness.suite.part import LABEL
 from harness.suite.positions import Located
@@ -84,7 +86,10 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
         return item if item.models is None else item.model_copy(update={"models": list(dict.fromkeys(labels))})
 
     kinds = ("generate", "measure", "tables", "plots", "drift", "serving")
-    return suite.model_copy(update={kind: list(map(with_arms, getattr(suite, kind))) for kind in kinds})
+    suite = suite.model_copy(update={kind: list(map(with_arms, getattr(suite, kind))) for kind in kinds})
+    check_against(doc, suite)
+    check_pareto(doc, suite)
+    return suite
 
 
 def _plugin_file(doc: Located, index: int, file: str) -> str:
@@ -268,7 +273,7 @@ def _generate(doc: Located, index: int, section: GenerateSection) -> GenerateSec
         checked = _plugin(doc, loc, registry.metrics, use.name, use.options)
         if any(use.name == other.name for other in metrics):
             raise SuiteError(f"{doc.where(loc)}: metric {use.name!r} stands twice in section {section.name!r}")
-        metrics.append(MetricUse(name=use.name, options=checked))
+        metrics.append(use.model_copy(update={"options": checked}))
     return section.model_copy(update={"metrics": metrics})
 
 
@@ -368,6 +373,8 @@ def _check_columns(doc: Located, suite: Suite) -> None:
         for value in plot.values:
             source = values_by_section if plot.kind == "quality_by_option" else scores_by_section
             _check_column(doc, loc, Column(value=value, metric=plot.metric), source)
+        for cost in plot.costs:
+            _check_column(doc, loc, Column(value=cost), values_by_section)
         if plot.option:
             options = {name for model in suite.models for name in registry.models.get(model.name).schema.model_fields}
             require(doc, (*loc, "option"), "option of the models", plot.option, options)

@@ -124,10 +124,13 @@ class MetricUse(Part):
 
     Attributes:
         name: as `harness list metrics` shows it. options: checked by the metric's own schema.
+        against: label of the arm whose clip of the same prompt and seed each clip is held against, where the metric
+            takes one. That arm has no score itself.
     """
 
     name: str
     options: dict[str, JsonValue] = {}
+    against: Annotated[str, Field(exclude_if=lambda label: not label)] = ""
 
 
 class SwitchEntry(Part):
@@ -332,9 +335,12 @@ class TableSpec(Part):
     published: list[PublishedRows] = []
 
 
-PlotKind = Literal[ProbePlot, "cache_by_length", "quality_by_cache", "quality_by_option", "quality_over_time"]
+PlotKind = Literal[ProbePlot, "cache_by_length", "pareto", "quality_by_cache", "quality_by_option", "quality_over_time"]
 BY_SECTION = tuple(DRAWN_FROM)
-BY_VALUES = ("quality_by_cache", "quality_by_option", "quality_over_time")
+BY_VALUES = ("pareto", "quality_by_cache", "quality_by_option", "quality_over_time")
+
+
+ValueName = Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
 
 
 class Plot(Part):
@@ -344,13 +350,15 @@ class Plot(Part):
         name: of its files. title: above it.
         kind: cache bytes against clip length; memory against batch with the budget; chunk time against index; quality
             against cached scalars, or against an option of the models; quality of the segments of a clip; cost of
-            attention by form.
+            attention by form. `pareto`: quality against each of `costs`, with the arms grey that another one dominates,
+            and a table of the plot's name that says which. `cache_history`: what chunks see, and attention's error.
         models: labels of the arms to show; all unless given.
-        section: of `measure`, for `memory_by_batch`, `chunk_time` and `complexity`.
-        values: `section:value name`: one a panel for `quality_by_option`, one for `quality_by_cache`, one a segment, in
-            their order, for `quality_over_time`. metric: as in a column. labels: of the segments. axis: name of the
-            quality. option: for `quality_by_option`, a number among the models' options; a line is the arms whose
-            labels differ in their grid alone.
+        section: of `measure`, for `memory_by_batch`, `chunk_time`, `complexity` and `cache_history`.
+        values: `section:value name`: one a panel for `quality_by_option`, one for `quality_by_cache` and `pareto`, one
+            a segment, in their order, for `quality_over_time`. metric: as in a column. labels: of the segments. axis:
+            name of the quality. option: for `quality_by_option`, a number among the models' options; a line is the
+            arms whose labels differ in their grid alone.
+        costs: for `pareto`, what quality is paid with: `card:field` or `section:value name`, one a panel.
         longest: latent frames at which `cache_by_length` ends.
     """
 
@@ -359,11 +367,12 @@ class Plot(Part):
     title: str = ""
     models: list[str] | None = None
     section: str = ""
-    values: list[Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]] = []
+    values: list[ValueName] = []
     metric: str = ""
     labels: list[str] = []
     axis: str = ""
     option: str = ""
+    costs: Annotated[list[ValueName], Field(exclude_if=lambda costs: not costs)] = []
     longest: Annotated[int, Field(ge=2, le=100_000)] = 240
 
     @model_validator(mode="after")
@@ -374,8 +383,10 @@ class Plot(Part):
             raise ValueError(f"{self.kind} {'needs' if self.kind in BY_VALUES else 'takes no'} `values`")
         if bool(self.option) != (self.kind == "quality_by_option"):
             raise ValueError(f"{self.kind} {'needs' if self.kind == 'quality_by_option' else 'takes no'} `option`")
-        if self.kind == "quality_by_cache" and len(self.values) != 1:
-            raise ValueError("quality_by_cache needs one value")
+        if bool(self.costs) != (self.kind == "pareto"):
+            raise ValueError(f"{self.kind} {'needs' if self.kind == 'pareto' else 'takes no'} `costs`")
+        if self.kind in ("pareto", "quality_by_cache") and len(self.values) != 1:
+            raise ValueError(f"{self.kind} needs one value")
         if self.labels and len(self.labels) != len(self.values):
             raise ValueError(f"{len(self.labels)} labels for {len(self.values)} values")
         return self

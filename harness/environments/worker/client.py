@@ -408,7 +408,7 @@ class _Process:
 
 def clip_fields(clip: Clip) -> dict[str, Any]:
     """A clip as the worker gets it: every field but the decoder."""
-    return {
+    fields: dict[str, Any] = {
         "path": str(clip.path.resolve()),
         "prompt": clip.prompt,
         "seed": clip.seed,
@@ -420,6 +420,7 @@ def clip_fields(clip: Clip) -> dict[str, Any]:
         "digest": clip.digest,
         "switches": [[frame, text] for frame, text in clip.switches],
     }
+    return {**fields, "reference": clip_fields(clip.reference)} if clip.reference else fields
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

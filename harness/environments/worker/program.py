@@ -45,6 +45,7 @@ class Clip:
         path: the video file, a string.
         prompt, seed, index, frames, height, width, frame_rate, digest: as in `harness.contracts.Clip`.
         switches: later prompts as [pixel frame, text].
+        reference: the clip that it is held against, or None.
         shared: a dictionary that every job scoring this same clip in turn sees, for decoded frames and features.
     """
 
@@ -59,6 +60,7 @@ class Clip:
         self.frame_rate: float = fields["frame_rate"]
         self.digest: str = fields["digest"]
         self.switches: list[list[Any]] = fields.get("switches", [])
+        self.reference = Clip(fields["reference"], {}) if "reference" in fields else None
         self.shared = shared
 
 

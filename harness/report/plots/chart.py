@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from harness.report.plots import style
+from harness.report.plots import labels, style
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 WIDTH, HEIGHT = 6.4, 3.3
 """Inches of a picture with one panel, without title, legend and remarks."""
+TALL = 4.2
+"""Inches of a tall panel."""
 MOST_ABREAST = 4
 """Panels side by side at most; more stand in two rows."""
 
@@ -28,9 +31,11 @@ class Line:
     Attributes:
         label: in the legend; equal labels of several panels share an entry. look: number of its colour and marker.
         x, y: equally many numbers; a pair with NaN is left out. low, high: ends of y's interval, or empty.
+        left, right: ends of x's interval, or empty.
         joined: whether its points are. marked: whether they have markers.
         under: whether a later line runs over it, so that it is drawn wide to show on both sides.
         band: whether its interval is a band and not a whisker a point.
+        grey: whether it steps back behind the others. thin: whether it is a guide to the eye.
     """
 
     label: str
@@ -43,6 +48,10 @@ class Line:
     marked: bool = True
     under: bool = False
     band: bool = False
+    left: tuple[float, ...] = ()
+    right: tuple[float, ...] = ()
+    grey: bool = False
+    thin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,13 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Lines over two axes. `crosses` are points (x, y, look) that mark what did not fit."""
+    """Lines over two axes.
+
+    Attributes:
+        crosses: points (x, y, look) that mark what did not fit.
+        named: whether lines have their names beside their last points, and not in a legend.
+        apart: whether those names are moved until none covers another.
+    """
 
     across: Axis
     up: Axis
@@ -81,16 +96,21 @@ class Panel:
     rules: tuple[Rule, ...] = ()
     crosses: tuple[tuple[float, float, int], ...] = ()
     named: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Panels side by side under a title, in two rows where they are many, with one legend, and remarks below."""
+    """Panels side by side under a title, in two rows where they are many, with one legend, and remarks below.
+
+    `tall` panels stand below each other, each with the room that the names of many points take.
+    """
 
     name: str
     title: str
     panels: tuple[Panel, ...]
     remarks: tuple[str, ...] = ()
+    tall: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +140,7 @@ def draw_with_spots(picture: Picture) -> tuple[bytes, list[Spot], float]:
         spots = []
         for panel, axes in zip(picture.panels, spaces, strict=False):
             place = axes.transData - figure.transFigure
-            for line in panel.lines:
+            for line in filter(lambda line: line.label, panel.lines):
                 for index, point in enumerate(zip(line.x, line.y, strict=True)):
                     if all(map(math.isfinite, point)):
                         x, y = place.transform(point)
@@ -144,9 +164,9 @@ def _figure(picture: Picture) -> tuple[Figure, list[Axes]]:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     count = len(picture.panels)
-    rows = 1 if count <= MOST_ABREAST else 2
+    rows = count if picture.tall else 1 if count <= MOST_ABREAST else 2
     abreast = -(-count // rows)
-    width = WIDTH if count == 1 else 3.6 * abreast
+    width = WIDTH if abreast == 1 else 3.6 * abreast
     title = wrap(picture.title, int(width * 12))
     remarks = wrap(" ".join(picture.remarks), int(width * 17))
     figure = Figure()
@@ -160,7 +180,7 @@ def _figure(picture: Picture) -> tuple[Figure, list[Axes]]:
     # Inches of what stands above and below the panels, which the layout leaves free.
     top = 0.12 + 0.19 * len(title)
     above, below = top + 0.19 * -(-len(shown) // columns) + 0.1, 0.14 * len(remarks) + 0.08
-    height = HEIGHT * rows + above + below
+    height = (TALL if picture.tall else HEIGHT) * rows + above + below
     figure.set_size_inches(width, height)
     free = (0.0, below / height, 1.0, 1 - (above + below) / height)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=free))
@@ -170,6 +190,11 @@ def _figure(picture: Picture) -> tuple[Figure, list[Axes]]:
     if shown:
         place = (0.0, 1 - top / height)
         figure.legend(list(shown.values()), list(shown), loc="upper left", bbox_to_anchor=place, ncols=columns)
+    if any(panel.apart for panel in picture.panels):
+        figure.draw_without_rendering()  # only then is it known where points lie
+        for panel, axes in zip(picture.panels, spaces, strict=False):
+            if panel.apart:
+                _names_apart(panel, axes)
     return figure, list(spaces)
 
 
@@ -187,7 +212,7 @@ def _legend(spaces: Iterable[Axes]) -> dict[str, Artist]:
 def _panel(panel: Panel, axes: Axes) -> None:
     drawn = False
     for line in panel.lines:
-        drawn = _line(line, axes, panel.named) or drawn
+        drawn = _line(line, axes, panel.named and not panel.apart) or drawn
     if not drawn:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=style.GREY, fontsize=12)
         axes.set(xticks=[], yticks=[], xlabel=panel.across.label, ylabel=panel.up.label)
@@ -228,6 +253,10 @@ def _line(line: Line, axes: Axes, named: bool) -> bool:
         return False
     x, y = ([values[i] for i in kept] for values in (line.x, line.y))
     look = style.look(line.look)
+    if line.grey:
+        look |= {"color": style.GREY, "alpha": 0.55}
+    if line.thin:
+        look |= {"linewidth": 0.8, "alpha": 0.5}
     if not line.joined:
         look["linestyle"] = "none"
     if not line.marked:
@@ -244,9 +273,57 @@ def _line(line: Line, axes: Axes, named: bool) -> bool:
         axes.errorbar(x, y, yerr=ends, capsize=3, elinewidth=1.0, label=line.label, **look)
     else:
         axes.plot(x, y, label=line.label, **look)
+    for k, i in enumerate(kept if line.left else ()):
+        axes.plot([line.left[i], line.right[i]], [y[k], y[k]], color=look["color"], linewidth=1.0)
     if named:
         axes.annotate(line.label, (x[-1], y[-1]), (7, 4), textcoords="offset points", color=look["color"], fontsize=8)
     return True
+
+
+def _names_apart(panel: Panel, axes: Axes) -> None:
+    """Write the name of each line near its last point, so that no name covers another, with a line where it is far."""
+    figure = axes.figure
+    scale = 72 / figure.dpi
+
+    def at(x: float, y: float) -> labels.XY:
+        across, up = axes.transData.transform((x, y))
+        return float(across) * scale, float(up) * scale
+
+    lines = [each for each in panel.lines if each.label and all(map(math.isfinite, (each.x[-1], each.y[-1])))]
+    anchors = [at(line.x[-1], line.y[-1]) for line in lines]
+    texts = [_name(line, axes) for line in lines]
+    extents = [text.get_window_extent() for text in texts]
+    sizes = [(extent.width * scale + 2, extent.height * scale + 1) for extent in extents]
+    markers = [labels.Box(x - 3.5, y - 3.5, x + 3.5, y + 3.5) for x, y in anchors]
+    edges = axes.get_window_extent()
+    bounds = labels.Box(*(edge * scale for edge in (edges.x0, edges.y0, edges.x1, edges.y1)))
+    boxes = labels.place(anchors, sizes, [markers, [_whiskers(line, at) for line in lines if line.low]], bounds)
+    for text, anchor, box in zip(texts, anchors, boxes, strict=True):
+        text.set_position((box.left + 1 - anchor[0], box.bottom + 0.5 - anchor[1]))
+        if box.distance(anchor) > labels.FAR:
+            end = box.nearest(anchor)
+            axes.annotate(
+                "",
+                text.xy,
+                (end[0] - anchor[0], end[1] - anchor[1]),
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": style.GREY, "shrinkA": 0, "shrinkB": 3},
+            ).set_in_layout(False)
+
+
+def _name(line: Line, axes: Axes) -> Annotation:
+    colour = style.GREY if line.grey else style.look(line.look)["color"]
+    point = (line.x[-1], line.y[-1])
+    text = axes.annotate(
+        line.label, point, (0, 0), textcoords="offset points", color=colour, fontsize=7, ha="left", va="bottom"
+    )
+    text.set_in_layout(False)
+    return text
+
+
+def _whiskers(line: Line, at: Callable[[float, float], labels.XY]) -> labels.Box:
+    low, high = at(line.x[-1], line.low[-1]), at(line.x[-1], line.high[-1])
+    return labels.Box(low[0] - 1.5, low[1], low[0] + 1.5, high[1])
 
 
 def _rule(rule: Rule, axes: Axes) -> None:

@@ -9,8 +9,8 @@ from statistics import median
 
 from harness.contracts import registry
 from harness.errors import RecordError
-from harness.report import tables
-from harness.report.plots import along, complexity
+from harness.report import pareto, tables
+from harness.report.plots import along, complexity, fronts, history
 from harness.report.plots.chart import Axis, Line, Panel, Picture, Rule, draw, spaced
 from harness.report.plots.style import FORMATS
 from harness.report.table import CONTENDED, NOTES, RANDOM_WEIGHTS, Cell, Heading, Table
@@ -235,9 +235,34 @@ def _complexity(plot: Plot, run: Run) -> Picture:
     return Picture(plot.name, plot.title or "What attention costs by form", panels, remarks)
 
 
+def _cache_history(plot: Plot, run: Run) -> Picture:
+    """The frames that each chunk sees, a panel an arm, and the errors of attention; of the newest records."""
+    arms = [
+        (number, label, records[-1]) for number, label, group in _groups(plot, run) if (records := _records(run, group))
+    ]
+    shown = f"Frames of the first {history.MOST_ARMS} of {len(arms)} arms." if len(arms) > history.MOST_ARMS else ""
+    remarks = (
+        "A mark is a latent frame that the chunk sees, a cross one that is gone.",
+        *((shown,) if shown else ()),
+        "Errors: mean over layers and heads, in a band from the least to the greatest.",
+    )
+    panels = tuple(history.panels(arms)) or (Panel(Axis("chunk"), Axis("latent frame"), ()),)
+    return Picture(plot.name, plot.title or "What stands in the cache", panels, remarks)
+
+
+def _pareto(plot: Plot, run: Run) -> Picture:
+    """Quality against each cost, the dominated arms grey."""
+    table = tables.made(pareto.spec(plot), run)
+    remarks = (*fronts.remarks(plot, run), *_table_remarks(table))
+    title = plot.title or "Quality against what it costs"
+    return Picture(plot.name, title, tuple(fronts.panels(plot, run, table)), remarks, tall=True)
+
+
 KINDS: dict[str, Callable[[Plot, Run], Picture]] = {
     "cache_by_length": _cache_by_length,
+    "cache_history": _cache_history,
     "memory_by_batch": _memory_by_batch,
+    "pareto": _pareto,
     "chunk_time": _chunk_time,
     "quality_by_cache": _quality_by_cache,
     "quality_by_option": _quality_by_option,

@@ -258,7 +258,7 @@ def test_availability_says_what_to_type(host):
 
 def test_the_manifest_covers_every_dimension_and_asks_for_what_is_not_free():
     sets = read_manifest().sets
-    assert set(sets) == {"vbench", "clip", "hpsv3", "videomla"}
+    assert set(sets) == {"vbench", "clip", "hpsv3", "lpips", "videomla"}
     dimensions = set(sets["vbench"].groups)
     halves = {"long_subject_consistency", "long_background_consistency"}
     assert halves < dimensions

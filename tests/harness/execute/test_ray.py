@@ -94,6 +94,17 @@ def test_a_run_gives_the_records_and_clips_of_a_local_one(tmp_path: Path, cluste
     assert run_plan(plan, tmp_path / "run").done_now == 0
 
 
+def test_scores_of_two_clips_are_those_of_a_local_run(tmp_path: Path, cluster: Cluster) -> None:
+    section = {**base()["generate"][0], "metrics": [{"name": "against", "against": "b"}, "fake/brightness"]}
+    plan = planned(tmp_path, many(generate=[section], measure=[]))
+    local = run_plan(plan, tmp_path / "local")
+    outcome = run(tmp_path, plan, cluster)
+    assert (outcome.done_now, outcome.failed, outcome.skipped) == (local.done_now, local.failed, local.skipped)
+    assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "local")
+    assert once(tmp_path)
+    assert run_plan(plan, tmp_path / "run").done_now == 0
+
+
 @pytest.mark.parametrize("limit", [21])
 def test_a_run_begun_by_one_engine_is_ended_by_the_other(tmp_path: Path, cluster: Cluster, limit: int) -> None:
     plan = planned(tmp_path, many(models=ARMS[:2]))
