@@ -1,4 +1,4 @@
-"""Follow a model's cache along a rollout: which frames each chunk sees, what leaves and when, and what storage costs."""
+"""Follow a model's cache along a rollout: which frames each chunk sees, what leaves and when, what storage costs."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class History:
 class _Followed(Pipeline):
     """A pipeline that hands out its rollouts."""
 
-    follow: Callable[[Rollout], None] = id
+    follow: Callable[[Rollout], None] = field(kw_only=True)
 
     def rollout(self, spans: Spans, first: int) -> Rollout:
         """A new rollout, followed."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from harness.contracts import Measurement, ModelCard, ProbeContext, Subject, Switch, VideoModel, Workload, registry
 from harness.errors import OptionError
 from harness.report.plots import history
 from harness.runs.line import Record
-from videomla_models.network.cache import ChunkContext
-from videomla_models.probes.cache_history import Errors, History
+from videomla_models.probes.cache_history import History
+from videomla_models.probes.coding_error import attention_errors
 
 HERE = ProbeContext("cpu", Path("unused"))
 WORK = Workload(("a red circle moves left on a black background",), (0,), 12)
@@ -29,23 +26,6 @@ def subject(name: str, **options: Any) -> Subject:
 
 def measured(name: str, workload: Workload = WORK, **options: Any) -> Measurement:
     return registry.probes.create("cache", {}).measure(subject(name, **options), workload, HERE)
-
-
-@contextmanager
-def lossy(monkeypatch: pytest.MonkeyPatch, share: float) -> Iterator[None]:
-    """Attention over the entries of layer 2 comes out larger by a share, in the model's own cache alone."""
-    attend = ChunkContext.attend
-    counted = {"calls": 0}
-
-    def larger(self: ChunkContext, layer: int, *rest: Any) -> torch.Tensor:
-        counted["calls"] += 1
-        out = attend(self, layer, *rest)
-        # The uncompressed cache attends first.
-        return out * (1 + share) if layer == 2 and counted["calls"] % 2 == 0 else out
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ChunkContext, "attend", larger)
-        yield
 
 
 @pytest.mark.parametrize("name", ["toy/dense", "toy/videomla"])
@@ -69,11 +49,11 @@ def test_an_uncompressed_cache_has_no_error_and_the_bits_of_its_dtype(name: str)
     assert found.values["stored_bytes"] == card.cache_bytes
     assert found.values["effective_bits"] == 32
     assert found.values["attention_error"] == found.values["attention_error_worst"] == 0
-    assert len(found.samples["error"]) == 4 * 5 * 4  # chunks, layers, heads
+    assert "error" not in found.samples
     assert found.table is None
 
 
-def test_the_clips_are_as_they_were_and_the_model_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clips_are_as_they_were_and_the_model_is_left_alone() -> None:
     one = subject("toy/videomla")
     model = one.load()
     request = WORK.request(0)
@@ -84,28 +64,23 @@ def test_the_clips_are_as_they_were_and_the_model_is_left_alone(monkeypatch: pyt
         assert (first == second).all()
 
 
-def test_an_error_in_one_layer_is_found_there_and_is_as_large_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    with lossy(monkeypatch, 0.05):
-        found = measured("toy/dense")
-    errors = list(zip(found.samples["error_layer"], found.samples["error"], strict=True))
-    assert all(error == (pytest.approx(0.05, rel=1e-4) if layer == 2 else 0) for layer, error in errors)
-    assert found.values["attention_error_worst"] == pytest.approx(0.05, rel=1e-4)
-    assert 0 < found.values["attention_error"] < 0.05
+@pytest.mark.parametrize("name", ["toy/dense", "toy/videomla"])
+def test_stored_bits_and_errors_are_those_of_the_code(name: str) -> None:
+    coded = subject(name, cache={"content": "int8", "key": "int4", "group": "token"})
+    found = registry.probes.create("cache", {}).measure(coded, WORK, HERE)
+    assert found.values["stored_bytes"] == coded.card.cache_bytes
+    details: Any = coded.card.details["cache"]
+    assert found.values["effective_bits"] == pytest.approx(details["effective_bits"])
+    model: Any = coded.load()
+    request = WORK.request(0)
+    errors = attention_errors(model.pipeline, request, model.timeline(request), model.storage())
+    assert found.samples["error"] == errors.by_chunk.flatten().tolist()
+    at = list(zip(*(found.samples[f"error_{part}"] for part in ("chunk", "layer", "head")), strict=True))
+    assert at[:6] == [(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 0), (0, 1, 1)]
+    assert found.values["attention_error_worst"] == float(errors.overall.max())
+    assert 0 < found.values["attention_error"] == pytest.approx(float(errors.overall.square().mean().sqrt()))
     assert found.table is not None
-    rows = {label: list(numbers) for label, numbers in found.table.rows}
-    assert rows["layer 2"] == pytest.approx([0.05] * 4, rel=1e-4)
-    assert rows["layer 0"] == [0] * 4
-
-
-def test_errors_are_pooled_over_squares() -> None:
-    errors = Errors()
-    exact = torch.tensor([[[3.0, 4.0, 0.0, 2.0]]])
-    errors.note(0, 0, 2, exact + torch.tensor([[[0.0, 1.0, 0.0, 0.0]]]), exact)
-    errors.note(1, 0, 2, exact + torch.tensor([[[0.0, 1.0, 0.0, 1.0]]]), exact)
-    # Head 0: 1/25 in both chunks; head 1: 0, then 1/4.
-    assert errors.samples()["error"] == pytest.approx([0.2, 0, 0.2, 0.5])
-    assert errors.values()["attention_error"] == pytest.approx((3 / 58) ** 0.5)
-    assert errors.values()["attention_error_worst"] == pytest.approx((1 / 8) ** 0.5)
+    assert [list(numbers) for _, numbers in found.table.rows] == errors.overall.tolist()
 
 
 def test_what_stays_for_ever_has_no_stay() -> None:
