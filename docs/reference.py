@@ -27,12 +27,13 @@ WRITTEN = "Written by `python docs/reference.py`; change the code instead."
 UNITS = {
     name: unit
     for unit, names in {
-        "seconds": "ceiling_s load_timeout measure_s min_seconds seconds start_timeout timeout timeout_s warmup_s",
+        "seconds": "ceiling_s load_timeout measure_s min_seconds second seconds start_timeout timeout timeout_s "
+        "warmup_s",
         "bytes": "budget_bytes cache_bytes copy_bytes",
         "pixels": "height width",
         "pixel frames": "frame frames n chunk first_chunk",
         "frames/s": "frame_rate",
-        "latent frames": "clip clips longest sink sink_frames window window_frames windows Chain.chunk "
+        "latent frames": "clip clips latent longest sink sink_frames window window_frames windows Chain.chunk "
         "ComplexityOptions.chunk WindowOptions.frames",
         "share": "audit_tolerance average betas crosses decay half_width min_clock_ratio noisy_context p text_drop",
         "steps": "denoising keep step steps substeps warmup",
@@ -42,7 +43,7 @@ UNITS = {
         "tokens": "grid keys queries",
         "streams": "batches",
         "pairs": "audit_repeats",
-        "prompts": "limit",
+        "prompts": "limit longest_script",
         "frames": "ClipOptions.batch HPSv3Options.batch JudgeOptions.frames",
         "directions": "ActivationOptions.width RankOptions.width WeightRankOptions.width",
     }.items()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import shown
 from harness.runs.plan import Plan
+
+if TYPE_CHECKING:
+    from harness.suite.schema import GenerateSection, MeasureSection
 
 FEW = 3
 """Prompts of a set that are shown unless all are asked for."""
@@ -67,24 +71,45 @@ def _size(count: float) -> str:
 
 def prompt_lines(plan: Plan, every: bool) -> Iterator[str]:
     """The prompts of each section that uses some, with what they switch to; the first few, or `every` one."""
-    from harness.suite.schema import GenerateSection, MeasureSection, switched
+    from harness.suite.scripts import dropped, scripts_of, words
 
     suite, shown_before = plan.suite, set()
     sections: list[GenerateSection | MeasureSection] = [*suite.generate, *suite.measure]
     for section in sections:
         if not section.prompts:
             continue
-        texts = suite.prompts[section.prompts].texts
-        what = (section.prompts, *((switch.frame, switch.prompts) for switch in section.switches))
+        scripts = scripts_of(suite, section)
+        what = (section.prompts, *((words(switch), switch.prompts) for switch in section.switches))
         again = ", as above" if what in shown_before else ""
         seeds = "a seed" if len(section.seeds) == 1 else f"{len(section.seeds):,} seeds"
-        yield f"{section.name}: {len(texts):,} prompts ({section.prompts}), {seeds} each{again}"
+        yield f"{section.name}: {len(scripts):,} prompts ({section.prompts}), {seeds} each{again}"
         if again:
             continue
         shown_before.add(what)
+        if lost := dropped(suite, section):
+            yield f"  {lost}"
+        yield from _frames_of_switches(plan, section)
         width = 4000 if every else 60
-        for number, text in enumerate(texts if every else texts[:FEW]):
-            turns = (f" | from frame {s.frame}: {shown(switched(suite, s, number), width)}" for s in section.switches)
-            yield f"  {number}: {shown(text, width)}{''.join(turns)}"
-        if not every and len(texts) > FEW:
-            yield f"  and {len(texts) - FEW:,} more (--prompts shows all)"
+        for number, script in enumerate(scripts if every else scripts[:FEW]):
+            turns = zip(section.switches, script.later, strict=True)
+            later = (f" | from {words(switch)}: {shown(text, width)}" for switch, text in turns if text)
+            name = f" (known as {shown(script.identity, width)})" if script.identity != script.text else ""
+            yield f"  {number}: {shown(script.text, width)}{name}{''.join(later)}"
+        if not every and len(scripts) > FEW:
+            yield f"  and {len(scripts) - FEW:,} more (--prompts shows all)"
+
+
+def _frames_of_switches(plan: Plan, section: GenerateSection | MeasureSection) -> Iterator[str]:
+    """The pixel frames of switches that are asked for at other points, with the arms that have them there."""
+    from harness.suite.scripts import switch_frames
+
+    if all(switch.frame is not None for switch in section.switches):
+        return
+    prefixed = bool(plan.suite.prompts[section.prompts].prefixes)
+    arms_by_frames: dict[tuple[int, ...], list[str]] = {}
+    for arm in plan.arms:
+        if section.models is None or arm.label in section.models:
+            frames_of_arm = tuple(switch_frames(section, arm.card, prefixed=prefixed))
+            arms_by_frames.setdefault(frames_of_arm, []).append(arm.label)
+    for frames, labels in arms_by_frames.items():
+        yield f"  switches at pixel frames {', '.join(map(str, frames))} ({', '.join(labels)})"

@@ -37,6 +37,7 @@ GROUPS = {
         "page": "harness.cli.page:page",
         "sheet": "harness.cli.sheet:sheet",
         "by-prompt": "harness.cli.by_prompt:by_prompt",
+        "vbench": "harness.cli.vbench:app",
     },
     "Ask people": {
         "study": "harness.cli.study:app",

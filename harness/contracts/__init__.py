@@ -8,7 +8,7 @@ device, so that a plan can be made on a machine without torch.
 from __future__ import annotations
 
 from harness.contracts import registry as registry
-from harness.contracts.base import Availability, Direction, FilePath, Frames, Json, Options
+from harness.contracts.base import PATH_SCHEMA, Availability, Direction, FilePath, Frames, Json, Options, PathRule
 from harness.contracts.metric import Clip, Curve, CurveKind, Metric, Value
 from harness.contracts.model import (
     COUNTING,
@@ -46,6 +46,7 @@ from harness.contracts.probe import (
 __all__ = [
     "COUNTING",
     "DRAWN_FROM",
+    "PATH_SCHEMA",
     "PREFIX_RULE",
     "Agreement",
     "Audit",
@@ -66,6 +67,7 @@ __all__ = [
     "ModelCard",
     "NotHeld",
     "Options",
+    "PathRule",
     "Prefix",
     "Probe",
     "ProbeContext",

@@ -71,6 +71,7 @@ class Clip:
     Attributes:
         path: the video file.
         prompt: the text it was made from (the first one, when it switches).
+        known_as: the text that identifies it, as VBench's short prompt, where that is not the one that made it.
         seed: its seed; `index` counts the samples of one prompt from 0.
         frames, height, width, frame_rate: as in the file, whose frame 0 is the first that the model made.
         digest: SHA-256 of the decoded frames.
@@ -93,6 +94,13 @@ class Clip:
     read: Callable[[], Frames]
     switches: tuple[tuple[int, str], ...] = ()
     reference: Clip | None = None
+    known_as: str = ""
+
+
+def tokens_left_out(samples: Mapping[str, Sequence[float]], limit: int) -> int:
+    """How many prompts a score read in part: those with more `prompt_tokens` than `prompt_limit`, else than `limit`."""
+    limits = samples.get("prompt_limit") or [limit]
+    return sum(count > limits[0] for count in samples.get("prompt_tokens", ()))
 
 
 class Metric(ABC):
@@ -108,6 +116,8 @@ class Metric(ABC):
         takes_reference: it holds each clip against one of another arm (`Clip.reference`), which its entry in a suite
             names with `against`.
         environment: name of the environment that `score` runs in; `core` is this process.
+        reads_tokens: tokens of a prompt that it reads, leaving out the rest, where its samples `prompt_tokens` count
+            those of each; 0 where it reads all.
     """
 
     version: ClassVar[str] = "1"
@@ -117,6 +127,7 @@ class Metric(ABC):
     curves: ClassVar[tuple[Curve, ...]] = ()
     takes_reference: ClassVar[bool] = False
     environment: ClassVar[str] = "core"
+    reads_tokens: ClassVar[int] = 0
 
     def __init__(self, options: Options) -> None:
         self.options: Any = options

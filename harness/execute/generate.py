@@ -86,7 +86,10 @@ def _switches_and_prefix(unit: Unit) -> dict[str, Json]:
     facts: dict[str, Json] = {}
     if preimage["switches"]:
         pairs = zip(preimage["switches"], unit.context["switched_at"], strict=True)
-        facts["switches"] = [{"asked": requested, "frame": frame} for (requested, _), frame in pairs]
+        switches: list[dict[str, Json]] = [{"asked": requested, "frame": frame} for (requested, _), frame in pairs]
+        for switch, point in zip(switches, unit.context.get("switch_points", ()), strict=False):
+            switch["point"] = point
+        facts["switches"] = switches
     if "prefix" in preimage:
         file: dict[str, Json] = dict(unit.context["prefix"])
         del file["file"]

@@ -161,7 +161,7 @@ def score(unit: Unit, metric: Metric, clip: Clip) -> Result:
     """One metric on one clip."""
     preimage: Any = unit.preimage
     name = preimage["metric"]["name"]
-    raw = metric.score(clip)
+    raw = metric.score(replace(clip, known_as=preimage.get("prompt_identity", "")))
     values = enforce.values(f"metric {name}", registry.metrics.get(name).values, raw)
     samples = {key: [float(item) for item in items] for key, items in metric.samples().items()}
     scored = {"digest": clip.digest} | ({"reference": clip.reference.digest} if clip.reference else {})

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from harness.contracts import Availability, Curve, FilePath, Json, Options, Value
+from harness.contracts.metric import tokens_left_out
 from harness.environments.weights.manifest import Colour, File, Spread, read_manifest
 from harness.environments.worker.metric import JOBS, WorkerMetric
 from harness.metrics.clip_preparation import FIELDS, QUICK_GELU, of_file, of_tag
@@ -102,6 +103,7 @@ class ClipScore(WorkerMetric):
     weights = "clip"
     packages = ("open_clip_torch", "torch", "torchvision", "numpy", "pillow", "av")
     by: ClassVar[str] = "clip"
+    reads_tokens = 77
 
     def weight_groups(self) -> Sequence[str]:
         """The model and tag."""
@@ -157,6 +159,12 @@ class ClipScore(WorkerMetric):
         more: dict[str, Json] = {"file": file.path if file else "", "checkpoint": checkpoint, "by": self.by}
         assumed = [name for name in FIELDS if getattr(self.options, name) is None]
         return {**super().job_options(), **self.preparation(), **more, "assumed": assumed, "segments": SEGMENTS}
+
+    def notes(self) -> Mapping[str, Json]:
+        """As of any worker metric, and how many of the clip's prompts are longer than the network reads."""
+        of_worker = super().notes()
+        longer = tokens_left_out(self.samples(), self.reads_tokens)
+        return {**of_worker, **({"prompts_cut": longer} if of_worker and longer else {})}
 
     def _file(self) -> File | None:
         files = read_manifest().get(self.weights).files

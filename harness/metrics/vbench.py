@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -118,9 +119,12 @@ class VBenchMetric(WorkerMetric):
         return {**super().notes(), **({"readers": READERS} if self._answer is not None else {})}
 
     def score(self, clip: Clip) -> Mapping[str, float]:
-        """Score one clip. Raises `ClipError`, `WeightsError`, `NotAvailable`, or what the worker raises."""
+        """Score one clip, by the prompt that it is known by.
+
+        Raises `ClipError`, `WeightsError`, `NotAvailable`, or what the worker raises.
+        """
         try:
-            return super().score(clip)
+            return super().score(replace(clip, prompt=clip.known_as or clip.prompt))
         except JobFault as fault:
             kinds: Mapping[str, type[HarnessError]] = {
                 "ClipFault": ClipError,
@@ -145,7 +149,7 @@ class VBench(VBenchMetric):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._short: dict[str, str] | None = None
+        self._short: dict[str, list[str]] | None = None
 
     def scored_dimensions(self) -> tuple[str, ...]:
         """The dimensions that the options name, or else all of the mode whose packages are installed."""
@@ -216,7 +220,13 @@ class VBench(VBenchMetric):
         }
 
     def short_prompts(self) -> dict[str, str]:
-        """The prompt to score by, by the prompt a clip is made from. Raises `HarnessError` for a malformed file."""
+        """The prompt to score by, by the prompt a clip is made from, where that is of one alone.
+
+        Raises `HarnessError` for a malformed file.
+        """
+        return {prompt: short for prompt, (short, *others) in self._all_short().items() if not others}
+
+    def _all_short(self) -> dict[str, list[str]]:
         if self._short is None:
             self._short = read_short(Path(self.options.prompts)) if self.options.prompts else {}
         return self._short
@@ -233,6 +243,11 @@ class VBench(VBenchMetric):
 
     def score(self, clip: Clip) -> Mapping[str, float]:
         """Each dimension of one clip, from 0 to 1; NaN for those that are not scored, or not of this prompt."""
+        if not clip.known_as and len(several := self._all_short().get(clip.prompt, ())) > 1:
+            raise ClipError(
+                f"its prompt {clip.prompt[:60]!r} stands for {len(several)} prompts of VBench",
+                "say `identity: short` in the prompt set",
+            )
         scores = super().score(clip)
         return {name: scores.get(name, float("nan")) for name in LABELS}
 
@@ -269,9 +284,12 @@ class VBench(VBenchMetric):
         }
 
 
-def read_short(path: Path) -> dict[str, str]:
-    """`short` by `prompt` from the JSONL file `path`. Raises `HarnessError` that names the line."""
-    short_by_prompt: dict[str, str] = {}
+def read_short(path: Path) -> dict[str, list[str]]:
+    """Every `short` of each `prompt` in the JSONL file `path`: a translation may serve two.
+
+    Raises `HarnessError` that names the line.
+    """
+    short_by_prompt: dict[str, list[str]] = {}
     try:
         lines: Sequence[str] = read_limited(path, LARGEST_PROMPT_FILE).decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -285,6 +303,6 @@ def read_short(path: Path) -> dict[str, str]:
             raise HarnessError(f"{path}:{number}: not JSON") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "short")):
             raise HarnessError(f"{path}:{number}: needs the texts 'prompt' and 'short'")
-        if short_by_prompt.setdefault(row["prompt"], row["short"]) != row["short"]:
-            raise HarnessError(f"{path}:{number}: this prompt has another short one above")
+        if row["short"] not in (of_prompt := short_by_prompt.setdefault(row["prompt"], [])):
+            of_prompt.append(row["short"])
     return short_by_prompt

@@ -94,12 +94,15 @@ def write_prompts(folder: Path, entry_list: Sequence[SuitePrompt], augmented: Se
     """Write `vbench.jsonl` and `vbench_static.jsonl` (the prompts of temporal flickering) into `folder`.
 
     Each line has `prompt`, what a clip is made from, `short`, what it is scored by, and `dimensions`. `augmented` is
-    one text for each entry of the list, in its order. Returns the number of prompts by file.
+    one text for each entry of the list, in its order; an empty one leaves that prompt as it is. Returns the number of
+    prompts by file.
     """
     if augmented and len(augmented) != len(entry_list):
         raise HarnessError(f"{len(augmented)} augmented prompts for the {len(entry_list)} entries of VBench's list")
     augmented_by_prompt = (
-        {entry.text: text for entry, text in zip(entry_list, augmented, strict=True)} if augmented else {}
+        {entry.text: text for entry, text in zip(entry_list, augmented, strict=True) if text.strip()}
+        if augmented
+        else {}
     )
     files: dict[str, list[str]] = {"vbench.jsonl": [], "vbench_static.jsonl": []}
     for entry in suite(entry_list):
@@ -210,8 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         entry_list = entries()
         if parsed.command == "prompts":
-            lines = parsed.augmented.read_text(encoding="utf-8").splitlines() if parsed.augmented else []
-            write_prompts(parsed.folder, entry_list, [line for line in lines if line.strip()])
+            # Not str.splitlines, which also splits at characters that a prompt may hold.
+            text = parsed.augmented.read_text(encoding="utf-8").strip("\n") if parsed.augmented else ""
+            write_prompts(parsed.folder, entry_list, text.split("\n") if text else [])
             return
         clips, findings = folder_clips(parsed.folder)
         findings += preflight(clips, suite(entry_list), filtered=True)

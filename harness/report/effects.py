@@ -21,6 +21,7 @@ from harness.runs.measured import judgement
 from harness.runs.plan import Group
 from harness.stats.estimates import Effect, Estimate, ratio_of_medians
 from harness.suite.schema import GenerateSection, MeasureSection
+from harness.suite.scripts import scripts_of
 
 Choice = tuple[str, str, Value]
 """Section (`card` for the model's card), metric or probe, and value."""
@@ -223,7 +224,8 @@ def _prompts(entrant: Entrant, choice: Choice) -> NDArray[np.int64]:
     """
     view, label = entrant
     section, group = _group(view, label, choice)
-    texts = list(dict.fromkeys(view.run.suite.prompts[section.prompts].texts))
+    assert isinstance(section, GenerateSection)
+    texts = list(dict.fromkeys(script.text for script in scripts_of(view.run.suite, section)))
     return np.argsort(np.argsort(texts))[view.samples(section, group).prompts]
 
 

@@ -11,6 +11,7 @@ from harness.errors import shown
 from harness.runs.index import IndexEntry
 from harness.runs.records import Run
 from harness.suite.schema import GenerateSection
+from harness.suite.scripts import scripts_of
 from harness.system.text import inert, plain
 
 COLUMNS = (
@@ -28,10 +29,12 @@ def attributes(runs: Sequence[Run]) -> list[str]:
 def rows(run: Run, names: Sequence[str] = ()) -> Iterator[tuple[object, ...]]:
     """What stands under `COLUMNS` for each value of each planned unit; one row for a unit that has none.
 
-    `prompt`, `seed` and `round` are None where they do not apply, and `number` is NaN where it is not defined. After
-    them come the attributes `names` of the prompt, several values of one joined by semicolons.
+    `prompt` is what the clip is known by. It, `seed` and `round` are None where they do not apply, and `number` is NaN
+    where it is not defined. After them come the attributes `names` of the prompt, several values of one joined by
+    semicolons.
     """
     sections = {section.name: section for section in (*run.suite.generate, *run.suite.measure)}
+    scripts = {section.name: scripts_of(run.suite, section) for section in run.suite.generate}
     for group in run.groups:
         section = sections[group.section]
         places = run.index.rows(group.keys)
@@ -41,11 +44,9 @@ def rows(run: Run, names: Sequence[str] = ()) -> Iterator[tuple[object, ...]]:
             about: list[str] = [""] * len(names)
             if isinstance(section, GenerateSection):
                 number, seed = divmod(place, len(section.seeds))
-                prompts = run.suite.prompts[section.prompts]
-                where = (prompts.texts[number], section.seeds[seed], None)
-                about = [
-                    "; ".join(prompts.attributes[name][number]) if name in prompts.attributes else "" for name in names
-                ]
+                script, attributes = scripts[section.name][number], run.suite.prompts[section.prompts].attributes
+                where = (script.identity, section.seeds[seed], None)
+                about = ["; ".join(attributes[name][script.number]) if name in attributes else "" for name in names]
             status = "pending" if row is None else run.index.tags[row][1]
             reason = "" if row is None or status == "ok" else _reason(run, run.index.at(row))
             numbers = next(values) if row is not None else {}

@@ -19,6 +19,7 @@ from harness.runs.plan import Group
 from harness.runs.records import Run
 from harness.stats.estimates import Effect, Estimate, clustered_mean, clustered_statistic, paired_effect
 from harness.suite.schema import GenerateSection
+from harness.suite.scripts import scripts_of
 
 BLOCK = 4096
 """Records whose values are decoded together."""
@@ -35,6 +36,7 @@ class Samples:
         places: [n] position of each among the planned ones. Equal places of two arms of a section are one pair:
             the same prompt and seed.
         prompts: [n] number of each one's prompt; equal texts have equal numbers.
+        known_as: [n] number of what each one is known by; as `prompts`, unless several are made from one text.
         values: [n] by name; NaN where a clip does not define it.
         judgements: what the records of a measurement say of its worth, [n]; empty for others.
         skipped: units that were skipped; the first of them is `skip`.
@@ -46,6 +48,7 @@ class Samples:
     schemas: frozenset[int]
     places: NDArray[np.int64]
     prompts: NDArray[np.int64]
+    known_as: NDArray[np.int64]
     values: dict[str, NDArray[np.float64]]
     judgements: tuple[Judgement, ...]
     skipped: int
@@ -73,12 +76,14 @@ def read(run: Run, group: Group, names: tuple[str, ...], chosen: NDArray[np.int6
     done_rows = [row for row, status in zip(rows, statuses, strict=True) if status == "ok" and row is not None]
     places = places if chosen is None else chosen[places]
     skip, failure = (rows[statuses.index(each)] if each in statuses else None for each in ("skipped", "failed"))
+    prompts, known_as = _prompts(run, group)
     return Samples(
         planned=len(rows),
         last=index.at(done_rows[-1]) if done_rows else None,
         schemas=frozenset({index.tags[row][2] for row in done_rows}),
         places=places,
-        prompts=_prompts(run, group)[places],
+        prompts=prompts[places],
+        known_as=known_as[places],
         values=_values(index, done_rows, names),
         judgements=_judgements(run, [index.at(row) for row in done_rows]) if group.kind == "measure" else (),
         skipped=statuses.count("skipped"),
@@ -129,21 +134,28 @@ def doubts(judgements: Sequence[Judgement]) -> tuple[str, ...]:
     return tuple(mark for mark, applies in marks.items() if applies)
 
 
-def _prompts(run: Run, group: Group) -> NDArray[np.int64]:
-    """The number of the prompt of every planned unit: keys stand in the order of (prompt, seed)."""
+def _prompts(run: Run, group: Group) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the prompt of every planned unit, and of what it is known by: keys stand in the order of both."""
     section = next((section for section in run.suite.generate if section.name == group.section), None)
     if not isinstance(section, GenerateSection):
-        return np.arange(len(group.keys))
-    texts = run.suite.prompts[section.prompts].texts
-    if len(texts) * len(section.seeds) != len(group.keys):
+        return np.arange(len(group.keys)), np.arange(len(group.keys))
+    scripts = scripts_of(run.suite, section)
+    if len(scripts) * len(section.seeds) != len(group.keys):
         raise RecordError(
             f"{run.folder}: section {group.section!r} has {len(group.keys)} planned units for {group.arm!r}, "
-            f"not one for each of {len(texts)} prompts and {len(section.seeds)} seeds",
+            f"not one for each of {len(scripts)} prompts and {len(section.seeds)} seeds",
             "run the suite again to renew its plan",
         )
+    return (
+        np.repeat(_numbers([script.text for script in scripts]), len(section.seeds)),
+        np.repeat(_numbers([script.identity for script in scripts]), len(section.seeds)),
+    )
+
+
+def _numbers(texts: Sequence[str]) -> NDArray[np.int64]:
+    """A number for each text, equal for equal ones, in the order of their first places."""
     first: dict[str, int] = {}
-    numbers = np.array([first.setdefault(text, len(first)) for text in texts], dtype=np.int64)
-    return np.repeat(numbers, len(section.seeds))
+    return np.array([first.setdefault(text, len(first)) for text in texts], dtype=np.int64)
 
 
 def estimate(metric: Metric, name: str, samples: Samples) -> Estimate:
@@ -177,7 +189,7 @@ def kept_clips(metric: Metric, name: str, samples: Samples) -> NDArray[np.bool_]
     defined = ~np.isnan(values)
     if type(metric).keep is Metric.keep:
         return defined
-    return enforce.keep(metric, name, samples.prompts.tolist(), values.tolist()) & defined
+    return enforce.keep(metric, name, samples.known_as.tolist(), values.tolist()) & defined
 
 
 def effect(value: Value, first: ArrayLike, second: ArrayLike, clusters: ArrayLike) -> Effect:

@@ -1,4 +1,4 @@
-"""Write the sentence below a table that names the frames at which prompts switched."""
+"""Write the sentences below a table on its prompts: the frames at which they switched, and lines that made no clip."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.runs.records import Run
 from harness.suite.schema import GenerateSection
+from harness.suite.scripts import dropped, scripts_of, words
 
 
 def frames_of(switches: Any) -> list[int]:
@@ -20,23 +21,40 @@ def frames_of(switches: Any) -> list[int]:
 
 
 def remarks(run: Run, sections: Collection[str]) -> Iterator[str]:
-    """One sentence for each of `sections` with prompt switches and finished clips."""
+    """Sentences for each of `sections` with dropped lines of prompts, or with prompt switches and finished clips."""
     for section in run.suite.generate:
-        if section.switches and section.name in sections:
-            arms_by_frames = _where(run, section)
-            requested = ", ".join(str(switch.frame) for switch in section.switches)
-            parts = [f"{frames} ({', '.join(arms)})" for frames, arms in arms_by_frames.items()]
+        if section.name not in sections:
+            continue
+        if lost := dropped(run.suite, section):
+            yield f"{section.name}: {len(scripts_of(run.suite, section)):,} prompts; {lost}."
+        if section.switches:
+            parts = [f"{frames} ({', '.join(arms)})" for frames, arms in _where(run, section).items()]
             if parts:
-                yield f"{section.name}: prompt switches asked for at frame {requested} happen at: {'; '.join(parts)}."
+                yield f"{section.name}: prompt switches asked for at {points(section)} happen at: {'; '.join(parts)}."
+
+
+def points(section: GenerateSection) -> str:
+    """The points at which the switches of a section are asked for, each unit named once in a row."""
+    parts: list[str] = []
+    unit = ""
+    for text in map(words, section.switches):
+        name, _, number = text.rpartition(" ")
+        parts.append(number if name and name == unit else text)
+        unit = name
+    return ", ".join(parts)
 
 
 def _where(run: Run, section: GenerateSection) -> dict[str, list[str]]:
-    """Labels of the arms by the frames at which their prompts switch."""
+    """Labels of the arms by the frames at which their prompts switch, by a clip in which all of them do."""
+    scripts = scripts_of(run.suite, section)
+    whole = [place for place, script in enumerate(scripts) if all(script.later)] or range(len(scripts))
     arms_by_frames: dict[str, list[str]] = {}
     for group in run.groups:
         if (group.section, group.kind) != (section.name, "generate"):
             continue
-        entries = (run.index[key] for key in group.keys if key in run.index)
+        seeds = len(section.seeds)
+        keys = (group.keys[place * seeds + seed] for place in whole for seed in range(seeds))
+        entries = (run.index[key] for key in keys if key in run.index)
         switches: Any = next(
             (entry.clip["switches"] for entry in entries if entry.status == "ok" and "switches" in entry.clip), []
         )

@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 
 from harness.contracts import Value, registry
 from harness.errors import Incomplete, RecordError, SuiteError, nearest
-from harness.report import code_texts, elsewhere, pareto, people_tables, probe_tables, published_rows, switching
+from harness.report import (
+    code_texts,
+    cut_prompts,
+    elsewhere,
+    pareto,
+    people_tables,
+    probe_tables,
+    published_rows,
+    switching,
+)
 from harness.report.cells import (
     CARD,
     NOT_MEASURED,
@@ -41,7 +50,10 @@ from harness.report.verdicts import Standing
 from harness.report.view import AnySection, Place, View, sections
 from harness.runs.plan import Group
 from harness.runs.records import Run
-from harness.suite.schema import STUDY, Column, GenerateSection, MeasureSection, TableSpec
+from harness.suite.schema import STUDY, Column, MeasureSection, TableSpec
+
+NO_CELL = Cell("-")
+"""Of a column that has nothing to do with prompts, in a row of some of them."""
 
 
 def build(runs: Sequence[Run], common: bool = False) -> list[Table]:
@@ -168,6 +180,7 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None, shared: 
             f"table {spec.name!r} is refused: " + "; ".join(dict.fromkeys(making.shortfalls)),
             "run the suite again to fill what is missing, or say `incomplete: mark` in it",
         )
+    by_value = {value: _of_value(spec, value, making) for value in _values(spec.rows_by, spec.columns, views)}
     rows = []
     sections = {column.value.partition(":")[0] for column in spec.columns}
     foreign = [list(elsewhere.remarks(view.run, sections)) for view in views]
@@ -176,18 +189,17 @@ def _table(spec: TableSpec, views: Sequence[View], leads: Leads | None, shared: 
         device_alone = any((number, "") in cells_of_column for _, cells_of_column in columns)
         for label in making.shown(view) + ([""] if device_alone else []):
             arm = view.arms.get(label)
-            rows.append(
-                Row(
-                    making.names[number, label],
-                    tuple(cells_of_column.get((number, label), NOT_MEASURED) for _, cells_of_column in columns),
-                    reference=bool(label) and label == view.run.suite.reference,
-                    marks=(
-                        *((RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else ()),
-                        *((ELSEWHERE,) if any(label == of for of, _ in foreign[number]) else ()),
-                        *(mark_by_note[note] for note in view.notes.get(label, ())),
-                    ),
-                )
+            marks = (
+                *((RANDOM_WEIGHTS,) if arm and arm.card.weights == "random" else ()),
+                *((ELSEWHERE,) if any(label == of for of, _ in foreign[number]) else ()),
+                *(mark_by_note[note] for note in view.notes.get(label, ())),
             )
+            cells = tuple(cells_of_column.get((number, label), NOT_MEASURED) for _, cells_of_column in columns)
+            reference = bool(label) and label == view.run.suite.reference
+            rows.append(Row(making.names[number, label], cells, reference, marks))
+            for value, columns_of_value in by_value.items():
+                cells = tuple(each.get((number, label), NO_CELL) for each in columns_of_value)
+                rows.append(Row(f"{making.names[number, label]}, {value}", cells, marks=marks))
     headings = tuple(heading for heading, _ in columns)
     others, notes = published_rows.rows(spec)
     rows += others
@@ -207,18 +219,35 @@ def _by_attribute(spec: TableSpec, views: Sequence[View]) -> TableSpec:
     columns = []
     for column in spec.columns:
         columns.append(column)
-        source = column.value.partition(":")[0]
-        sets = [
-            view.run.suite.prompts[section.prompts].attributes.get(spec.by, [])
-            for view in views
-            if isinstance(section := view.section(source), GenerateSection)
-        ]
-        values = dict.fromkeys(each for prompts in sets for several in prompts for each in several)
-        for value in values:
+        for value in _values(spec.by, [column], views):
             label = column.label or _label_of(_declared(column, views)[0])
             where = {**column.where, spec.by: value}
             columns.append(column.model_copy(update={"label": f"{label}, {value}", "where": where, "published": None}))
     return spec.model_copy(update={"columns": columns})
+
+
+def _values(attribute: str, columns: Sequence[Column], views: Sequence[View]) -> list[str]:
+    """The values of an attribute that the prompts of the sections of `columns` have."""
+    sources = {column.value.partition(":")[0] for column in columns}
+    sets = (
+        view.run.suite.prompts[section.prompts].attributes.get(attribute, [])
+        for view in views
+        for section in view.run.suite.generate
+        if section.name in sources
+    )
+    return list(dict.fromkeys(each for prompts in sets for several in prompts for each in several))
+
+
+def _of_value(spec: TableSpec, value: str, making: _Making) -> list[Cells]:
+    """The cells of each column over the clips whose prompts have a value of `rows_by`; none where it has no clips."""
+    clips = {section.name for view in making.views for section in view.run.suite.generate}
+    columns = [
+        column.model_copy(update={"where": {**column.where, spec.rows_by: value}})
+        if column.value.partition(":")[0] in clips
+        else None
+        for column in spec.columns
+    ]
+    return [{} if column is None else _column(column, making)[1] for column in columns]
 
 
 def _row_names(views: Sequence[View]) -> dict[Place, str]:
@@ -332,6 +361,7 @@ def _like(
     }
     alike = _one_version(source, versions, measured, remarks) and len(schemas) < 2 and alike
     remarks += code_texts.remarks(source, ((view, group) for view, _, group in own.values()))
+    remarks += cut_prompts.remarks(source, own.values())
     facts = {place: terms(*own[place]) for place in own if place in comparable}
     stated = {SCHEMA, VERSION, *((DEVICE,) if measured else ())}
     if words := differences([(making.names[place], facts[place]) for place in facts], stated):

@@ -12,7 +12,8 @@ from harness.contracts import Json
 from harness.errors import RecordError
 from harness.report.view import AnySection, Place, View
 from harness.runs.plan import Group
-from harness.suite.schema import GenerateSection, Suite, switched
+from harness.suite.schema import GenerateSection, Suite
+from harness.suite.scripts import scripts_of, words
 from harness.system.digests import canonical, digest
 
 Terms = Mapping[str, Json]
@@ -44,7 +45,7 @@ def terms(view: View, section: AnySection, group: Group) -> Terms:
         **_plugin("metric", preimage["metric"]),
         CLIPS: view.clips[section.name],
         "frames": section.frames,
-        "switches": [switch.frame for switch in section.switches],
+        "switches": [switch.frame or words(switch) for switch in section.switches],
         "video": view.run.suite.video.model_dump(mode="json"),
     }
 
@@ -70,10 +71,13 @@ def _plugin(kind: str, identity: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def clips_of(suite: Suite, section: GenerateSection) -> list[tuple[Json, ...]]:
-    """What tells each planned clip of a section from the others, in the order planned: prompt, later prompts, seed."""
-    texts = suite.prompts[section.prompts].texts
-    later = [tuple(switched(suite, switch, number) for switch in section.switches) for number in range(len(texts))]
-    return [(text, *later[number], seed) for number, text in enumerate(texts) for seed in section.seeds]
+    """What tells each planned clip of a section from the others, in the order planned: its prompts, and its seed.
+
+    Its identity stands before the seed where that is another text than its prompt.
+    """
+    scripts = scripts_of(suite, section)
+    about = [(s.text, *s.later, *((s.identity,) if s.identity != s.text else ())) for s in scripts]
+    return [(*texts, seed) for texts in about for seed in section.seeds]
 
 
 def share_clips(views: Sequence[View]) -> list[str]:

@@ -19,6 +19,7 @@ from harness.runs.line import Record, device_label
 from harness.runs.plan import Arm, Group
 from harness.runs.records import RecordFile, Run
 from harness.suite.schema import GenerateSection, MeasureSection, Suite
+from harness.suite.scripts import scripts_of
 
 AnySection = GenerateSection | MeasureSection
 MOST_ASKED = 64
@@ -66,9 +67,11 @@ class View:
         view = View(self.run)
         for section in self.run.suite.generate:
             prompts = self.run.suite.prompts[section.prompts]
-            fits = np.ones(len(prompts.texts), np.bool_)
+            numbers = [script.number for script in scripts_of(self.run.suite, section)]
+            fits = np.ones(len(numbers), np.bool_)
             for name, value in where.items():
-                fits &= [value in several for several in prompts.attributes.get(name, [[]] * len(fits))]
+                of_prompts = prompts.attributes.get(name, [[]] * len(prompts.texts))
+                fits &= [value in of_prompts[number] for number in numbers]
             places = np.flatnonzero(np.repeat(fits, len(section.seeds)))
             common = self.common.get(section.name)
             view.common[section.name] = places if common is None else np.intersect1d(places, common)

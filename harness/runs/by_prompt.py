@@ -13,6 +13,7 @@ from typing import Any
 from harness.errors import ClipError, RecordError, StorageError
 from harness.runs.folder import agrees, inside
 from harness.runs.records import Run
+from harness.suite.scripts import scripts_of
 from harness.system import files
 from harness.system.digests import digest
 from harness.system.text import inert, without_quote
@@ -42,9 +43,10 @@ def safe_name(prompt: str) -> str:
 def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()) -> tuple[Path, int]:
     """Make RUN/by-prompt/<arm>/<section>/<prompt>-<i>.mp4, hard links to the clips, and `index.csv` that names each.
 
-    i counts the seeds of a prompt from 0, as VBench counts samples. `labels` and `sections` narrow the choice to those
-    arms and sections. The index has arm, section, prompt, seed, index and file of every clip; the folder of each arm
-    and section has one of its own, which the model `folder` takes as it is (`index: index.csv`).
+    A clip has the name of what it is known by, its prompt unless the prompt set says otherwise. i counts the seeds of a
+    prompt from 0, as VBench counts samples, and goes on for a script that begins alike. `labels` and `sections` narrow
+    the choice to those arms and sections. The index has arm, section, prompt, seed, index and file of every clip; the
+    folder of each arm and section has one of its own, which the model `folder` takes as it is (`index: index.csv`).
     Returns the folder and the number of clips. Raises `RecordError` where there is none to show, `ClipError` where a
     clip does not agree with its record.
     """
@@ -56,14 +58,17 @@ def by_prompt(run: Run, labels: Iterable[str] = (), sections: Iterable[str] = ()
             continue
         if wanted_sections and group.section not in wanted_sections:
             continue
-        seeds = next(len(section.seeds) for section in run.suite.generate if section.name == group.section)
+        section = next(section for section in run.suite.generate if section.name == group.section)
+        seeds = len(section.seeds)
+        identities = [script.identity for script in scripts_of(run.suite, section)]
         for place, key in enumerate(group.keys):
             entry = run.index.get(key)
             if entry is None or entry.status != "ok":
                 continue
-            prompt = str(entry.context["prompt"])
+            number, seed_number = divmod(place, seeds)
+            prompt = identities[number]
             # By its place, so that a sample keeps its number when the run is completed later.
-            index = place % seeds
+            index = identities[:number].count(prompt) * seeds + seed_number
             if not agrees(run.folder, entry.clip):
                 raise ClipError(f"clip {entry.clip.get('path')} does not agree with its record", "run the suite again")
             name = f"{safe_name(group.arm)}/{safe_name(group.section)}/{safe_name(prompt)}-{index}.mp4"

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from harness.contracts import PREFIX_RULE, Json, ModelCard, Prefix, Request, Switch, VideoModel, Workload
 from harness.errors import HarnessError, RegistryError, SuiteError
-from harness.suite.schema import ALL, GenerateSection, MeasureSection, PrefixFile, Suite, switched
+from harness.suite.prompt_schema import PrefixFile
+from harness.suite.schema import ALL, GenerateSection, MeasureSection, Suite
+from harness.suite.scripts import Script, switch_frames, words
 
 T = TypeVar("T")
 Additions = tuple[dict[str, Json], dict[str, Any]]
@@ -20,71 +22,86 @@ MAX_REQUESTS = 1000
 
 
 class ClipRequests:
-    """The requests for one arm's clips in one section, of `batch` clips each. Raises `SuiteError` for a refused one."""
+    """The requests for one arm's clips in one section, of `batch` clips each. Raises `SuiteError` for a refused one.
+
+    Attributes:
+        frames: those at which the section's switches are asked for.
+    """
 
     def __init__(
-        self,
-        suite: Suite,
-        section: GenerateSection,
-        label: str,
-        model: VideoModel,
-        card: ModelCard,
-        batch: int = 1,
+        self, suite: Suite, section: GenerateSection, label: str, model: VideoModel, card: ModelCard, batch: int = 1
     ) -> None:
-        self.prompts = suite.prompts[section.prompts]
+        self.prefixes = suite.prompts[section.prompts].prefixes
         self.model, self.card = model, card
-        self.section, self.suite, self.batch = section, suite, batch
+        self.section, self.batch = section, batch
         self.where = f"section {section.name!r}, model {label!r}"
         if section.frames == ALL and not model.existing:
             raise SuiteError(f"{self.where}: it makes its clips, so `frames: all` says nothing", "state a number")
-        self._frames_by_length: dict[int, list[int | None]] = {}
+        self.frames = frames_of(self.where, section, card, prefixed=bool(self.prefixes))
+        # Clips of one length and of the same switches are switched at the same frames.
+        self._happening: dict[tuple[int, tuple[bool, ...]], list[int | None]] = {}
 
-    def additions(self, number: int, seed: int) -> Additions:
-        """What the clip of prompt `number` and `seed` adds to its unit."""
-        file = self.prompts.prefixes[number] if self.prompts.prefixes else None
-        length = _prefix(file, self.card).frames if file else 0
-        if length not in self._frames_by_length:
-            self._frames_by_length[length] = _switch_frames(self.where, self.model, self._request(number, seed, file))
-        switch_frames = self._frames_by_length[length]
-        for_preimage, for_context = _switches([switch.frame for switch in self.section.switches], switch_frames)
+    def additions(self, script: Script, seed: int) -> Additions:
+        """What the clip of `script` and `seed` adds to its unit."""
+        file = self.prefixes[script.number] if self.prefixes else None
+        kind = (_prefix(file, self.card).frames if file else 0, tuple(map(bool, script.later)))
+        if kind not in self._happening:
+            self._happening[kind] = _switch_frames(self.where, self.model, self._request(script, seed, file))
+        frames = [frame for frame, _ in script.at(self.frames)]
+        for_preimage, for_context = _switches(frames, self._happening[kind])
+        points = [words(switch) for switch, text in zip(self.section.switches, script.later, strict=True) if text]
+        if points != [f"frame {frame}" for frame in frames]:
+            for_context["switch_points"] = points
         if file:
             for_preimage["prefix"] = _identity(file)
-            for_context["prefix"] = {**file.model_dump(mode="json"), "used": length}
+            for_context["prefix"] = {**file.model_dump(mode="json"), "used": kind[0]}
         return for_preimage, for_context
 
-    def _request(self, number: int, seed: int, file: PrefixFile | None) -> Request:
+    def _request(self, script: Script, seed: int, file: PrefixFile | None) -> Request:
         batch = self.batch
-        switches = tuple(
-            Switch(switch.frame, (switched(self.suite, switch, number),) * batch) for switch in self.section.switches
-        )
+        switches = tuple(Switch(frame, (later,) * batch) for frame, later in script.at(self.frames))
         prefixes = (_prefix(file, self.card),) * batch if file else ()
         frames = 0 if self.section.frames == ALL else self.section.frames
-        return Request((self.prompts.texts[number],) * batch, (seed,) * batch, frames, switches, prefixes)
+        text = script.identity if self.model.existing else script.text
+        return Request((text,) * batch, (seed,) * batch, frames, switches, prefixes)
 
 
-def of_workload(suite: Suite, section: MeasureSection, label: str, model: VideoModel, card: ModelCard) -> Additions:
+def frames_of(where: str, section: GenerateSection | MeasureSection, card: ModelCard, *, prefixed: bool) -> list[int]:
+    """The frames at which the switches of `section` are asked for. Raises `SuiteError` that starts with `where`."""
+    try:
+        return switch_frames(section, card, prefixed=prefixed)
+    except SuiteError as error:
+        raise SuiteError(f"{where}: {error.message}", error.fix) from error
+
+
+def of_workload(
+    suite: Suite, section: MeasureSection, label: str, model: VideoModel, card: ModelCard, scripts: Sequence[Script]
+) -> Additions:
     """What the measurement of one arm adds to its unit. Raises `SuiteError` where the model refuses a request of it."""
     if not section.prompts:
         return {}, {}
     prompts = suite.prompts[section.prompts]
-    numbers = range(len(prompts.texts))
+    where = f"section {section.name!r}, model {label!r}"
+    frames = frames_of(where, section, card, prefixed=bool(prompts.prefixes))
     switches = tuple(
-        Switch(switch.frame, tuple(switched(suite, switch, number) for number in numbers))
-        for switch in section.switches
+        Switch(frame, tuple(script.later[number] for script in scripts)) for number, frame in enumerate(frames)
     )
-    prefixes = tuple(_prefix(file, card) for file in prompts.prefixes)
-    workload = Workload(tuple(prompts.texts), tuple(section.seeds), section.frames, section.batch, switches, prefixes)
+    files = [prompts.prefixes[script.number] for script in scripts] if prompts.prefixes else []
+    prefixes = tuple(_prefix(file, card) for file in files)
+    texts = tuple(script.text for script in scripts)
+    workload = Workload(texts, tuple(section.seeds), section.frames, section.batch, switches, prefixes)
     pairs = len(workload.prompts) * len(workload.seeds)
     # After so many requests the pairs come round to the same places of a batch.
     requests_until_repeat = pairs // math.gcd(pairs, section.batch)
-    where = f"section {section.name!r}, model {label!r}"
-    switch_frames: list[int | None] = []
+    happening: list[int | None] = []
     for number in range(min(requests_until_repeat, MAX_REQUESTS)):
-        switch_frames = _switch_frames(where, model, workload.request(number))
-    for_preimage, for_context = _switches([switch.frame for switch in switches], switch_frames)
-    if prompts.prefixes:
-        for_preimage["prefixes"] = [_identity(file) for file in prompts.prefixes]
-        for_context["prefixes"] = [file.model_dump(mode="json") for file in prompts.prefixes]
+        happening = _switch_frames(where, model, workload.request(number))
+    for_preimage, for_context = _switches(frames, happening)
+    if switches:
+        for_preimage["switches"] = [[switch.frame, list(switch.prompts)] for switch in switches]
+    if files:
+        for_preimage["prefixes"] = [_identity(file) for file in files]
+        for_context["prefixes"] = [file.model_dump(mode="json") for file in files]
     return for_preimage, for_context
 
 

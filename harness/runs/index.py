@@ -97,8 +97,8 @@ class IndexEntry:
         where = f"record {self.key[:12]} at byte {self.offset}"
         if self.file is not None:
             with self.file.open("rb") as file:
-                before = file.read(self.offset)
-            where = f"{self.file}:{len(before.splitlines()) + 1}"
+                number = file.read(self.offset).count(b"\n") + 1
+            where = f"{self.file}:{number}"
         return RecordError(f"{where}: a damaged record: {error}", AGAIN)
 
 

@@ -21,8 +21,8 @@ from harness.suite.schema import (
     ModelEntry,
     Suite,
     dump,
-    switched,
 )
+from harness.suite.scripts import Script, scripts_of
 from harness.system import devices
 from harness.system.digests import canonical
 
@@ -235,7 +235,8 @@ def _refuse_unlike(
 
 def _clips_of(suite: Suite, section: GenerateSection, arm: Arm, model: VideoModel, device: str) -> list[Unit]:
     """The section's generate units of one arm, in the order of (prompt, seed)."""
-    count = len(suite.prompts[section.prompts].texts) * len(section.seeds)
+    scripts = scripts_of(suite, section)
+    count = len(scripts) * len(section.seeds)
     batch = min(_batch(section, arm.label, model), count)
     requests = foresight.ClipRequests(suite, section, arm.label, model, arm.card, batch)
     # A clip that exists has a rate of its own; the card's is that of whichever comes first.
@@ -257,17 +258,21 @@ def _clips_of(suite: Suite, section: GenerateSection, arm: Arm, model: VideoMode
         base["batch"] = batch
     code = code_of(model)
     units = []
-    for number, prompt in enumerate(suite.prompts[section.prompts].texts):
+    for script in scripts:
+        # A clip that exists is found by what it is known by.
+        prompt = script.identity if model.existing else script.text
         by_prompt: dict[str, Json] = {"prompt": prompt}
         if section.switches:
-            by_prompt["switches"] = [[switch.frame, switched(suite, switch, number)] for switch in section.switches]
+            by_prompt["switches"] = [list(switch) for switch in script.at(requests.frames)]
+        known_as = {"identity": script.identity} if script.identity != prompt else {}
         for index, seed in enumerate(section.seeds):
             varying = {**by_prompt, "seed": seed}
             if request := model.request_identity(prompt, seed):
                 varying["request"] = dict(request)
-            for_preimage, for_context = requests.additions(number, seed)
+            for_preimage, for_context = requests.additions(script, seed)
             varying |= for_preimage
-            context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index, **for_context, **code}
+            context = {**base, "plugin": "", "prompt": prompt, "seed": seed, "index": index}
+            context |= {**known_as, **for_context, **code}
             units.append(Unit(template.key(varying), "generate", {**common, **varying}, context))
     return units
 
@@ -309,6 +314,9 @@ class _Scorer:
         clips: dict[str, Json] = {"generate": clip.key}
         context = {name: fact for name, fact in clip.context.items() if name != CODE}
         context |= {"plugin": self.name, "of": clip.key, **self.code}
+        # Said only where the clip is known by another text than made it, so that other scores keep their keys.
+        if "identity" in context:
+            clips["prompt_identity"] = context["identity"]
         if reference is not None:
             clips["reference"] = context["reference"] = reference.key
         return Unit(self.template.key(clips), "score", {**self.shared, **clips}, context)
@@ -324,16 +332,13 @@ def _measures(
 ) -> list[Group]:
     """Add the section's units to `units`: one an arm and round, or one a round where the probe needs no model."""
     probe = registry.probes.create(section.probe, section.options)
-    texts = suite.prompts[section.prompts].texts if section.prompts else []
+    scripts = scripts_of(suite, section)
     workload: dict[str, Json] = {
-        "prompts": texts,
+        "prompts": [script.text for script in scripts],
         "seeds": section.seeds,
         "frames": section.frames,
         "batch": section.batch,
-        "switches": [
-            [switch.frame, [switched(suite, switch, number) for number in range(len(texts))]]
-            for switch in section.switches
-        ],
+        "switches": _without_model(section, scripts),
     }
     options = dict(probe.keyed_options(section.options))
     identity: dict[str, Json] = {"name": section.probe, "options": options, "version": probe.version}
@@ -353,7 +358,9 @@ def _measures(
         context: dict[str, Any] = {"suite": suite.suite, "arm": label, "section": section.name, "plugin": section.probe}
         context |= code_of(probe, *([models[label]] if arm else []))
         if arm:
-            for_preimage, for_context = foresight.of_workload(suite, section, arm.label, models[label], arm.card)
+            for_preimage, for_context = foresight.of_workload(
+                suite, section, arm.label, models[label], arm.card, scripts
+            )
             preimage["workload"] = {**workload, **for_preimage}
             context |= for_context
         keys = []
@@ -365,3 +372,9 @@ def _measures(
             keys.append(unit.key)
         groups.append(Group(section.name, label, "measure", section.probe, tuple(keys)))
     return groups
+
+
+def _without_model(section: MeasureSection, scripts: Sequence[Script]) -> list[Json]:
+    """The switches of a measurement at pixel frames; those at other points depend on the model, which adds them."""
+    frames = [switch.frame for switch in section.switches]
+    return [[frame, [script.later[number] for script in scripts]] for number, frame in enumerate(frames)]

@@ -39,6 +39,7 @@ from harness.study.design import (
     shuffled,
 )
 from harness.suite.schema import GenerateSection
+from harness.suite.scripts import scripts_of
 from harness.system import files, video
 from harness.system.digests import canonical, digest
 
@@ -238,8 +239,7 @@ class _Gathered:
 
     def _places(self, section: GenerateSection) -> list[Place]:
         """Of the prompts that are drawn, in the order of the suite."""
-        count = len(self.view.run.suite.prompts[section.prompts].texts)
-        numbers = list(range(count))
+        numbers = list(range(len(scripts_of(self.view.run.suite, section))))
         if self.plan.prompts is not None:
             numbers = sorted(shuffled(numbers, self.plan.seed, "prompts", section.name)[: self.plan.prompts])
         return [(section.name, number, seed) for number in numbers for seed in section.seeds]
@@ -267,7 +267,10 @@ class _Gathered:
         if entry is None or entry.status != "ok":
             raise ClipError("the clip is not made yet" if entry is None else f"the clip is recorded as {entry.status}")
         placed = self.media.place(self.view.run.folder, key, entry.clip)
-        text = self.view.run.suite.prompts[section.prompts].texts[prompt]
+        scripts = scripts_of(self.view.run.suite, section)
+        text = scripts[prompt].text
+        if sum(script.text == text for script in scripts) > 1:
+            text = " / ".join((text, *filter(None, scripts[prompt].later)))
         number = self.prompts.setdefault(text, len(self.prompts))
         media = Path(placed["file"]).name
         self.clips.append(StudyClip(arm=arm, section=section.name, prompt=number, seed=seed, key=key, media=media))

@@ -1,22 +1,19 @@
-"""Read what prompts are told apart by: the columns of a CSV or JSONL file, beside the prompt's own."""
+"""Read a file that tells prompts apart: its columns beside the prompt's own."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.errors import SuiteError, nearest
-from harness.suite.prompts import MAX_BYTES
+from harness.suite.prompts import MAX_BYTES, MOST_LETTERS, values_of
 from harness.system.files import read_limited
 
 PROMPT = "prompt"
-MOST_LETTERS = 80
-"""Letters of an attribute that are kept."""
-
 Attributes = Mapping[str, Mapping[str, list[str]]]
 """By prompt and name of the attribute: its values."""
 
@@ -43,27 +40,11 @@ def read_attributes(path: Path, column: str = PROMPT) -> Attributes:
             raise SuiteError(f"{path}: row {number} has no text {column!r}", nearest(column, names))
         by_name = attributes.setdefault(row[column], {})
         for name, value in row.items():
-            several = value if isinstance(value, list) else [value]
-            texts = [str(item)[:MOST_LETTERS] for item in several if isinstance(item, str | int | float) and item != ""]
+            texts = values_of(value)
             if name not in (column, None) and texts:
                 shown = str(name)[:MOST_LETTERS]
                 by_name[shown] = list(dict.fromkeys([*by_name.get(shown, []), *texts]))
     return attributes
-
-
-def categories(path: Path, column: str, without: str, texts: Sequence[str]) -> dict[str, list[list[str]]]:
-    """By name of an attribute its values for each of `texts`: none where the file gives the prompt none.
-
-    Left out are the column `without`, and columns of texts that are longer than a category's name. Other files than CSV
-    and JSONL have none. Raises as `read_attributes` does.
-    """
-    if path.suffix.lower() not in (".csv", ".jsonl"):
-        return {}
-    by_prompt = read_attributes(path, column)
-    names = dict.fromkeys(name for text in texts for name in by_prompt.get(text, {}) if name != without)
-    columns = {name: [by_prompt.get(text, {}).get(name, []) for text in texts] for name in names}
-    short = (name for name in columns if all(len(each) < MOST_LETTERS for values in columns[name] for each in values))
-    return {name: columns[name] for name in short}
 
 
 def _rows(path: Path, text: str) -> Iterator[Any]:

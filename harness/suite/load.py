@@ -6,21 +6,18 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel, registry
-from harness.contracts.base import path_options
-from harness.errors import ClipError, HarnessError, OptionError, SuiteError
-from harness.suite import plugins, positions, published
-from harness.suite.attributes import categories
+from harness.contracts.base import PathRule, path_options
+from harness.errors import HarnessError, OptionError, SuiteError
+from harness.suite import plugins, positions, prompt_sets, published
 from harness.suite.check_against import check_against
 from harness.suite.check_pareto import check_pareto
 from harness.suite.check_sampled import check_sampled, require
 from harness.suite.part import LABEL
 from harness.suite.positions import Located
-from harness.suite.prompts import check_prompts, read_prompts
 from harness.suite.schema import (
     STUDY,
     Column,
@@ -28,11 +25,10 @@ from harness.suite.schema import (
     MeasureSection,
     MetricUse,
     ModelEntry,
-    PrefixFile,
-    PromptSet,
     Suite,
     TableSpec,
 )
+from harness.suite.scripts import scripts_of
 from harness.suite.validate import validate
 from harness.system.yaml_data import Loc, Position
 
@@ -54,20 +50,21 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     unresolved = validate(doc, Suite)
     plugin_files = [_plugin_file(doc, index, file) for index, file in enumerate(unresolved.plugins)]
     origins, arms = _arms(doc, unresolved)
-    prompts = {name: _prompts(doc, name, entry) for name, entry in unresolved.prompts.items()}
+    sets = {name: prompt_sets.fill(doc, name, entry) for name, entry in unresolved.prompts.items()}
     generate = [_generate(doc, index, section) for index, section in enumerate(unresolved.generate)]
     measure = [_measure(doc, index, section) for index, section in enumerate(unresolved.measure)]
     suite = unresolved.model_copy(
         update={
             "plugins": plugin_files,
             "models": arms,
-            "prompts": prompts,
+            "prompts": {name: written.filled for name, written in sets.items()},
             "generate": generate,
             "measure": measure,
             "reference": unresolved.reference or next((arm.label for arm in arms), ""),
         }
     )
     _check_references(doc, suite, origins)
+    suite = _paired(doc, suite, sets)
     _check_size(doc, suite, origins)
     _check_columns(doc, suite)
     check_sampled(doc, suite)
@@ -174,10 +171,27 @@ def _plugin(
     except HarnessError as error:
         raise _at(doc, (*loc, "name") if kind.kind != "probe" else (*loc, "probe"), error) from error
     resolved: dict[str, Any] = checked.model_dump(mode="json")
-    for option in path_options(schema):
-        if resolved[option]:
-            resolved[option] = _path(doc.where((*loc, "options", option)).folder, resolved[option])
+    for option, rule in path_options(schema).items():
+        if (value := resolved.get(option)) and not (rule.inside and resolved[rule.inside]):
+            in_grid: Loc = (*loc, "grid", option)
+            where = doc.where(in_grid if doc.marked(in_grid) else (*loc, "options", option))
+            several = [_placed(where, rule, path) for path in ([value] if isinstance(value, str) else value)]
+            resolved[option] = several[0] if isinstance(value, str) else several
     return resolved
+
+
+def _placed(where: Position, rule: PathRule, text: str) -> str:
+    """A path that an option says at `where`, as the process finds it; a name that is none, as it is."""
+    if not text or rule.is_name(text) or (rule.keyed and (Path(text).is_absolute() or text.startswith("~"))):
+        return text
+    if not (rule.may_be_name(text) and not (where.folder / text).exists()):
+        return _path(where.folder, text)
+    if Path(text).exists():
+        raise SuiteError(
+            f"{where}: {text} lies in the current folder, and a path starts from {where.folder}",
+            "write the path from there, or with --set",
+        )
+    return text
 
 
 def _path(folder: Path, name: str) -> str:
@@ -192,78 +206,19 @@ def _at(doc: Located, loc: Loc, error: HarnessError) -> SuiteError:
     return SuiteError(f"{doc.where(loc)}: {error.message}{hint}")
 
 
-# ------------------------------------------------------------------------------------ prompts, sections
+# ------------------------------------------------------------------------------------------- sections
 
 
-def _prompts(doc: Located, name: str, entry: PromptSet) -> PromptSet:
-    loc: Loc = ("prompts", name)
-    where = str(doc.where(loc))
-    if (entry.texts and entry.file) or not (entry.texts or entry.file or entry.folder):
-        raise SuiteError(f"{where}: prompt set {name!r} needs either texts or a file (or the folder of clips)")
-    texts, sha256, position = entry.texts, entry.sha256, doc.where((*loc, "texts"))
-    files, folder = [prefix.file for prefix in entry.prefixes], position.folder
-    if entry.file:
-        position = doc.where((*loc, "file"))
-        path = position.folder / entry.file
-        texts, files, sha256 = read_prompts(path, entry.column, entry.sha256, str(position), entry.prefix_column)
-        folder = path.parent
-    if not (entry.texts or entry.file):
-        texts = _named(doc.where((*loc, "folder")), entry.folder)
-    check_prompts(texts, where)
-    prefixes = {text: folder / file for text, file in zip(texts, files, strict=False)}
-    for text, file in zip(texts, files, strict=False):
-        if prefixes[text] != folder / file:
-            raise SuiteError(
-                f"{position}: prompt {text[:60]!r} stands twice, with two prefixes; a clip is known by its prompt"
-            )
-    distinct = list(dict.fromkeys(texts))[: entry.limit]
-    prefix_files = [_prefix(prefixes[text], str(position)) for text in distinct if prefixes]
-    attributes = _attributes(entry, texts, distinct, position)
-    filled = {"texts": distinct, "prefixes": prefix_files, "sha256": sha256, "attributes": attributes}
-    return entry.model_copy(update=filled)
-
-
-def _attributes(
-    entry: PromptSet, texts: Sequence[str], distinct: Sequence[str], position: Position
-) -> dict[str, list[list[str]]]:
-    """The attributes of the prompts that stay: of one that stood twice, those of all its places."""
-    if entry.file and not entry.attributes:
-        try:
-            return categories(position.folder / entry.file, entry.column, entry.prefix_column, distinct)
-        except SuiteError as error:
-            raise SuiteError(f"{position}: {error.message}", error.fix) from error
-    merged: dict[str, list[list[str]]] = {}
-    for name, values in entry.attributes.items():
-        if len(values) != len(texts):
-            raise SuiteError(f"{position}: attribute {name!r} has {len(values)} entries for {len(texts)} prompts")
-        by_text: dict[str, list[str]] = {}
-        for text, several in zip(texts, values, strict=True):
-            by_text[text] = list(dict.fromkeys([*by_text.get(text, []), *several]))
-        merged[name] = [by_text[text] for text in distinct]
-    return merged
-
-
-def _named(position: Position, folder: str) -> list[str]:
-    """The prompts in the names of a folder's clips."""
-    from harness.system.clip_names import prompts_of  # here: it loads the video library
-
-    try:
-        texts = prompts_of(position.folder / folder)
-    except HarnessError as error:
-        raise SuiteError(f"{position}: {error.message}", "write its path from the suite file's folder on") from error
-    if not texts:
-        raise SuiteError(f"{position}: no clip in {folder} is named <prompt>-<i>.mp4")
-    return texts
-
-
-def _prefix(path: Path, where: str) -> PrefixFile:
-    """The facts of the file `path`. Raises `SuiteError` that starts with `where`."""
-    from harness.suite.prefixes import inspect  # here: it loads the video library
-
-    try:
-        return PrefixFile(file=str(path), **asdict(inspect(path)))
-    except ClipError as error:
-        raise SuiteError(f"{where}: {error.message}", error.fix) from error
+def _paired(doc: Located, suite: Suite, sets: Mapping[str, prompt_sets.Written]) -> Suite:
+    """The suite with the scripts of its sections, where they do not go by the numbers of prompts."""
+    update = {}
+    for kind in ("generate", "measure"):
+        sections: Sequence[GenerateSection | MeasureSection] = getattr(suite, kind)
+        update[kind] = [
+            section.model_copy(update=prompt_sets.pair(doc, kind, index, section, sets))
+            for index, section in enumerate(sections)
+        ]
+    return suite.model_copy(update=update)
 
 
 def _generate(doc: Located, index: int, section: GenerateSection) -> GenerateSection:
@@ -320,17 +275,12 @@ def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str
                 raise SuiteError(f"{doc.where((*loc, 'seeds'))}: a seed stands twice")
             for number, switch in enumerate(section.switches):
                 switch_loc: Loc = (*loc, "switches", number)
+                if not switch.prompts:
+                    continue
                 require(doc, (*switch_loc, "prompts"), "prompt set", switch.prompts, suite.prompts)
                 if suite.prompts[switch.prompts].prefixes:
                     raise SuiteError(
                         f"{doc.where(switch_loc)}: prompt set {switch.prompts!r} has prefixes; a switch takes none"
-                    )
-                count = len(suite.prompts[switch.prompts].texts)
-                needed = len(suite.prompts[section.prompts].texts) if section.prompts else 0
-                if count not in (1, needed):
-                    raise SuiteError(
-                        f"{doc.where(switch_loc)}: prompt set {switch.prompts!r} has {count} prompts; "
-                        f"a switch needs 1 or {needed}, as many as the section"
                     )
     if not names:
         raise SuiteError(f"{doc.file}:1: nothing to do: neither `generate` nor `measure` has a section")
@@ -343,7 +293,7 @@ def _check_size(doc: Located, suite: Suite, origins: Mapping[str, list[str]]) ->
         for index, section in enumerate(getattr(suite, kind)):
             arms = len(suite.models) if section.models is None else sum(len(origins[name]) for name in section.models)
             if isinstance(section, GenerateSection):
-                clips = len(suite.prompts[section.prompts].texts) * len(section.seeds)
+                clips = len(scripts_of(suite, section)) * len(section.seeds)
                 units += arms * clips * (1 + len(section.metrics))
             else:
                 units += max(arms, 1) * section.rounds
@@ -389,21 +339,23 @@ def _check_columns(doc: Located, suite: Suite) -> None:
 
 
 MOST_VALUES = 50
-"""Values of an attribute that a table has columns for."""
+"""Values of an attribute that a table has columns, or rows of each arm, for."""
 
 
 def _check_attributes(doc: Located, index: int, suite: Suite) -> None:
-    """Check that `by` and `where` of a table name attributes, and values, of prompts that its columns score."""
+    """Check that `by`, `rows_by` and `where` of a table name attributes, and values, of prompts of its columns."""
     sets = {section.name: suite.prompts[section.prompts].attributes for section in suite.generate}
     table, loc = suite.tables[index], ("tables", index)
     sources = [column.value.partition(":")[0] for column in table.columns]
-    if table.by:
+    for key in ("by", "rows_by"):
+        if not (attribute := getattr(table, key)):
+            continue
         shown = [sets[source] for source in sources if source in sets]
-        require(doc, (*loc, "by"), "attribute of the prompts", table.by, {name for each in shown for name in each})
-        values = {value for each in shown for several in each.get(table.by, []) for value in several}
+        require(doc, (*loc, key), "attribute of the prompts", attribute, {name for each in shown for name in each})
+        values = {value for each in shown for several in each.get(attribute, []) for value in several}
         if len(values) > MOST_VALUES:
-            where = doc.where((*loc, "by"))
-            raise SuiteError(f"{where}: attribute {table.by!r} has {len(values)} values (at most {MOST_VALUES})")
+            where = doc.where((*loc, key))
+            raise SuiteError(f"{where}: attribute {attribute!r} has {len(values)} values (at most {MOST_VALUES})")
     for number, (column, source) in enumerate(zip(table.columns, sources, strict=True)):
         place: Loc = (*loc, "columns", number, "where")
         for name, value in column.where.items():

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from harness.contracts import DRAWN_FROM, Json, ProbePlot
 from harness.suite.part import Label, Name, Part
+from harness.suite.prompt_schema import Dropped, PromptSet, ScriptEntry, SwitchEntry, nothing, points
 from harness.suite.sampled import Drift, Serving
 
 JsonValue = Any
@@ -28,83 +29,6 @@ class ModelEntry(Part):
     label: Label = ""
     options: dict[str, JsonValue] = {}
     grid: dict[str, list[JsonValue]] = {}
-
-
-class PrefixFile(Part):
-    """An image or a video that the clips of a prompt continue; `sha256`, `frames` and size are filled in on load.
-
-    Attributes:
-        file: relative to the file that names it; in a loaded suite, as the process finds it.
-        sha256, frames, height, width: of the file; filled in on load.
-        turned: whether the file has a display matrix that turns its frames; filled in on load.
-    """
-
-    file: Annotated[str, Field(min_length=1)]
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-    frames: int = 0
-    height: int = 0
-    width: int = 0
-    turned: bool = False
-
-
-def _several(value: Any) -> Any:
-    """One text or number as a list of texts."""
-    several = value if isinstance(value, list) else [value]
-    return [str(each) if isinstance(each, bool | int | float) else each for each in several]
-
-
-Categories = Annotated[list[str], BeforeValidator(_several)]
-"""The values of one attribute that a prompt has."""
-
-
-class PromptSet(Part):
-    """A named list of prompts. In a loaded suite `texts` holds each once, in order of first appearance, up to `limit`.
-
-    Attributes:
-        texts: the prompts themselves, when they are written in the suite. One that continues an image or a video is
-            written `{text: …, prefix: FILE}`; then all of the set do.
-        prefixes: the files of `texts`, one a text, or none. Filled in on load.
-        file: a text file with one prompt a line, or `.csv` or `.jsonl` with `column`; relative to the suite.
-        folder: a folder of clips, whose names `<prompt>-<i>.mp4` hold the prompts where there are no texts and no file;
-            relative to the suite.
-        column: the column (CSV) or key (JSONL) that holds the prompt. prefix_column: the one that holds the file of
-            its prefix, relative to the prompt file; none unless given.
-        sha256: digest of the file's bytes; the file is refused when it differs. Filled in on load.
-        limit: take the first so many.
-        attributes: by name, the values of each text, as concept or motion level; one, or a list. Of a CSV or JSONL file
-            they are its other columns, filled in on load; those of long texts are left out.
-    """
-
-    texts: list[str] = []
-    prefixes: list[PrefixFile] = []
-    file: str = ""
-    folder: Annotated[str, Field(exclude_if=lambda path: not path)] = ""
-    column: str = "prompt"
-    prefix_column: str = ""
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-    limit: Annotated[int, Field(ge=1)] | None = None
-    attributes: Annotated[dict[str, list[Categories]], Field(exclude_if=lambda names: not names)] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_prefixes(cls, value: Any) -> Any:
-        """Texts that are written with their prefix, as two lists."""
-        texts = value.get("texts") if isinstance(value, dict) else None
-        if not isinstance(texts, list) or not any(isinstance(text, dict) for text in texts):
-            return value
-        if any(not isinstance(text, dict) or set(text) != {"text", "prefix"} for text in texts):
-            raise ValueError("where one prompt is written {text: …, prefix: FILE}, all of the set must be")
-        files = [{"file": text["prefix"]} for text in texts]
-        return {**value, "texts": [text["text"] for text in texts], "prefixes": files}
-
-    @model_validator(mode="after")
-    def _one_each(self) -> PromptSet:
-        if self.prefixes and len(self.prefixes) != len(self.texts):
-            raise ValueError(f"{len(self.prefixes)} prefixes for {len(self.texts)} texts")
-        for name, values in self.attributes.items():
-            if len(values) != len(self.texts):
-                raise ValueError(f"attribute {name!r} has {len(values)} entries for {len(self.texts)} texts")
-        return self
 
 
 def _short_for(key: str, kind: type) -> BeforeValidator:
@@ -133,20 +57,6 @@ class MetricUse(Part):
     against: Annotated[str, Field(exclude_if=lambda label: not label)] = ""
 
 
-class SwitchEntry(Part):
-    """From pixel frame `frame` on, prompt i of the section gives way to prompt i of the set `prompts`.
-
-    A set of one prompt serves all. A model switches at the first frame of its first chunk that starts there or later;
-    records hold that frame, and metrics judge from it.
-
-    Attributes:
-        frame: first pixel frame of the new prompt. prompts: name of a prompt set.
-    """
-
-    frame: Annotated[int, Field(ge=1)]
-    prompts: str
-
-
 class Video(Part):
     """How clips are written: H.264, yuv420p. The default quality keeps small clips nearly lossless.
 
@@ -168,12 +78,16 @@ class Section(Part):
     Attributes:
         name: unique in the suite; tables refer to it.
         models: labels of the arms that take part; all of them unless given. A label before its grid stands for all.
-        switches: of the prompts, in the order of their frames.
+        switches: of the prompts, in their order; `{latent: [40, 80]}` and the like for those of a script.
+        scripts: the prompts of each clip, where they do not go by the numbers of the sets. Filled in on load.
+        dropped: as in a prompt set, of the lines that were paired. Filled in on load.
     """
 
     name: Name
     models: list[str] | None = None
-    switches: list[SwitchEntry] = []
+    switches: Annotated[list[SwitchEntry], BeforeValidator(points)] = []
+    scripts: Annotated[list[ScriptEntry], Field(exclude_if=nothing)] = []
+    dropped: Dropped = {}
 
     @field_validator("name")
     @classmethod
@@ -184,11 +98,11 @@ class Section(Part):
 
     @model_validator(mode="after")
     def _switches_in_order(self) -> Section:
-        frames = [switch.frame for switch in self.switches]
+        frames = [switch.frame for switch in self.switches if switch.frame is not None]
         last = getattr(self, "frames", None)
         if frames != sorted(set(frames)):
             raise ValueError("switches must come in the order of their frames")
-        if frames and last == ALL:
+        if self.switches and last == ALL:
             raise ValueError("`frames: all` and `switches` exclude each other")
         if frames and last is not None and frames[-1] >= last:
             raise ValueError(f"a switch at frame {frames[-1]} never happens in {last} frames")
@@ -314,7 +228,7 @@ class Column(Part):
     relative: bool | Literal["inverse"] = False
     joined: list[str] = []
     published: Annotated[PublishedValue | None, _short_for("metric", str)] = None
-    where: Annotated[dict[str, str], Field(exclude_if=lambda names: not names)] = {}
+    where: Annotated[dict[str, str], Field(exclude_if=nothing)] = {}
 
 
 class TableSpec(Part):
@@ -324,12 +238,14 @@ class TableSpec(Part):
         name: of its files. title: above it; the name unless given.
         columns: from left to right. published: rows that others published.
         models: labels of the arms to show; all unless given. A label before its grid stands for all.
-        by: an attribute of the prompts: beside each column of a metric stands one for each value of it.
+        by: an attribute of the prompts: beside each column of a metric stands one for each value of it. rows_by: the
+            same with rows: below each arm stands one for each value.
     """
 
     name: Name
     title: str = ""
-    by: Annotated[str, Field(exclude_if=lambda name: not name)] = ""
+    by: Annotated[str, Field(exclude_if=nothing)] = ""
+    rows_by: Annotated[str, Field(exclude_if=nothing)] = ""
     columns: Annotated[list[Column], Field(min_length=1)]
     models: list[str] | None = None
     published: list[PublishedRows] = []
@@ -441,12 +357,6 @@ class Suite(Part):
     plots: list[Plot] = []
     drift: list[Drift] = []
     serving: list[Serving] = []
-
-
-def switched(suite: Suite, switch: SwitchEntry, number: int) -> str:
-    """The text that prompt `number` of a section gives way to."""
-    texts = suite.prompts[switch.prompts].texts
-    return texts[number] if len(texts) > 1 else texts[0]
 
 
 def dump(suite: Suite) -> dict[str, Json]:

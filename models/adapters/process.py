@@ -25,7 +25,7 @@ from harness.contracts import (
 )
 from harness.errors import ModelFault, NotAvailable, OptionError
 from harness.system.stream_process import StreamProcess
-from videomla_models.adapters.program import ProgramOptions, digests
+from videomla_models.adapters.program import InFolder, ProgramOptions, digests
 
 
 class ProcessCard(Options):
@@ -59,7 +59,7 @@ class ProcessOptions(ProgramOptions):
 
     Attributes:
         file: a Python file that calls `harness_stream.serve`, as `harness new process` writes it. Its digest is part of
-            every key, beside those of `files`.
+            every key, beside those of `files`. It lies in `folder`; without that its path is as any other.
         options: what its `load` is given.
         first_chunk: pixel frames of the first chunk, where it is not `chunk`.
         takes: `switches` where it follows prompt switches, `prefixes` where it continues an image or a video.
@@ -68,7 +68,7 @@ class ProcessOptions(ProgramOptions):
         timeout: until it gives the next chunk, or says that there is none.
     """
 
-    file: str = Field(min_length=1)
+    file: InFolder = Field(min_length=1)
     options: Mapping[str, Any] = Field(default_factory=dict)
     first_chunk: int | None = Field(None, ge=1)
     takes: tuple[Literal["switches", "prefixes"], ...] = ()

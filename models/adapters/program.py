@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
-from harness.contracts import FilePath, Options
+from harness.contracts import PATH_SCHEMA, FilePath, Options, PathRule
 from harness.errors import NotAvailable
 from harness.system.digests import file_sha256
+
+InFolder = Annotated[str, PathRule(inside="folder"), PATH_SCHEMA]
+"""A path inside the option `folder`."""
 
 
 class ProgramOptions(Options):
@@ -17,7 +21,8 @@ class ProgramOptions(Options):
 
     Attributes:
         python: interpreter of the program's own environment.
-        files: scripts and weights whose content decides the clips; their digests are part of every key.
+        files: scripts and weights whose content decides the clips; their digests are part of every key. They lie
+            in `folder`; without that their paths are as any others.
         revision: change it when the program changes in a way that `files` does not show.
         environment: variables to add. PYTHONPATH and the like are not inherited.
         folder: working directory of the program, the current one where empty.
@@ -25,7 +30,7 @@ class ProgramOptions(Options):
     """
 
     python: str = "python3"
-    files: tuple[str, ...] = ()
+    files: tuple[InFolder, ...] = ()
     revision: str = ""
     environment: Mapping[str, str] = Field(default_factory=dict)
     folder: FilePath = ""

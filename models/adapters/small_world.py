@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from harness.contracts import PATH_SCHEMA
 from videomla_models.adapters.transformer_model import RANDOM, Dtype, StreamingModel, StreamingOptions
-from videomla_models.checkpoints.locate import resolve
+from videomla_models.checkpoints.locate import resolve, weights_path
 from videomla_models.small_world import presets
 from videomla_models.small_world.world import FRAME_RATE, SIZE
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
@@ -38,7 +39,7 @@ class ToyOptions(StreamingOptions):
     dtype: Dtype = "float32"
     steps: int = Field(4, ge=1, le=1000)
     guidance: float = Field(1.0, ge=1.0)
-    weights: str = "shipped"
+    weights: Annotated[str, weights_path("shipped", FORCED, RANDOM), PATH_SCHEMA] = "shipped"
 
 
 class SmallWorldModel(StreamingModel):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from harness.contracts import Frames, Json, ModelCard, Request, Spans, no_spans
+from harness.contracts import FilePath, Frames, Json, ModelCard, Request, Spans, no_spans
 from harness.errors import OptionError, WeightsError
 from videomla_models.adapters.small_world import SmallWorldModel
 from videomla_models.adapters.transformer_model import Dtype, StreamingOptions
@@ -42,7 +42,7 @@ class TrainedOptions(StreamingOptions):
     """
 
     dtype: Dtype = "float32"
-    checkpoints: tuple[str, ...] = Field(min_length=1)
+    checkpoints: tuple[FilePath, ...] = Field(min_length=1)
     training_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     step: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1, le=1000)

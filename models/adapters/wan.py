@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.contracts import Agreement, Json, ModelCard, Request
+from harness.contracts import PATH_SCHEMA, Agreement, Json, ModelCard, Request
 from harness.errors import OptionError, WeightsError, nearest
 from videomla_models.adapters.transformer_model import RANDOM, StreamingModel, StreamingOptions
-from videomla_models.checkpoints.locate import resolve
+from videomla_models.checkpoints.locate import resolve, weights_path
 from videomla_models.checkpoints.lora_config import lora_digests, stated_strength
 from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
 from videomla_models.spec.published_models import PUBLISHED, Preset
@@ -41,6 +41,9 @@ TINY = TransformerConfig(
 )
 """A network of the same shape that runs anywhere in milliseconds; always with random weights."""
 
+Weights = Annotated[str, weights_path(RANDOM), PATH_SCHEMA]
+"""A checkpoint: a path, a Hub id, or `random`."""
+
 
 class WanOptions(StreamingOptions):
     """Options of the full-size models.
@@ -62,9 +65,9 @@ class WanOptions(StreamingOptions):
 
     later: ClassVar[Mapping[str, object]] = {**StreamingOptions.later, "compile": "none"}
 
-    weights: str = ""
+    weights: Weights = ""
     ema: bool | None = None
-    lora: str | None = None
+    lora: Weights | None = None
     lora_alpha: float | None = None
     network: Literal["wan-1.3b", "tiny"] = "wan-1.3b"
     height: int = Field(480, gt=0, multiple_of=16)
@@ -74,8 +77,8 @@ class WanOptions(StreamingOptions):
     sink_frames: int | None = None
     counts_sink: bool | None = None
     counts_current: bool | None = None
-    text: str = WAN
-    vae: str = WAN
+    text: Weights = WAN
+    vae: Weights = WAN
     codec: Literal["wan", "preview"] = "wan"
     compile: Literal["none", "blocks", "graph"] = "none"
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.contracts import PathRule
 from harness.errors import NotAvailable, WeightsError
 from harness.system.digests import remembered_sha256
 from harness.system.files import read_limited, weights_folder
@@ -19,6 +20,16 @@ LARGEST_INDEX = 64 * 2**20
 COMPONENTS = {"transformer": "diffusion_pytorch_model*", "text_encoder": "models_t5_*", "vae": "Wan2.1_VAE*"}
 """Parts of a pipeline: subfolder in a diffusers repository, and file name in an original Wan2.1 one."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w][\w./-]*)?")
+
+
+def weights_path(*words: str) -> PathRule:
+    """The rule of an option that names weights: a path, a Hub id, or one of `words`."""
+    return PathRule(words.__contains__, is_hub_id, keyed=True)
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether a text can be a Hub id: `org/name` or `org/name:file`, and no name of a checkpoint file."""
+    return bool(_HUB_ID.fullmatch(text)) and (Path(text).suffix not in SUFFIXES or ":" in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,7 @@ def resolve(name: str | Path, component: str = "transformer") -> Source:
     path = Path(text).expanduser()
     if path.exists():
         return _from_path(text, path, component)
-    if isinstance(name, Path) or not _HUB_ID.fullmatch(text) or (path.suffix in SUFFIXES and ":" not in text):
+    if isinstance(name, Path) or not is_hub_id(text):
         raise WeightsError(
             f"{text} does not exist",
             f"give a file ({', '.join(SUFFIXES)}), a folder, or a Hub id such as org/name",

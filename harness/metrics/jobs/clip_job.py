@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ class Network:
         features: torch.Tensor = self.model.encode_text(self.tokenizer([prompt]).to(self.device), normalize=True)
         return features[0].float().cpu()
 
-    def tokens(self, prompt: str) -> int:
-        """Tokens of the whole prompt, start and end included; more than 77 means that some were cut off."""
-        return len(self.tokenizer.encode(prompt)) + 2
+    def lengths(self, prompts: Iterable[str]) -> dict[str, list[float]]:
+        """Tokens of each whole prompt, start and end included, and how many of them the network reads."""
+        tokens = [float(len(self.tokenizer.encode(prompt)) + 2) for prompt in prompts]
+        return {"prompt_tokens": tokens, "prompt_limit": [float(getattr(self.tokenizer, "context_length", None) or 77)]}
 
 
 def load(model: torch.nn.Module, path: Path, assumed: bool) -> None:
@@ -135,7 +137,7 @@ def whole(state: dict[str, Any], clip: Any) -> dict[str, Any]:
         "clip_f_per_pair": to_next.tolist(),
         "clip_f_distances": distances,
         "clip_f_by_distance": alike,
-        "prompt_tokens": [float(network.tokens(prompt)) for prompt in texts],
+        **network.lengths(texts),
     }
 
 
@@ -158,4 +160,5 @@ def segments(state: dict[str, Any], clip: Any) -> dict[str, Any]:
         "change": scores[-1] - scores[0],
         "segment_scores": scores,
         "segment_starts": [float(start) for start, _ in ranges],
+        **network.lengths(dict.fromkeys(job_frames.prompt_at(clip, start) for start, _ in ranges)),
     }

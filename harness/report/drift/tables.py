@@ -21,6 +21,7 @@ from harness.report.view import View
 from harness.stats.estimates import clustered_mean
 from harness.suite.sampled import AT_SWITCHES, Drift, DriftDefinition
 from harness.suite.schema import GenerateSection
+from harness.suite.scripts import scripts_of, words
 
 NOT_RECORDED = Cell("not recorded")
 UNBOUNDED = "∞"
@@ -147,15 +148,17 @@ def _each_switch(
     columns: Sequence[Numbers],
 ) -> Table:
     """The definitions of a switch for each of several by itself, a row an arm and switch."""
+    scripts = scripts_of(view.run.suite, section)
     at_switches = [column for column in columns if column.name in AT_SWITCHES]
     rows = []
     for label, tracks in at_switches[0].tracks.items():
         for number, switch in enumerate(section.switches):
-            alone = [None if track is None else replace(track, which=number) for track in tracks.tracks]
+            own = [_own_number(scripts[place // len(section.seeds)].later, number) for place in tracks.samples.places]
+            alone = [t if t is None else replace(t, which=at) for t, at in zip(tracks.tracks, own, strict=True)]
             one = {label: Tracks(tracks.samples, alone)}
             numbers = [_numbers(view, column.name, column.definition, curve, one) for column in at_switches]
             row = _row(view, section, metric, label, numbers)
-            rows.append(replace(row, label=f"{label}, switch {number + 1} (asked for at frame {switch.frame})"))
+            rows.append(replace(row, label=f"{label}, switch {number + 1} (asked for at {words(switch)})"))
     return Table(
         f"{file}-{file_of(metric, curve, section)}-switches",
         f"{title}: {title_of(metric, curve, section)} at each prompt switch",
@@ -163,6 +166,11 @@ def _each_switch(
         tuple(rows),
         corner="model and switch",
     )
+
+
+def _own_number(later: Sequence[str], number: int) -> int:
+    """The number among its own of the switch `number` of a section, of a clip with the prompts `later`; -1 without."""
+    return sum(map(bool, later[:number])) if later[number] else -1
 
 
 def _sources(columns: Sequence[Numbers]) -> str:

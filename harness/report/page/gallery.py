@@ -16,7 +16,8 @@ from harness.report.table import NOTES, RANDOM_WEIGHTS
 from harness.report.view import View
 from harness.runs.plan import Group
 from harness.suite.attributes import Attributes
-from harness.suite.schema import GenerateSection, switched
+from harness.suite.schema import GenerateSection
+from harness.suite.scripts import Script, scripts_of
 
 SHORTEST_CURVE = 3
 """Numbers along a clip that make a curve."""
@@ -54,7 +55,7 @@ class _Section:
         self.attributes = attributes
         self.values: dict[str, Value] = {}
         self.curves: dict[str, None] = {}
-        self.rows: dict[tuple[str, int], dict[str, Any]] = {}
+        self.rows: dict[tuple[str, int, int], dict[str, Any]] = {}
 
     def body(self) -> dict[str, Any]:
         values = [
@@ -66,6 +67,7 @@ class _Section:
     def add(self, view: View, section: GenerateSection, numbers: Mapping[str, int], media: Media) -> None:
         """The clips of one run."""
         prompts = view.run.suite.prompts[section.prompts]
+        scripts = scripts_of(view.run.suite, section)
         for label, number in numbers.items():
             group = view.groups.get((section.name, "", label))
             if group is None:
@@ -73,21 +75,22 @@ class _Section:
             cells = [_cell(view, key, media) for key in group.keys]
             for place, cell in enumerate(cells):
                 if "file" in cell and section.switches:
-                    at = place // len(section.seeds)
-                    cell["switches"] = [
-                        [frame, switched(view.run.suite, switch, at)]
-                        for frame, switch in zip(
-                            _switch_frames(view, group.keys[place]), section.switches, strict=False
-                        )
-                    ]
+                    later = filter(None, scripts[place // len(section.seeds)].later)
+                    frames = _switch_frames(view, group.keys[place])
+                    cell["switches"] = [list(switch) for switch in zip(frames, later, strict=False)]
             self._score(view, section, label, cells)
             for place, cell in enumerate(cells):
                 at, seed = place // len(section.seeds), section.seeds[place % len(section.seeds)]
-                text = prompts.texts[at] if at < len(prompts.texts) else ""
+                script = scripts[at] if at < len(scripts) else Script(0, "", (), "")
+                text = script.text
                 about = dict(self.attributes.get(text, {}))
-                row = self.rows.setdefault((text, seed), {"prompt": text, "seed": seed, "about": about, "cells": {}})
+                about |= {"known as": [script.identity]} if script.identity != text else {}
+                again = sum(earlier.text == text for earlier in scripts[:at])
+                row = self.rows.setdefault(
+                    (text, again, seed), {"prompt": text, "seed": seed, "about": about, "cells": {}}
+                )
                 row["about"] |= {"seed": [str(seed)]} if len(section.seeds) > 1 else {}
-                row["about"] |= {"continues": [prompts.prefixes[at].file]} if prompts.prefixes else {}
+                row["about"] |= {"continues": [prompts.prefixes[script.number].file]} if prompts.prefixes else {}
                 row["cells"][number] = cell
 
     def _score(self, view: View, section: GenerateSection, label: str, cells: list[dict[str, Any]]) -> None:

@@ -17,6 +17,7 @@ from harness.runs.folder import agrees, inside
 from harness.runs.index import IndexEntry
 from harness.runs.records import Run
 from harness.suite.schema import ALL, GenerateSection
+from harness.suite.scripts import scripts_of
 from harness.system import video
 
 MOST_PIXELS = 64_000_000
@@ -52,7 +53,7 @@ def sheet(run: Run, choice: Choice) -> bytes:
     Raises `RecordError` where the choice names what the run has not, or makes a sheet too large.
     """
     section = _section(run, choice.section)
-    texts = run.suite.prompts[section.prompts].texts
+    texts = [script.text for script in scripts_of(run.suite, section)]
     numbers = _numbers(choice.prompts, texts)
     seed = section.seeds[0] if choice.seed is None else choice.seed
     if seed not in section.seeds:

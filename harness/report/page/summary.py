@@ -21,6 +21,7 @@ from harness.report.view import View, sections
 from harness.runs.line import Record, device_label
 from harness.runs.records import RecordFile, Run
 from harness.suite.schema import ALL, Suite
+from harness.suite.scripts import dropped, scripts_of, words
 
 T = TypeVar("T")
 MOST_PAIRS = 24
@@ -188,10 +189,11 @@ def _protocol(suite: Suite) -> list[tuple[str, str]]:
         if section.prompts:
             prompts = suite.prompts[section.prompts]
             origin = f" of {prompts.file}, SHA-256 {prompts.sha256[:12]}" if prompts.file else ""
-            parts.append(f"{len(prompts.texts):,} prompts{origin}")
+            lost = f" ({text})" if (text := dropped(suite, section)) else ""
+            parts.append(f"{len(scripts_of(suite, section)):,} prompts{origin}{lost}")
         parts.append(f"seeds {', '.join(map(str, section.seeds))}")
         parts.append("all frames" if section.frames == ALL else f"{section.frames:,} frames")
-        parts += [f"prompt switch at frame {switch.frame}" for switch in section.switches]
+        parts += [f"prompt switch at {words(switch)}" for switch in section.switches]
         body: Mapping[str, Any] = section.model_dump(mode="json")
         for use in body.get("metrics", []):
             parts.append(f"metric {use['name']}{f' {_plain(options)}' if (options := use['options']) else ''}")

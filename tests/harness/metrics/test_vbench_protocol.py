@@ -80,7 +80,7 @@ def test_the_filter_keeps_the_first_five_in_the_order_of_file_names():
 def test_prompt_files_map_augmented_prompts_to_short_ones(tmp_path):
     longer = ["a furry dog", "a very still frame", "a painted bund", "a painted bund"]
     assert protocol.write_prompts(tmp_path / "out", LISTED, longer) == {"vbench.jsonl": 2, "vbench_static.jsonl": 1}
-    assert read_short(tmp_path / "out" / "vbench.jsonl") == {"a furry dog": "a dog", "a painted bund": "a bund"}
+    assert read_short(tmp_path / "out" / "vbench.jsonl") == {"a furry dog": ["a dog"], "a painted bund": ["a bund"]}
     row = json.loads((tmp_path / "out" / "vbench_static.jsonl").read_text())
     assert row == {"prompt": "a very still frame", "short": "a still frame", "dimensions": ["temporal_flickering"]}
     with pytest.raises(HarnessError, match="3 augmented prompts for the 4"):

@@ -179,7 +179,8 @@ def test_prompts_come_from_text_csv_and_jsonl_relative_to_the_suite(tmp_path: Pa
         "p": ["one"],
     }
     loaded = load(tmp_path, base(prompts=prompts)).prompts
-    assert loaded["a"].texts == ["# first", "second", "third"]
+    assert loaded["a"].texts == ["second", "third"]
+    assert loaded["a"].dropped == {"comment": [1], "blank": [2], "repeated": [4]}
     assert loaded["b"].texts == ["a, b", "c\nd"]
     assert loaded["c"].texts == ["x"]
     assert loaded["c"].sha256 == hashlib.sha256((tmp_path / "c.jsonl").read_bytes()).hexdigest()
