@@ -141,9 +141,11 @@ class ClipScore(WorkerMetric):
         return {**super().identity(), **({"preparation": filled} if options.checkpoint and filled else {})}
 
     def notes(self) -> Mapping[str, Json]:
-        """As of every metric of an environment, and how frames were prepared."""
+        """As of every metric of an environment, how frames were prepared, and how many prompts were read in part."""
         notes = super().notes()
-        return {**notes, "preparation": self.preparation()} if notes else notes
+        longer = tokens_left_out(self.samples(), self.reads_tokens)
+        cut = {"prompts_cut": longer} if longer else {}
+        return {**notes, "preparation": self.preparation(), **cut} if notes else notes
 
     def weight_digests(self) -> dict[str, str]:
         """SHA-256 of the checkpoint, or of the tag's file."""
@@ -159,12 +161,6 @@ class ClipScore(WorkerMetric):
         more: dict[str, Json] = {"file": file.path if file else "", "checkpoint": checkpoint, "by": self.by}
         assumed = [name for name in FIELDS if getattr(self.options, name) is None]
         return {**super().job_options(), **self.preparation(), **more, "assumed": assumed, "segments": SEGMENTS}
-
-    def notes(self) -> Mapping[str, Json]:
-        """As of any worker metric, and how many of the clip's prompts are longer than the network reads."""
-        of_worker = super().notes()
-        longer = tokens_left_out(self.samples(), self.reads_tokens)
-        return {**of_worker, **({"prompts_cut": longer} if of_worker and longer else {})}
 
     def _file(self) -> File | None:
         files = read_manifest().get(self.weights).files
