@@ -1,6 +1,7 @@
 """A whole adapter of a video model: a red bar that moves. Replace the loop in `stream` by your network."""
 
 from collections.abc import Iterator
+from zlib import crc32
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Bar(VideoModel):
             frames = np.zeros((request.batch, count, 32, 32, 3), np.uint8)
             with spans(f"chunk[{index}].denoise"):
                 for clip, seed in enumerate(request.seeds):
+                    frames[clip, ..., 2] = crc32(request.prompt(clip, start).encode()) % 256  # a colour for each text
                     for frame in range(count):
                         frames[clip, frame, :, (seed + start + frame) % 32, 0] = 255
             yield frames

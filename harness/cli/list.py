@@ -23,7 +23,7 @@ def list_(
     plugin: Plugins = None,
 ) -> Iterator[str]:
     """List what is registered, or the suites in suites/."""
-    from tabulate import tabulate
+    from harness.cli.columns import columns
 
     load_plugins(plugin)
     if kind not in KINDS:
@@ -47,7 +47,7 @@ def list_(
     if not rows:
         yield f"no {kind}" + (f" in {kind}/" if kind == "suites" else " are registered")
         return
-    yield tabulate(rows, headings, tablefmt="simple", disable_numparse=True)
+    yield columns(rows, headings)
 
 
 def _suites(folder: Path) -> list[list[str]]:

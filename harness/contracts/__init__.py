@@ -13,6 +13,7 @@ from harness.contracts.metric import Clip, Curve, CurveKind, Metric, Value
 from harness.contracts.model import (
     COUNTING,
     PREFIX_RULE,
+    SPAN_NAMES,
     Agreement,
     ClipFile,
     ClipState,
@@ -48,6 +49,7 @@ __all__ = [
     "DRAWN_FROM",
     "PATH_SCHEMA",
     "PREFIX_RULE",
+    "SPAN_NAMES",
     "Agreement",
     "Audit",
     "AuditVerdict",

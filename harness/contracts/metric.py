@@ -140,6 +140,17 @@ class Metric(ABC):
         """What decides a score beyond name, version, options and clip: weight digests, the environment's lock."""
         return {}
 
+    def tiny(self) -> Mapping[str, Json]:
+        """Options that, set over these, score with random weights in place of the ones that are not here.
+
+        `harness rehearse` scores by them. Empty, as for every metric that does not override this: it scores as it is.
+        """
+        return {}
+
+    def shortest(self, frame_rate: float) -> int:
+        """Frames of the shortest clip that every value is defined on; 2 unless overridden."""
+        return 2
+
     def asked_for(self) -> Collection[str]:
         """The names among `values` and `derived` that these options ask for: all, unless overridden."""
         return [value.name for value in (*self.values, *self.derived)]

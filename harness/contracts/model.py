@@ -77,6 +77,11 @@ class Request:
         """Number of clips asked for."""
         return len(self.prompts)
 
+    def prompt(self, clip: int, frame: int) -> str:
+        """The text in force at pixel frame `frame` of clip number `clip` of the batch."""
+        texts = [self.prompts, *(switch.prompts for switch in self.switches if switch.frame <= frame)]
+        return texts[-1][clip]
+
 
 @dataclass(frozen=True, slots=True)
 class ClipFile:
@@ -114,10 +119,14 @@ class ClipState:
     detail: str = ""
 
 
+SPAN_NAMES = ("text", "prefix", "chunk[i].denoise", "chunk[i].clean_pass", "decode[i]", "to_host", "switch")
+"""The stages that figures of speed know, i being the number of the chunk."""
+
+
 class Spans(Protocol):
     """Names a stage while it runs; the harness, never the model, reads the clock behind it.
 
-    Names: `text`, `prefix`, `chunk[i].denoise`, `chunk[i].clean_pass`, `decode[i]`, `to_host`, `switch`.
+    Names: those of `SPAN_NAMES`.
     """
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
@@ -304,6 +313,14 @@ class VideoModel(ABC):
         (`batch: auto`). Imports no torch.
         """
         return None
+
+    def tiny(self) -> Mapping[str, Json]:
+        """Options that, set over these, make the smallest model which still takes every step, of random weights.
+
+        `harness check` and `harness rehearse` run it in place of a model that is too large or whose weights are not
+        here. Empty, as for every model that does not override this: it runs at its own size. Imports no torch.
+        """
+        return {}
 
     def batch_group(self, prompt: str, seed: int) -> Json:
         """What the clips of one request must have in common beyond lengths, as weights that the seed chooses.

@@ -223,6 +223,14 @@ class Probe(ABC):
         """`options`, which hold every default, as the unit's key has them: a file by its digest. Imports no torch."""
         return options
 
+    def tiny(self) -> Mapping[str, Json]:
+        """Options that, set over these, make the shortest measurement which still takes every step.
+
+        `harness check` and `harness rehearse` measure by them. Empty, as for every probe that does not override this:
+        it measures as it is. Imports no torch.
+        """
+        return {}
+
     @abstractmethod
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Run the measurement. `subject` is None only where `needs_model` is false."""

@@ -7,6 +7,7 @@ score is half that and half the mean of the pieces' own scores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -160,6 +161,10 @@ class VBenchLong(VBenchMetric):
             "upstream": self.mode.upstream,
             "weights": list(self.mode.weights),
         }
+
+    def shortest(self, frame_rate: float) -> int:
+        """Two pieces and one frame more, as a clip of one piece has no long-range half."""
+        return math.ceil(2 * self.options.seconds * frame_rate) + 1
 
     def score(self, clip: Clip) -> Mapping[str, float]:
         """The six dimensions of one clip and their parts; `samples()` has a number for every piece.

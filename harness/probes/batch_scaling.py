@@ -130,6 +130,10 @@ class BatchScaling(Probe):
         Value("contended", "", "none", "contended"),
     )
 
+    def tiny(self) -> Mapping[str, Json]:
+        """One request, and two."""
+        return {"max_batch": 2, "timeout_s": min(self.options.timeout_s, 120.0)}
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Search the largest batch. The workload's own batch is not used.
 

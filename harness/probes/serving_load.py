@@ -245,6 +245,10 @@ class ServingLoad(Probe):
         self._clock = clock
         self._sleep = sleep
 
+    def tiny(self) -> Mapping[str, Json]:
+        """Three requests of the section's length, soon after each other."""
+        return {"requests": 3, "rate": 20.0, "frames": [], "weights": [], "warmups": 1, "ceiling_s": 30.0}
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Load, check, warm up, and serve. `converged` says whether all requests were served before the ceiling.
 

@@ -73,6 +73,10 @@ class Sessions(Probe):
         Value("agreement_error", "", "none", "relative error against the reference"),
     )
 
+    def tiny(self) -> Mapping[str, Json]:
+        """One viewer and two, by the median of the gaps, which few clips support."""
+        return {"max_batch": 2, "percent": 50.0, "timeout_s": min(self.options.timeout_s, 120.0)}
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Search the largest batch. The workload's own batch is not used; 0 where not even one keeps up.
 

@@ -152,6 +152,11 @@ class Streaming(Probe):
         self._sleep = sleep
         self._energy = energy
 
+    def tiny(self) -> Mapping[str, Json]:
+        """Two short generations; the audit accuses nobody, since so few tell nothing."""
+        few: dict[str, Json] = {"warmups": 1, "max_warmups": 2, "min_repeats": 2, "audit_repeats": 1}
+        return {**few, "min_seconds": 0.0, "half_width": 0.99, "ceiling_s": 5.0, "audit_tolerance": 0.99}
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Load, count, check, warm up, audit, repeat.
 

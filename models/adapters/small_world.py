@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.contracts import PATH_SCHEMA
+from harness.contracts import PATH_SCHEMA, Json
 from videomla_models.adapters.transformer_model import RANDOM, Dtype, StreamingModel, StreamingOptions
 from videomla_models.checkpoints.locate import resolve, weights_path
 from videomla_models.small_world import presets
@@ -100,6 +100,10 @@ class ToyModel(SmallWorldModel):
     def weight_digests(self) -> Mapping[str, str]:
         """Of the one checkpoint."""
         return {} if self.options.weights == RANDOM else resolve(self._file()).digests()
+
+    def tiny(self) -> Mapping[str, Json]:
+        """Its own size, which is small, with random weights."""
+        return {"weights": RANDOM}
 
     def weights_kind(self) -> Literal["trained", "random", "none"]:
         """Random only on request."""

@@ -142,6 +142,12 @@ class WanModel(StreamingModel):
         """An eighth of the pixels."""
         return self.options.height // SPATIAL_RATIO, self.options.width // SPATIAL_RATIO
 
+    def tiny(self) -> Mapping[str, Json]:
+        """The network and pixels that run anywhere in milliseconds."""
+        files: dict[str, Json] = {"weights": "", "ema": None, "lora": None, "lora_alpha": None, "text": WAN, "vae": WAN}
+        sizes: dict[str, Json] = {"network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}
+        return {**files, **sizes}
+
     def weights_kind(self) -> Literal["trained", "random", "none"]:
         """Random on request, and whenever the network is tiny; none before weights are chosen."""
         if self.options.network == "tiny" or self.options.weights == RANDOM:
@@ -285,6 +291,10 @@ class LatentWanModel(WanModel):
         head = super().network_config().head_dim
         if options.d_rope is not None and options.d_rope > head:
             raise OptionError(f"d_rope is {options.d_rope}, more than the {head} channels of a head")
+
+    def tiny(self) -> Mapping[str, Json]:
+        """With the widths of the tiny network, whose heads have no room for others."""
+        return {**super().tiny(), "d_c": None, "d_nope": None, "d_rope": None}
 
     def network_config(self) -> TransformerConfig:
         """With the widths that the options give."""

@@ -106,6 +106,13 @@ class Complexity(Probe):
         Value("rejected", "", "none", "timings thrown away"),
     )
 
+    def tiny(self) -> Mapping[str, Json]:
+        """The same layer on a grid of few tokens, two windows and two clips of few chunks."""
+        chunk, sink = self.options.chunk, self.options.sink
+        windows, clips = [sink + chunk, sink + 2 * chunk], [2 * chunk, 4 * chunk]
+        sizes: dict[str, Json] = {"grid": [2, 2], "window": windows[0], "clip": clips[-1], "measure_s": 0.001}
+        return {**sizes, "windows": windows, "clips": clips}
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Sweep; neither subject nor workload is used."""
         import torch

@@ -124,6 +124,11 @@ class Kernels(Probe):
     def _family(self, device: str) -> Bench:
         return self._bench(self.options.dtype, self.options.sizes, device)
 
+    def tiny(self) -> Mapping[str, Json]:
+        """One small shape; no crossing is kept."""
+        shape: dict[str, Json] = {"batches": [1], "queries": [64], "keys": [256], "matmul": 256, "copy_bytes": 1 << 20}
+        return {**shape, "warmup_s": 0.001, "measure_s": 0.005, "chunk": False, "compile": "none", "keep": False}
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Measure the ceilings, then shape by shape. Neither subject nor workload is used."""
         options: KernelsOptions = self.options

@@ -18,9 +18,11 @@ from harness.system import video
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
+from zlib import crc32
 from harness.system import video
-out, frames, seed = sys.argv[1:]
-pixels = np.full((int(frames), 16, 16, 3), 40 + int(seed), np.uint8)
+out, frames, seed, prompt = sys.argv[1:]
+draw = np.random.default_rng([int(seed), crc32(prompt.encode())])
+pixels = np.repeat(draw.integers(0, 256, (int(frames), 16, 1, 1), np.uint8), 16, 2).repeat(3, 3)
 video.write(Path(out), [pixels], 16.0, 8, "ultrafast")
 """
 
@@ -35,7 +37,7 @@ def options_for(name: str, folder: Path) -> dict[str, Json]:
         return {"path": str(folder)}
     if name == "command":
         (folder / "writer.py").write_text(WRITER)
-        argv = ["{python}", str(folder / "writer.py"), "{out}", "{frames}", "{seed}"]
+        argv = ["{python}", str(folder / "writer.py"), "{out}", "{frames}", "{seed}", "{prompt}"]
         return {"argv": argv, "python": sys.executable, "height": 16, "width": 16, "chunk": 4}
     if "network" in registry.models.get(name).schema.model_fields:
         return {"network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}

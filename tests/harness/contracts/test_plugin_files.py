@@ -27,16 +27,20 @@ class Mine(VideoModel):
         from models.{net} import frames
 
         for start in range(0, request.frames, 4):
-            yield frames(request.batch, min(4, request.frames - start))
+            yield frames(request, start, min(4, request.frames - start))
 """
 NET = """\
+from zlib import crc32
+
 import numpy as np
 
 SIZE = 8
 
 
-def frames(batch, count):
-    return np.zeros((batch, count, SIZE, SIZE, 3), np.uint8)
+def frames(request, start, count):
+    texts = [crc32(request.prompt(clip, start).encode()) for clip in range(request.batch)]
+    draws = [np.random.default_rng([start, *each]) for each in zip(request.seeds, texts)]
+    return np.stack([draw.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8) for draw in draws])
 """
 COMMAND = ("-c", "from harness.cli.main import main; main()")
 

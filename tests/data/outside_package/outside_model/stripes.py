@@ -33,8 +33,8 @@ class Stripes(VideoModel):
             count = min(self.options.chunk, request.frames - start)
             chunk = np.zeros((request.batch, count, 32, 32, 3), np.uint8)
             with spans(f"chunk[{start // self.options.chunk}].denoise"):
-                for clip, (prompt, seed) in enumerate(zip(request.prompts, request.seeds, strict=True)):
-                    period = 4 + zlib.crc32(prompt.encode()) % 8
+                for clip, seed in enumerate(request.seeds):
+                    period = 4 + (zlib.crc32(request.prompt(clip, start).encode()) >> 4) % 8
                     for frame in range(count):
                         columns = (np.arange(32) + seed + start + frame) % period < period // 2
                         chunk[clip, frame, :, columns, 0] = 255

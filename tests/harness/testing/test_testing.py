@@ -88,7 +88,7 @@ def test_check_model_holds_a_model_to_what_it_says_of_batches(monkeypatch: pytes
         return [finding.ok for finding in testing.check_model(name) if "batch" in finding.name]
 
     assert batches("fake/alone") == batches("fake/pairs") == [True, True]
-    assert batches("fake/by_width") == [True, None]
+    assert batches("fake/by_width") == [True, None, None]
     monkeypatch.setattr(registry.models.get("fake/by_width"), "batch_may_change_pixels", lambda self, device: False)
     assert batches("fake/by_width") == [True, False]
 

@@ -1,0 +1,73 @@
+"""What a check found, and how one step of it is tried."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from harness.errors import HarnessError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked: `ok` is None where it could not be tried, and `detail` says why.
+
+    Attributes:
+        fix: what to do about a fault; empty where the detail says it.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str = ""
+    fix: str = ""
+
+
+def attempt(findings: list[Finding], name: str, step: Callable[[], T]) -> T | None:
+    """Note how `step` ends; its result, or None when it failed."""
+    try:
+        result = step()
+    except HarnessError as error:
+        findings.append(Finding(name, False, error.message, error.fix))
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        findings.append(Finding(name, False, f"{type(error).__name__}: {error}"))
+    else:
+        findings.append(Finding(name, True))
+        return result
+    return None
+
+
+def attempt_all(findings: list[Finding], name: str, step: Callable[[], None]) -> None:
+    """Do `step`, which notes its own findings; note how it ends only where it raises."""
+    ending: list[Finding] = []
+    attempt(ending, name, step)
+    findings += [finding for finding in ending if not finding.ok]
+
+
+def left_out(findings: list[Finding], name: str, why: str, fix: str = "") -> None:
+    """Note that something was not tried."""
+    findings.append(Finding(name, None, why, fix))
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """End what runs inside with `TimeoutError` after `seconds`; without a limit outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"no end within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
