@@ -164,7 +164,8 @@ class VBenchLong(VBenchMetric):
 
     def shortest(self, frame_rate: float) -> int:
         """Two pieces and one frame more, as a clip of one piece has no long-range half."""
-        return math.ceil(2 * self.options.seconds * frame_rate) + 1
+        options: VBenchLongOptions = self.options
+        return math.ceil(2 * options.seconds * frame_rate) + 1
 
     def score(self, clip: Clip) -> Mapping[str, float]:
         """The six dimensions of one clip and their parts; `samples()` has a number for every piece.

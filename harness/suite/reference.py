@@ -124,7 +124,8 @@ def _type(body: dict[str, Any], linked: Callable[[str], str]) -> str:
         return f"mapping to {_type(inner, linked)}" if isinstance(inner, dict) and inner else "mapping"
     ends = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = ", ".join(f"{sign} {_limit(body[name])}" for name, sign in ends.items() if name in body)
-    return {"string": "text", "boolean": "true or false"}.get(kind, kind) + (f" {limits}" if limits else "")
+    words: str = {"string": "text", "boolean": "true or false"}.get(kind, kind)
+    return words + (f" {limits}" if limits else "")
 
 
 def _limit(number: float) -> str:

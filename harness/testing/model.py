@@ -137,7 +137,8 @@ class _Trial:
 
     def clip(self, seed: int = 0, frames: int = 0, prompt: int = 0) -> Frames:
         """One clip, uint8 [frames, height, width, 3]."""
-        return self.batch(Request((PROMPTS[prompt],), (seed,), frames or self.frames))[0]
+        (clip,) = self.batch(Request((PROMPTS[prompt],), (seed,), frames or self.frames))
+        return np.asarray(clip, np.uint8)
 
     def batch(self, request: Request) -> Frames:
         """The clips of a request, uint8 [batch, frames, height, width, 3]."""
