@@ -30,16 +30,20 @@ class ToyOptions(StreamingOptions):
     """Options of the small models.
 
     Attributes:
-        steps: denoising steps per chunk. guidance: classifier-free guidance scale, 1 is without.
+        steps: denoising steps per chunk. first_steps: those of the first chunk, where others.
+        guidance: classifier-free guidance scale, 1 is without.
         weights: `shipped`, distilled to four steps without guidance (consistency, then 30 generator updates of
             distribution matching, for VideoMLA along a wrong gradient); `teacher_forcing`, what they were distilled
             from, which wants 8 steps and guidance 2; `random`; or a safetensors file that a training wrote.
     """
 
+    later: ClassVar[Mapping[str, object]] = {**StreamingOptions.later, "first_steps": None}
+
     dtype: Dtype = "float32"
     steps: int = Field(4, ge=1, le=1000)
     guidance: float = Field(1.0, ge=1.0)
     weights: Annotated[str, weights_path("shipped", FORCED, RANDOM), PATH_SCHEMA] = "shipped"
+    first_steps: int | None = Field(None, ge=1, le=1000)
 
 
 class SmallWorldModel(StreamingModel):
@@ -83,14 +87,14 @@ class ToyModel(SmallWorldModel):
         """Sizes of the small transformer."""
         return presets.network_config(self.attention, self.world)
 
-    def window_policy(self) -> WindowPolicy:
+    def own_policy(self) -> WindowPolicy:
         """VideoMLA's window."""
-        policy: WindowPolicy = self.options.cache.policy(presets.WINDOW)
-        return policy
+        return presets.WINDOW
 
     def sampler_config(self) -> SamplerConfig:
         """Evenly spaced steps."""
-        return presets.sampler_config(self.options.steps, self.options.guidance)
+        options = self.options
+        return presets.sampler_config(options.steps, options.guidance, options.first_steps)
 
     def _file(self) -> Path:
         chosen: str = self.options.weights

@@ -98,10 +98,9 @@ class Trained(SmallWorldModel):
         """From the header."""
         return self.headers[0].config
 
-    def window_policy(self) -> WindowPolicy:
+    def own_policy(self) -> WindowPolicy:
         """The window of training."""
-        policy: WindowPolicy = self.options.cache.policy(self.headers[0].chain.policy())
-        return policy
+        return self.headers[0].chain.policy()
 
     def sampler_config(self) -> SamplerConfig:
         """The last stage's denoising steps and shift."""

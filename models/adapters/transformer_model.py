@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
@@ -19,7 +19,7 @@ from videomla_models.spec import cost
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
 from videomla_models.spec.storage import CacheOptions, Storage
 from videomla_models.spec.timeline import Timeline
-from videomla_models.spec.window import WindowPolicy, check_rolling
+from videomla_models.spec.window import WindowPolicy, changed, check_fit, check_rolling
 
 if TYPE_CHECKING:
     from videomla_models.network.transformer import VideoTransformer
@@ -39,15 +39,17 @@ class StreamingOptions(Options):
         dtype: of weights, latents and cache.
         attention: form of latent attention; `auto` is the cheaper one for the chunk, window and device, `reference`
             the slow float64 one. Ignored by others.
+        policy: fields of the window policy that are to differ from the model's own; docs/cache-policies.md lists them.
         cache: how keys, values and latents are stored between chunks.
     """
 
-    later: ClassVar[Mapping[str, object]] = {"cache": CacheOptions()}
+    later: ClassVar[Mapping[str, object]] = {"cache": CacheOptions(), "policy": {}}
     """Options that keys were given before there were, with their defaults, at which keys go without them."""
 
     dtype: Dtype = "bfloat16"
     attention: Literal["auto", "expanded", "absorbed", "reference"] = "auto"
     cache: CacheOptions = CacheOptions()
+    policy: dict[str, Any] = {}  # noqa: RUF012 (frozen)
 
     @model_serializer(mode="wrap")
     def _as_keys_have_it(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -71,8 +73,13 @@ class StreamingModel(VideoModel):
         """Sizes of the transformer."""
 
     @abstractmethod
+    def own_policy(self) -> WindowPolicy:
+        """What attention sees unless the options change it."""
+
     def window_policy(self) -> WindowPolicy:
         """What attention sees."""
+        cache: CacheOptions = self.options.cache
+        return cache.policy(changed(self.own_policy(), self.options.policy))
 
     @abstractmethod
     def sampler_config(self) -> SamplerConfig:
@@ -143,6 +150,7 @@ class StreamingModel(VideoModel):
         if storage.coded:
             bits = storage.effective_bits(config, work.tokens, work.window, element)
             stored = {"cache": {**self.options.cache.model_dump(mode="json"), "effective_bits": bits}}
+        whole = cost.cache_bytes(config, replace(work, head_frames=0), element, guided, storage)
         return ModelCard(
             family=self.family,
             height=height,
@@ -170,7 +178,10 @@ class StreamingModel(VideoModel):
                 "shift": sampler.shift,
                 "guidance": sampler.guidance,
                 "attention_form": self.form(),
-                "window": asdict(policy),
+                "window": policy.said(),
+                **({"first_chunk_steps": [float(step) for step in sampler.first_steps]} if sampler.first_steps else {}),
+                **({"spare_frames": work.spare} if work.spare else {}),
+                **({"cache_bytes_before_classes": whole} if policy.by_head and policy.head_from else {}),
                 "kept_beside_cache_bytes": dict(cost.kept_bytes(config, policy, work, sampler, element)),
                 "transient": dict(transient),
                 "flops_per_chunk": dict(cost.flops_per_chunk(config, policy, work, len(sampler.steps), self.form())),
@@ -225,7 +236,13 @@ class StreamingModel(VideoModel):
         if request.frames < 1:
             raise OptionError(f"{request.frames} frames", "ask for at least 1")
         policy, config = self.window_policy(), self.network_config()
+        policy.capacity(self.chunk)
         self.storage()
+        check_fit(policy, config)
+        if policy.bank and policy.bank_by == "prompt" and not all(map(str.strip, request.prompts)):
+            raise OptionError("a bank by prompt needs a prompt, and one is empty", "set policy.bank_by to similarity")
+        if policy.head_current and len(request.prompts) > 1:
+            raise OptionError("classes of heads are found for one clip at a time", "set batch to 1")
         if policy.schedule == "rolling":
             if request.switches or request.prefixes:
                 what = "switch" if request.switches else "prefix"
@@ -248,9 +265,13 @@ class StreamingModel(VideoModel):
         if len(lengths) > 1:
             raise OptionError(f"prefixes of {lengths[0]} and {lengths[-1]} frames in one batch", "set batch to 1")
         latents = self.timeline(request).prefix
-        whole = policy.schedule == "restart" or policy.sink_kind == "average"
-        if whole and latents % self.chunk:
-            why = "restarts on whole chunks" if policy.schedule == "restart" else "averages whole chunks into its sink"
+        reasons = {
+            "restarts on whole chunks": policy.schedule == "restart",
+            "averages whole chunks into its sink": policy.sink_kind == "average",
+            "chooses among whole chunks": policy.select > 0 and policy.select_by == "chunk",
+        }
+        why = next((reason for reason, holds in reasons.items() if holds), "")
+        if why and latents % self.chunk:
             first = 1 + self.temporal_ratio * (self.chunk - 1)
             raise OptionError(
                 f"it {why}, and a prefix of {lengths[0]} frames is {latents} latent ones",

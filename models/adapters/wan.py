@@ -61,9 +61,16 @@ class WanOptions(StreamingOptions):
             VAE runs at its true size with random ones.
         compile: `blocks` has torch.compile make one block, whose code serves all; `graph` the whole pass. Attention and
             cache stay as they are. The first clip of each shape waits for the compiler.
+        steps, first_steps: denoising steps out of 1000 instead of the preset's, noisiest first, and those of the first
+            chunk, which are `steps` where none are given or known.
     """
 
-    later: ClassVar[Mapping[str, object]] = {**StreamingOptions.later, "compile": "none"}
+    later: ClassVar[Mapping[str, object]] = {
+        **StreamingOptions.later,
+        "compile": "none",
+        "steps": None,
+        "first_steps": None,
+    }
 
     weights: Weights = ""
     ema: bool | None = None
@@ -81,6 +88,8 @@ class WanOptions(StreamingOptions):
     vae: Weights = WAN
     codec: Literal["wan", "preview"] = "wan"
     compile: Literal["none", "blocks", "graph"] = "none"
+    steps: tuple[float, ...] | None = None
+    first_steps: tuple[float, ...] | None = None
 
 
 class WanModel(StreamingModel):
@@ -105,6 +114,7 @@ class WanModel(StreamingModel):
         """As every model's, and which checkpoint is meant."""
         card, compiled = super().describe(), self.options.compile
         extra: dict[str, Json] = {"checkpoint": self.preset.checkpoint}
+        extra |= {name: text for name in ("source", "lacks") if (text := getattr(self.preset, name))}
         return replace(card, details={**card.details, **extra, **({"compile": compiled} if compiled != "none" else {})})
 
     def encodes(self) -> bool:
@@ -116,7 +126,7 @@ class WanModel(StreamingModel):
         network = self.preset.network
         return replace(TINY, attention=network.attention) if self.options.network == "tiny" else network
 
-    def window_policy(self) -> WindowPolicy:
+    def own_policy(self) -> WindowPolicy:
         """The preset's, or the reading that the options choose, with what they change of it."""
         options = self.options
         base = self.preset.readings[options.window] if options.window else self.preset.window
@@ -126,13 +136,12 @@ class WanModel(StreamingModel):
             "counts_sink": options.counts_sink,
             "counts_current": options.counts_current,
         }
-        policy = replace(base, **{name: value for name, value in overrides.items() if value is not None})
-        rotated: WindowPolicy = options.cache.policy(policy)
-        return rotated
+        return replace(base, **{name: value for name, value in overrides.items() if value is not None})
 
     def sampler_config(self) -> SamplerConfig:
-        """The preset's."""
-        return self.preset.sampler
+        """The preset's, with the steps that the options give."""
+        given = {"steps": self.options.steps, "first_steps": self.options.first_steps}
+        return replace(self.preset.sampler, **{name: steps for name, steps in given.items() if steps is not None})
 
     def pixels(self) -> tuple[int, int]:
         """As the options say."""

@@ -15,14 +15,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videomla_models.network.attention.context import AttendWindow, rotate_tail
+from videomla_models.network.attention.context import AttendWindow, PassContext, rotate_tail
+from videomla_models.network.attention.dense import TextKeys
 from videomla_models.network.attention.linear import State
+from videomla_models.network.bank import Bank
+from videomla_models.network.kept import Kept
+from videomla_models.network.selection import Selection
 from videomla_models.network.storage import CodedPart, empty_entries
 from videomla_models.ops.latent import rotate_first
 from videomla_models.ops.rope import RotaryTable, Rotation, rotate
 from videomla_models.ops.step import step
+from videomla_models.spec.ring import Placement, Ring, Run
 from videomla_models.spec.storage import EXACT, Storage
-from videomla_models.spec.window import Placement, Ring, Run, WindowPolicy
+from videomla_models.spec.window import WindowPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +48,20 @@ class LayerCache:
 
     Args:
         positional_part, content_part: how they are encoded; None for what is stored as the model computes it.
+        before: rows of a bank or of chosen tokens, which stand before the ring in both.
 
     Attributes:
         positional: keys [B, capacity * tokens, H, p], or one for all heads [B, capacity * tokens, p].
         content: values [B, capacity * tokens, H, d_v], or latents [B, capacity * tokens, d_c].
     """
 
-    def __init__(self, positional_part: CodedPart | None = None, content_part: CodedPart | None = None) -> None:
+    def __init__(
+        self, positional_part: CodedPart | None = None, content_part: CodedPart | None = None, before: int = 0
+    ) -> None:
         self.positional: Tensor | None = None
         self.content: Tensor | None = None
         self._parts = positional_part, content_part
+        self.before = before
 
     def entries(self) -> list[Tensor]:
         """All that is stored, once it is allocated."""
@@ -86,12 +95,12 @@ class LayerCache:
                 part.keep(slots)
 
     def edited(self, slots: Sequence[int]) -> Iterator[Tensor]:
-        """Either part in turn, to change `slots` of it in place; nothing before the first pass."""
+        """The ring of keys, then of contents, to change `slots` of it in place; nothing before the first pass."""
         if not self.entries():
             return
         keys, contents = self._parts
-        yield self._window(keys, self.positional)
-        yield self._window(contents, self.content)
+        yield self._window(keys, self.positional)[:, self.before :]
+        yield self._window(contents, self.content)[:, self.before :]
         self.keep(slots)
 
     @staticmethod
@@ -118,6 +127,10 @@ class LayerCache:
 class StreamCache:
     """All layers' caches of one batch of requests, and the frames that stand in their slots.
 
+    Args:
+        capacity: frames that attention sees. spare: frames behind them that the policy keeps besides.
+        storage: how entries are stored.
+
     Attributes:
         rotated_keys: a layer's keys [B, capacity * tokens, p] as its attention reads them. The next layer overwrites
             them: a copy for each layer would be cache as well, and no small part of a latent one.
@@ -132,12 +145,18 @@ class StreamCache:
         grid: Grid,
         table: RotaryTable,
         storage: Storage = EXACT,
+        spare: int = 0,
     ) -> None:
-        self.storage = storage
+        self.storage, self.spare = storage, spare
         self.decoded: dict[str, Tensor] = {}
         self.policy, self.grid, self.table = policy, grid, table
-        self.ring = Ring(capacity, policy.sink)
-        self.layers = [LayerCache(self._part("key"), self._part("content")) for _ in range(layers)]
+        self.ring = Ring(capacity, policy.fixed)
+        self.bank, self.selection = Bank(policy, grid.tokens), Selection(policy, grid.tokens)
+        # A policy has one of the two at most.
+        self.front: Bank | Selection = self.selection if policy.select else self.bank
+        self.layers = [LayerCache(self._part("key"), self._part("content"), self.front.rows) for _ in range(layers)]
+        turned = storage.key.kind == "exact"
+        self.kept = Kept(policy, self.ring, self.layers, table, (grid.height, grid.width), spare, turned)
         self.states: list[State | None] = [None] * layers
         self.rotated_keys: Tensor | None = None
 
@@ -145,15 +164,29 @@ class StreamCache:
         storage, code = self.storage, self.storage.key if name == "key" else self.storage.content
         if code.kind == "exact":
             return None
-        frames = self.ring.capacity, storage.sink, storage.recent
+        frames = self.ring.capacity + self.spare, storage.sink, storage.recent
         return CodedPart(code, self.grid.tokens, *frames, name, self.decoded)
 
+    @property
+    def rows(self) -> int:
+        """Rows of a layer's tensors."""
+        return self.front.rows + (self.ring.capacity + self.spare) * self.grid.tokens
+
     @step("rope")
-    def chunk(self, first: int, count: int, device: torch.device) -> ChunkContext:
-        """Make room for frames `first` to `first + count - 1` and return what their passes attend to."""
+    def chunk(
+        self, first: int, count: int, device: torch.device, prompt: Sequence[TextKeys] | None = None
+    ) -> PassContext:
+        """Make room for frames `first` to `first + count - 1` and return what their passes attend to.
+
+        `prompt`, every layer's, is what a bank may be chosen by.
+        """
+        if self.bank.due(first) and self.bank.latest in self.ring.slots:
+            layers = [(keys, contents) for keys, contents in (cache.entries() for cache in self.layers)]
+            text = None if prompt is None else [keys for keys, _ in prompt]
+            self.bank.take(layers, self.ring.slots.index(self.bank.latest), text)
         placement = self.ring.place(first, count)
-        if self.policy.sink_kind == "average" and placement.evicted:
-            self._average(placement)
+        self.kept.leave(placement)
+        self.selection.leave(placement.evicted)
         return self._context(placement, first, count, device)
 
     def _context(self, placement: Placement, first: int, count: int, device: torch.device) -> ChunkContext:
@@ -165,18 +198,20 @@ class StreamCache:
         The first `sink` of these frames are queries whose entries are dropped.
         """
         sink = self.policy.sink
-        self.ring.restart([*self.ring.slots[:sink], *range(first + sink, first + count)])
+        self.restart([*self.ring.slots[:sink], *range(first + sink, first + count)])
         placement = Placement((Run(sink, sink, count - sink),), ())
         return self._context(placement, first, count, device)
 
-    def _average(self, placement: Placement) -> None:
-        """Merge what leaves into the sink, slot by slot: sink = a sink + (1 - a) evicted (Reward Forcing)."""
-        tokens, decay = self.grid.tokens, self.policy.average_decay
-        for cache in self.layers:
-            for entries in cache.edited(range(len(placement.evicted))):
-                for sink, slot in enumerate(placement.evicted):
-                    evicted = entries[:, slot * tokens : (slot + 1) * tokens]
-                    entries[:, sink * tokens : (sink + 1) * tokens].mul_(decay).add_(evicted, alpha=1 - decay)
+    def restart(self, frames: Sequence[int]) -> None:
+        """Hold `frames` alone, in slots 0, 1, …, which a pass is to write."""
+        self.ring.restart(frames)
+        self.kept.restart()
+        self.selection.restart()
+
+    def finish(self, first: int, count: int) -> None:
+        """What the policy does once the clean pass of frames `first` to `first + count - 1` is over."""
+        self.kept.finish(first, count)
+        self.bank.finish(first)
 
     def compact(self, slots: Sequence[int]) -> None:
         """Move the entries of `slots` to slots 0, 1, … (a flush; the only time that entries move)."""
@@ -209,23 +244,29 @@ class ChunkContext:
 
     Attributes:
         filled: slots that hold a frame. positions: of those frames in time. own: of the chunk's frames.
+        rows: of a layer's tensors that attention sees, those of a bank or of chosen tokens first.
         rotation: of the chunk's tokens. key_rotation: of the filled slots; None for keys that are rotated at write.
         clean: whether this pass is the one over finished latents, the last of the chunk.
+        chosen: layers that have chosen among the tokens which leave.
     """
 
     def __init__(self, cache: StreamCache, placement: Placement, first: int, count: int, device: torch.device) -> None:
         self.cache, self.placement = cache, placement
         grid, ring, policy = cache.grid, cache.ring, cache.policy
         self.filled = len(ring.slots)
-        self.positions = ring.positions(policy.positions)
+        banked = cache.bank.filled
+        shift = banked if policy.positions == "relative" else 0
+        self.positions = [shift + position for position in ring.positions(policy.positions)]
+        self.rows = slice(cache.front.first_row, cache.front.rows + self.filled * grid.tokens)
         position = dict(zip(ring.slots, self.positions, strict=True))
         self.own = [position.get(frame, frame) for frame in range(first, first + count)]
         self.rotation = cache.table(self.own, grid.height, grid.width, device)
         self.key_rotation: Rotation | None = None
         if policy.rotation == "read":
-            self.key_rotation = cache.table(self.positions, grid.height, grid.width, device)
+            self.key_rotation = cache.table([*range(banked), *self.positions], grid.height, grid.width, device)
         self._plane, self._time = self._halves(device)
         self.clean = False
+        self.chosen: set[int] = set()
 
     def attend(
         self, layer: int, query: Tensor, positional: Tensor, content: Tensor, attend_window: AttendWindow
@@ -244,17 +285,24 @@ class ChunkContext:
         learning = torch.is_grad_enabled() and any(t.requires_grad for t in (query, positional, content))
         if rotation is not None and learning:
             positional, rotation = rotate(positional, rotation), None
-        keys, contents = cache.allocated(positional, content, self.cache.ring.capacity * tokens)
+        keys, contents = cache.allocated(positional, content, self.cache.rows)
         if learning:
             # Later passes write over the cache before the backward pass does its work.
             keys, contents = keys.clone(), contents.clone()
-        cache.write((keys, contents), self.placement.runs, positional, content, tokens, rotation)
+        query = rotate_tail(query, self.rotation)
+        if self.cache.selection.leaving and layer not in self.chosen:
+            self.cache.selection.take(layer, (keys, contents), query)
+            self.chosen.add(layer)
+        if self.clean:
+            self.cache.selection.note(layer, query)
+        ring = keys[:, cache.before :], contents[:, cache.before :]
+        cache.write(ring, self.placement.runs, positional, content, tokens, rotation)
         if self.clean and not learning:
             cache.keep([slot for run in self.placement.runs for slot in range(run.slot, run.slot + run.length)])
-        keys, contents = keys[:, : self.filled * tokens], contents[:, : self.filled * tokens]
+        keys, contents = keys[:, self.rows], contents[:, self.rows]
         if self.key_rotation is not None:
             keys = self._in_time(keys, learning) if shared else rotate(keys, self.key_rotation)
-        return attend_window(rotate_tail(query, self.rotation), keys, contents)
+        return attend_window(query, keys, contents)
 
     def _halves(self, device: torch.device) -> tuple[Rotation | None, Rotation | None]:
         """For keys rotated at read: height and width of the own tokens, time of all filled slots."""
@@ -275,7 +323,8 @@ class ChunkContext:
             return rotate_first(keys, self._time)
         cache, (batch, length, width) = self.cache, keys.shape
         if cache.rotated_keys is None:
-            cache.rotated_keys = keys.new_empty(batch, cache.ring.capacity * cache.grid.tokens, width)
+            rows = cache.front.rows + cache.ring.capacity * cache.grid.tokens
+            cache.rotated_keys = keys.new_empty(batch, rows, width)
         return rotate_first(keys, self._time, cache.rotated_keys[:, :length])
 
     def state(self, layer: int) -> State | None:

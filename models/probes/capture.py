@@ -12,7 +12,8 @@ from torch import Tensor
 from harness.errors import NotAvailable
 from videomla_models.network.attention.context import AttendWindow, Context
 from videomla_models.network.transformer import Block, Modulation, VideoTransformer
-from videomla_models.spec.window import Ring, WindowPolicy
+from videomla_models.spec.ring import Ring
+from videomla_models.spec.window import WindowPolicy
 
 if TYPE_CHECKING:
     from videomla_models.network.attention.dense import TextKeys
@@ -75,7 +76,7 @@ def period(policy: WindowPolicy, chunk: int) -> int:
     Raises `NotAvailable` where that never happens.
     """
     ring, seen = Ring(policy.capacity(chunk), policy.sink), dict[Any, int]()
-    if policy.positions == "absolute" or policy.sink_kind == "average":
+    if policy.positions == "absolute" or policy.sink_kind != "kept" or policy.average_rates:
         raise NotAvailable(
             "no chunk repeats the launches of an earlier one: positions are absolute, or the sink is averaged",
             "use compile: none or blocks, or a window with positions: relative and a kept sink",

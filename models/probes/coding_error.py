@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from harness.contracts import Request, Spans, no_spans
 from harness.errors import OptionError
-from videomla_models.network.attention.context import AttendWindow
+from videomla_models.network.attention.context import AttendWindow, PassContext
+from videomla_models.network.attention.dense import TextKeys
 from videomla_models.network.attention.latent import LatentAttention
 from videomla_models.network.cache import ChunkContext, StreamCache
 from videomla_models.network.transformer import VideoTransformer
@@ -77,15 +78,23 @@ class _Cache(StreamCache):
 
     def __init__(self, usual: StreamCache, storage: Storage, sums: _Sums) -> None:
         same = len(usual.layers), usual.policy, usual.ring.capacity, usual.grid, usual.table
-        super().__init__(*same)
-        self.encoded, self.sums = StreamCache(*same, storage), sums
+        super().__init__(*same, spare=usual.spare)
+        self.encoded, self.sums = StreamCache(*same, storage, usual.spare), sums
 
-    def chunk(self, first: int, count: int, device: torch.device) -> ChunkContext:
-        self.encoded.ring = copy.deepcopy(self.ring)
-        return self._both(super().chunk(first, count, device), self.encoded.chunk(first, count, device))
+    def chunk(
+        self, first: int, count: int, device: torch.device, prompt: Sequence[TextKeys] | None = None
+    ) -> PassContext:
+        self.encoded.ring.slots = list(self.ring.slots)
+        here, encoded = super().chunk(first, count, device, prompt), self.encoded.chunk(first, count, device, prompt)
+        return self._both(here, encoded)
+
+    def finish(self, first: int, count: int) -> None:
+        """Of both."""
+        super().finish(first, count)
+        self.encoded.finish(first, count)
 
     def rebuild_behind_sink(self, first: int, count: int, device: torch.device) -> ChunkContext:
-        self.encoded.ring = copy.deepcopy(self.ring)
+        self.encoded.ring.slots = list(self.ring.slots)
         here = super().rebuild_behind_sink(first, count, device)
         return self._both(here, self.encoded.rebuild_behind_sink(first, count, device))
 
@@ -93,13 +102,13 @@ class _Cache(StreamCache):
         super().compact(slots)
         self.encoded.compact(slots)
 
-    def _both(self, exact: ChunkContext, encoded: ChunkContext) -> ChunkContext:
+    def _both(self, exact: PassContext, encoded: PassContext) -> ChunkContext:
         self.sums.begin()
         return _Context(exact, encoded, self.sums)
 
 
 class _Context(ChunkContext):
-    def __init__(self, exact: ChunkContext, encoded: ChunkContext, sums: _Sums) -> None:
+    def __init__(self, exact: PassContext, encoded: PassContext, sums: _Sums) -> None:
         self.exact, self.encoded, self.sums = exact, encoded, sums
         self.clean = False
 

@@ -107,6 +107,8 @@ def window_policy(spec: dict[str, Any]) -> WindowPolicy:
     window, local = windows[family], int(spec["local"])
     if window.schedule == "rolling":
         return replace(window, frames=int(spec["cache_frames"]), sink=int(spec["block"]))
+    if "head_classes" in spec:
+        window = replace(window, head_classes=tuple(spec["head_classes"]), head_current=0.0)
     return replace(
         window,
         frames=FULL_WINDOW if local == -1 else local,
@@ -192,7 +194,8 @@ def roll(
     shape = (tensors["noise"].shape[0], int(spec["frames"]), network.config.in_channels, height, width)
     if tensors["noise"].shape != shape:
         raise WeightsError(f"{path}: noise is {tuple(tensors['noise'].shape)}, its spec says {shape}")
-    sampler = SamplerConfig(steps=tuple(spec.get("steps", (1000, 750, 500, 250))))
+    steps = tuple(spec.get("steps", SamplerConfig().steps))
+    sampler = SamplerConfig(steps=steps, first_steps=tuple(spec.get("first_steps", ())))
     policy, chunk = window_policy(spec), int(spec["block"])
     kind = RollingRollout if policy.schedule == "rolling" else Rollout
     rollout = kind(network, policy, chunk, sampler, Grid(height // 2, width // 2))

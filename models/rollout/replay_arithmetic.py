@@ -20,7 +20,7 @@ from videomla_models.network.attention.dense import RMSNorm
 from videomla_models.network.cache import ChunkContext, StreamCache
 from videomla_models.network.transformer import InplaceGELU
 from videomla_models.ops import reference
-from videomla_models.spec.window import Placement
+from videomla_models.spec.ring import Placement
 
 BLOCK = 128
 """Products that are summed before they are added to what stands in the result, the bias at first."""
@@ -135,7 +135,9 @@ class RecordedOrder(TorchFunctionMode):
 
 class _Cache(StreamCache):
     def __init__(self, order: RecordedOrder, usual: StreamCache) -> None:
-        super().__init__(len(usual.layers), usual.policy, usual.ring.capacity, usual.grid, usual.table)
+        super().__init__(
+            len(usual.layers), usual.policy, usual.ring.capacity, usual.grid, usual.table, usual.storage, usual.spare
+        )
         self.order = order
 
     def _context(self, placement: Placement, first: int, count: int, device: torch.device) -> ChunkContext:
@@ -151,7 +153,7 @@ class _Context(ChunkContext):
         """Write the entries as they are, rotate the window, attend."""
         cache, grid = self.cache, self.cache.grid
         entries = cache.layers[layer]
-        written = entries.allocated(positional, content, cache.ring.capacity * grid.tokens)
+        written = entries.allocated(positional, content, cache.rows)
         entries.write(written, self.placement.runs, positional, content, grid.tokens)
         keys, contents = (tensor[:, : self.filled * grid.tokens] for tensor in written)
         own, window = (cache.table.angles(at, grid.height, grid.width) for at in (self.own, self.positions))

@@ -17,7 +17,8 @@ from videomla_models.network.attention.context import AttendWindow, rotate_tail
 from videomla_models.network.cache import StreamCache
 from videomla_models.ops.rope import rotate
 from videomla_models.rollout.rollout import Noise, Prompt, PromptSwitch, Rollout
-from videomla_models.spec.window import Ring, check_rolling
+from videomla_models.spec.ring import Ring
+from videomla_models.spec.window import check_rolling
 
 
 class RollingContext:
@@ -51,7 +52,7 @@ class RollingContext:
         """Attend to the anchor, the chosen slots and the pass's own entries, in that order."""
         cache, tokens = self.cache.layers[layer], self.cache.grid.tokens
         own = rotate(positional, self.rotation)
-        keys, contents = cache.allocated(positional, content, self.cache.ring.capacity * tokens)
+        keys, contents = cache.allocated(positional, content, self.cache.rows)
         if self.write_to is not None:
             here = slice(self.write_to * tokens, self.write_to * tokens + own.shape[1])
             keys[:, here] = positional if self.write_to == 0 else own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from harness.contracts import Spans, no_spans
 from harness.errors import OptionError
-from videomla_models.network.attention.context import Context
+from videomla_models.network.attention.context import Context, PassContext
 from videomla_models.network.attention.dense import TextKeys
-from videomla_models.network.cache import ChunkContext, Grid, StreamCache
+from videomla_models.network.cache import Grid
+from videomla_models.network.heads import stream_cache
 from videomla_models.network.transformer import Modulations, VideoTransformer
 from videomla_models.rollout.sampler import Schedule, guided
 from videomla_models.spec.config import SamplerConfig
@@ -92,12 +93,15 @@ class Rollout:
     ) -> None:
         self.network, self.policy, self.chunk, self.spans = network, policy, chunk, spans
         self.first = first
-        self.schedule = Schedule(sampler)
+        later = Schedule(sampler)
+        first_chunk = Schedule(replace(sampler, steps=sampler.first_steps)) if sampler.first_steps else later
+        self.schedules = first_chunk, later
+        self.schedule = later
         self.last = len(self.schedule) - 1
         self.guidance = sampler.guidance
         self.capacity = policy.capacity(chunk)
         layers = network.config.layers
-        self.cache = StreamCache(layers, policy, self.capacity, grid, network.rotary_table(), storage)
+        self.cache = stream_cache(layers, policy, chunk, grid, network.rotary_table(), storage)
         self.finished: list[Tensor] = []
         self._modulations: defaultdict[float, list[Modulations]] = defaultdict(list)
         self.device = network.patch_embedding.weight.device
@@ -133,11 +137,13 @@ class Rollout:
                 with self.spans("switch"):
                     self._switch(prompt, first)
             with self.spans(f"chunk[{index}].denoise"):
-                context = self.cache.chunk(first, self.chunk, self.device)
+                self._choose_steps(index)
+                context = self.cache.chunk(first, self.chunk, self.device, prompt)
                 latents = self._denoise(noise, prompt, context, first)
             past = latents if history is None else history[:, first : first + self.chunk]
             with self.spans(f"chunk[{index}].clean_pass"):
                 self._clean_pass(past, prompt, context)
+                self.cache.finish(first, self.chunk)
             self._remember(past)
             yield latents
             first += self.chunk
@@ -151,12 +157,20 @@ class Rollout:
         with self.spans("prefix"):
             for first in range(0, prefix.shape[1], self.chunk):
                 part = prefix[:, first : first + self.chunk]
-                context = self.cache.chunk(first, part.shape[1], part.device)
+                context = self.cache.chunk(first, part.shape[1], part.device, prompt)
                 self._clean_pass(part, prompt, context)
+                self.cache.finish(first, part.shape[1])
                 self._remember(part)
         return prefix.shape[1]
 
-    def _denoise(self, noise: Noise, prompt: Prompt, context: ChunkContext, first: int) -> Tensor:
+    def _choose_steps(self, index: int) -> None:
+        """Of the first chunk of a clip, or of later ones, where they have steps of their own."""
+        first, later = self.schedules
+        if first is not later:
+            self.schedule = later if index else first
+            self.last = len(self.schedule) - 1
+
+    def _denoise(self, noise: Noise, prompt: Prompt, context: PassContext, first: int) -> Tensor:
         x = noise.start(first, self.chunk)
         for step in range(self.last + 1):
             x = self._clean(x, step, prompt, context)
@@ -164,12 +178,12 @@ class Rollout:
                 x = self.schedule.noisy(x, noise.renoise(self.chunk), self.schedule.sigmas[step + 1])
         return x
 
-    def _clean(self, x: Tensor, step: int, prompt: Prompt, context: ChunkContext) -> Tensor:
+    def _clean(self, x: Tensor, step: int, prompt: Prompt, context: PassContext) -> Tensor:
         """The clean latents that the network sees behind those of a denoising step."""
         output = self._predict(x, self.schedule.timesteps[step], prompt, context)
         return self.schedule.clean(x, output, self.schedule.sigmas[step])
 
-    def _predict(self, x: Tensor, timestep: float, prompt: Prompt, context: ChunkContext) -> Tensor:
+    def _predict(self, x: Tensor, timestep: float, prompt: Prompt, context: PassContext) -> Tensor:
         if self.guidance == 1:
             return self._forward(x, timestep, prompt, context)
         with_prompt, without = self._forward(torch.cat([x, x]), timestep, prompt, context).chunk(2)
@@ -181,7 +195,7 @@ class Rollout:
         out: Tensor = self.network(x, times, prompt, context, kept)
         return out
 
-    def _clean_pass(self, latents: Tensor, prompt: Prompt, context: ChunkContext) -> None:
+    def _clean_pass(self, latents: Tensor, prompt: Prompt, context: PassContext) -> None:
         """One more pass on the finished frames, which overwrites their noisy entries."""
         context.clean = True
         doubled = latents if self.guidance == 1 else torch.cat([latents, latents])
@@ -210,9 +224,10 @@ class Rollout:
         count = min(self.capacity, first)
         frames = torch.cat(self.finished, dim=1)[:, -count:]
         oldest = first - count
+        context: PassContext
         if self.policy.keep_sink_on_rebuild and oldest > 0:
             context = self.cache.rebuild_behind_sink(oldest, count, frames.device)
         else:
-            self.cache.ring.restart(range(oldest, first))
+            self.cache.restart(range(oldest, first))
             context = self.cache.chunk(oldest, count, frames.device)
         self._clean_pass(frames, prompt, context)

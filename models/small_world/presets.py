@@ -47,6 +47,7 @@ def network_config(attention: str, world: World = "toy") -> TransformerConfig:
     )
 
 
-def sampler_config(steps: int, guidance: float) -> SamplerConfig:
+def sampler_config(steps: int, guidance: float, first_steps: int | None = None) -> SamplerConfig:
     """Evenly spaced denoising steps at the shift of training; the network predicts the clean latent."""
-    return SamplerConfig(steps=evenly_spaced(steps), shift=4.0, guidance=guidance, prediction="clean")
+    first = evenly_spaced(first_steps) if first_steps else ()
+    return SamplerConfig(evenly_spaced(steps), shift=4.0, guidance=guidance, prediction="clean", first_steps=first)

@@ -81,6 +81,7 @@ class SamplerConfig:
         guidance: classifier-free guidance scale; 1 is without.
         prediction: what the network's output means: the `flow`, or the clean latent (`clean`).
         clean_timestep: timestep of the pass that writes a finished chunk into the cache.
+        first_steps: those of the first chunk of a clip (Causal Forcing++); as `steps` unless given.
     """
 
     steps: tuple[float, ...] = (1000, 750, 500, 250)
@@ -89,6 +90,7 @@ class SamplerConfig:
     guidance: float = 1.0
     prediction: str = "flow"
     clean_timestep: float = 0.0
+    first_steps: tuple[float, ...] = ()
 
 
 def evenly_spaced(count: int) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
 from videomla_models.spec.storage import EXACT, Storage
-from videomla_models.spec.window import WindowPolicy
+from videomla_models.spec.window import CURRENT, LOCAL, SINK, WindowPolicy
 
 ELEMENT_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -40,12 +40,17 @@ class Workload:
     Attributes:
         tokens: per latent frame. chunk: latent frames per chunk. window: latent frames that attention sees.
         forwards: network calls per chunk, clean pass included, guidance counted as a second batch element.
+        spare: latent frames that the cache holds besides.
+        head_frames: where classes of heads have windows of their own, latent frames that their heads hold in all layers
+            together, at most; 0 elsewhere.
     """
 
     tokens: int
     chunk: int
     window: int
     forwards: int
+    spare: int = 0
+    head_frames: int = 0
 
 
 def workload(
@@ -55,7 +60,20 @@ def workload(
     guided = 2 if sampler.guidance != 1 else 1
     passes = 2 if policy.schedule == "rolling" else len(sampler.steps) + 1
     tokens = (height // config.patch[1]) * (width // config.patch[2])
-    return Workload(tokens, chunk, policy.capacity(chunk), guided * passes)
+    window = policy.capacity(chunk) + policy.bank + policy.select
+    return Workload(tokens, chunk, window, guided * passes, policy.spare(chunk), _head_frames(config, policy, chunk))
+
+
+def _head_frames(config: TransformerConfig, policy: WindowPolicy, chunk: int) -> int:
+    """Of all heads once their classes hold; of classes that are to be found, the larger window of the other two."""
+    if not policy.by_head:
+        return 0
+    frames = {letter: policy.of_class(letter, chunk).frames for letter in (SINK, LOCAL, CURRENT)}
+    if policy.head_classes:
+        return sum(frames[letter] for letter in "".join(policy.head_classes))
+    heads = config.layers * config.heads
+    current = round(policy.head_current * heads)
+    return current * frames[CURRENT] + (heads - current) * max(frames[SINK], frames[LOCAL])
 
 
 def cache_bytes(
@@ -67,8 +85,10 @@ def cache_bytes(
     """
     if config.attention == "linear":
         layer = config.dim * (config.head_dim + 1) * element_bytes
+    elif work.head_frames:
+        return work.head_frames * work.tokens * 2 * config.head_dim * element_bytes * (2 if guided else 1)
     else:
-        layer = storage.layer_bytes(config, work.tokens, work.window, element_bytes)
+        layer = storage.layer_bytes(config, work.tokens, work.window + work.spare, element_bytes)
     return config.layers * layer * (2 if guided else 1)
 
 
@@ -78,14 +98,18 @@ def kept_bytes(
     """Bytes that one request's stream keeps from chunk to chunk beside the cache, by name; guidance's included.
 
     `text_keys`: keys and values of the prompt in every layer. `latents`: finished frames that a rebuild runs again, or
-    chunks in flight of the rolling schedule. Rotary angles and what is made of the timesteps alone are left
-    out, one set for all requests of a batch, and so is what the decoder keeps.
+    chunks in flight of the rolling schedule. `queries`: of the clean pass, summed, where tokens are chosen by them.
+    Rotary angles and what is made of the timesteps alone are left out, one set for all requests of a batch, and so is
+    what the decoder keeps.
     """
     text = 2 * config.layers * config.text_tokens * config.dim * (2 if sampler.guidance != 1 else 1)
-    chunks = -(-work.window // work.chunk) if policy.switch == "rebuild" else 0
+    chunks = -(-(work.window - policy.bank - policy.select) // work.chunk) if policy.switch == "rebuild" else 0
     chunks = len(sampler.steps) - 1 if policy.schedule == "rolling" else chunks
     latents = chunks * work.chunk * work.tokens * math.prod(config.patch) * config.in_channels
-    return {"text_keys": text * element_bytes, "latents": latents * element_bytes}
+    kept = {"text_keys": text * element_bytes, "latents": latents * element_bytes}
+    if policy.select and policy.select_at == "clean":
+        kept["queries"] = config.layers * config.dim * element_bytes * (2 if sampler.guidance != 1 else 1)
+    return kept
 
 
 def transient_bytes(
@@ -107,6 +131,8 @@ def transient_bytes(
         form: of latent attention, `expanded` or `absorbed`.
     """
     tokens, sizes = work.window * work.tokens, config.latent
+    if work.head_frames:
+        tokens = work.head_frames * work.tokens // (config.layers * config.heads)
     scalars = {"rotated": 0, "gathered": 0, "rebuilt": 0}
     if config.attention != "linear" and policy.schedule == "rolling":
         scalars["gathered"] = (tokens - policy.sink * work.tokens) * config.cached_scalars
@@ -174,6 +200,8 @@ def flops_per_chunk(
 ) -> Mapping[str, int]:
     """FLOPs of a chunk in the steady state, window full, by part and in all (`total`)."""
     own, window = work.chunk * work.tokens, work.window * work.tokens
+    if work.head_frames:
+        window = work.head_frames * work.tokens // (config.layers * config.heads)
     if policy.schedule == "rolling":
         seen = window - policy.sink * work.tokens
         passes = [

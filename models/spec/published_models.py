@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from videomla_models.spec.config import SamplerConfig, TransformerConfig
+from videomla_models.spec.config import SamplerConfig, TransformerConfig, evenly_spaced
 from videomla_models.spec.window import WindowPolicy
 
 FULL_WINDOW = 21
@@ -35,6 +35,8 @@ class Preset:
         checkpoint: what the authors publish, how to name it, and the command that brings it where there is one; empty
             where nothing is published.
         licence: of that checkpoint.
+        source: what was read of the method, where the head of this module does not say it. lacks: what of the method is
+            not here, as it was not public.
         trace: what recorded rollouts call it in their `family`; empty where none is recorded.
         version: of its class, where it is not that of all presets.
     """
@@ -51,6 +53,8 @@ class Preset:
     licence: str = ""
     trace: str = ""
     version: str = ""
+    source: str = ""
+    lacks: str = ""
 
 
 def _at_read(frames: int, sink: int) -> WindowPolicy:
@@ -60,6 +64,26 @@ def _at_read(frames: int, sink: int) -> WindowPolicy:
 def _longlive() -> WindowPolicy:
     """As `local_attn_size: 12`, `sink_size: 3` and `global_sink: true` of its configurations say."""
     return WindowPolicy(frames=12, sink=3, switch="rebuild", keep_sink_on_rebuild=True)
+
+
+FOUR_STEPS = SamplerConfig().steps
+
+
+def _few_steps(steps: int) -> Preset:
+    word = {1: "one step", 2: "two steps"}[steps]
+    return Preset(
+        family="causal_forcing",
+        title=f"Causal Forcing++, {word}",
+        about=f"Causal Forcing++, one latent frame per chunk: {word}, four for the first chunk.",
+        trace="causal_forcing_framewise" if steps == 2 else "",
+        window=WindowPolicy(frames=FULL_WINDOW),
+        chunk=1,
+        sampler=SamplerConfig(steps=evenly_spaced(steps), first_steps=FOUR_STEPS),
+        checkpoint=f"zhuhz22/Causal-Forcing: causal-forcing++/framewise-{steps}step.pt",
+        licence="Apache-2.0",
+        source="arXiv 2605.15141; thu-ml/Causal-Forcing 1fc7bbc, "
+        f"`configs/causal_forcing_dmd_framewise_{steps}step.yaml` and `pipeline/causal_inference.py`",
+    )
 
 
 PUBLISHED: dict[str, Preset] = {
@@ -167,5 +191,84 @@ PUBLISHED: dict[str, Preset] = {
         window=WindowPolicy(frames=FULL_WINDOW),
         checkpoint="zhuhz22/Causal-Forcing: the chunk-wise checkpoint",
         licence="Apache-2.0",
+    ),
+    "causal-forcing-2-step": _few_steps(2),
+    "causal-forcing-1-step": _few_steps(1),
+    "one-forcing": Preset(
+        family="one_forcing",
+        title="One-Forcing",
+        about="One-Forcing, one latent frame per chunk: one step, four for the first chunk.",
+        window=WindowPolicy(frames=FULL_WINDOW),
+        chunk=1,
+        sampler=SamplerConfig(steps=(1000,), first_steps=FOUR_STEPS),
+        checkpoint="JiaqiFeng/OneForcing: checkpoints/one_forcing.pt",
+        licence="Apache-2.0",
+        source="arXiv 2605.23458; Aurora-edu/One-Forcing ca345b3, `scripts/infer.sh`",
+    ),
+    "memrope": Preset(
+        family="memrope",
+        title="MemRoPE",
+        about="MemRoPE on Self-Forcing: a sink, a slow and a fast average of what leaves, and recent frames.",
+        trace="memrope",
+        window=WindowPolicy(frames=12, sink=3, average_rates=(0.01, 0.1), rotation="read", positions="relative"),
+        checkpoint="Self-Forcing's or LongLive's checkpoint; the method trains nothing",
+        licence="Apache-2.0",
+        source="arXiv 2603.12513; YoungRaeKimm/MemRoPE b89bf5b, `wan/modules/causal_model.py`",
+    ),
+    "memflow": Preset(
+        family="memflow",
+        title="MemFlow",
+        about="MemFlow: LongLive's window, and a bank of three older frames that the prompt chooses.",
+        trace="memflow",
+        window=replace(_longlive(), bank=3),
+        checkpoint="KlingTeam/MemFlow: base.pt with lora.pt (lora_alpha 256)",
+        licence="Apache-2.0",
+        source="arXiv 2512.14699; KlingTeam/MemFlow 7ed5147, `configs/inference.yaml`, `wan/modules/causal_model.py`",
+        lacks="sparse activation of the bank (`SMA`), which its configuration leaves off",
+    ),
+    "dummy-forcing": Preset(
+        family="dummy_forcing",
+        title="Dummy Forcing",
+        about="Dummy Forcing on Self-Forcing: half of the heads see one frame back, others sink or last chunk.",
+        trace="dummy_forcing",
+        window=WindowPolicy(frames=7, sink=1, head_current=0.5, head_from=2),
+        checkpoint="Self-Forcing's checkpoint; the method trains nothing",
+        licence="Apache-2.0",
+        source="arXiv 2601.20499; csguoh/DummyForcing 28128ed, `configs/self_forcing_inference.yaml`, "
+        "`wan/modules/causal_model.py` and `dummyforcing.py`",
+        lacks="skipped passes (`teacache`), which its configuration leaves off; classes are told from evenly spread "
+        "queries and not from random ones",
+    ),
+    "deep-forcing": Preset(
+        family="deep_forcing",
+        title="Deep Forcing",
+        about="Deep Forcing on Self-Forcing: a sink of ten frames, two frames of chosen tokens, four recent ones.",
+        window=WindowPolicy(frames=17, sink=10, select=2),
+        checkpoint="Self-Forcing's checkpoint; the method trains nothing",
+        licence="Apache-2.0",
+        source="arXiv 2512.05081",
+        lacks="its code, which is not public: sizes and score are the paper's; it lets the window grow to 21 frames "
+        "before it chooses, and moves the sink's positions",
+    ),
+    "triattention": Preset(
+        family="triattention",
+        title="TriAttention on LongLive",
+        about="TriAttention on LongLive: each head keeps two frames of tokens between its sink and the last chunk.",
+        window=replace(_longlive(), frames=7, sink=1, select=2, select_by="head", select_at="clean"),
+        checkpoint="LongLive's checkpoint; the method trains nothing",
+        licence="Apache-2.0",
+        source="WeianMao/triattention c3744ee, `longlive/configs/triattention_interactive.yaml` and "
+        "`longlive/kv_compression.py`",
+        lacks="its trigonometric score from shipped statistics of queries; the clean pass's own queries stand in",
+    ),
+    "rolling-sink": Preset(
+        family="rolling_sink",
+        title="Rolling Sink",
+        about="Rolling Sink on Self-Forcing: first frames come back before the last chunk, forwards and backwards.",
+        trace="rolling_sink",
+        window=WindowPolicy(frames=FULL_WINDOW, sink_kind="ping_pong", rotation="read"),
+        checkpoint="Self-Forcing's checkpoint; the method trains nothing",
+        licence="Apache-2.0",
+        source="arXiv 2602.07775; haodong2000/Rolling-Sink 6eaed1e, `wan/modules/causal_model.py`",
     ),
 }

@@ -169,6 +169,15 @@ class Storage:
                 f"window of {capacity}",
                 f"set cache.recent_chunks to at most {(capacity - policy.sink - 1) // chunk}",
             )
+        if policy.bank or policy.select or policy.by_head:
+            raise OptionError(
+                "a bank, a choice of tokens and classes of heads work on entries as they are",
+                "leave cache out, or window.bank, select, head_classes and head_current",
+            )
+        if self.recent and (policy.rolls or policy.average_rates):
+            raise OptionError(
+                "averages and frames that come back would pass for the latest ones", "set cache.recent_chunks to 0"
+            )
         if policy.sink_kind == "average" and not self.sink:
             raise OptionError(
                 "an averaged sink moves by less than a code's steps, and would stand still", "set cache.sink to exact"

@@ -1,13 +1,19 @@
-"""Window policies as data, and the bookkeeping of a ring of latent frames; torch-free, all positions host integers."""
+"""Window policies as data: which latent frames attention sees, and where they stand; torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
-from harness.errors import OptionError
-from videomla_models.spec.config import SamplerConfig
+from pydantic import TypeAdapter, ValidationError
+
+from harness.contracts import Json
+from harness.errors import OptionError, nearest
+from videomla_models.spec.config import SamplerConfig, TransformerConfig
+
+SINK, LOCAL, CURRENT = "s", "l", "c"
+"""Classes of heads, as `WindowPolicy.head_classes` has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +24,9 @@ class WindowPolicy:
         frames: size of the window. sink: first frames that are never evicted.
         counts_sink, counts_current: whether `frames` includes the sink and the chunk being denoised. The public
             codebases include both (Self-Forcing `local_attn_size`); VideoMLA's text can be read either way.
-        sink_kind: `kept` as first written, or a running `average` of what is evicted (Reward Forcing).
+        sink_kind: `kept` as first written; a running `average` of what is evicted (Reward Forcing); or, in a window
+            that is full, copies of its first frames in the place of those before the last chunk: walked forwards and
+            back (`ping_pong`, Rolling Sink), or forwards again and again (`rolling`).
         average_decay: weight of the old sink in that average.
         rotation: keys are rotated at `write`, or kept unrotated and rotated at each `read`.
         positions: `absolute` frame index, or `relative` to the window, 0 for its oldest frame.
@@ -28,13 +36,29 @@ class WindowPolicy:
         schedule: `chunk` by chunk; `rolling` joint denoising of several noise levels (Rolling Forcing); or `restart`,
             chunk by chunk until the window is full, then anew on its last chunk, whose first latent frame becomes an
             image encoded again (CausVid).
+        average_rates: one running average for each, a frame of the window behind the sink: weight of what leaves
+            (MemRoPE: 0.01 and 0.1). They start as the mean of what leaves first.
+        average_over: one mean of all `tokens` that leave (MemRoPE), or of their `frames`, place by place.
+        bank: frames that attention sees besides the window, each the first of a chunk. Until it is full, one is added
+            every `bank_every` chunks, of the latest of them; then, chunk by chunk, the latest takes the place of the
+            one that has least to do with the prompt (`bank_by: prompt`, MemFlow: mean score of the prompt's keys), or
+            is least like the latest (`similarity`: cosine of the means of its keys).
+        select: frames' worth of tokens that attention sees besides the window: of those that left it, the ones whose
+            keys the queries score highest. What stays or goes as one is a `chunk`, a `frame`, a `token` of all heads,
+            or a token of each `head` apart (`select_by`). The queries are those of the `first` pass of the chunk that
+            frames leave for, or of the `clean` pass before (`select_at`).
+        head_classes: a string for each layer, a letter for each head: `s` sees sink and chunk, `l` and `c` as many
+            frames before the chunk as `head_recent` says, and the chunk (Dummy Forcing). All heads see the window
+            until chunk `head_from`, counted from 0.
+        head_current: where no classes are given, the share of all heads that is to be `c`; which, and what the others
+            are, is found from where heads look in the clean pass before `head_from`.
     """
 
     frames: int
     sink: int = 0
     counts_sink: bool = True
     counts_current: bool = True
-    sink_kind: Literal["kept", "average"] = "kept"
+    sink_kind: Literal["kept", "average", "rolling", "ping_pong"] = "kept"
     average_decay: float = 0.999
     rotation: Literal["write", "read"] = "write"
     positions: Literal["absolute", "relative"] = "absolute"
@@ -42,151 +66,287 @@ class WindowPolicy:
     flush_keep: int = 2
     keep_sink_on_rebuild: bool = False
     schedule: Literal["chunk", "rolling", "restart"] = "chunk"
+    average_rates: tuple[float, ...] = ()
+    average_over: Literal["tokens", "frames"] = "tokens"
+    bank: int = 0
+    bank_every: int = 3
+    bank_by: Literal["prompt", "similarity"] = "prompt"
+    select: int = 0
+    select_by: Literal["chunk", "frame", "token", "head"] = "token"
+    select_at: Literal["first", "clean"] = "first"
+    head_classes: tuple[str, ...] = ()
+    head_current: float = 0.0
+    head_from: int = 0
+    head_recent: tuple[int, int] = (3, 1)
 
     def capacity(self, chunk: int) -> int:
-        """Latent frames that the cache holds for chunks of `chunk` frames; checks the policy against them."""
-        self._check(chunk)
-        total = self.frames
-        total += 0 if self.counts_sink else self.sink
-        total += 0 if self.counts_current else chunk
-        if total < self.sink + chunk:
+        """Latent frames that attention sees of chunks of `chunk` frames; checks the policy against them."""
+        check(self, chunk)
+        total = self.total(chunk)
+        if total < self.fixed + chunk:
+            averages = f", {len(self.average_rates)} averages" if self.average_rates else ""
             raise OptionError(
-                f"window of {total} frames cannot hold its sink of {self.sink} and a chunk of {chunk}",
-                f"set window.frames to at least {self.frames + self.sink + chunk - total}",
+                f"window of {total} frames cannot hold its sink of {self.sink}{averages} and a chunk of {chunk}",
+                f"set window.frames to at least {self.frames + self.fixed + chunk - total}",
             )
         if self.sink_kind == "average" and (total - self.sink) % chunk:
             raise OptionError(
                 f"an averaged sink needs whole chunks to leave: {total - self.sink} recent frames, chunks of {chunk}",
                 f"set window.frames to {total - (total - self.sink) % chunk}",
             )
+        if self.rolls and total < 2 * chunk:
+            raise OptionError(
+                f"a {self.sink_kind} sink needs a chunk to copy to: window of {total} frames, chunks of {chunk}",
+                f"set window.frames to at least {2 * chunk}",
+            )
         return total
 
-    def _check(self, chunk: int) -> None:
-        allowed = {
-            "sink_kind": ("kept", "average"),
-            "rotation": ("write", "read"),
-            "positions": ("absolute", "relative"),
-            "switch": ("keep", "rebuild", "flush"),
-            "schedule": ("chunk", "rolling", "restart"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise OptionError(f"window.{name} is {getattr(self, name)!r}", f"choose one of {', '.join(values)}")
-        if self.frames < 1 or self.sink < 0 or chunk < 1:
-            raise OptionError(
-                f"window.frames {self.frames}, sink {self.sink}, chunk {chunk}: out of range",
-                "frames and chunk are at least 1, sink at least 0",
-            )
-        if self.rotation == "write" and self.positions == "relative":
-            raise OptionError(
-                "window.positions relative needs keys that are rotated at read", "set window.rotation to read"
-            )
-        if self.sink_kind == "average" and not (self.sink == chunk and 0 < self.average_decay < 1):
-            raise OptionError(
-                f"an averaged sink of {self.sink} frames does not fit chunks of {chunk}",
-                f"set window.sink to {chunk}, and average_decay between 0 and 1",
-            )
-        if self.sink_kind == "average" and self.rotation == "write":
-            raise OptionError("an averaged sink needs unrotated keys", "set window.rotation to read")
-        if self.schedule == "restart" and (self.sink or self.frames % chunk or self.frames < 2 * chunk):
-            raise OptionError(
-                f"a window of {self.frames} frames with a sink of {self.sink} cannot restart on a chunk of {chunk}",
-                f"set window.sink to 0, and window.frames to a multiple of {chunk}, at least {2 * chunk}",
-            )
-        if self.switch == "flush" and (self.sink < 1 or self.flush_keep < 1):
-            raise OptionError("window.switch flush needs a sink and flush_keep of at least 1", "set window.sink to 1")
+    def spare(self, chunk: int) -> int:
+        """Latent frames that the cache holds beside those that attention sees: first frames that a sink walks."""
+        return self.capacity(chunk) - chunk if self.rolls else 0
+
+    @property
+    def fixed(self) -> int:
+        """Frames that hold their slots: the sink, and the running averages behind it."""
+        return self.sink + len(self.average_rates)
+
+    @property
+    def by_head(self) -> bool:
+        """Whether heads have windows of their own."""
+        return bool(self.head_classes or self.head_current)
+
+    def of_class(self, letter: str, chunk: int) -> WindowPolicy:
+        """The window of the heads of a class."""
+        sink, recent = (self.sink, 0) if letter == SINK else (0, self.head_recent[0 if letter == LOCAL else 1])
+        frames = sink + recent + chunk
+        return replace(
+            self, frames=frames, sink=sink, counts_sink=True, counts_current=True, head_classes=(), head_current=0.0
+        )
+
+    @property
+    def rolls(self) -> bool:
+        """Whether the sink is a walk through the first frames."""
+        return self.sink_kind in ("rolling", "ping_pong")
+
+    def said(self) -> dict[str, Json]:
+        """By name, for cards: the fields that a policy always had, and later ones where they are not at their defaults.
+
+        So a card of a policy that needs none of the later ones stays what it was.
+        """
+        values = asdict(self)
+        names = [field.name for field in fields(self)]
+        always = names[: names.index("schedule") + 1]
+        changed = [field.name for field in fields(self) if values[field.name] != field.default]
+        return {name: value for name, value in values.items() if name in always or name in changed}
+
+    def total(self, chunk: int) -> int:
+        """Frames of the window, sink and chunk included."""
+        return self.frames + (0 if self.counts_sink else self.sink) + (0 if self.counts_current else chunk)
+
+
+_CHOICES = {
+    "sink_kind": ("kept", "average", "rolling", "ping_pong"),
+    "rotation": ("write", "read"),
+    "positions": ("absolute", "relative"),
+    "switch": ("keep", "rebuild", "flush"),
+    "schedule": ("chunk", "rolling", "restart"),
+    "average_over": ("tokens", "frames"),
+    "bank_by": ("prompt", "similarity"),
+    "select_by": ("chunk", "frame", "token", "head"),
+    "select_at": ("first", "clean"),
+}
+
+
+def check(policy: WindowPolicy, chunk: int) -> None:
+    """Raise `OptionError` where fields of `policy` do not fit each other or chunks of `chunk` frames."""
+    for name, values in _CHOICES.items():
+        if getattr(policy, name) not in values:
+            raise OptionError(f"window.{name} is {getattr(policy, name)!r}", f"choose one of {', '.join(values)}")
+    if policy.frames < 1 or policy.sink < 0 or chunk < 1:
+        raise OptionError(
+            f"window.frames {policy.frames}, sink {policy.sink}, chunk {chunk}: out of range",
+            "frames and chunk are at least 1, sink at least 0",
+        )
+    if policy.rotation == "write" and policy.positions == "relative":
+        raise OptionError(
+            "window.positions relative needs keys that are rotated at read", "set window.rotation to read"
+        )
+    if policy.schedule == "restart" and (policy.sink or policy.frames % chunk or policy.frames < 2 * chunk):
+        raise OptionError(
+            f"a window of {policy.frames} frames with a sink of {policy.sink} cannot restart on a chunk of {chunk}",
+            f"set window.sink to 0, and window.frames to a multiple of {chunk}, at least {2 * chunk}",
+        )
+    if policy.switch == "flush" and (policy.sink < 1 or policy.flush_keep < 1):
+        raise OptionError("window.switch flush needs a sink and flush_keep of at least 1", "set window.sink to 1")
+    _check_sink(policy, chunk)
+    _check_bank(policy)
+    _check_selection(policy, chunk)
+    _check_heads(policy, chunk)
+
+
+def _check_sink(policy: WindowPolicy, chunk: int) -> None:
+    if policy.sink_kind == "average" and not (policy.sink == chunk and 0 < policy.average_decay < 1):
+        raise OptionError(
+            f"an averaged sink of {policy.sink} frames does not fit chunks of {chunk}",
+            f"set window.sink to {chunk}, and average_decay between 0 and 1",
+        )
+    if policy.sink_kind == "average" and policy.rotation == "write":
+        raise OptionError("an averaged sink needs unrotated keys", "set window.rotation to read")
+    if policy.rolls and (policy.sink or policy.rotation == "write" or policy.switch != "keep"):
+        raise OptionError(
+            f"a {policy.sink_kind} sink stands in recent frames, needs unrotated keys, and no switch rebuilds it",
+            "set window.sink to 0, rotation to read and switch to keep",
+        )
+    rates = list(policy.average_rates)
+    if any(not 0 < rate <= 1 for rate in rates):
+        raise OptionError(f"window.average_rates {rates} are not all rates", "give values above 0, up to 1")
+    if rates and (policy.rotation == "write" or policy.positions == "absolute"):
+        raise OptionError(
+            "running averages have no frame of their own", "set window.rotation to read and positions to relative"
+        )
+    if (rates or policy.rolls) and policy.schedule != "chunk":
+        raise OptionError(
+            f"schedule {policy.schedule} keeps neither running averages nor a sink that rolls",
+            "set window.schedule to chunk",
+        )
+    if rates and policy.sink_kind != "kept":
+        raise OptionError(f"running averages stand behind a kept sink, not a {policy.sink_kind} one", "choose one")
+
+
+def _check_bank(policy: WindowPolicy) -> None:
+    if policy.bank < 0 or policy.bank_every < 1:
+        raise OptionError(
+            f"window.bank {policy.bank}, bank_every {policy.bank_every}: out of range",
+            "bank is at least 0, bank_every at least 1",
+        )
+    if policy.bank and policy.schedule != "chunk":
+        raise OptionError(f"schedule {policy.schedule} keeps no bank", "set window.schedule to chunk, or bank to 0")
+    if policy.bank and policy.rotation == "read" and policy.positions == "absolute":
+        raise OptionError(
+            "frames of a bank are not known by number, and keys rotated at read at absolute positions need one",
+            "set window.positions to relative, or rotation to write",
+        )
+
+
+def _check_selection(policy: WindowPolicy, chunk: int) -> None:
+    if policy.select < 0:
+        raise OptionError(f"window.select is {policy.select}", "give a budget in frames, 0 for none")
+    if not policy.select:
+        return
+    if policy.rotation == "read":
+        raise OptionError("a choice of tokens compares rotated keys", "set window.rotation to write, or select to 0")
+    others = policy.bank or policy.average_rates or policy.sink_kind != "kept" or policy.schedule != "chunk"
+    if others or policy.switch == "flush":
+        raise OptionError(
+            "a choice of tokens goes with a kept sink alone: no bank, averages, flush or schedule of another kind",
+            "leave those fields at their defaults, or set window.select to 0",
+        )
+    recent = policy.total(chunk) - policy.sink
+    if policy.select > recent:
+        raise OptionError(
+            f"window.select keeps {policy.select} frames, and the window has {recent} that can leave",
+            f"set window.select to at most {recent}, or frames to at least {policy.frames + policy.select - recent}",
+        )
+    if policy.select_by == "chunk" and (policy.select % chunk or recent % chunk or policy.sink % chunk):
+        raise OptionError(
+            f"whole chunks of {chunk} are to stay: sink {policy.sink}, budget {policy.select}, {recent} that can leave",
+            f"make each a multiple of {chunk}, or set window.select_by to frame",
+        )
+
+
+def _check_heads(policy: WindowPolicy, chunk: int) -> None:
+    if not policy.by_head:
+        return
+    wrong = sorted(set("".join(policy.head_classes)) - {SINK, LOCAL, CURRENT})
+    if wrong:
+        raise OptionError(f"window.head_classes has the letter {wrong[0]!r}", "give s, l or c for every head")
+    if policy.head_classes and policy.head_current:
+        raise OptionError(
+            "window.head_classes says what heads see, and head_current has it found", "give one of the two"
+        )
+    if not 0 <= policy.head_current <= 1:
+        raise OptionError(f"window.head_current is {policy.head_current}", "give a share of all heads, from 0 to 1")
+    if policy.head_from < (1 if policy.head_current else 0):
+        raise OptionError(
+            f"window.head_from is {policy.head_from}, and classes are found in the chunk before it",
+            "set it to at least 1",
+        )
+    if policy.sink < 1 or min(policy.head_recent) < 0:
+        raise OptionError(
+            f"classes of heads with a sink of {policy.sink} and {list(policy.head_recent)} recent frames",
+            "set window.sink to at least 1, and head_recent to at least 0",
+        )
+    room = policy.total(chunk) - policy.sink - chunk
+    if policy.head_from and max(policy.head_recent) > room:
+        raise OptionError(
+            f"heads are to keep {max(policy.head_recent)} frames before the chunk, and the window holds {room}",
+            f"set window.frames to at least {policy.frames + max(policy.head_recent) - room}",
+        )
+    usual = policy.sink_kind == "kept" and policy.switch == "keep" and policy.schedule == "chunk"
+    if policy.bank or policy.average_rates or policy.select or not usual:
+        raise OptionError(
+            "classes of heads go with a kept sink alone: no bank, averages, selection, or other switch or schedule",
+            "leave those fields at their defaults",
+        )
+
+
+def check_fit(policy: WindowPolicy, config: TransformerConfig) -> None:
+    """Raise `OptionError` where a network of `config` cannot be run under `policy`."""
+    used = {"bank": policy.bank, "average_rates": policy.average_rates, "sink_kind": policy.sink_kind != "kept"}
+    kind = next((name for name, value in used.items() if value), "")
+    if config.attention == "linear" and kind:
+        raise OptionError(
+            f"linear attention keeps a state and no frames: window.{kind} has nothing to keep",
+            "leave it out",
+        )
+    if (policy.by_head or policy.select) and config.attention != "dense":
+        what = "a choice of tokens needs" if policy.select else "classes of heads need"
+        raise OptionError(
+            f"{what} keys of heads in the cache, and {config.attention} attention has none",
+            "use a dense model, or leave window.select, head_classes and head_current out",
+        )
+    if policy.head_classes and (len(policy.head_classes), {*map(len, policy.head_classes)}) != (
+        config.layers,
+        {config.heads},
+    ):
+        raise OptionError(
+            f"window.head_classes does not fit {config.layers} layers of {config.heads} heads",
+            f"give {config.layers} strings of {config.heads} letters",
+        )
+    if policy.bank and policy.bank_by == "prompt" and config.attention == "latent":
+        raise OptionError(
+            "a bank by prompt compares keys of heads, and latent attention caches none",
+            "set window.bank_by to similarity",
+        )
 
 
 def check_rolling(policy: WindowPolicy, chunk: int, sampler: SamplerConfig, attention: str) -> None:
     """Raise `OptionError` where the rolling schedule cannot run so."""
-    if policy.sink != chunk or sampler.guidance != 1 or attention == "linear":
+    if policy.sink != chunk or sampler.guidance != 1 or sampler.first_steps or attention == "linear":
         raise OptionError(
-            "the rolling schedule needs a sink of one chunk, no guidance, and a cache of keys",
-            f"set window.sink to {chunk} and sampler.guidance to 1",
+            "the rolling schedule needs a sink of one chunk, no guidance, no first steps, and a cache of keys",
+            f"set window.sink to {chunk} and sampler.guidance to 1, and leave first_steps out",
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """`length` consecutive frames: slots from `slot` on take the chunk's frames from `start` on."""
-
-    slot: int
-    start: int
-    length: int
+def walked(place: int, length: int, kind: str) -> int:
+    """The frame at `place` of a walk through `length` first frames: forwards and back, or forwards again."""
+    lap, at = divmod(place, length)
+    return length - 1 - at if kind == "ping_pong" and lap % 2 else at
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a chunk's frames go, and what leaves for them.
-
-    Attributes:
-        runs: the chunk's frames in order, as runs of slots (one, or two where the ring wraps).
-        evicted: slots, oldest frame first, whose frames leave; they are among the slots of `runs`.
-    """
-
-    runs: tuple[Run, ...]
-    evicted: tuple[int, ...]
-
-
-@dataclass
-class Ring:
-    """Frame numbers by slot: `sink` fixed slots, then a ring in which new frames replace the oldest. No data moves.
-
-    Slots fill in order, so the filled ones are always a prefix.
-    """
-
-    capacity: int
-    sink: int
-    slots: list[int] = field(default_factory=list)
-
-    def place(self, first: int, count: int) -> Placement:
-        """Take in frames `first` to `first + count - 1`; frames that are already in keep their slots."""
-        where = {frame: slot for slot, frame in enumerate(self.slots)}
-        chosen: list[int] = []
-        evicted: list[int] = []
-        for frame in range(first, first + count):
-            if frame not in where and len(self.slots) < self.capacity:
-                self.slots.append(frame)
-                where[frame] = len(self.slots) - 1
-            elif frame not in where:
-                slot = min(range(self.sink, self.capacity), key=self.slots.__getitem__)
-                # The oldest frame is one of this chunk's: it would leave before its own pass.
-                if self.slots[slot] >= first:
-                    raise OptionError(
-                        f"{count} frames do not fit a window of {self.capacity} with a sink of {self.sink}",
-                        "use a larger window or a smaller chunk",
-                    )
-                evicted.append(slot)
-                self.slots[slot] = frame
-                where[frame] = slot
-            chosen.append(where[frame])
-        return Placement(_runs(chosen), tuple(evicted))
-
-    def keep(self, latest: int) -> list[int]:
-        """Forget all but the sink and the `latest` newest frames; returns the slots to keep, in order of time."""
-        order = sorted(range(len(self.slots)), key=self.slots.__getitem__)
-        recent = [slot for slot in order if slot >= self.sink]
-        kept = [slot for slot in order if slot < self.sink] + recent[max(0, len(recent) - latest) :]
-        self.slots = [self.slots[slot] for slot in kept]
-        return kept
-
-    def restart(self, frames: Sequence[int]) -> None:
-        """Hold exactly `frames`, in slots 0, 1, …; the first `sink` of them become the sink."""
-        self.slots = list(frames)
-
-    def positions(self, kind: Literal["absolute", "relative"]) -> list[int]:
-        """Temporal position of every filled slot: its frame number, or its rank in time within the window."""
-        if kind == "absolute":
-            return list(self.slots)
-        rank = {frame: index for index, frame in enumerate(sorted(self.slots))}
-        return [rank[frame] for frame in self.slots]
-
-
-def _runs(slots: Sequence[int]) -> tuple[Run, ...]:
-    runs: list[Run] = []
-    for start, slot in enumerate(slots):
-        if runs and runs[-1].slot + runs[-1].length == slot:
-            runs[-1] = Run(runs[-1].slot, runs[-1].start, runs[-1].length + 1)
-        else:
-            runs.append(Run(slot, start, 1))
-    return tuple(runs)
+def changed(policy: WindowPolicy, options: Mapping[str, Any]) -> WindowPolicy:
+    """`policy` with other values for some fields, as a suite says them; `OptionError` for what is no field or value."""
+    if not options:
+        return policy
+    for name in options:
+        if name not in {field.name for field in fields(WindowPolicy)}:
+            raise OptionError(
+                f"policy has no field {name!r}", nearest(name, [field.name for field in fields(WindowPolicy)])
+            )
+    try:
+        return TypeAdapter(WindowPolicy).validate_python(asdict(policy) | dict(options))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise OptionError(f"policy.{where} is {fault['input']!r}", fault["msg"]) from error

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from videomla_models.network.cache import ChunkContext
+from videomla_models.network.attention.context import PassContext
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.rollout.rollout import Prompt, Rollout, SeededNoise
 from videomla_models.rollout.sampler import guided
@@ -51,12 +51,12 @@ class SelfRollout(Rollout):
 
     learning: bool = False
 
-    def _clean(self, x: Tensor, step: int, prompt: Prompt, context: ChunkContext) -> Tensor:
+    def _clean(self, x: Tensor, step: int, prompt: Prompt, context: PassContext) -> Tensor:
         with torch.set_grad_enabled(self.learning and step == self.last):
             return super()._clean(x, step, prompt, context)
 
     @torch.no_grad()
-    def _clean_pass(self, latents: Tensor, prompt: Prompt, context: ChunkContext) -> None:
+    def _clean_pass(self, latents: Tensor, prompt: Prompt, context: PassContext) -> None:
         super()._clean_pass(latents.detach(), prompt, context)
 
 

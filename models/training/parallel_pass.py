@@ -18,7 +18,8 @@ from videomla_models.network.attention.dense import TextKeys
 from videomla_models.network.cache import Grid
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.ops.rope import RotaryTable, Rotation, rotate
-from videomla_models.spec.window import Ring, WindowPolicy
+from videomla_models.spec.ring import Ring
+from videomla_models.spec.window import WindowPolicy
 
 
 @dataclass(frozen=True, slots=True)

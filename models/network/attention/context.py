@@ -39,6 +39,12 @@ class Context(Protocol):
         ...
 
 
+class PassContext(Context, Protocol):
+    """The context of all passes over one chunk, of which the last is over finished latents (`clean`)."""
+
+    clean: bool
+
+
 @step("rope")
 def rotate_tail(query: Tensor, rotation: Rotation) -> Tensor:
     """Rotate the last `2 * pairs` channels of [B, L, H, d], which the caller gives up, leaving the others."""

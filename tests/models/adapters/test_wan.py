@@ -59,19 +59,27 @@ def request(frames: int, switch: int = 0, prefix: int = 0) -> Request:
     return Request(("one",), (1,), frames, switches, prefixes)
 
 
-@pytest.mark.parametrize(
-    ("name", "most"),
-    # 1,023 latent frames are 341 chunks of 3, and 1 + 4 * 1022 pixel frames; one at a time all 1,024 can be had. A
-    # rolling schedule counts its frames absolutely too.
-    [
-        ("dense-21-1.3b", 4089),
-        ("self-forcing", 4089),
-        ("self-forcing-framewise", 4093),
-        ("longlive", 4089),
-        ("rolling-forcing", 4089),
-        ("causal-forcing", 4089),
-    ],
-)
+LONGEST = {
+    "dense-21-1.3b": 4089,
+    "self-forcing": 4089,
+    "self-forcing-framewise": 4093,
+    "longlive": 4089,
+    "rolling-forcing": 4089,
+    "causal-forcing": 4089,
+    "rolling-sink": 4089,
+    "causal-forcing-2-step": 4093,
+    "causal-forcing-1-step": 4093,
+    "one-forcing": 4093,
+    "memflow": 4089,
+    "dummy-forcing": 4089,
+    "deep-forcing": 4089,
+    "triattention": 4089,
+}
+"""Pixel frames of presets that count latent frames absolutely, as a rolling schedule does too. 1,023 latent frames are
+341 chunks of 3, and 1 + 4 * 1022 pixel frames; one at a time all 1,024 can be had."""
+
+
+@pytest.mark.parametrize(("name", "most"), LONGEST.items())
 def test_a_clip_beyond_the_rope_table_is_refused_before_anything_is_loaded(name: str, most: int) -> None:
     model = create(name)
     model.check_request(request(most))
@@ -82,13 +90,7 @@ def test_a_clip_beyond_the_rope_table_is_refused_before_anything_is_loaded(name:
     assert "\n" not in told.value.message
 
 
-@pytest.mark.parametrize(
-    "name",
-    sorted(
-        set(PUBLISHED)
-        - {"dense-21-1.3b", "self-forcing", "self-forcing-framewise", "longlive", "rolling-forcing", "causal-forcing"}
-    ),
-)
+@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - set(LONGEST)))
 def test_a_window_that_counts_for_itself_or_restarts_has_no_longest_clip(name: str) -> None:
     create(name).check_request(request(1_000_000))
 
@@ -132,6 +134,10 @@ def test_what_a_preset_cannot_do_is_refused(name: str, asked: Request, options: 
         ("longlive", 3072, 1_418_996_800, 12, 5),
         ("reward-forcing", 3072, 1_418_996_800, 9, 5),
         ("rolling-forcing", 3072, 1_418_996_800, 24, 2),
+        ("memrope", 3072, 1_418_996_800, 12, 5),
+        ("causal-forcing-2-step", 3072, 1_418_996_800, 21, 3),
+        ("causal-forcing-1-step", 3072, 1_418_996_800, 21, 2),
+        ("one-forcing", 3072, 1_418_996_800, 21, 2),
     ],
 )
 def test_cards(name: str, scalars: int, parameters: int, window: int, forwards: int) -> None:

@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import OptionError
-from videomla_models.spec.window import Ring, WindowPolicy
+from videomla_models.spec.ring import Ring
+from videomla_models.spec.window import WindowPolicy, changed, walked
+
+AT_READ = {"rotation": "read", "positions": "relative"}
 
 
 def shifted(capacity: int, sink: int, frames: int, chunk: int) -> list[int]:
@@ -91,3 +94,60 @@ def test_bad_policies_name_the_option_and_the_mend(policy: WindowPolicy, words: 
 def test_a_chunk_larger_than_the_window_is_refused() -> None:
     with pytest.raises(OptionError, match="do not fit"):
         Ring(4, 1).place(0, 6)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (
+            WindowPolicy(7, 3, average_rates=(0.01, 0.1), rotation="read", positions="relative"),
+            "2 averages.*at least 8",
+        ),
+        (
+            WindowPolicy(12, 3, average_rates=(0.01, 1.5), rotation="read", positions="relative"),
+            "average_rates.*up to 1",
+        ),
+        (WindowPolicy(12, 3, average_rates=(0.0,), **AT_READ), "average_rates.*above 0"),
+        (WindowPolicy(12, 3, average_rates=(0.1,), rotation="read"), "positions to relative"),
+        (WindowPolicy(12, 3, average_rates=(0.1,)), "rotation to read"),
+        (WindowPolicy(9, 1, sink_kind="ping_pong", rotation="read"), "window.sink to 0"),
+        (WindowPolicy(9, sink_kind="rolling"), "rotation to read"),
+        (WindowPolicy(5, sink_kind="rolling", rotation="read"), "at least 6"),
+        (WindowPolicy(9, sink_kind="rolling", rotation="read", switch="rebuild"), "switch to keep"),
+        (WindowPolicy(9, sink_kind="rolling", rotation="read", schedule="rolling"), "schedule to chunk"),
+        (WindowPolicy(9, sink_kind="walking"), "window.sink_kind"),  # type: ignore[arg-type]
+        (WindowPolicy(9, average_over="heads"), "window.average_over"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_memories_name_the_option_and_the_mend(policy: WindowPolicy, words: str) -> None:
+    with pytest.raises(OptionError, match=rf"(?s){words}") as fault:
+        policy.capacity(3)
+    assert "\n" not in fault.value.message
+
+
+def test_a_walk_goes_forwards_and_back_or_forwards_again() -> None:
+    assert [walked(place, 3, "ping_pong") for place in range(9)] == [0, 1, 2, 2, 1, 0, 0, 1, 2]
+    assert [walked(place, 3, "rolling") for place in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_card_says_later_fields_only_where_they_are_changed() -> None:
+    plain = WindowPolicy(6, 1).said()
+    assert list(plain)[-1] == "schedule"
+    assert WindowPolicy(6, 1, average_rates=(0.1,)).said() == plain | {"average_rates": (0.1,)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sinks": 1}, "did you mean.*sink"),
+        ({"frames": "many"}, "policy.frames is 'many'"),
+        ({"average_rates": ["fast"]}, "policy.average_rates.0 is 'fast'"),
+        ({"sink_kind": "walking"}, "policy.sink_kind is 'walking'"),
+    ],
+)
+def test_fields_that_a_suite_changes_are_checked(options: dict[str, object], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        changed(WindowPolicy(6, 1), options)
+    assert changed(WindowPolicy(6, 1), {"frames": 9, "average_rates": [0.1]}) == WindowPolicy(
+        9, 1, average_rates=(0.1,)
+    )
