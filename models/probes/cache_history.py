@@ -11,7 +11,8 @@ import torch
 
 from harness.contracts import Measurement, Probe, ProbeContext, ProbeTable, Spans, Subject, Value, Workload
 from harness.errors import OptionError
-from videomla_models.network.cache import ChunkContext
+from videomla_models.network.attention.context import PassContext
+from videomla_models.network.attention.dense import TextKeys
 from videomla_models.probes.coding_error import CodingErrors, attention_errors
 from videomla_models.rollout.pipeline import Pipeline
 from videomla_models.rollout.rollout import Rollout
@@ -156,8 +157,10 @@ def followed(model: Any, history: History) -> Iterator[list[Rollout]]:
         rollouts.append(rollout)
         place = rollout.cache.chunk
 
-        def chunk(first: int, count: int, device: torch.device) -> ChunkContext:
-            context = place(first, count, device)
+        def chunk(
+            first: int, count: int, device: torch.device, prompt: Sequence[TextKeys] | None = None
+        ) -> PassContext:
+            context = place(first, count, device, prompt)
             history.note(rollout.cache.ring.slots)
             return context
 
