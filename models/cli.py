@@ -70,6 +70,9 @@ def convert(
     heads: Annotated[int | None, typer.Option(help="Heads of the source; its width / 128 unless given.")] = None,
     ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or raw weights, of both.")] = None,
     lora: Annotated[str | None, typer.Option(help="A low-rank update to merge first.")] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option("--lora-alpha", help="Its alpha, where its files do not state it.")
+    ] = None,
     map_: Annotated[
         Path | None,
         typer.Option("--map", metavar="FILE", help="YAML or JSON, 'theirs: ours': names or regular expressions."),
@@ -97,7 +100,7 @@ def convert(
     sizes = LatentSizes(d_c=d_c, d_q=d_q, d_nope=d_nope, d_rope=d_rope, pairs=(time, height, width))
     recipe = Recipe(sizes, init=init, seed=seed, qk_rms=qk_rms, latent_gain=latent_gain)
     mapping = read_name_map(map_) if map_ else None
-    checkpoint = open_checkpoint(source, "any" if mapping else "auto", ema, lora, mapping=mapping)
+    checkpoint = open_checkpoint(source, "any" if mapping else "auto", ema, lora, lora_alpha, mapping)
     if mapping and "blocks.0.self_attn.k.weight" not in checkpoint:
         config = rename_file(checkpoint, destination, sizes.pairs, mapping.file.read_text(encoding="utf-8"))
         yield f"{destination}: {config.layers} layers under our names, {config.latent.cached_scalars} cached scalars"

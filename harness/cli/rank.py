@@ -29,6 +29,9 @@ def rank(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder that keeps the record.")] = Path("runs/rank"),
     ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or raw weights, of both.")] = None,
     lora: Annotated[str | None, typer.Option(help="A low-rank update to merge first.")] = None,
+    lora_alpha: Annotated[
+        float | None, typer.Option("--lora-alpha", help="Its alpha, where its files do not state it.")
+    ] = None,
     activations: Annotated[
         bool, typer.Option("--activations", help="Keys, values and content latent of a rollout, where there are any.")
     ] = False,
@@ -52,15 +55,18 @@ def rank(
     from harness.runs.plan import make
     from harness.runs.records import RecordFile
 
-    if activations and (ema is not None or lora is not None):
-        raise OptionError("--ema and --lora are options of the model here", "give --set ema=true, --set lora=FILE")
+    weights: dict[str, Json] = {"ema": ema, "lora": lora, "lora_alpha": lora_alpha}
+    if activations and any(value is not None for value in weights.values()):
+        raise OptionError(
+            "--ema, --lora and --lora-alpha are options of the model here", "give --set ema=true, --set lora=FILE"
+        )
     if not activations and (centred or set_ or latents):
         raise OptionError("--centred, --set and --latents belong to --activations", "add it, or leave them out")
     if activations:
         probe: dict[str, Json] = {"width": width, "centred": centred, "latents": str(latents) if latents else ""}
         suite = _rollout(subject, options_of(set_), probe, prompt, frames)
     else:
-        suite = _suite(WEIGHTS, {"checkpoint": subject, "width": width, "ema": ema, "lora": lora})
+        suite = _suite(WEIGHTS, {"checkpoint": subject, "width": width, **weights})
     plan = make(suite)
     (unit,) = plan.units
     run_plan(plan, out, replace_plan=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from harness.contracts import (
     FilePath,
@@ -58,13 +58,22 @@ class RankOptions(Options):
     Attributes:
         checkpoint: a file, a folder or a Hub id; dense or VideoMLA.
         width: directions whose share of the energy is reported; 192 is the paper's content latent.
-        ema, lora: as in `videomla_models.checkpoints.load.open_checkpoint`.
+        ema, lora, lora_alpha: as in `videomla_models.checkpoints.load.open_checkpoint`.
     """
 
     checkpoint: str
     width: int = Field(default=192, ge=1)
     ema: bool | None = None
     lora: str | None = None
+    lora_alpha: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_keys_have_it(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an alpha that nobody gave: keys were made before there was the option."""
+        values: dict[str, Any] = fields(self)
+        if values["lora_alpha"] is None:
+            del values["lora_alpha"]
+        return values
 
 
 class RankProbe(Probe):
@@ -105,7 +114,10 @@ class RankProbe(Probe):
             random_spectra,
         )
 
-        checkpoint: Checkpoint = open_checkpoint(self.options.checkpoint, ema=self.options.ema, lora=self.options.lora)
+        options: RankOptions = self.options
+        checkpoint: Checkpoint = open_checkpoint(
+            options.checkpoint, ema=options.ema, lora=options.lora, lora_alpha=options.lora_alpha
+        )
         spectra = {f"{i:02}": key_value_spectrum(checkpoint, i) for i in range(layer_count(checkpoint))}
         null = summarise_null([random_spectra(checkpoint_shapes(checkpoint), DRAWS)], self.options.width)
         notes: dict[str, Json] = {

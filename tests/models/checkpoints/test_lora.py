@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typer.testing import CliRunner
 from wan_states import DIM, FFN, assert_same, diffusers_name, loaded, wan_state
 
+from harness.cli.main import app
+from harness.contracts import ProbeContext, Workload
 from harness.errors import WeightsError
 from videomla_models.adapters.wan import wan_model
 from videomla_models.checkpoints.load import open_checkpoint
@@ -306,3 +309,23 @@ def test_the_strength_is_in_the_key(base: Path) -> None:
         assert len({identity[one] for identity in identities}) == 3
         assert "adapter_config.json" in identities[0][one]
         assert '"lora": {' not in identities[2][one]
+
+
+def test_commands_take_the_strength_too(base: Path) -> None:
+    lora, out = adapter(base.parent / "lora"), base.parent / "out.safetensors"
+    arguments = ["convert", str(base), str(out), "--heads", "1", "--init", "random", "--lora", str(lora)]
+    sizes = ["--d-c", "4", "--d-q", "4", "--d-nope", "2", "--d-rope", "2", "--pairs", "1,0,0"]
+    done = CliRunner().invoke(app, [*arguments, *sizes, "--lora-alpha", "8"])
+    assert done.exit_code == 0, done.output
+    assert torch.allclose(
+        load_file(out)["blocks.0.ffn.0.weight"], merged({"blocks.0.ffn.0": 2.0})["blocks.0.ffn.0.weight"].float()
+    )
+    plain = RankProbe(RankProbe.schema(checkpoint=str(base)))  # type: ignore[call-arg]
+    assert set(plain.options.model_dump()) == {"checkpoint", "width", "ema", "lora"}
+    options = {"checkpoint": str(base), "lora": str(lora), "lora_alpha": 8.0}
+    found = RankProbe(RankProbe.schema(**options)).measure(  # type: ignore[arg-type]
+        None, Workload((), (), 1), ProbeContext("cpu", base.parent)
+    )
+    state = merged({"blocks.1.self_attn.k": 2.0})
+    stacked = torch.cat([state[f"blocks.1.self_attn.{name}.weight"].double() for name in "kv"])
+    assert found.samples["singular[01]"] == pytest.approx(torch.linalg.svdvals(stacked).tolist(), rel=1e-5)
