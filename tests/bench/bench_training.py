@@ -1,4 +1,4 @@
-"""What a step of training costs at equal loss: `python tests/bench/bench_training.py --against PYTHON [--steps 60]`.
+"""What a step of training costs at equal loss: `python tests/bench/bench_training.py --against PYTHON [--threads 1]`.
 
 PYTHON is the interpreter of an environment in which another checkout of this project is installed. Both train the
 quickstart's dense and latent network from nothing on the same clips, in turns A B B A: the other build by
@@ -33,8 +33,8 @@ from harness.suite.recipe import load_recipe
 from videomla_models.training.chain import _Run
 from videomla_models.training.loop import Loop, Rate
 
-recipe, label, steps, skip, *overrides = sys.argv[1:]
-torch.set_num_threads(2)
+recipe, label, steps, skip, threads, *overrides = sys.argv[1:]
+torch.set_num_threads(int(threads))
 trainings = load_recipe(Path(recipe), overrides)[1]
 (chain,) = [t.options for t in trainings if t.label == label]
 run = _Run(chain, 0, Path("."), [], print, "cpu")
@@ -54,10 +54,11 @@ print(json.dumps([median(clock[timed]), median(processor[timed]), sum(last) / le
 """
 
 
-def train(python: str, label: str, steps: int, overrides: list[str]) -> np.ndarray:
+def train(python: str, label: str, steps: int, threads: int, overrides: list[str]) -> np.ndarray:
     """Seconds per step by the clock and of the processor, and the last loss, of one training."""
-    command = [python, "-P", "-c", TRAIN, str(RECIPE), label, str(steps), str(COMPILING), *overrides]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [python, "-P", "-c", TRAIN, str(RECIPE), label, str(steps), str(COMPILING), str(threads), *overrides]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if ended.returncode:
         raise SystemExit(f"{python}: {ended.stderr.strip().splitlines()[-1]}")
     return np.array(json.loads(ended.stdout.splitlines()[-1]))
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--against", required=True, metavar="PYTHON")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of either; beside other work 1, or threads wait")
     parser.add_argument("--set", nargs="*", default=FAST, help="of this build alone")
     given = parser.parse_args()
     print(f"{devices.describe('cpu')['name']}, {devices.cores()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
@@ -79,7 +81,7 @@ def main() -> None:
             took = {}
             for place in (0, 1) if number % 2 == 0 else (1, 0):
                 python, overrides = sides[place]
-                took[place] = train(python, label, given.steps, overrides)
+                took[place] = train(python, label, given.steps, given.threads, overrides)
             pairs.append([took[0], took[1]])
             print(f"round {number + 1}  {label:<9} {_line(took[0], took[1])}", flush=True)
         each = np.array(pairs)
