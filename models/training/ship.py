@@ -42,7 +42,7 @@ def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
     kept = ("stage", "steps", "seconds", "sha256", "losses")
     start = chain.start.origin.file
     record = {
-        "model": f"toy/{target.name}",
+        "model": f"{chain.data.world}/{target.name.removeprefix(f'{chain.data.world}_')}",
         "chain": chain.model_dump(mode="json"),
         "start": file_sha256(Path(start)) if start else "",
         "first_training_seed": FIRST_TRAINING_SEED,

@@ -69,12 +69,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--against", required=True, metavar="PYTHON")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--arms", nargs="+", default=["dense", "videomla"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="of either; beside other work 1, or threads wait")
     parser.add_argument("--set", nargs="*", default=FAST, help="of this build alone")
     given = parser.parse_args()
     print(f"{devices.describe('cpu')['name']}, {devices.cores()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
-    for label in ("dense", "videomla"):
+    for label in given.arms:
         pairs = []
         for number in range(given.rounds):
             sides = [(sys.executable, given.set), (given.against, [])]
