@@ -1,4 +1,4 @@
-"""The two models of the small world: the same transformer, dense and latent, with the checkpoints that ship."""
+"""The models of the small world: one transformer, dense and latent with the checkpoints that ship, and linear."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from harness.contracts import PATH_SCHEMA, Json
+from harness.errors import WeightsError
 from videomla_models.adapters.transformer_model import RANDOM, Dtype, StreamingModel, StreamingOptions
 from videomla_models.checkpoints.locate import resolve, weights_path
 from videomla_models.small_world import presets
@@ -137,3 +138,30 @@ class ToyVideoMLA(ToyModel):
 
     attention = "latent"
     checkpoint = "videomla"
+
+
+class ToyLinearOptions(ToyOptions):
+    """Options of the small model with a constant state.
+
+    Attributes:
+        weights: `random`, or a safetensors file; none is shipped.
+    """
+
+    weights: Annotated[str, weights_path("shipped", FORCED, RANDOM), PATH_SCHEMA] = RANDOM
+
+
+class ToyLinear(ToyModel):
+    """Causal linear attention: a state of constant size in place of a cache, which remembers all chunks."""
+
+    schema = ToyLinearOptions
+    attention = "linear"
+    checkpoint = ""
+
+    def own_policy(self) -> WindowPolicy:
+        """The chunk alone, at its absolute position: what came before is in the state."""
+        return WindowPolicy(frames=presets.CHUNK)
+
+    def _file(self) -> Path:
+        if self.options.weights in ("shipped", FORCED):
+            raise WeightsError("toy/linear has no weights of its own", "set weights to random or to a file")
+        return super()._file()

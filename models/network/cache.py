@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from videomla_models.network.anchor import Anchor
 from videomla_models.network.attention.context import AttendWindow, PassContext, rotate_tail
 from videomla_models.network.attention.dense import TextKeys
 from videomla_models.network.attention.linear import State
@@ -48,7 +49,7 @@ class LayerCache:
 
     Args:
         positional_part, content_part: how they are encoded; None for what is stored as the model computes it.
-        before: rows of a bank or of chosen tokens, which stand before the ring in both.
+        before: rows of a bank, an anchor or chosen tokens, which stand before the ring in both.
 
     Attributes:
         positional: keys [B, capacity * tokens, H, p], or one for all heads [B, capacity * tokens, p].
@@ -151,9 +152,14 @@ class StreamCache:
         self.decoded: dict[str, Tensor] = {}
         self.policy, self.grid, self.table = policy, grid, table
         self.ring = Ring(capacity, policy.fixed)
-        self.bank, self.selection = Bank(policy, grid.tokens), Selection(policy, grid.tokens)
-        # A policy has one of the two at most.
-        self.front: Bank | Selection = self.selection if policy.select else self.bank
+        self.bank, self.anchor = Bank(policy, grid.tokens, self.ring), Anchor(policy, grid.tokens)
+        self.selection = Selection(policy, grid.tokens)
+        # A policy has one of the three at most.
+        self.front: Bank | Anchor | Selection = self.bank
+        if policy.select:
+            self.front = self.selection
+        elif policy.switch == "anchor":
+            self.front = self.anchor
         self.layers = [LayerCache(self._part("key"), self._part("content"), self.front.rows) for _ in range(layers)]
         turned = storage.key.kind == "exact"
         self.kept = Kept(policy, self.ring, self.layers, table, (grid.height, grid.width), spare, turned)
@@ -180,14 +186,20 @@ class StreamCache:
 
         `prompt`, every layer's, is what a bank may be chosen by.
         """
-        if self.bank.due(first) and self.bank.latest in self.ring.slots:
-            layers = [(keys, contents) for keys, contents in (cache.entries() for cache in self.layers)]
-            text = None if prompt is None else [keys for keys, _ in prompt]
-            self.bank.take(layers, self.ring.slots.index(self.bank.latest), text)
+        standing = list(self.ring.slots)
         placement = self.ring.place(first, count)
+        if self.bank.due(first) and self.bank.latest in standing:
+            text = None if prompt is None else [keys for keys, _ in prompt]
+            self.bank.take(self._plain(), standing.index(self.bank.latest), text)
         self.kept.leave(placement)
+        if self.anchor.marked is not None and placement.evicted:
+            self.anchor.leave(self._plain(), placement.evicted, [standing[slot] for slot in placement.evicted])
         self.selection.leave(placement.evicted)
         return self._context(placement, first, count, device)
+
+    def _plain(self) -> list[tuple[Tensor, Tensor]]:
+        """Every layer's keys and contents, where none is encoded."""
+        return [(keys, contents) for keys, contents in (cache.entries() for cache in self.layers)]
 
     def _context(self, placement: Placement, first: int, count: int, device: torch.device) -> ChunkContext:
         return ChunkContext(self, placement, first, count, device)
@@ -244,7 +256,7 @@ class ChunkContext:
 
     Attributes:
         filled: slots that hold a frame. positions: of those frames in time. own: of the chunk's frames.
-        rows: of a layer's tensors that attention sees, those of a bank or of chosen tokens first.
+        rows: of a layer's tensors that attention sees, those of a bank, an anchor or chosen tokens first.
         rotation: of the chunk's tokens. key_rotation: of the filled slots; None for keys that are rotated at write.
         clean: whether this pass is the one over finished latents, the last of the chunk.
         chosen: layers that have chosen among the tokens which leave.
@@ -254,8 +266,8 @@ class ChunkContext:
         self.cache, self.placement = cache, placement
         grid, ring, policy = cache.grid, cache.ring, cache.policy
         self.filled = len(ring.slots)
-        banked = cache.bank.filled
-        shift = banked if policy.positions == "relative" else 0
+        ahead = cache.front.positions(policy.positions)
+        shift = len(ahead) if policy.positions == "relative" else 0
         self.positions = [shift + position for position in ring.positions(policy.positions)]
         self.rows = slice(cache.front.first_row, cache.front.rows + self.filled * grid.tokens)
         position = dict(zip(ring.slots, self.positions, strict=True))
@@ -263,7 +275,7 @@ class ChunkContext:
         self.rotation = cache.table(self.own, grid.height, grid.width, device)
         self.key_rotation: Rotation | None = None
         if policy.rotation == "read":
-            self.key_rotation = cache.table([*range(banked), *self.positions], grid.height, grid.width, device)
+            self.key_rotation = cache.table([*ahead, *self.positions], grid.height, grid.width, device)
         self._plane, self._time = self._halves(device)
         self.clean = False
         self.chosen: set[int] = set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +43,10 @@ class Selection:
     def first_row(self) -> int:
         """The first row that holds a token."""
         return self.rows - self.filled
+
+    def positions(self, kind: Literal["absolute", "relative"]) -> list[int]:
+        """None: its keys are rotated as they were written."""
+        return []
 
     def leave(self, slots: Sequence[int]) -> None:
         """Frames of `slots` leave for the next chunk."""

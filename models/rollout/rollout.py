@@ -203,7 +203,7 @@ class Rollout:
 
     def _remember(self, latents: Tensor) -> None:
         """Keep finished frames as far back as a rebuild can need them."""
-        if self.policy.switch == "rebuild":
+        if self.policy.rebuilds:
             self.finished.append(latents)
             while sum(part.shape[1] for part in self.finished[1:]) >= self.capacity:
                 self.finished.pop(0)
@@ -215,6 +215,8 @@ class Rollout:
             self.cache.compact(self.cache.ring.keep(self.policy.flush_keep))
             return
         self._rebuild(prompt, first)
+        if self.policy.switch == "anchor":
+            self.cache.anchor.marked = first
 
     def _rebuild(self, prompt: Prompt, first: int) -> None:
         """Run the window's finished frames once more, in one pass, with the new prompt (LongLive's recache).

@@ -60,7 +60,7 @@ def workload(
     guided = 2 if sampler.guidance != 1 else 1
     passes = 2 if policy.schedule == "rolling" else len(sampler.steps) + 1
     tokens = (height // config.patch[1]) * (width // config.patch[2])
-    window = policy.capacity(chunk) + policy.bank + policy.select
+    window = policy.capacity(chunk) + policy.front
     return Workload(tokens, chunk, window, guided * passes, policy.spare(chunk), _head_frames(config, policy, chunk))
 
 
@@ -103,7 +103,7 @@ def kept_bytes(
     what the decoder keeps.
     """
     text = 2 * config.layers * config.text_tokens * config.dim * (2 if sampler.guidance != 1 else 1)
-    chunks = -(-(work.window - policy.bank - policy.select) // work.chunk) if policy.switch == "rebuild" else 0
+    chunks = -(-(work.window - policy.front) // work.chunk) if policy.rebuilds else 0
     chunks = len(sampler.steps) - 1 if policy.schedule == "rolling" else chunks
     latents = chunks * work.chunk * work.tokens * math.prod(config.patch) * config.in_channels
     kept = {"text_keys": text * element_bytes, "latents": latents * element_bytes}

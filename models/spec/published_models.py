@@ -192,6 +192,14 @@ PUBLISHED: dict[str, Preset] = {
         checkpoint="zhuhz22/Causal-Forcing: the chunk-wise checkpoint",
         licence="Apache-2.0",
     ),
+    "causal-linear-1.3b": Preset(
+        family="linear",
+        title="causal linear",
+        about="Causal linear attention: a state of constant size in place of a cache. No weights are published.",
+        network=TransformerConfig(attention="linear"),
+        window=WindowPolicy(frames=3),
+        source="arXiv 2006.16236, equations 5 and 7; the row Causal Linear of VideoMLA's Table 1",
+    ),
     "causal-forcing-2-step": _few_steps(2),
     "causal-forcing-1-step": _few_steps(1),
     "one-forcing": Preset(
@@ -238,6 +246,27 @@ PUBLISHED: dict[str, Preset] = {
         "`wan/modules/causal_model.py` and `dummyforcing.py`",
         lacks="skipped passes (`teacache`), which its configuration leaves off; classes are told from evenly spread "
         "queries and not from random ones",
+    ),
+    "anchor-forcing": Preset(
+        family="anchor_forcing",
+        title="Anchor Forcing",
+        about="Anchor Forcing: LongLive's window; the first chunk after a prompt switch stays until the next switch.",
+        window=replace(_longlive(), switch="anchor"),
+        checkpoint="young98/AnchorForcing: base.pt with final.pt (lora_alpha 256)",
+        licence="CC BY-NC-SA 4.0 by its README",
+        source="arXiv 2603.13405; vivoCameraResearch/Anchor-Forcing 25bdfba, `wan/modules/causal_model.py`",
+        lacks="positions by region (`rope_enhance`): frames keep their own",
+    ),
+    "longlive-rag": Preset(
+        family="longlive_rag",
+        title="LongLive-RAG",
+        about="Retrieval on LongLive: sink and chunk, and six of at most 256 older frames, the likest the latest one.",
+        window=replace(_longlive(), frames=6, bank=6, bank_every=1, bank_by="similarity", bank_pool=256),
+        checkpoint="LongLive's checkpoint",
+        licence="Apache-2.0",
+        source="arXiv 2606.02553; cedricbeta/LongLive-RAG f579f9d, `configs/object_reappear_rag.yaml`",
+        lacks="the paper's own repository was not at hand, and so neither its retrieval network nor its recency rule: "
+        "mean keys stand in",
     ),
     "deep-forcing": Preset(
         family="deep_forcing",

@@ -169,10 +169,10 @@ class Storage:
                 f"window of {capacity}",
                 f"set cache.recent_chunks to at most {(capacity - policy.sink - 1) // chunk}",
             )
-        if policy.bank or policy.select or policy.by_head:
+        if policy.front or policy.by_head:
             raise OptionError(
-                "a bank, a choice of tokens and classes of heads work on entries as they are",
-                "leave cache out, or window.bank, select, head_classes and head_current",
+                "a bank, an anchor, a choice of tokens and classes of heads work on entries as they are",
+                "leave cache out, or choose another window policy",
             )
         if self.recent and (policy.rolls or policy.average_rates):
             raise OptionError(

@@ -31,7 +31,9 @@ class WindowPolicy:
         rotation: keys are rotated at `write`, or kept unrotated and rotated at each `read`.
         positions: `absolute` frame index, or `relative` to the window, 0 for its oldest frame.
         switch: what a new prompt does to the cache: `keep` it, `rebuild` it from the finished frames of the window
-            in one pass (LongLive), or `flush` it to the sink and the `flush_keep` latest frames (Infinity-RoPE).
+            in one pass (LongLive), `flush` it to the sink and the `flush_keep` latest frames (Infinity-RoPE), or
+            rebuild it and keep the first `anchor` frames made after the switch, once they leave the window, beside it
+            until those of the next switch take their place (`anchor`, Anchor Forcing).
         keep_sink_on_rebuild: LongLive's `global_sink`.
         schedule: `chunk` by chunk; `rolling` joint denoising of several noise levels (Rolling Forcing); or `restart`,
             chunk by chunk until the window is full, then anew on its last chunk, whose first latent frame becomes an
@@ -42,7 +44,9 @@ class WindowPolicy:
         bank: frames that attention sees besides the window, each the first of a chunk. Until it is full, one is added
             every `bank_every` chunks, of the latest of them; then, chunk by chunk, the latest takes the place of the
             one that has least to do with the prompt (`bank_by: prompt`, MemFlow: mean score of the prompt's keys), or
-            is least like the latest (`similarity`: cosine of the means of its keys).
+            is least like the latest (`similarity`: cosine of the means of its keys). With a `bank_pool`, so many
+            frames are remembered besides, one every `bank_every` chunks, and for each chunk those that have left the
+            window and are worth most are the bank (LongLive-RAG).
         select: frames' worth of tokens that attention sees besides the window: of those that left it, the ones whose
             keys the queries score highest. What stays or goes as one is a `chunk`, a `frame`, a `token` of all heads,
             or a token of each `head` apart (`select_by`). The queries are those of the `first` pass of the chunk that
@@ -62,7 +66,7 @@ class WindowPolicy:
     average_decay: float = 0.999
     rotation: Literal["write", "read"] = "write"
     positions: Literal["absolute", "relative"] = "absolute"
-    switch: Literal["keep", "rebuild", "flush"] = "keep"
+    switch: Literal["keep", "rebuild", "flush", "anchor"] = "keep"
     flush_keep: int = 2
     keep_sink_on_rebuild: bool = False
     schedule: Literal["chunk", "rolling", "restart"] = "chunk"
@@ -71,6 +75,8 @@ class WindowPolicy:
     bank: int = 0
     bank_every: int = 3
     bank_by: Literal["prompt", "similarity"] = "prompt"
+    bank_pool: int = 0
+    anchor: int = 3
     select: int = 0
     select_by: Literal["chunk", "frame", "token", "head"] = "token"
     select_at: Literal["first", "clean"] = "first"
@@ -102,8 +108,18 @@ class WindowPolicy:
         return total
 
     def spare(self, chunk: int) -> int:
-        """Latent frames that the cache holds beside those that attention sees: first frames that a sink walks."""
-        return self.capacity(chunk) - chunk if self.rolls else 0
+        """Latent frames held beside those that attention sees: first ones that a sink walks, or a bank's pool."""
+        return self.capacity(chunk) - chunk if self.rolls else self.bank_pool
+
+    @property
+    def front(self) -> int:
+        """Latent frames, or their worth of tokens, that attention sees besides the window."""
+        return self.bank + self.select + (self.anchor if self.switch == "anchor" else 0)
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether a switch runs finished frames again."""
+        return self.switch in ("rebuild", "anchor")
 
     @property
     def fixed(self) -> int:
@@ -148,7 +164,7 @@ _CHOICES = {
     "sink_kind": ("kept", "average", "rolling", "ping_pong"),
     "rotation": ("write", "read"),
     "positions": ("absolute", "relative"),
-    "switch": ("keep", "rebuild", "flush"),
+    "switch": ("keep", "rebuild", "flush", "anchor"),
     "schedule": ("chunk", "rolling", "restart"),
     "average_over": ("tokens", "frames"),
     "bank_by": ("prompt", "similarity"),
@@ -180,6 +196,7 @@ def check(policy: WindowPolicy, chunk: int) -> None:
         raise OptionError("window.switch flush needs a sink and flush_keep of at least 1", "set window.sink to 1")
     _check_sink(policy, chunk)
     _check_bank(policy)
+    _check_anchor(policy, chunk)
     _check_selection(policy, chunk)
     _check_heads(policy, chunk)
 
@@ -219,12 +236,31 @@ def _check_bank(policy: WindowPolicy) -> None:
             f"window.bank {policy.bank}, bank_every {policy.bank_every}: out of range",
             "bank is at least 0, bank_every at least 1",
         )
+    if policy.bank_pool and not 0 < policy.bank <= policy.bank_pool:
+        raise OptionError(
+            f"a bank of {policy.bank} frames cannot be chosen from a pool of {policy.bank_pool}",
+            "set window.bank to at least 1, and bank_pool to at least that",
+        )
+    if policy.bank and policy.rolls:
+        raise OptionError(f"a bank goes with no {policy.sink_kind} sink", "set window.sink_kind to kept")
     if policy.bank and policy.schedule != "chunk":
         raise OptionError(f"schedule {policy.schedule} keeps no bank", "set window.schedule to chunk, or bank to 0")
     if policy.bank and policy.rotation == "read" and policy.positions == "absolute":
         raise OptionError(
             "frames of a bank are not known by number, and keys rotated at read at absolute positions need one",
             "set window.positions to relative, or rotation to write",
+        )
+
+
+def _check_anchor(policy: WindowPolicy, chunk: int) -> None:
+    if policy.switch != "anchor":
+        return
+    if not 1 <= policy.anchor <= chunk:
+        raise OptionError(f"window.anchor is {policy.anchor}", f"give 1 to {chunk} frames, as many as a chunk has")
+    if policy.bank or policy.select or policy.average_rates or policy.sink_kind != "kept" or policy.schedule != "chunk":
+        raise OptionError(
+            "an anchor goes with a kept sink alone: no bank, selection, averages or schedule of another kind",
+            "leave those fields at their defaults, or set window.switch to rebuild",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.contracts import Json, Request, VideoModel, registry
+from harness.contracts import Json, Request, Switch, VideoModel, registry
 from harness.errors import HarnessError
 
 TINY: dict[str, Json] = {"network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}
@@ -46,6 +46,19 @@ def test_a_changed_policy_changes_a_clip_once_frames_leave(name: str, policy: di
     assert not np.array_equal(usual, other)
 
 
+def test_an_anchor_is_seen_once_its_chunk_has_left_the_window() -> None:
+    def switched(name: str) -> np.ndarray:
+        model = create(name, **TINY, weights="random")
+        model.load("cpu")
+        request = Request(("one",), (1,), 69, (Switch(10, ("another",)),))
+        return np.concatenate(list(model.stream(request)), 1)
+
+    usual, anchored = switched("longlive"), switched("anchor-forcing")
+    # The switch happens at latent frame 6; with nine frames behind the sink they leave for frame 15, pixel frame 57.
+    assert np.array_equal(usual[:, :57], anchored[:, :57])
+    assert not np.array_equal(usual[:, 57:], anchored[:, 57:])
+
+
 def test_first_frames_that_come_back_are_counted() -> None:
     # 21 frames that attention sees, and the first 18, of 1,560 tokens in 30 layers, keys and values of 1,536, bfloat16.
     card = create("rolling-sink").describe()
@@ -73,9 +86,56 @@ def test_the_first_chunk_has_its_own_steps() -> None:
         ("toy/dense", {"average_rates": [0.1, 0.2, 0.3]}, "cannot hold its sink of 1, 3 averages"),
         ("rolling-forcing", {"average_rates": [0.1]}, "running averages"),
         ("self-forcing", {"sink_kind": "rolling"}, "needs unrotated keys"),
+        ("longlive", {"switch": "anchor", "anchor": 4}, "anchor is 4"),
+        ("longlive", {"switch": "anchor", "bank": 1}, "goes with a kept sink alone"),
+        ("memflow", {"bank": 4, "bank_pool": 3}, "cannot be chosen from a pool of 3"),
+        ("memflow", {"bank": -1}, "out of range"),
+        ("videomla-1.3b", {"bank": 1}, "compares keys of heads"),
+        ("videomla-1.3b", {"select": 1, "rotation": "write", "positions": "absolute"}, "keys of heads"),
+        ("self-forcing", {"select": 22}, "has 21 that can leave"),
+        ("self-forcing", {"select": 2, "select_by": "chunk"}, "whole chunks of 3"),
+        ("dummy-forcing", {"head_classes": ["slc"], "head_current": 0}, "30 strings of 12 letters"),
+        ("dummy-forcing", {"head_classes": ["x" * 12] * 30, "head_current": 0}, "letter 'x'"),
+        ("dummy-forcing", {"head_current": 1.5}, "share of all heads"),
+        ("dummy-forcing", {"frames": 5}, "at least 7"),
+        ("dummy-forcing", {"head_from": 0}, "at least 1"),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_in_one_line(name: str, policy: dict[str, Json], words: str) -> None:
     with pytest.raises(HarnessError, match=words) as fault:
         create(name, policy).check_request(Request(("one",), (1,), 81, ()))
     assert "\n" not in fault.value.message
+
+
+@pytest.mark.parametrize("name", ["toy/linear", "causal-linear-1.3b"])
+def test_a_constant_state_is_a_model_that_runs_and_remembers_its_first_chunk(name: str) -> None:
+    options: dict[str, Json] = {"weights": "random"} | ({} if name.startswith("toy/") else TINY)
+    model = create(name, **options)
+    card = model.describe()
+    assert (card.cached_scalars, card.window_frames) == (0, 3)
+    short, longer = (model.describe() for _ in range(2))
+    assert short.cache_bytes == longer.cache_bytes == card.cache_bytes
+    model.load("cpu")
+    frames = 36 if name.startswith("toy/") else 57
+
+    def clip_of(seed: int) -> np.ndarray:
+        return np.concatenate(list(model.stream(Request(("one",), (seed,), frames, ()))), 1)
+
+    assert np.array_equal(clip_of(1), clip_of(1))
+    assert not np.array_equal(clip_of(1), clip_of(2))
+
+
+@pytest.mark.parametrize(
+    "policy", [MEMORY, {"bank": 2}, {"select": 1}, {"head_current": 0.5, "sink": 1, "head_from": 1}]
+)
+def test_a_state_keeps_no_frames_that_a_policy_could_choose_among(policy: dict[str, Json]) -> None:
+    with pytest.raises(HarnessError) as fault:
+        create("toy/linear", {"frames": 9, "rotation": "read", "positions": "relative", **policy}).check_request(
+            Request(("one",), (1,), 81, ())
+        )
+    assert "\n" not in fault.value.message
+
+
+def test_a_state_has_no_weights_to_be_found() -> None:
+    with pytest.raises(HarnessError, match="no weights of its own"):
+        create("toy/linear", weights="shipped").identity("cpu")

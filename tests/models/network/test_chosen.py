@@ -133,6 +133,42 @@ def test_the_frame_that_is_worth_least_gives_way_in_each_clip_apart(by: Literal[
         assert set(run.clips[clip]) == {*expected[clip], 9, 10, 11, 12, 13, 14}
 
 
+@pytest.mark.parametrize("by", ["prompt", "similarity"])
+def test_a_bank_is_chosen_anew_from_all_that_is_remembered(by: Literal["prompt", "similarity"]) -> None:
+    text = torch.randn(1, 5, HEADS, WIDTH, generator=torch.Generator().manual_seed(3))
+    run = Run(WindowPolicy(6, bank=2, bank_every=1, bank_by=by, bank_pool=4), 1, [(text, text)])
+    for first in range(0, 24, 3):
+        shown = run.chunk(first)
+        # Of four remembered frames, the first ones of the latest chunks, those of the window are not chosen again.
+        pool = [frame for frame in range(max(0, first - 12), first, 3) if frame < first - 3]
+        if first == 0 or not pool:
+            assert {f for f, _ in shown[0]} == set(range(max(0, first - 3), first + 3))
+            continue
+
+        def worth(frame: int, latest: int = first - 3) -> float:
+            means = {f: run.rotated(f, run.keys[f])[0, : GRID.tokens].mean(0) for f in (frame, latest)}
+            if by == "prompt":
+                return float((means[frame] * text[0].double().mean(0)).sum(-1).mean())
+            return float(torch.cosine_similarity(means[frame].flatten(), means[latest].flatten(), dim=0))
+
+        best = sorted(pool, key=worth)[-2:]
+        assert {f for f, _ in shown[0]} == {*best, *range(first - 3, first + 3)}
+
+
+@pytest.mark.parametrize("rotation", ["write", "read"])
+def test_the_first_frames_after_a_switch_stay_until_those_of_the_next(rotation: Literal["write", "read"]) -> None:
+    run = Run(WindowPolicy(7, 1, switch="anchor", anchor=2, rotation=rotation))
+    seen: dict[int, list[int]] = {}
+    for first in range(0, 30, 3):
+        if first in (6, 18):
+            run.cache.anchor.marked = first
+        seen[first] = sorted({frame for frame, _ in run.chunk(first)[0]})
+    assert seen[9] == [0, 6, 7, 8, 9, 10, 11]
+    assert seen[12] == [0, 6, 7, 9, 10, 11, 12, 13, 14]
+    assert seen[21] == [0, 6, 7, 18, 19, 20, 21, 22, 23]
+    assert seen[24] == [0, 18, 19, 21, 22, 23, 24, 25, 26]
+
+
 def test_a_bank_by_prompt_needs_one() -> None:
     run = Run(WindowPolicy(6, bank=1, bank_every=1))
     run.chunk(0)

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 LATENT = ("videomla-1.3b", "toy/videomla")
 MODELS = [
     *((name, form) for name in LATENT for form in ("expanded", "absorbed")),
-    *((name, "auto") for name in (*PUBLISHED, "toy/dense") if name not in LATENT),
+    *((name, "auto") for name in (*PUBLISHED, "toy/dense", "toy/linear") if name not in LATENT),
 ]
 
 
@@ -173,7 +173,9 @@ def check(made: StreamingModel, monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.cache <= (card.cache_bytes or 0)
     else:
         assert found.cache == card.cache_bytes
-    if not made.storage().coded and not policy.by_head:
+    if config.attention == "linear":
+        assert card.cache_bytes == copies * FLOAT * config.layers * config.dim * (config.head_dim + 1)
+    elif not made.storage().coded and not policy.by_head:
         assert card.cache_bytes == copies * FLOAT * config.layers * tokens * scalars
     text = copies * FLOAT * config.layers * 2 * config.text_tokens * config.dim
     assert found.text_keys == text
