@@ -137,7 +137,7 @@ def _check_one(checkpoint: Checkpoint, names: Sequence[str], tensor: Tensor, old
     source = checkpoint.source.name
     if old.is_floating_point() and not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise WeightsError(f"{source}: {names[0]} holds whole numbers ({kind})", "give weights that are not quantised")
+        raise WeightsError(f"{source}: {names[0]} is {kind}", "give weights in a floating-point dtype")
     for alias in names[1:]:
         if alias in checkpoint and not torch.equal(checkpoint.read(alias).to(tensor.dtype), tensor):
             raise WeightsError(

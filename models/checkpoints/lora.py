@@ -117,4 +117,7 @@ class Lora:
     def _read(self, name: str) -> Tensor:
         tensor = self._file.read(name)
         check_finite(self.source.name, name, tensor)
+        if not tensor.is_floating_point() and (tensor.numel() != 1 or tensor.is_complex()):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise WeightsError(f"{self.source.name}: {name} is {kind}", "give maps in a floating-point dtype")
         return tensor

@@ -282,11 +282,19 @@ def test_maps_that_do_not_fit_are_refused(base: Path) -> None:
             open_checkpoint(base, lora=base.parent / "lora")
 
 
+def test_maps_of_whole_numbers_are_refused(base: Path) -> None:
+    down = torch.ones(2, DIM, dtype=torch.int8)
+    tensors = {f"{Q}.lora_A.weight": down, f"{Q}.lora_B.weight": torch.ones(DIM, 2)}
+    save_file(tensors, base.parent / "lora" / "x.safetensors")
+    with pytest.raises(WeightsError, match=r"lora_A\.weight is int8"):
+        loaded(base, wan_state(), lora=base.parent / "lora")
+
+
 def test_a_strength_that_is_no_number_is_refused(base: Path) -> None:
-    for alpha in (torch.tensor(float("nan")), torch.ones(2)):
+    for alpha in (torch.tensor(float("nan")), torch.ones(2), torch.tensor(1j)):
         tensors = {f"{Q}.lora_A.weight": torch.ones(2, DIM), f"{Q}.lora_B.weight": torch.ones(DIM, 2)}
         save_file({**tensors, f"{Q}.alpha": alpha}, base.parent / "lora" / "x.safetensors")
-        with pytest.raises(WeightsError, match=r"alpha (holds NaN|is no single number)"):
+        with pytest.raises(WeightsError, match=r"alpha (holds NaN|is no single number|is complex64)"):
             loaded(base, wan_state(), lora=base.parent / "lora")
 
 
