@@ -74,6 +74,8 @@ MARK_CELL = 4
 MARK_CELLS = 4
 LID_REACH = 10
 """Pixels from the shape's centre to the lid's sides."""
+GRID = 4
+"""Pixels between the places where a shape may start: of a mark's square, and of a latent position."""
 FIRST = 3
 """Frames of the first chunk, against which the later ones are judged."""
 
@@ -193,13 +195,18 @@ def training_captions(kind: Kind) -> tuple[Caption, ...]:
 
 
 def start_position(caption: Caption, seed: int) -> tuple[int, int]:
-    """Pixel (x, y) of the shape's centre in frame 0. Where a lid will come, it has not in the first chunk."""
-    place = number(f"start: {seed}") % (SIZE * SIZE)
-    start = [place % SIZE, place // SIZE]
-    if caption.kind == "covered":
-        step = caption.step[caption.axis]
-        open_for_long = [at for at in range(SIZE) if not under_lid(at + step * np.arange(FIRST)).any()]
-        start[caption.axis] = open_for_long[start[caption.axis] * len(open_for_long) // SIZE]
+    """Pixel (x, y) of the shape's centre in frame 0, multiples of `GRID`; no lid comes within the first chunk.
+
+    The axis that it does not move along stays on the grid, so that a mark lies in few ways across a network's patches.
+    """
+    place = number(f"start: {seed}")
+    step = np.array(caption.step)[:, None, None] * np.arange(FIRST)
+    line = np.arange(0, SIZE, GRID)[:, None]
+    start = []
+    for axis in (0, 1):
+        hidden = under_lid(line + step[axis]).any(axis=1)
+        open_for_long = line[~hidden | (caption.kind != "covered" or axis != caption.axis), 0]
+        start.append(int(open_for_long[(place >> 16 * axis) % len(open_for_long)]))
     return start[0], start[1]
 
 

@@ -64,8 +64,8 @@ def mean(scores: list[dict[str, float]], name: str) -> float:
 @pytest.mark.parametrize("way", WAYS)
 def test_true_renders_keep_everything(kind: marked.Kind, way: str):
     scores = [score(WAYS[way](marked.render(c, i, FRAMES)), c) for i, c in enumerate(spread(kind, 8))]
-    # The codec halves the resolution of colours, from which a few frames' places are read; what is kept stays exact.
-    least = 0.98 if "H.264" in way else 1.0
+    # Noise and a codec that halves the resolution of colours move a few frames' places; what is kept stays exact.
+    least = 0.98 if "H.264" in way else 0.99 if "noise" in way else 1.0
     for name in ("kept", "frame_accuracy", *(f"{part}_frames" for part in PARTS)):
         assert mean(scores, name) >= least, name
     for name in KEPT[1:]:
