@@ -30,7 +30,16 @@ ReplacePlan = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="While it runs, say failures alone.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="While it runs, say each unit that ended.")]
+MAX_SHOWN = 200
+"""Characters of a text that a message repeats."""
 Format = Literal["md", "csv", "latex", "html"]
+
+
+def path_named(text: str | Path) -> Path:
+    """The path that an option names. Raises `OptionError` for an empty text, which would name the working folder."""
+    if text == "":
+        raise OptionError("an empty text names no folder", "name one, or leave the option out")
+    return Path(text)
 
 
 class Styled(str):
@@ -74,7 +83,7 @@ def load_plugins(files: Sequence[Path] | None) -> None:
 
 def options_of(assignments: Sequence[str] | None) -> dict[str, Json]:
     """Options from `--set key=value`, the values read as YAML. Raises `OptionError`."""
-    import yaml
+    from harness.system.yaml_data import Budget, Position, YamlFault, parse
 
     options: dict[str, Json] = {}
     for assignment in assignments or ():
@@ -82,7 +91,7 @@ def options_of(assignments: Sequence[str] | None) -> dict[str, Json]:
         if not equals or not key.strip():
             raise OptionError(f"--set {assignment}: expected key=value")
         try:
-            options[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise OptionError(f"--set {assignment}: the value is not YAML") from error
+            options[key.strip()], _ = parse(text, Position(Path(), 0, f"--set {assignment[:MAX_SHOWN]}"), Budget())
+        except YamlFault as error:
+            raise OptionError(error.message, "quote the value, or close its brackets") from error
     return options

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.arguments import Plugins, load_plugins
+from harness.cli.arguments import Plugins, load_plugins, path_named
 from harness.contracts import Metric, registry
 from harness.errors import HarnessError, NotAvailable
 from harness.probes.timing.telemetry import nvml
@@ -39,7 +39,9 @@ class Check:
 
 
 def doctor(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs would be written.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(parser=path_named, metavar="DIR", help="Where runs would be written.")] = Path(
+        "runs"
+    ),
     plugin: Plugins = None,
 ) -> Iterator[str]:
     """Say what this machine lacks for a run, and what brings it."""

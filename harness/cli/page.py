@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.arguments import Plugins, load_plugins
+from harness.cli.arguments import Plugins, load_plugins, path_named
 
 
 def page(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to make it; `page` in the first run unless given.")
+        Path | None,
+        typer.Option(parser=path_named, metavar="DIR", help="Where to make it; `page` in the first run unless given."),
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Then serve it to this machine alone, until stopped.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0 takes a free one.")] = 0,

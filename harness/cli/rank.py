@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.arguments import options_of
+from harness.cli.arguments import options_of, path_named
 
 if TYPE_CHECKING:
     from harness.contracts import Json
@@ -26,7 +26,9 @@ def rank(
     ],
     width: Annotated[int, typer.Option(help="Directions whose share of the energy is reported.")] = 192,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the spectra into this file.")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder that keeps the record.")] = Path("runs/rank"),
+    out: Annotated[
+        Path, typer.Option(parser=path_named, metavar="DIR", help="Run folder that keeps the record.")
+    ] = Path("runs/rank"),
     ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or raw weights, of both.")] = None,
     lora: Annotated[str | None, typer.Option(help="A low-rank update to merge first.")] = None,
     lora_alpha: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.arguments import Format, Plugins, Sets, load_plugins
+from harness.cli.arguments import Format, Plugins, Sets, load_plugins, path_named
 
 if TYPE_CHECKING:
     from harness.study.make import Made, Plan
@@ -47,7 +47,8 @@ def new(
         Path | None, typer.Option(metavar="FILE", help="A text that raters agree to before they start.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to make it; `study` in RUN unless given.")
+        Path | None,
+        typer.Option(parser=path_named, metavar="DIR", help="Where to make it; `study` in RUN unless given."),
     ] = None,
 ) -> Iterator[str]:
     """Make a blind study of the clips of RUN."""
@@ -151,7 +152,9 @@ def serve(
 @app.command()
 def export(
     study: Folder,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="`static` in STUDY unless given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path_named, metavar="DIR", help="`static` in STUDY unless given.")
+    ] = None,
 ) -> Iterator[str]:
     """Write STUDY as a folder for places without a server; its page saves votes to a file."""
     from harness.study.design import RATERS, load

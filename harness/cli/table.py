@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.arguments import Format, Plugins, Styled, load_plugins
+from harness.cli.arguments import Format, Plugins, Styled, load_plugins, path_named
 from harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def table(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; with --all, folders to search.")],
     format_: Annotated[Format | None, typer.Option("--format", help="Of what is printed or written.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write files here instead of printing.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path_named, metavar="DIR", help="Write files here instead of printing.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Write the tables of every run below RUN beside it.")] = False,
     check: Annotated[bool, typer.Option("--check", help="With --all: change nothing, exit 1 if a file would.")] = False,
     common: Annotated[

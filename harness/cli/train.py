@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.arguments import Quiet, ReplacePlan, Sets, Verbose
+from harness.cli.arguments import Quiet, ReplacePlan, Sets, Verbose, path_named
 
 if TYPE_CHECKING:
     from harness.runs.plan import Plan
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="As suites/training/latent_against_dense.yaml.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the recipe; runs/training/<recipe> unless given.")
+        Path | None,
+        typer.Option(
+            parser=path_named, metavar="DIR", help="Folder of the recipe; runs/training/<recipe> unless given."
+        ),
     ] = None,
     set_: Sets = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this arm or training; may be repeated.")] = None,

@@ -1,4 +1,4 @@
-"""Check the entries of a suite whose tables are made from samples: the sections, metrics and curves that they name."""
+"""Check the tables and pictures of a suite: their names, and what those that are made from samples show."""
 
 from __future__ import annotations
 
@@ -18,14 +18,22 @@ def check_sampled(doc: Located, suite: Suite) -> None:
         _check_drift(doc, ("drift", index), drift, suite)
     for index, serving in enumerate(suite.serving):
         _check_serving(doc, ("serving", index), serving, suite)
-    pictures = {plot.name for plot in suite.plots}
     for kind in ("drift", "serving"):
         for index, item in enumerate(getattr(suite, kind)):
-            if item.name in pictures:
-                raise SuiteError(f"{doc.where((kind, index, 'name'))}: two pictures or tables are called {item.name!r}")
-            pictures.add(item.name)
             if item.models == []:
                 raise SuiteError(f"{doc.where((kind, index, 'models'))}: {kind} {item.name!r} shows no model")
+
+
+def check_names(doc: Located, suite: Suite) -> None:
+    """Refuse two tables, or two pictures, of one name: the file of one would take the place of the other's."""
+    for own in ("tables", "plots"):
+        names: set[str] = set()
+        for kind in (own, "drift", "serving"):  # which give both
+            for index, item in enumerate(getattr(suite, kind)):
+                if item.name in names:
+                    where = doc.where((kind, index, "name"))
+                    raise SuiteError(f"{where}: two pictures or tables are called {item.name!r}", "rename one of them")
+                names.add(item.name)
 
 
 def _check_drift(doc: Located, loc: Loc, drift: Drift, suite: Suite) -> None:

@@ -15,7 +15,7 @@ from harness.errors import HarnessError, OptionError, SuiteError
 from harness.suite import plugins, positions, prompt_sets, published
 from harness.suite.check_against import check_against
 from harness.suite.check_pareto import check_pareto
-from harness.suite.check_sampled import check_sampled, require
+from harness.suite.check_sampled import check_names, check_sampled, require
 from harness.suite.part import LABEL
 from harness.suite.positions import Located
 from harness.suite.schema import (
@@ -68,6 +68,7 @@ def load_suite(path: Path, overrides: Sequence[str] = ()) -> Suite:
     _check_size(doc, suite, origins)
     _check_columns(doc, suite)
     check_sampled(doc, suite)
+    check_names(doc, suite)
     for kind in ("tables", "plots", "drift", "serving"):
         for index, item in enumerate(getattr(suite, kind)):
             for label in item.models or []:

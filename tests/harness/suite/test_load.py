@@ -368,3 +368,17 @@ def test_serving_names_sections_of_its_probes(tmp_path: Path) -> None:
     for serving, words in wrong:
         with pytest.raises(SuiteError, match=words):
             load(tmp_path, suite(**serving))
+
+
+@pytest.mark.parametrize("kind", ["tables", "plots"])
+def test_two_tables_or_pictures_of_one_name_are_refused_at_the_second(tmp_path: Path, kind: str) -> None:
+    table = "  - {name: t, columns: [{value: 'short:brightness'}]}\n"
+    plot = "  - {name: t, kind: quality_by_cache, values: ['short:brightness']}\n"
+    entry = table if kind == "tables" else plot
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "suite: s\nmodels: [{name: fake/moving}]\nprompts: {p: [one]}\n"
+        "generate: [{name: short, prompts: p, frames: 4, metrics: [fake/brightness]}]\n" + f"{kind}:\n{entry}{entry}"
+    )
+    with pytest.raises(SuiteError, match=r"s\.yaml:7: two pictures or tables are called 't'"):
+        load_suite(path)
