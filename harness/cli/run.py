@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from harness.cli.arguments import Plugins, Quiet, ReplacePlan, Sets, SuiteFile, Verbose
+from harness.cli.arguments import Plugins, Quiet, ReplacePlan, Sets, SuiteFile, Verbose, path_named
 
 if TYPE_CHECKING:
     from harness.cli.progress import Detail
@@ -21,12 +21,19 @@ if TYPE_CHECKING:
 
 def run(
     suite: SuiteFile,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/<suite> unless given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path_named, metavar="DIR", help="Run folder; runs/<suite> unless given.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Do at most N units, then stop.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Measurements at the same time, of probes that allow it.")] = 1,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes that make batches of clips on a CPU; one a core unless given.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that make clips on a CPU; one, and for batches one a core, unless given. 0 makes them in "
+            "this one, for a debugger.",
+        ),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare the digest of every clip file first.")] = False,
     only: Annotated[
@@ -131,6 +138,7 @@ def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = 
     What is missing is marked, also where the suite refuses such means; then no files are written.
     """
     from harness.errors import HarnessError, Incomplete, StorageError, complaint
+    from harness.execute.printed import PRINTED
 
     fault: HarnessError | None = None
     try:
@@ -146,6 +154,8 @@ def report(outcome: Outcome, files_in: str = "clips", plugins: Sequence[Path] = 
     yield f"records: {outcome.folder / 'records.jsonl'}   {files_in}: {outcome.folder / files_in}"
     if fault is None and (outcome.folder / "tables").is_dir():
         yield f"tables:  {outcome.folder / 'tables'}"
+    if (printed := outcome.folder / PRINTED).is_file():
+        yield f"printed: {printed}"
     if (outcome.folder / "clips").is_dir():
         yield f"page:    harness page {outcome.folder}" + "".join(f" --plugin {file}" for file in plugins)
     if isinstance(fault, Incomplete) and outcome.pending:

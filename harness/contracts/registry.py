@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -200,7 +202,8 @@ def load_plugin(path: Path) -> None:
     sys.modules[name] = module
     _search(path.parent)
     try:
-        spec.loader.exec_module(module)
+        with chdir(os.curdir):  # whatever it does, this process stays where it is
+            spec.loader.exec_module(module)
     except HarnessError:
         del sys.modules[name]
         raise

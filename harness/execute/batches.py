@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.contracts import VideoModel, registry
@@ -17,16 +17,14 @@ PROCESS_BYTES = 2**29
 """Memory of a process beside its weights."""
 
 
-def grouped(
-    todo: Sequence[Unit], arm: Arm, done: Callable[[Unit], bool] = lambda unit: False, processes: int = 1
-) -> Iterator[list[Unit]]:
+def grouped(todo: Sequence[Unit], arm: Arm, processes: int = 1) -> Iterator[list[Unit]]:
     """The generate units `todo` of one arm in batches of the size that each asks for, the last of a kind smaller.
 
     Where `processes` share the work and no pixel depends on the batch, batches are made smaller, until each process has
-    as many. A unit that is done comes by itself. Order is that of the last unit of each batch.
+    as many. Order is that of the last unit of each batch.
     """
     model = registry.models.create(arm.name, arm.options)
-    kinds = {unit.key: _kind(unit, model) for unit in todo if "batch" in unit.context and not done(unit)}
+    kinds = {unit.key: _kind(unit, model) for unit in todo if "batch" in unit.context}
     counts = Counter(kinds.values())
     waiting: dict[str, list[Unit]] = {}
     for unit in todo:
@@ -62,12 +60,10 @@ def _kind(unit: Unit, model: VideoModel) -> str:
 def processes(todo: Sequence[tuple[Arm, Unit]], device: str, most: int | None) -> int:
     """How many processes make the clips `todo`: one a core, at most `most`, as far as clips and memory suffice.
 
-    One, and no other than the run's own, on a GPU, where no section asks for batches, and for a model that no fresh
-    process would find.
+    One on a GPU, and where no section asks for batches.
     """
     arms = {arm.label: arm for arm, unit in todo if "batch" in unit.context}
-    names = {arm.name for arm, _ in todo}
-    if device != "cpu" or not arms or not all(map(registry.models.importable, names)):
+    if device != "cpu" or not arms:
         return 1
     largest = max(4 * (arm.card.parameters or 0) for arm in arms.values())
     by_memory = devices.memory_bytes() // 2 // (largest + PROCESS_BYTES)

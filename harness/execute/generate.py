@@ -27,6 +27,7 @@ from harness.runs.line import Record
 from harness.runs.plan import Arm, Unit
 from harness.suite.schema import ALL
 from harness.system import source_clips, video
+from harness.system.files import folder_kept
 
 QUEUE_CHUNKS = 4
 """Decoded chunks that may wait for the encoder, so that memory stays bounded when it is the slower one."""
@@ -263,10 +264,11 @@ class Maker(Generic[Kept]):
     def _feed(attempts: Sequence[ClipAttempt[Kept]], start: Callable[[], Iterator[Mapping[int, Piece]]]) -> bool:
         """Hand on everything that `start()` yields; false where a batch failed and its clips were abandoned."""
         try:
-            for pieces in start():
-                taken = [attempts[number].hand_over(piece) for number, piece in pieces.items()]
-                if not any(taken):
-                    return True
+            with folder_kept():
+                for pieces in start():
+                    taken = [attempts[number].hand_over(piece) for number, piece in pieces.items()]
+                    if not any(taken):
+                        return True
             for attempt in attempts:
                 attempt.hand_over(None)
         except BaseException as fault:

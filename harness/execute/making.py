@@ -1,18 +1,24 @@
-"""Clips in processes of their own, on a CPU: the run's side, and `python -m harness.execute.making`.
+"""Clips in processes of their own: the run's side, and `python -m harness.execute.making`.
 
-A small network keeps one thread busier than several: so each core has a process, and each process a model.
+A model that ends its process, by a crash or for want of memory, loses the run nothing but the clips that it was at. On
+a CPU there may be several: a small network keeps one thread busier than several, so each core has a process, and each
+process a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
 from harness.execute import process, units
 from harness.execute.generate import Maker
-from harness.execute.process import READY, Child, Hello, ProcessEnded
+from harness.execute.lost import DEATHS, Deaths, lost_record
+from harness.execute.printed import Log, mark
+from harness.execute.process import LOADED, READY, Child, Hello
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Unit
 
@@ -26,16 +32,27 @@ class ClipWorker:
     """The run's side of one process. It starts with the first batch, and again after it died.
 
     Args:
-        say: gets progress, as in `loading dense`. folder: of the run. threads: that the model may use.
+        say: gets progress, as in `loading dense`. folder: of the run.
+        threads: that the model may use; None leaves them as they are. log: takes what the model prints.
     """
 
     def __init__(
-        self, device: str, setting: units.Setting, say: Callable[[str], None], folder: Path, threads: int
+        self,
+        device: str,
+        setting: units.Setting,
+        say: Callable[[str], None],
+        folder: Path,
+        threads: int | None = None,
+        log: Log | None = None,
     ) -> None:
         self.setting = setting
-        environment = dict.fromkeys(THREADS, str(threads))
-        self._child = Child(__name__, device, setting, say, folder, lambda: environment)
+        environment = {} if threads is None else dict.fromkeys(THREADS, str(threads))
+        self._child = Child(__name__, device, setting, say, folder, lambda: environment, log)
         self._asked: dict[str, tuple[Arm, Unit]] = {}
+        self._deaths = Deaths()
+        self._loading = ""
+        self._loading_deaths: Counter[str] = Counter()
+        self._how, self._tail = "", ""
         self._interrupted = False
         self.close = self._child.close
 
@@ -43,10 +60,14 @@ class ClipWorker:
         """Have a batch made, until the process asks for more. Some records may come later.
 
         Where the process dies, each half of the clips without a record is tried again, so that a clip that ends it
-        fails alone.
+        fails alone. An arm whose load ends it again and again is not loaded for every clip.
         """
+        arm, batch = task
         start = units.now()
-        self._ask(*task)
+        if self._loading_deaths[arm.label] >= DEATHS:
+            self._fail(batch, start, give, f"loading {arm.label}")
+            return
+        self._ask(arm, batch)
         if not self._read(give):
             self._again(start, give)
 
@@ -67,33 +88,50 @@ class ClipWorker:
 
     def _ask(self, arm: Arm, batch: Sequence[Unit]) -> None:
         self._asked |= {unit.key: (arm, unit) for unit in batch}
+        self._loading = arm.label
         self._child.ask((arm, batch))
 
     def _read(self, give: Callable[[Record], None]) -> bool:
         """Give records until the process asks for more; false where it ended."""
-        for record in self._child.answers():
-            if record is None:
+        for answer in self._child.answers():
+            if answer == READY:
                 return True
-            self._asked.pop(record.key, None)
-            give(record)
+            if answer == LOADED:
+                del self._loading_deaths[self._loading]
+                self._loading = ""
+            elif isinstance(answer, Record):
+                self._asked.pop(answer.key, None)
+                give(answer)
         return False
 
     def _again(self, start: str, give: Callable[[Record], None]) -> None:
         """What becomes of the clips of a process that ended: each half in a process of its own, or a failed record."""
-        how, lost = self._child.how_it_ended(), list(self._asked.values())
+        self._how, self._tail = self._child.how_it_ended(), self._child.tail()
+        lost = list(self._asked.values())
         self._asked.clear()
-        if self._interrupted:
+        if self._interrupted or not lost:
             return
-        if len(lost) == 1:
-            fault = ProcessEnded(f"the process that makes clips ended {how}", "see what it printed")
-            give(units.record(lost[0][1], self.setting, "failed", units.Result(), start, units.describe(fault)))
+        self._loading_deaths[self._loading] += bool(self._loading)
+        deaths = self._deaths.add(unit for _, unit in lost)
+        if len(lost) == 1 and deaths >= DEATHS:
+            self._fail([lost[0][1]], start, give)
             return
         half = (len(lost) + 1) // 2
-        for part in (lost[:half], lost[half:]):
+        for part in filter(None, (lost[:half], lost[half:])):
             for _, of_arm in groupby(part, key=lambda item: item[0].label):
                 clips = list(of_arm)
-                self._ask(clips[0][0], [unit for _, unit in clips])
+                self.do((clips[0][0], [unit for _, unit in clips]), give)
                 self.finish(give)
+
+    def _fail(self, lost: Iterable[Unit], start: str, give: Callable[[Record], None], doing: str = "it") -> None:
+        for unit in lost:
+            give(lost_record(unit, self.setting, self._how, self._tail, start, doing))
+
+
+def who(arm: Arm, batch: Sequence[Unit]) -> str:
+    """Whose prints those are that come while a batch is made."""
+    more = f" and {len(batch) - 1} more" if len(batch) > 1 else ""
+    return f"{batch[0].context['section']} {arm.label} {batch[0].key[:12]}{more}"
 
 
 class Server(process.Server):
@@ -106,6 +144,10 @@ class Server(process.Server):
     def serve(self, *request: Any) -> None:
         """Make one batch."""
         arm, batch = request
+        mark(who(arm, batch))
+        with suppress(Exception, SystemExit):  # each unit says it again
+            self.models.get(arm)
+        self.tell(LOADED)
         self.maker.make(arm, batch)
         self.tell(READY)
         self._settle(len(batch))

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.contracts import Json, ProbeContext, Subject
 from harness.execute import process, units
+from harness.execute.printed import Log, mark
 from harness.execute.process import Child, ProcessEnded
 from harness.probes.timing.telemetry import PARENT_HOLDS_CONTEXT
 from harness.runs.line import Record
@@ -26,11 +27,19 @@ class Measurer:
 
     Args:
         say: gets progress, as in `loading dense`. scratch: as in `ProbeContext`.
+        log: takes what models and probes print.
     """
 
-    def __init__(self, device: str, setting: units.Setting, say: Callable[[str], None], scratch: Path) -> None:
+    def __init__(
+        self,
+        device: str,
+        setting: units.Setting,
+        say: Callable[[str], None],
+        scratch: Path,
+        log: Log | None = None,
+    ) -> None:
         self.setting = setting
-        self._child = Child(__name__, device, setting, say, scratch, _environment)
+        self._child = Child(__name__, device, setting, say, scratch, _environment, log)
         self.close, self.interrupt = self._child.close, self._child.interrupt
 
     def measure(self, unit: Unit, arm: Arm | None, options: Mapping[str, Json], seconds: float) -> Record:
@@ -47,18 +56,21 @@ class Measurer:
         timer.start()
         try:
             self._child.ask((unit, arm, options))
-            for record in self._child.answers():
-                if record is not None:
-                    return record
+            for answer in self._child.answers():
+                if isinstance(answer, Record):
+                    return answer
         except BaseException:
             self._child.kill()
             raise
         finally:
             timer.cancel()
-        fault = ProcessEnded(f"the process that measures ended {self._child.how_it_ended()}", "see what it printed")
+        how, tail = self._child.how_it_ended(), self._child.tail()
+        where = "see what it printed, in the traceback" if tail else "see what it printed"
+        fault = ProcessEnded(f"the process that measures ended {how}", where)
         if over:
             fault = ProcessEnded(f"the measurement took more than {seconds:g} s and was ended", "raise its `timeout_s`")
-        return units.record(unit, self.setting, "failed", units.Result(), start, units.describe(fault))
+        error = units.describe(fault) | ({"traceback": tail} if tail else {})
+        return units.record(unit, self.setting, "failed", units.Result(), start, error)
 
     def do(self, task: Task, give: Callable[[Record], None]) -> None:
         """Measure, for `pool.work_all`."""
@@ -86,6 +98,7 @@ class Server(process.Server):
             subject = Subject(arm.name, arm.options, arm.card, hello.device, load, tuple(hello.plugins))
 
         where = f"{unit.context['section']} {unit.context['arm']}".rstrip()
+        mark(f"{where} {unit.key[:12]}")
 
         def report(line: str) -> None:
             self.say(f"{where}: {line}")

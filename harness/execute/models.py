@@ -8,6 +8,7 @@ from collections.abc import Callable
 from harness.contracts import VideoModel, registry
 from harness.runs.plan import Arm
 from harness.system import devices
+from harness.system.files import folder_kept
 
 
 class Models:
@@ -26,9 +27,10 @@ class Models:
             self.unload()
             self._label = arm.label
             self.say(f"{doing} {arm.label}")
-            model = registry.models.create(arm.name, arm.options)
             try:
-                model.load(self.device)
+                with folder_kept():
+                    model = registry.models.create(arm.name, arm.options)
+                    model.load(self.device)
             except (Exception, SystemExit) as fault:
                 # The frames of a failed load would keep its tensors alive until the next model.
                 traceback.clear_frames(fault.__traceback__)
@@ -61,6 +63,7 @@ class Models:
         model, self._model, self._label, self._fault = self._model, None, None, None
         if model is not None:
             try:
-                model.unload()
+                with folder_kept():
+                    model.unload()
             except Exception as fault:  # noqa: BLE001 - a plug-in may raise anything, and its records are written
                 self.say(f"unloading failed: {type(fault).__name__}: {fault}")

@@ -41,7 +41,11 @@ class Worker(Protocol[Task_contra]):
 
 
 def work_all(
-    tasks: Iterable[T], jobs: int, start: Callable[[Callable[[str], None]], Worker[T]], say: Callable[[str], None]
+    tasks: Iterable[T],
+    jobs: int,
+    start: Callable[[Callable[[str], None]], Worker[T]],
+    say: Callable[[str], None],
+    meanwhile: Callable[[], bool] = lambda: False,
 ) -> Generator[Record, None, None]:
     """The records of `tasks` as they come, `jobs` at a time, each process taking one task after another.
 
@@ -49,6 +53,7 @@ def work_all(
 
     Args:
         start: makes a worker, given whom it tells what goes on. say: is told that, in the caller's thread.
+        meanwhile: does a piece of other work in that thread, while no record waits; false where there is none.
     """
     waiting, events = deque(tasks), SimpleQueue[Event]()
     workers = [start(events.put) for _ in range(min(jobs, len(waiting)))]
@@ -58,6 +63,8 @@ def work_all(
     running = len(threads)
     try:
         while running:
+            if events.empty() and meanwhile():
+                continue
             event = events.get()
             if isinstance(event, BaseException):
                 raise event

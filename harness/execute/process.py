@@ -6,6 +6,7 @@ has started.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import pickle
@@ -24,13 +25,17 @@ from harness.contracts import registry
 from harness.errors import HarnessError, StorageError
 from harness.execute import units
 from harness.execute.models import Models
+from harness.execute.printed import Log, Printing
 from harness.runs.line import Record, decode, encode
 from harness.system import devices
 
-PROGRESS, RECORD, RUN_FAULT, READY = b"s", b"r", b"x", b"n"
-"""First byte of an answer's line: progress in words, a record, a fault that ends the run, or the wish for more work."""
+PROGRESS, RECORD, RUN_FAULT, LOADED, READY = b"s", b"r", b"x", b"l", b"n"
+"""First byte of an answer's line: progress in words, a record, a fault that ends the run, that the model is there, or
+the wish for more work."""
 CLOSING_S = 30.0
 """Seconds that a process has for freeing its model after the last unit."""
+END_S = 2.0
+"""Seconds that a process has for ending after its answers have."""
 
 
 class ProcessEnded(HarnessError):
@@ -57,6 +62,7 @@ class Child:
     Args:
         module: what it runs, as `python -m` names it. say: gets progress, as in `loading dense`.
         folder: where it works; its requests say what for. environment: variables to add.
+        log: takes what it prints; without one that goes where this process prints.
     """
 
     def __init__(
@@ -67,9 +73,11 @@ class Child:
         say: Callable[[str], None],
         folder: Path,
         environment: Callable[[], Mapping[str, str]],
+        log: Log | None = None,
     ) -> None:
         self.module, self.device, self.setting, self.say, self.folder = module, device, setting, say, folder
-        self.environment = environment
+        self.environment, self.log = environment, log
+        self._printing: Printing | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: object) -> None:
@@ -81,8 +89,8 @@ class Child:
             pickle.dump(request, process.stdin)
             process.stdin.flush()
 
-    def answers(self) -> Iterator[Record | None]:
-        """Records as they come, None where it wants more work; ends with the process. Raises `StorageError`."""
+    def answers(self) -> Iterator[Record | bytes]:
+        """Records as they come, and `LOADED` and `READY`; ends with the process. Raises `StorageError`."""
         if self._process is None:
             return
         assert self._process.stdout is not None
@@ -94,8 +102,8 @@ class Child:
                 raise StorageError(*json.loads(text))
             elif kind == RECORD and text.endswith(b"\n"):
                 yield decode(text)
-            elif kind == READY:
-                yield None
+            elif kind in (LOADED, READY):
+                yield kind
 
     def no_more(self) -> None:
         """Say that no request follows, so that the process frees its model and ends."""
@@ -105,9 +113,18 @@ class Child:
 
     def how_it_ended(self) -> str:
         """Wait for the end of a process whose answers have ended; its exit status in words."""
-        status = 0 if self._process is None else self._process.wait()
+        status: int | None = 0
+        if self._process is not None:
+            try:
+                status = self._process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                status = None
         self.kill()
-        return f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+        return _in_words(status)
+
+    def tail(self) -> str:
+        """The end of what the process printed about its last request; empty where nobody reads that."""
+        return "" if self._printing is None else self._printing.tail()
 
     def close(self) -> None:
         """Let the process free its model and end; kill it where it does not, or is in the middle of a unit."""
@@ -140,14 +157,38 @@ class Child:
             [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=None if self.log is None else subprocess.PIPE,
             env={**os.environ, **self.environment()},
             start_new_session=True,
         )
+        threading.Thread(target=_end_group, args=(process,), daemon=True).start()
+        if self.log is not None and process.stderr is not None:
+            self._printing = Printing(process.stderr, self.log)
         assert process.stdin is not None
         plugins = tuple(registry.plugin_files)
-        hello = Hello(os.getpid(), self.device, self.setting, tuple(sys.path), plugins, self.folder)
+        # An empty entry is the working folder, which a model may leave; what is no path is an import hook's own.
+        path = tuple(os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path)
+        hello = Hello(os.getpid(), self.device, self.setting, path, plugins, self.folder)
         pickle.dump(hello, process.stdin)
         return process
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of `process`, and end what it has forked, which would keep its answers open."""
+    process.wait()
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _in_words(status: int | None) -> str:
+    """How a process ended; None for one that was ended, as it gave no more answers."""
+    if status is None:
+        return "by closing its pipe"
+    if status >= 0:
+        return f"with exit status {status}"
+    why = ", as by the system when memory runs out" if status == -signal.SIGKILL else ""
+    names = {member.value: member.name for member in signal.Signals}
+    return f"by signal {names.get(-status, -status)}{why}"
 
 
 # ------------------------------------------------------------------------------ the process itself
@@ -190,6 +231,8 @@ def main(server: Callable[[Hello, IO[bytes]], Server]) -> None:
     answer = os.fdopen(os.dup(1), "wb")
     # Models' output goes to standard error, so that it is never taken for an answer. Models cannot read the requests.
     os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    faulthandler.enable()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     hello: Hello = pickle.load(requests)
     devices.end_with_parent(hello.parent)

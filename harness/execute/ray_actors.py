@@ -27,9 +27,10 @@ from harness.errors import StorageError
 from harness.execute import units
 from harness.execute.generate import Maker
 from harness.execute.luggage import Luggage, Unpacked, settle, unpack
-from harness.execute.making import THREADS
+from harness.execute.making import THREADS, who
 from harness.execute.measuring import Measurer
 from harness.execute.models import Models
+from harness.execute.printed import MOST_OF_ONE, mark
 from harness.execute.scorers import Scorers
 from harness.probes.timing.telemetry import Telemetry
 from harness.runs.folder import inside
@@ -41,8 +42,6 @@ from harness.system.files import storage
 
 FOLDER, LOCK = "videomla-bench-ray-", "lock"
 """How the folders of keepers begin, and the file in each that its keeper holds locked."""
-LOG_BYTES = 4000
-"""Last bytes of a worker's output that a failed record shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +94,15 @@ class Done:
     Attributes:
         records: of units, each with the bytes of the clip that it speaks of, if it does.
         seconds: that the work took. loading: seconds of it until the model was there.
-        said: lines of progress. refused: message and fix of what this node's disk refused.
+        said: lines of progress. printed: what was printed meanwhile, with its marks.
+        refused: message and fix of what this node's disk refused.
     """
 
     records: Sequence[tuple[Record, bytes]]
     seconds: float
     loading: float = 0.0
     said: Sequence[str] = ()
+    printed: bytes = b""
     refused: tuple[str, str] | None = None
 
 
@@ -126,13 +127,9 @@ class Keeper:
         """Lay down the luggage; the folder, what became of the luggage, and what nodes of one machine agree in."""
         return self.folder, unpack(luggage, self.folder), machine()
 
-    def tail(self, log: str) -> str:
-        """The end of what a worker printed, which may have ended since."""
-        try:
-            content = (self.folder / log).read_bytes()
-        except OSError:
-            return ""
-        return content[-LOG_BYTES:].decode("utf-8", "replace")
+    def printed(self, log: str) -> bytes:
+        """The end of what a worker printed and has not sent, with its marks; it may have ended since."""
+        return _last_bytes(self.folder / log)
 
     def close(self) -> None:
         """Delete the folder."""
@@ -145,6 +142,14 @@ def machine() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return platform.node()
+
+
+def _last_bytes(path: Path) -> bytes:
+    """The last bytes of a file, as many as are kept of one unit; none where it cannot be read."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_OF_ONE))
+        return file.read(MOST_OF_ONE)
+    return b""
 
 
 class Worker:
@@ -174,6 +179,14 @@ class Worker:
         """Once it is there: processes of others on its GPU."""
         return Telemetry(self.desk.device).other_processes() or 0
 
+    def printed_since(self) -> bytes:
+        """What was printed since that was asked for, or the end of it."""
+        path = self.desk.folder / self.desk.log
+        content = _last_bytes(path)
+        with suppress(OSError):
+            os.truncate(path, 0)
+        return content
+
     def said_since(self) -> list[str]:
         """Lines of progress since they were asked for."""
         said, self.said = self.said, []
@@ -194,19 +207,21 @@ class ClipMaker(Worker):
         """Make the clips of `tasks`, all of one arm."""
         start = time.monotonic()
         arm = self.desk.unpacked.arm(tasks[0].arm)
+        mark(who(arm, tasks[0].units))
         with suppress(Exception, SystemExit):  # each unit says it again
             self.models.get(arm)
         loading = time.monotonic() - start
         refused = None
         try:
             for task in tasks:
+                mark(who(arm, task.units))
                 self.maker.make(arm, [self.desk.unpacked.unit(unit) for unit in task.units])
                 self._settle(len(task.units))
             self._settle(0)
         except StorageError as error:
             refused = (error.message, error.fix)
         records, self.records[:] = [(record, self._taken(record)) for record in self.records], []
-        return Done(records, time.monotonic() - start, loading, self.said_since(), refused)
+        return Done(records, time.monotonic() - start, loading, self.said_since(), self.printed_since(), refused)
 
     def _settle(self, leave: int) -> None:
         while len(self.maker.unfinished) > leave:
@@ -233,6 +248,7 @@ class ClipScorer(Worker):
     def do(self, tasks: Sequence[ScoreTask]) -> Done:
         """Score the clips of `tasks`."""
         start = time.monotonic()
+        refused = None
         records: list[tuple[Record, bytes]] = []
         try:
             with tempfile.TemporaryDirectory(dir=self.desk.folder) as folder:
@@ -242,13 +258,14 @@ class ClipScorer(Worker):
                         with storage(path):
                             path.write_bytes(sent.content)
                     for unit in task.units:
+                        mark(f"{unit.context['plugin']} {unit.key[:12]}")
                         work = partial(self._score, unit, task.clips, paths)
                         records.append((units.attempt(unit, self.setting, work), b""))
                     for path in paths:
                         path.unlink()
         except StorageError as error:
-            return Done(records, time.monotonic() - start, 0.0, self.said_since(), (error.message, error.fix))
-        return Done(records, time.monotonic() - start, 0.0, self.said_since())
+            refused = (error.message, error.fix)
+        return Done(records, time.monotonic() - start, 0.0, self.said_since(), self.printed_since(), refused)
 
     def _score(self, unit: Unit, sent: Sequence[SentClip], paths: Sequence[Path]) -> units.Result:
         clips = [
@@ -275,8 +292,11 @@ class MeasuringHost(Worker):
 
     def measure(
         self, unit: Unit, arm: Arm | None, options: Mapping[str, Json], seconds: float
-    ) -> Iterator[str | tuple[Record, Mapping[str, bytes]] | tuple[str, str]]:
-        """Lines of progress, then the record with its products' bytes; or message and fix of a refusing disk."""
+    ) -> Iterator[str | tuple[Record, Mapping[str, bytes], bytes] | tuple[str, str]]:
+        """Lines of progress, then the record with its products' bytes and what was printed.
+
+        Or message and fix of a refusing disk.
+        """
         unpacked = self.desk.unpacked
         self.thread.submit(self._measure, unpacked.unit(unit), arm and unpacked.arm(arm), options, seconds)
         while isinstance(event := self.events.get(), str):
@@ -286,7 +306,7 @@ class MeasuringHost(Worker):
         elif isinstance(event, BaseException):
             raise event
         else:
-            yield (event, self._products(event))
+            yield (event, self._products(event), self.printed_since())
 
     def _measure(self, *task: Any) -> None:
         try:

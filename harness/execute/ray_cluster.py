@@ -285,12 +285,12 @@ class Cluster:
             self.ray.kill(hand.actor, no_restart=True)
         self.hands.remove(hand)
 
-    def tail(self, hand: Hand) -> str:
-        """The end of what a worker printed; empty where its node is gone."""
+    def printed(self, hand: Hand) -> bytes:
+        """The end of what a worker printed, with its marks; empty where its node is gone."""
         try:
-            return str(self.ray.get(hand.site.keeper.tail.remote(hand.log), timeout=CLOSE_S))
+            return bytes(self.ray.get(hand.site.keeper.printed.remote(hand.log), timeout=CLOSE_S))
         except self.ray.exceptions.RayError:
-            return ""
+            return b""
 
     def ended(self, hand: Hand, error: BaseException) -> str:
         """A worker is lost: how it ended, in words. Raises `NotAvailable` where none ever starts."""
@@ -299,7 +299,8 @@ class Cluster:
             hand.site.failures += 1
             # An exception of its start stands in Ray's words, anything else in what it printed.
             own = "creation task" in str(error)
-            last = (str(error) if own else self.tail(hand)).strip().rpartition("\n")[2].strip()
+            says = str(error) if own else self.printed(hand).decode("utf-8", "replace")
+            last = says.strip().rpartition("\n")[2].strip()
             self.reason = f"on {hand.site.name} a worker ended {how} before it was ready" + (
                 f": {last}" if last else ""
             )

@@ -16,9 +16,11 @@ from typing import Any
 
 from harness.contracts import registry
 from harness.errors import HarnessError, NotAvailable, StorageError
-from harness.execute import batches, units
+from harness.execute import batches
 from harness.execute.handing_out import Item, Shares
+from harness.execute.lost import DEATHS, Deaths, lost_record
 from harness.execute.luggage import pack
+from harness.execute.printed import Lines
 from harness.execute.ray_actors import ClipTask, Done, ScoreTask, SentClip, planned
 from harness.execute.ray_cluster import POLL_S, Cluster, Hand, Site
 from harness.execute.run import Engine, RunningPlan
@@ -28,17 +30,9 @@ from harness.runs.plan import Arm, Unit, scored_clips
 from harness.system import files
 from harness.system.digests import canonical, digest
 
-DEATHS = 3
-"""Workers that a unit may end before it has failed."""
 WRITERS = 8
 """Threads that bring clips to the disk, most of which wait for it."""
 MAKERS_PER_SCORER = 8
-
-
-class WorkerLost(HarnessError):
-    """A unit ended the workers that did it."""
-
-    exit_code = 1
 
 
 def engine_of(cluster: Cluster) -> Engine:
@@ -59,7 +53,7 @@ class RayRun(RunningPlan):
         self.running: dict[Any, Hand] = {}
         self.to_make: Shares[ClipTask] = Shares(_part_of_clips)
         self.to_score: Shares[tuple[Unit, ...]] = Shares(_part_of_scores)
-        self.deaths: Counter[str] = Counter()
+        self.deaths = Deaths()
         self.writers = ThreadPoolExecutor(WRITERS)
         self.waiting_since: dict[str, float] = {}
         self.unwritten = 0
@@ -257,6 +251,8 @@ class RayRun(RunningPlan):
         for line in (line for _, _, done in results for line in done.said):
             if not line.startswith(("loading", "setting up")):
                 self._say(line)
+        for _, _, done in results:
+            self.log.add(Lines().take(done.printed, last=True))
         pairs = [pair for _, _, done in results for pair in done.records]
         records = [planned(record, self.units[record.key]) for record, _ in pairs]
         clips = [
@@ -282,30 +278,30 @@ class RayRun(RunningPlan):
 
     # -------------------------------------------------------------------------------- lost workers
 
+    def tail_of(self, hand: Hand) -> str:
+        """The end of what a lost worker printed about its last unit; all of it goes to the log."""
+        lines = Lines()
+        self.log.add(lines.take(self.cluster.printed(hand), last=True))
+        return lines.tail()
+
     def _lost(self, hand: Hand, error: BaseException) -> list[Record]:
         """Let what a lost worker was doing wait again; the records of what has ended too many."""
-        tail = self.cluster.tail(hand) if hand.items else ""
+        tail = self.tail_of(hand) if hand.items else ""
         how, items = self.cluster.ended(hand, error), hand.items
         if items:
             self._say(f"a worker on {hand.site.name} ended {how}; its work is done again")
         shares: Shares[Any] = self.to_make if hand.job == "clips" else self.to_score
         failed: list[Record] = []
         for item in items:
-            self.deaths.update(unit.key for unit in item.units)
-            deaths = max(self.deaths[unit.key] for unit in item.units)
+            deaths = self.deaths.add(item.units)
             pool = item.task.arm.label if hand.job == "clips" else hand.job
             if deaths >= DEATHS and len(item.units) == 1:
-                failed.append(self._failed(item.units[0], how, tail))
+                failed.append(lost_record(item.units[0], self.setting, how, tail))
             elif deaths >= DEATHS - 1:
                 shares.add_alone(pool, item)
             else:
                 shares.add(pool, [replace(item, alone=True)])
         return failed
-
-    def _failed(self, unit: Unit, how: str, tail: str) -> Record:
-        fault = WorkerLost(f"it ended {DEATHS} workers, the last {how}", "see what that printed, in the traceback")
-        error = {**units.describe(fault), "traceback": tail}
-        return units.record(unit, self.setting, "failed", units.Result(), error=error)
 
     def release(self) -> None:
         """Write down what workers have finished, and end them all."""
@@ -428,7 +424,8 @@ class _Measuring:
         (unit, _), place.task, place.stream = place.task, None, None
         if isinstance(answer[0], str):
             raise StorageError(f"on node {place.site.name}: {answer[0]}", answer[1])
-        record, products = answer
+        record, products, printed = answer
+        self.run.log.add(Lines().take(printed, last=True))
         for name, content in products.items():
             files.write_atomic(inside(self.run.scratch, name), content)
         self.run._write(planned(record, unit))
@@ -436,15 +433,14 @@ class _Measuring:
     def _lost(self, place: _Place, error: BaseException) -> None:
         hand, task = place.hand, place.task
         assert hand is not None
-        tail = self.cluster.tail(hand)
+        tail = self.run.tail_of(hand)
         place.hand, place.stream, place.task = None, None, None
         how = self.cluster.ended(hand, error)
         if task is None:
             return
         unit = task[0]
         self.run._say(f"the worker that measures on {place.site.name} ended {how}")
-        self.run.deaths[unit.key] += 1
-        if self.run.deaths[unit.key] >= DEATHS:
-            self.run._write(self.run._failed(unit, how, tail))
+        if self.run.deaths.add([unit]) >= DEATHS:
+            self.run._write(lost_record(unit, self.run.setting, how, tail))
         else:
             place.sections.appendleft(deque([task, *(place.sections.popleft() if place.sections else ())]))

@@ -1,14 +1,15 @@
 """Run a plan on this machine: each model loaded once for its clips, and anew for every measurement.
 
-For every arm: generate the clips, each scored while it is fresh. While a model makes a clip, the one before is encoded,
-brought to the disk and recorded by another thread; its scores follow before the next clip starts. When all clips are
-there and nothing is loaded any more, another process measures (rule T1).
+Clips are made in processes of their own, which a model may end. They are recorded as they come, and scored here while
+the next ones are made. Models that exist in this process alone make their clips here: while one makes a clip, the one
+before is encoded, brought to the disk and recorded by another thread; its scores follow before the next clip starts.
+When all clips are there and nothing is loaded any more, another process measures (rule T1).
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -23,13 +24,14 @@ from harness.execute.measuring import Measurer, Task
 from harness.execute.models import Models
 from harness.execute.outcome import Outcome, Progress, Tick, stop_reason
 from harness.execute.pool import work_all
+from harness.execute.printed import Log
 from harness.execute.products import SCRATCH, placed
 from harness.execute.scorers import Scorers
 from harness.runs.folder import Store
 from harness.runs.index import IndexEntry
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Plan, Unit, scored_clips
-from harness.system import devices
+from harness.system import devices, files
 
 INTERRUPTED = "interrupted{}; run again to go on"
 
@@ -53,8 +55,9 @@ def run_plan(
     `verify` compares the digest of every clip's file, not its length alone. The git commit of `suite_folder` is
     recorded beside that of the harness. Probes keep files in `scratch`, a folder of the run unless
     given. `jobs` measurements run at the same time where their probe allows it (`Probe.side_by_side`). `processes` make
-    batches of clips on a CPU, one a core unless given. `engine` does the units elsewhere, as that of
-    `harness.execute.ray_engine` does. `replace_plan` lets a folder's plan go of which this one has no unit.
+    clips on a CPU, one, and for batches one a core, unless given; 0 has them made in this process. `engine` does the
+    units elsewhere, as that of `harness.execute.ray_engine` does. `replace_plan` lets a folder's plan go of which this
+    one has no unit.
 
     An interrupt (Ctrl-C, and on the command line SIGTERM and SIGHUP) ends the run in order, and `stopped` says so.
     Raises `HarnessError` where the run cannot start, and `StorageError` where the disk refuses. In both cases the
@@ -62,11 +65,16 @@ def run_plan(
     """
     git = devices.git_state(Path(__file__).parent, suite_folder)
     setting = units.Setting(devices.describe(plan.device), devices.versions(), git)
-    with Store(out) as store:
+    files.fix_folders()
+    # A model or metric that goes to another folder takes no path of the run with it.
+    folder = out.absolute()
+    with Store(folder) as store:
         store.sweep()
         remark = store.write_plan(plan, replace_plan)
         say = progress or (lambda tick: None)
-        job = (engine or RunningPlan)(plan, store, setting, verify, say, limit, scratch or out / SCRATCH)
+        job = (engine or RunningPlan)(
+            plan, store, setting, verify, say, limit, (scratch or folder / SCRATCH).absolute()
+        )
         try:
             job.work(jobs, processes)
         except _Stop as stop:
@@ -75,7 +83,10 @@ def run_plan(
             job.stopped = INTERRUPTED.format(f" by {interrupt}" if str(interrupt) else "")
         finally:
             job.release()
-        return replace(job.outcome(), remarks=tuple(filter(None, (remark, *job.other_texts))))
+            # A process that was ended in the middle of a clip leaves its part.
+            store.sweep()
+        remarks = tuple(filter(None, (remark, *job.other_texts, job.made_here)))
+        return replace(job.outcome(), folder=out, remarks=remarks)
 
 
 Engine = Callable[[Plan, Store, units.Setting, bool, Progress, int | None, Path], "RunningPlan"]
@@ -104,6 +115,7 @@ class RunningPlan:
         self.sections = {section.name: section for section in plan.suite.measure}
         self.index = store.records.newest()
         self.models = Models(plan.device, self._say)
+        self.log = Log(store.folder)
         self.measurer = self._measurer(self._say)
         self.scorers = Scorers(plan.device, self._say)
         self.maker = Maker(self.models, setting, store.folder, self._keep)
@@ -120,6 +132,8 @@ class RunningPlan:
         self.settled = {key for key in self.scores if key in self.digests or key not in self.units}
         self.tried: set[str] = set()
         self.total = sum(not self._done(unit) for unit in plan.units)
+        self.made_here = ""
+        self.unscored: deque[Unit] = deque()
         self.other_texts = standing.other_texts(plan, self.index, self.digests)
 
     # ------------------------------------------------------------------------------- what is done
@@ -141,15 +155,26 @@ class RunningPlan:
 
     def make_clips(self, processes: int | None) -> None:
         """Make the clips that are missing, and score those that have no score."""
+        here: dict[str, list[Unit]] = {}
+        apart: list[tuple[Arm, Unit]] = []
         clips = self.clips()
-        todo = [(arm, unit) for arm in self.plan.arms for unit in clips[arm.label] if not self._done(unit)]
-        if (several := batches.processes(todo, self.plan.device, processes)) > 1:
-            for unit in (unit for arm in self.plan.arms for unit in clips[arm.label] if self._done(unit)):
-                self._scores(unit)
-            self._make_together(todo, several)
-        else:
-            for arm in self.plan.arms:
-                self._clips(arm, clips[arm.label])
+        for arm in self.plan.arms:
+            todo = [unit for unit in clips[arm.label] if not self._done(unit)]
+            self.unscored += [unit for unit in clips[arm.label] if self._done(unit)]
+            if processes == 0 or not registry.models.importable(arm.name):
+                here[arm.label] = todo
+            else:
+                apart += [(arm, unit) for unit in todo]
+        if any(here.values()) and processes != 0:
+            self.made_here = (
+                f"no other process finds the models of {', '.join(label for label in here if here[label])}, so this "
+                "one made their clips, and would have ended with them; a file for --plugin is found"
+            )
+        self._make_apart(apart, batches.processes(apart, self.plan.device, processes))
+        while self._score_next():
+            continue
+        for arm in self.plan.arms:
+            self._make_here(arm, here.get(arm.label, ()))
         self.scorers.close()
 
     def clips(self) -> dict[str, list[Unit]]:
@@ -187,40 +212,46 @@ class RunningPlan:
             in_turn += reversed(todo) if number % 2 else todo
         return together, [(unit, arms.get(str(unit.context["arm"]))) for unit in in_turn]
 
-    def _clips(self, arm: Arm, todo: Sequence[Unit]) -> None:
-        for batch in batches.grouped(todo, arm, self._done):
+    def _make_here(self, arm: Arm, todo: Sequence[Unit]) -> None:
+        """Clips in this process, each scored before the next but one is begun."""
+        for batch in batches.grouped(todo, arm) if todo else ():
             self._batch(arm, batch)
         self._collect()
         self.models.unload()
 
-    def _make_together(self, todo: Sequence[tuple[Arm, Unit]], processes: int) -> None:
-        """Clips in as many processes, each scored as it comes."""
-        threads = max(1, devices.cores() // processes)
+    def _make_apart(self, todo: Sequence[tuple[Arm, Unit]], processes: int) -> None:
+        """Clips in as many processes, scored here as they come."""
+        threads = max(1, devices.cores() // processes) if processes > 1 else None
 
         def start(say: Callable[[str], None]) -> ClipWorker:
-            return ClipWorker(self.plan.device, self.setting, say, self.store.folder, threads)
+            return ClipWorker(self.plan.device, self.setting, say, self.store.folder, threads, self.log)
 
         while todo:
-            count = max(1, self._room([unit for _, unit in todo]))
-            now, todo = todo[:count], todo[count:]
-            by_arm = {arm.label: (arm, [unit for other, unit in now if other is arm]) for arm, _ in now}
+            count = self._room([unit for _, unit in todo])
+            if not count and self._score_next():
+                continue
+            now, todo = todo[: max(1, count)], todo[max(1, count) :]
             tasks = [
                 (arm, batch)
-                for arm, units in by_arm.values()
-                for batch in batches.grouped(units, arm, processes=processes)
+                for arm in self.plan.arms
+                if (mine := [unit for other, unit in now if other is arm])
+                for batch in batches.grouped(mine, arm, processes=processes)
             ]
             of = {unit.key: unit for _, unit in now}
-            with closing(work_all(tasks, processes, start, self._say)) as records:
+            with closing(work_all(tasks, processes, start, self._say, self._score_next)) as records:
                 for record in records:
                     self._write(record)
-                    self._scores(of[record.key])
+                    self.unscored.append(of[record.key])
+
+    def _score_next(self) -> bool:
+        """Score a clip that waits for that; false where none does."""
+        if not self.unscored:
+            return False
+        self._scores(self.unscored.popleft())
+        return True
 
     def _batch(self, arm: Arm, batch: Sequence[Unit]) -> None:
         """Clips that are made together; the scores of the clips before them."""
-        if self._done(batch[0]):
-            self._collect()
-            self._scores(batch[0])
-            return
         while batch:
             if not self._room(batch):
                 self._collect()
@@ -234,6 +265,7 @@ class RunningPlan:
         if self.limit is None:
             return len(batch)
         ahead = self.finished + sum(1 + len(self.scores[unit.key]) for _, unit in self.maker.unfinished)
+        ahead += sum(not self._done(score) for unit in self.unscored for score in self.scores[unit.key])
         room = 0
         for unit in batch:
             if ahead >= self.limit:
@@ -288,7 +320,7 @@ class RunningPlan:
         return unit, arm, section.options, section.timeout_s
 
     def _measurer(self, say: Callable[[str], None]) -> Measurer:
-        return Measurer(self.plan.device, self.setting, say, self.scratch)
+        return Measurer(self.plan.device, self.setting, say, self.scratch, self.log)
 
     def _measure_together(self, todo: Sequence[Unit], jobs: int) -> None:
         arms = {arm.label: arm for arm in self.plan.arms}

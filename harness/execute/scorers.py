@@ -10,6 +10,7 @@ from harness.environments.worker.metric import WorkerMetric
 from harness.errors import NotAvailable
 from harness.runs.plan import Unit
 from harness.system.digests import canonical
+from harness.system.files import folder_kept
 
 
 def scorer_for(name: str, options: Mapping[str, Json], device: str) -> Metric:
@@ -23,7 +24,8 @@ def scorer_for(name: str, options: Mapping[str, Json], device: str) -> Metric:
         raise NotAvailable(f"metric {name} is not available: {state.reason}", state.fix)
     if metric.environment != "core" and not isinstance(metric, WorkerMetric):
         raise NotAvailable(f"metric {name} is not available: nothing here runs the environment {metric.environment!r}")
-    metric.setup(device)
+    with folder_kept():
+        metric.setup(device)
     return metric
 
 

@@ -28,6 +28,7 @@ from harness.runs.measured import record_notes, record_samples, record_values
 from harness.runs.plan import Unit
 from harness.suite import prefixes
 from harness.system import video
+from harness.system.files import folder_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,9 @@ def now() -> str:
 
 def prefixes_of(files: Sequence[Mapping[str, Any]], card: ModelCard) -> tuple[Prefix, ...]:
     """The prefixes that a unit names, for a model of this card. Their files are read when the model asks."""
-    return tuple(prefixes.lazy_prefix(Path(file["file"]), file["sha256"], file["frames"], card) for file in files)
+    return tuple(
+        prefixes.lazy_prefix(Path(file["file"]).absolute(), file["sha256"], file["frames"], card) for file in files
+    )
 
 
 # ---------------------------------------------------------------------------------------------- score
@@ -161,9 +164,10 @@ def score(unit: Unit, metric: Metric, clip: Clip) -> Result:
     """One metric on one clip."""
     preimage: Any = unit.preimage
     name = preimage["metric"]["name"]
-    raw = metric.score(replace(clip, known_as=preimage.get("prompt_identity", "")))
+    with folder_kept():
+        raw = metric.score(replace(clip, known_as=preimage.get("prompt_identity", "")))
+        samples = {key: [float(item) for item in items] for key, items in metric.samples().items()}
     values = enforce.values(f"metric {name}", registry.metrics.get(name).values, raw)
-    samples = {key: [float(item) for item in items] for key, items in metric.samples().items()}
     scored = {"digest": clip.digest} | ({"reference": clip.reference.digest} if clip.reference else {})
     return Result(values=values, samples=samples, notes=metric.notes(), clip=scored)
 
@@ -187,7 +191,8 @@ def measure(unit: Unit, options: Mapping[str, Json], subject: Subject | None, co
         switches=tuple(Switch(frame, tuple(prompts)) for frame, prompts in load["switches"]),
         prefixes=prefixes_of(unit.context["prefixes"], subject.card) if subject and "prefixes" in load else (),
     )
-    measurement = probe.measure(subject, workload, context)
+    with folder_kept():
+        measurement = probe.measure(subject, workload, context)
     owner = f"probe {name}"
     values = record_values(owner, probe.values, measurement)
     samples = record_samples(owner, type(probe), measurement)

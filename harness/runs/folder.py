@@ -1,6 +1,7 @@
 """The run folder: paths of plan, records and clips, and a lock that lets one run in at a time.
 
-    RUN/plan.json  RUN/records.jsonl  RUN/clips/ab/<key>.mp4  RUN/by-prompt/<prompt>-<i>.mp4  RUN/by-prompt/index.csv
+    RUN/plan.json  RUN/records.jsonl  RUN/printed.log  RUN/clips/ab/<key>.mp4
+    RUN/by-prompt/<prompt>-<i>.mp4  RUN/by-prompt/index.csv
 
 File names come from keys. Only the view by prompt has names made of prompts, and those are made safe.
 """
@@ -104,7 +105,8 @@ class Store:
         """Delete the parts of files that a crash left behind."""
         for pattern in (f"clips/*/.*{files.TEMPORARY}", f".*{files.TEMPORARY}"):
             for part in self.folder.glob(pattern):
-                part.unlink(missing_ok=True)
+                with suppress(OSError):
+                    part.unlink()
 
 
 def refuse_newer(path: Path) -> None:

@@ -25,6 +25,7 @@ from harness.suite.schema import (
 from harness.suite.scripts import Script, scripts_of
 from harness.system import devices
 from harness.system.digests import canonical
+from harness.system.files import folder_kept
 
 PLAN_SCHEMA = 1
 Kind = Literal["generate", "score", "measure"]
@@ -123,6 +124,7 @@ def _plain(item: Arm | Group) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------- planning
 
 
+@folder_kept()
 def make(suite: Suite, device: str | None = None) -> Plan:
     """The plan of a loaded suite on `device`, by default the suite's own.
 
@@ -151,6 +153,7 @@ def _plugin_files(suite: Suite) -> list[str]:
     return list(dict.fromkeys([*suite.plugins, *loaded]))
 
 
+@folder_kept()
 def _arm(entry: ModelEntry, model: VideoModel, device: str) -> Arm:
     card = enforce.card(entry.label, model)
     try:

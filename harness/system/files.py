@@ -14,6 +14,7 @@ from harness.errors import StorageError
 
 CACHE_VARIABLE = "VIDEOMLA_CACHE"
 WEIGHTS_VARIABLE = "VIDEOMLA_WEIGHTS"
+CACHES_VARIABLE = "XDG_CACHE_HOME"
 
 TEMPORARY = ".part"
 """Ending of a file that is being written; one that a crash left behind may be deleted."""
@@ -112,6 +113,25 @@ def write_atomic(path: Path, content: bytes | str | Callable[[IO[bytes]], object
             file.write(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def folder_kept() -> Iterator[None]:
+    """Come back to the present working folder, whatever foreign code inside makes of it."""
+    # By a handle, as the folder may be renamed or deleted meanwhile. Linux gives one also where listing is not allowed.
+    handle = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        os.fchdir(handle)
+        os.close(handle)
+
+
+def fix_folders() -> None:
+    """Let variables that name folders by relative paths name the same ones, wherever this process and its own go."""
+    for variable in (CACHE_VARIABLE, WEIGHTS_VARIABLE, CACHES_VARIABLE):
+        if name := os.environ.get(variable):
+            os.environ[variable] = str(Path(name).expanduser().absolute())
+
+
 def cache_folder() -> Path:
     """The folder of what can be made again: `$VIDEOMLA_CACHE`, or `videomla-bench` in the user's cache folder."""
     configured = os.environ.get(CACHE_VARIABLE)
@@ -125,4 +145,4 @@ def weights_folder() -> Path:
 
 
 def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videomla-bench"
+    return Path(os.environ.get(CACHES_VARIABLE) or Path.home() / ".cache") / "videomla-bench"

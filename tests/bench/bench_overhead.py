@@ -171,7 +171,7 @@ def measure(case: str, clips: int, rounds: int) -> None:
         watched(registry.models.get(made.arms[0].name))
         bare(make(Path(scratch), case, 1))
         for number in range(rounds):
-            run = partial(run_plan, made, Path(scratch) / f"run {number}")
+            run = partial(run_plan, made, Path(scratch) / f"run {number}", processes=0)
             pair = ((loops, partial(bare, made)), (runs, run))
             for kept, work in reversed(pair) if number % 2 else pair:
                 kept.append(timed(work))

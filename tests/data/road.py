@@ -42,8 +42,13 @@ def planned(folder: Path, data: dict[str, Any] | str, *overrides: str) -> Plan:
 
 
 def run(folder: Path, data: dict[str, Any], **arguments: Any) -> Outcome:
-    """Plan and run a suite given as data, in `folder/run`."""
-    return run_plan(planned(folder, data), folder / "run", **arguments)
+    """Plan and run a suite given as data, in `folder/run`, as `run_here` does."""
+    return run_here(planned(folder, data), folder / "run", **arguments)
+
+
+def run_here(plan: Plan, folder: Path, *more: Any, **arguments: Any) -> Outcome:
+    """Run a plan with its clips made in this process: at once, and by the fakes as a test has changed them."""
+    return run_plan(plan, folder, *more, **{"processes": 0, **arguments})
 
 
 def outcome_of(folder: Path) -> dict[str, Any]:

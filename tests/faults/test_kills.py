@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import ALL, Tried
 from road import FAKES, base, outcome_of, run, write
@@ -57,13 +59,15 @@ def start(suite: Path, out: Path, limit: int = 0, processes: int = 1) -> subproc
     )
 
 
-def many(prompts: int = 4) -> dict[str, Any]:
+def many(prompts: int = 4, batch: int = 1) -> dict[str, Any]:
     arms = [
         {"name": "fake/moving", "label": "a"},
         {"name": "fake/raises", "label": "b", "options": {"when": "prompt 1", "chunk": 3}},
     ]
     measure = [{"name": "speed", "probe": "fake/count", "prompts": "p", "frames": 10}]
-    return base(models=arms, prompts={"p": [f"prompt {n}" for n in range(prompts)]}, measure=measure)
+    generate = [{**base()["generate"][0], "batch": batch}]
+    prompts_by_name = {"p": [f"prompt {n}" for n in range(prompts)]}
+    return base(models=arms, prompts=prompts_by_name, generate=generate, measure=measure)
 
 
 def test_a_file_that_may_not_grow_ends_the_run_with_a_clear_line_and_nothing_torn(tmp_path: Path) -> None:
@@ -129,12 +133,18 @@ def test_an_interrupt_signal_ends_in_order_with_exit_code_3(tmp_path: Path) -> N
     assert (tmp_path / "run" / "records.jsonl").read_bytes().endswith(b"\n")
 
 
-KILLS = 40 if ALL else 6
+KILLS = 70 if ALL else 6
 """For each seed."""
+WORKERS_KILLED = 40 if ALL else 4
+"""Runs whose workers are killed."""
+MAKER = "harness.execute.making"
 
 
 def _kill_at(suite: Path, out: Path, processes: int, moment: float, after_lines: int) -> bool:
-    """Start a run, kill it `moment` seconds after its `after_lines`-th unit; whether it was still going."""
+    """Start a run, kill it `moment` seconds after its `after_lines`-th unit; whether it was still going.
+
+    After none, that is a moment of its start or of its whole life.
+    """
     process = start(suite, out, processes=processes)
     assert process.stdout is not None
     for _ in range(after_lines):
@@ -146,14 +156,17 @@ def _kill_at(suite: Path, out: Path, processes: int, moment: float, after_lines:
     return alive
 
 
-@pytest.mark.parametrize(("seed", "processes"), [(0, 1), (1, 1), (2, 2)])
+@pytest.mark.parametrize(("seed", "processes"), [(0, 0), (1, 1), (2, 2)])
 def test_a_run_killed_at_random_points_resumes_to_the_records_of_an_unbroken_one(
     tmp_path: Path, tried: Tried, seed: int, processes: int
 ) -> None:
-    run(tmp_path, many(4))
+    data = many(4, batch=4 if processes > 1 else 1)
+    run(tmp_path, data)
     whole = outcome_of(tmp_path / "run")
-    suite = write(tmp_path, many(4))
-    dice = random.Random(seed)
+    suite, dice = write(tmp_path, data), random.Random(seed)
+    began = time.monotonic()
+    start(suite, tmp_path / "timed", processes=processes).communicate(timeout=600)
+    life = time.monotonic() - began
     killed, kept = 0, []
     folders: set[Path] = set()
     attempt = 0
@@ -162,7 +175,9 @@ def test_a_run_killed_at_random_points_resumes_to_the_records_of_an_unbroken_one
         attempt += 1
         folders.add(out)
         before = _lines(out)
-        killed += _kill_at(suite, out, processes, dice.uniform(0.0, 0.06), dice.randint(0, 3))
+        lines = dice.randint(0, 3)
+        moment = dice.uniform(0.0, dice.choice([0.06, life]) if not lines else 0.06)
+        killed += _kill_at(suite, out, processes, moment, lines)
         after = _lines(out)
         assert after[: len(before)] == before, "a finished record was lost or changed"
         kept.append(len(after))
@@ -196,3 +211,39 @@ def test_killed_between_clip_and_record_the_clip_is_made_again_and_agrees(tmp_pa
     assert outcome_of(tmp_path / "run") == whole
     assert len(list(RecordFile(path).records())) == len(lines)
     assert os.listdir(tmp_path / "run")
+
+
+def _kill_workers(driver: int, dice: random.Random, life: float, most: int) -> int:
+    """Kill at most so many processes that make clips for a run, each at a random moment; how many were killed."""
+    killed = 0
+    with suppress(psutil.Error):
+        run_itself = psutil.Process(driver)
+        while killed < most and run_itself.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(dice.uniform(0.0, life / most))
+            makers = [child for child in run_itself.children() if MAKER in child.cmdline()]
+            if makers:
+                dice.choice(makers).kill()
+                killed += 1
+    return killed
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_killed_at_random_points_of_a_run_lose_it_no_unit(
+    tmp_path: Path, tried: Tried, processes: int
+) -> None:
+    data = many(8, batch=4 if processes > 1 else 1)
+    run(tmp_path, data)
+    whole = outcome_of(tmp_path / "run")
+    suite, dice, killed = write(tmp_path, data), random.Random(processes), 0
+    for number in range(WORKERS_KILLED):
+        out = tmp_path / f"hit{number}"
+        process = start(suite, out, processes=processes)
+        # A unit that has ended three would have failed.
+        killed += _kill_workers(process.pid, dice, 1.0, most=2)
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 1, errors
+        assert outcome_of(out) == whole
+        keys = [json.loads(line)["key"] for line in _lines(out)]
+        assert len(keys) == len(set(keys)), "a unit was done twice"
+    tried(killed)
+    assert killed

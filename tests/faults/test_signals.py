@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+from conftest import ALL
 from road import FAKES, base, outcome_of, run, write
 
 from harness.runs.folder import Store
@@ -85,3 +88,35 @@ def test_a_child_that_a_model_forks_keeps_no_lock(tmp_path: Path) -> None:
         os.waitpid(child, 0)
         for end in (*mine, *its):
             os.close(end)
+
+
+QUIET = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
+"""Signals that end nothing."""
+STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+IGNORED = {signal.SIGPIPE, signal.SIGXFSZ}
+"""Python ignores them."""
+ORDERLY = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+EVERY = set(signal.Signals) if ALL else {signal.SIGQUIT, signal.SIGUSR1, signal.SIGCHLD, signal.SIGTSTP}
+
+
+@pytest.mark.parametrize("number", sorted(EVERY - ORDERLY), ids=lambda number: number.name)
+def test_any_signal_leaves_a_folder_that_the_next_run_goes_on_with(tmp_path: Path, number: signal.Signals) -> None:
+    suite, out = write(tmp_path, base(prompts={"p": [f"prompt {n}" for n in range(20)]})), tmp_path / "run"
+    process = start(suite, out)
+    records = out / "records.jsonl"
+    while not (records.exists() and records.stat().st_size > 4000):
+        assert process.poll() is None
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    if number in STOPPING:
+        process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == (0 if number in QUIET | STOPPING | IGNORED else -number), errors
+    psutil.wait_procs(workers, timeout=60)
+    assert not [worker for worker in workers if worker.is_running()]
+    again = start(suite, out)
+    again.communicate(timeout=600)
+    assert again.returncode == 0
+    assert len(outcome_of(out)) == 80
+    keys = [json.loads(line)["key"] for line in records.read_bytes().splitlines()]
+    assert len(keys) == len(set(keys)), "a unit was done twice"

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -120,14 +120,14 @@ def test_a_run_that_the_disk_stops_shows_what_there_is(
     from harness.errors import StorageError
     from harness.runs.records import RecordFile
 
-    append, count = RecordFile.append, iter(range(100))
+    append, count = RecordFile.append_all, iter(range(100))
 
-    def full(self: RecordFile, record: Record) -> object:
-        if next(count) == 6:
+    def full(self: RecordFile, records: Iterable[Record]) -> object:
+        if next(count) == 9:
             raise StorageError("records.jsonl cannot be written: No space left on device", "make room")
-        return append(self, record)
+        return append(self, records)
 
-    monkeypatch.setattr(RecordFile, "append", full)
+    monkeypatch.setattr(RecordFile, "append_all", full)
     found = run(harness)
     assert found.code == 1
     assert "### Moving squares" in found.out
@@ -390,6 +390,9 @@ def test_doctor_says_where_a_gpus_clocks_could_not_be_read(
         (["run", "suite.yaml", "--plugin", "absent.py"], "absent.py does not exist"),
         (["nonsense"], "No such command"),
         (["run"], "Missing argument"),
+        (["run", "suite.yaml", "--out", ""], "an empty text names no folder"),
+        (["describe", "fake/moving", "--plugin", str(FAKES), "--set", 'chunk=!!float ""'], "is no float"),
+        (["describe", "fake/moving", "--plugin", str(FAKES), "--set", f"chunk=0x{'f' * 6000}"], "no finite number"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(harness: Harness, arguments: list[str], message: str) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from road import base, outcome_of, planned, run
+from road import base, outcome_of, planned, run, run_here
 
 from harness.contracts import Frames, Request, registry
 from harness.errors import SuiteError
-from harness.execute.run import run_plan
 from harness.runs.line import Record
 from harness.runs.plan import Plan
 from harness.runs.records import RecordFile
@@ -98,7 +97,7 @@ def test_what_a_request_must_agree_in_is_grouped_by(tmp_path: Path, requests: li
         {"name": "turned", "prompts": "p", "frames": 9, "batch": 5, "switches": [{"frame": 4, "prompts": "q"}]},
     ]
     prompts = {"p": TEXTS, "q": [f"then {text}" for text in TEXTS]}
-    assert run(tmp_path, suite(1, "fake/pairs", generate=sections, prompts=prompts), processes=1).exit_code == 0
+    assert run(tmp_path, suite(1, "fake/pairs", generate=sections, prompts=prompts)).exit_code == 0
     short = [request for request in requests if request.frames == 6]
     assert sorted(sizes(short)) == [1, 2, 4, 4, 4]
     assert all(len({seed % 2 for seed in request.seeds}) == 1 for request in short)
@@ -139,7 +138,7 @@ def test_a_model_that_does_not_load_fails_every_clip_and_is_tried_once(tmp_path:
     plan = planned(tmp_path, suite(4, "fake/unloadable"))
     cls: Any = registry.models.get("fake/unloadable")
     before = cls.loads
-    outcome = run_plan(plan, tmp_path / "run")
+    outcome = run_here(plan, tmp_path / "run")
     assert (cls.loads - before, outcome.failed, outcome.skipped) == (1, 10, 10)
 
 

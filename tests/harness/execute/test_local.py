@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from road import base, outcome_of, planned, run
+from road import base, outcome_of, planned, run, run_here
 
 from harness.contracts import registry
 from harness.errors import RecordError
 from harness.execute.outcome import Outcome, Tick
-from harness.execute.run import run_plan
 from harness.runs.folder import Store
 from harness.runs.line import Record
 from harness.runs.records import RecordFile
@@ -101,7 +100,7 @@ def test_models_and_metrics_are_loaded_once_for_all_clips(tmp_path: Path, monkey
         if tick.record is not None:
             events.append(tick.record.kind)
 
-    run_plan(plan, tmp_path / "run", progress=note)
+    run_here(plan, tmp_path / "run", progress=note)
     clips = ["generate", "score"] * 3
     first = ["load 4", "generate", "setup", "score", *clips, "unload 4"]
     assert events == [*first, "load 3", "generate", "score", *clips, "unload 3", "close"]
@@ -117,7 +116,7 @@ def test_a_metric_that_comes_later_scores_the_clips_that_are_there(
         raise AssertionError("no clip is missing, so the model need not be loaded")
 
     monkeypatch.setattr(registry.models.get("fake/moving"), "load", refuse)
-    outcome = run_plan(plan, tmp_path / "run")
+    outcome = run_here(plan, tmp_path / "run")
     assert counts(outcome) == (8, 4, 4, 0, 0, 0)
 
 
@@ -157,7 +156,7 @@ def test_a_clip_is_recorded_while_the_model_makes_the_next(tmp_path: Path, monke
         lines.append(clips())
 
     monkeypatch.setattr(cls, "stream", stream)
-    assert run_plan(plan, tmp_path / "run").exit_code == 0
+    assert run_here(plan, tmp_path / "run").exit_code == 0
     assert lines == [0, 1, 2, 3], "the clip before has its record, before this one has ended"
 
 
@@ -249,7 +248,7 @@ def test_a_model_that_does_not_load_is_tried_once_and_fails_all_its_units(tmp_pa
     plan = planned(tmp_path, data)
     cls = registry.models.get("fake/unloadable")
     before = cls.loads  # type: ignore[attr-defined]
-    outcome = run_plan(plan, tmp_path / "run")
+    outcome = run_here(plan, tmp_path / "run")
     assert cls.loads - before == 1  # type: ignore[attr-defined]
     assert (outcome.failed, outcome.skipped, outcome.done_now) == (5, 4, 19)
     failed = [record for record in records(tmp_path) if record.status == "failed"]

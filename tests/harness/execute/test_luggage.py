@@ -17,7 +17,8 @@ from harness.contracts import registry
 from harness.errors import RegistryError
 from harness.execute import luggage as luggage_module
 from harness.execute.luggage import TRAVELS, Luggage, Unpacked, code_digest, pack
-from harness.execute.ray_actors import FOLDER, LOCK, LOG_BYTES, Keeper
+from harness.execute.printed import MOST_OF_ONE
+from harness.execute.ray_actors import FOLDER, LOCK, Keeper
 from harness.runs.plan import Plan, make
 from harness.suite.load import load_suite
 from harness.system.digests import canonical, file_sha256
@@ -223,10 +224,10 @@ def test_a_keeper_deletes_what_killed_ones_have_left_and_nothing_else(
     (tmp_path / "other").mkdir()
     second = Keeper()
     assert sorted(tmp_path.iterdir()) == sorted([first.folder, second.folder, tmp_path / "other"])
-    (first.folder / "a.log").write_bytes(b"x" * 10_000 + b"the end")
-    assert first.tail("a.log").endswith("the end")
-    assert len(first.tail("a.log")) == LOG_BYTES
-    assert first.tail("none.log") == ""
+    (first.folder / "a.log").write_bytes(b"x" * (2 * MOST_OF_ONE) + b"the end")
+    assert first.printed("a.log").endswith(b"the end")
+    assert len(first.printed("a.log")) == MOST_OF_ONE
+    assert first.printed("none.log") == b""
     for keeper in (first, second):
         keeper.close()
         keeper.lock.close()

@@ -74,7 +74,7 @@ def gone(pids: set[int]) -> bool:
 
 def test_processes_share_the_batches_and_give_what_one_gives(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    assert run(tmp_path / "one", planned(tmp_path / "one"), processes=1).exit_code == 0
+    assert run(tmp_path / "one", planned(tmp_path / "one"), processes=0).exit_code == 0
     assert {pid for pid, _ in lines(tmp_path / "one")} == {os.getpid()}
     outcome = run(tmp_path, planned(tmp_path, arms="ab"))
     assert (outcome.done_now, outcome.exit_code) == (64 // 2, 0), "both arms have the same keys"
@@ -87,10 +87,25 @@ def test_processes_share_the_batches_and_give_what_one_gives(tmp_path: Path) -> 
     assert gone(pids)
 
 
-def test_few_clips_and_single_ones_are_made_in_the_run_itself(tmp_path: Path) -> None:
-    assert run(tmp_path, planned(tmp_path, texts=["one", "two"])).exit_code == 0
-    assert run(tmp_path, planned(tmp_path, batch=1), replace_plan=True).exit_code == 0
-    assert {pid for pid, _ in lines(tmp_path)} == {os.getpid()}
+def test_few_clips_and_single_ones_are_made_in_one_process_with_the_users_threads(tmp_path: Path) -> None:
+    for number, plan in enumerate([planned(tmp_path, texts=["one", "two"]), planned(tmp_path, batch=1)], 1):
+        assert run(tmp_path, plan, replace_plan=True).exit_code == 0
+        pids = {pid for pid, _ in lines(tmp_path)}
+        assert len(pids - {os.getpid()}) == number
+        assert gone(pids)
+    loads = [event for _, event in lines(tmp_path) if event.startswith("load")]
+    assert loads == [f"load {os.environ.get('OMP_NUM_THREADS')}"] * 2
+
+
+def test_a_model_that_this_process_alone_knows_is_run_in_it_and_that_is_said(tmp_path: Path) -> None:
+    registry.load_plugin(FAKES)
+    cls = type("Here", (registry.models.get("fake/moving"),), {})
+    registry.models.register("here/model")(cls)
+    plan = make(load_suite(write(tmp_path, base(models=[{"name": "here/model", "label": "a"}]))), "cpu")
+    outcome = run_plan(plan, tmp_path / "run")
+    assert (outcome.done_now, outcome.exit_code) == (8, 0)
+    assert outcome.remarks[0].startswith("no other process finds the models of a, so this one made their clips")
+    assert run_plan(plan, tmp_path / "run").remarks == ()
 
 
 def test_a_clip_that_ends_its_process_fails_alone(tmp_path: Path) -> None:
@@ -99,7 +114,8 @@ def test_a_clip_that_ends_its_process_fails_alone(tmp_path: Path) -> None:
     assert (outcome.done_now, outcome.failed, outcome.skipped, outcome.pending) == (28, 2, 2, 0)
     failed = [record for record in clips(tmp_path) if record.status == "failed"]
     assert {record.context["prompt"] for record in failed} == {"it dies"}
-    assert "ended by signal SIGKILL" in str(failed[0].error["message"])
+    assert "it ended 3 workers, the last by signal SIGKILL" in str(failed[0].error["message"])
+    assert str(failed[0].error["traceback"]) == "last words"
     assert not [key for key in {record.key for record in clips(tmp_path)} if not key]
     assert len({record.key for record in clips(tmp_path)}) == len(clips(tmp_path)) == 16
 

@@ -57,24 +57,29 @@ def records(folder: Path) -> list[Record]:
     return [record for record in RecordFile(folder / "run" / "records.jsonl").records() if record.kind == "measure"]
 
 
+@pytest.mark.parametrize("processes", [None, 0])
 def test_clips_come_first_and_another_process_measures_with_models_of_its_own(
-    tmp_path: Path, events: Callable[[], list[tuple[int, str]]]
+    tmp_path: Path, events: Callable[[], list[tuple[int, str]]], processes: int | None
 ) -> None:
     said: list[str] = []
 
     def note(tick: Tick) -> None:
         said.append(tick.message or str(tick.record and tick.record.kind))
 
-    outcome = run_plan(planned(tmp_path, generate=CLIPS), tmp_path / "run", progress=note)
+    outcome = run_plan(planned(tmp_path, generate=CLIPS), tmp_path / "run", progress=note, processes=processes)
     assert (outcome.done_now, outcome.failed) == (2 * (2 + 2 + 1), 0)
-    here = [event for pid, event in events() if pid == os.getpid()]
-    assert here == ["load a", "setup", "unload a", "load b", "unload b", "close"]
-    there = [(pid, event) for pid, event in events() if pid != os.getpid()]
+    happened = events()
+    measurer = happened[-1][0]
+    before = [event for pid, event in happened if pid != measurer]
+    assert [event for event in before if "load" in event] == ["load a", "unload a", "load b", "unload b"]
+    assert [event for pid, event in happened if pid == os.getpid() and "load" not in event] == ["setup", "close"]
+    assert (happened[0][0] == os.getpid()) == (processes == 0)
+    there = [(pid, event) for pid, event in happened if pid == measurer]
     assert len({pid for pid, _ in there}) == 1
     # A first load brings the modules, which are no weights; the second is the one that is measured.
     first = [["load " + name, "unload " + name, "measure " + name, "load " + name, "unload " + name] for name in "ab"]
     assert [event for _, event in there] == [*first[0], *first[1]]
-    assert events().index(there[0]) == len(here)
+    assert happened.index(there[0]) == len(before)
     assert said[-2:] == ["measure", "measure"] or said.count("measure") == 2
     assert said.count("loading a") >= 2
     with pytest.raises(ProcessLookupError):

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 from record_lines import drop_digests
-from road import FAKES, base, outcome_of, planned, run, write
+from road import FAKES, base, outcome_of, planned, run, run_here, write
 
 from harness.cli.main import main
 from harness.errors import RecordError
 from harness.execute import merging
-from harness.execute.run import run_plan
 from harness.execute.shares import Shard, share
 from harness.runs.line import Record, encode
 from harness.runs.records import RecordFile
@@ -51,7 +50,7 @@ def shards(folder: Path, data: dict[str, Any], count: int, limit: int | None = N
         part = Shard(number, count)
         work, out = share(plan, part), whole / "shards" / part.name
         merging.adopt(work, whole, out)
-        run_plan(work, out, limit)
+        run_here(work, out, limit)
     return whole
 
 
@@ -65,7 +64,7 @@ def test_the_union_of_shards_is_the_whole_run_record_for_record(tmp_path: Path) 
     for path in (tmp_path / "run" / "clips").rglob("*.mp4"):
         assert (whole / path.relative_to(tmp_path / "run")).read_bytes() == path.read_bytes()
     # The whole run has nothing to do any more, also when every clip's digest is compared.
-    outcome = run_plan(planned(tmp_path, suite()), whole, verify=True)
+    outcome = run_here(planned(tmp_path, suite()), whole, verify=True)
     assert (outcome.already_done, outcome.done_now, outcome.exit_code) == (35, 0, 0)
 
 
@@ -101,7 +100,7 @@ def test_a_failure_gives_way_to_a_result_and_an_older_failure_to_a_newer(tmp_pat
     data = base(models=broken)
     plan = planned(tmp_path, data)
     for name in ("first", "second"):
-        run_plan(plan, tmp_path / name)
+        run_here(plan, tmp_path / name)
     merging.merge(tmp_path / "out", [tmp_path / "second", tmp_path / "first"])
     newest = {key for key, record in records(tmp_path / "second").items() if record.status == "failed"}
     assert newest
@@ -219,8 +218,8 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("into", ["an empty folder", "a run"])
 def test_runs_of_other_plans_are_refused(tmp_path: Path, into: str) -> None:
-    run_plan(planned(tmp_path, base()), tmp_path / "one")
-    run_plan(planned(tmp_path, base(prompts={"p": ["one", "three"]})), tmp_path / "two")
+    run_here(planned(tmp_path, base()), tmp_path / "one")
+    run_here(planned(tmp_path, base(prompts={"p": ["one", "three"]})), tmp_path / "two")
     out = tmp_path / ("out" if into == "an empty folder" else "one")
     runs = [tmp_path / "one", tmp_path / "two"] if into == "an empty folder" else [tmp_path / "two"]
     before = (tmp_path / "one" / "records.jsonl").read_bytes()
@@ -331,4 +330,4 @@ def test_a_merge_that_was_cut_short_goes_on(tmp_path: Path, monkeypatch: pytest.
     assert merged.clips == 13
     assert outcome_of(tmp_path / "out") == outcome_of(tmp_path / "run")
     assert not list((tmp_path / "out").rglob("*.part"))
-    assert run_plan(planned(tmp_path, suite()), tmp_path / "out", verify=True).done_now == 0
+    assert run_here(planned(tmp_path, suite()), tmp_path / "out", verify=True).done_now == 0

@@ -39,6 +39,7 @@ ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster as Nodes  # noqa: E402
 
 PLUGIN, SEES = FAKES.with_name("process_models.py"), FAKES.with_name("ray_plugins.py")
+LOST = FAKES.with_name("lost_models.py")
 ARMS = [
     {"name": "fake/moving", "label": "a"},
     {"name": "fake/alone", "label": "b", "options": {"chunk": 3}},
@@ -263,6 +264,28 @@ def test_a_clip_that_ends_three_workers_fails_alone_with_the_end_of_the_log(tmp_
     assert "it ended 3 workers" in str(failed.error["message"])
     assert "last words" in str(failed.error["traceback"])
     assert once(tmp_path)
+
+
+def test_what_workers_print_comes_to_one_file_and_a_folder_that_they_go_to_takes_nothing_along(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+    registry.load_plugin(FAKES)
+    registry.load_plugin(LOST)
+    options = {"a": {"goes": str(tmp_path / "elsewhere")}, "b": {"reads": "weights.bin"}}
+    models = [{"name": "lost/model", "label": label, "options": each} for label, each in options.items()]
+    section = {**base()["generate"][0], "metrics": ["lost/brightness"]}
+    plan = make(load_suite(write(tmp_path, base(models=models, generate=[section]))), "cpu")
+    outcome = run_plan(plan, Path("run"), engine=engine_of(cluster))
+    assert (outcome.exit_code, outcome.done_now) == (0, 16)
+    assert not list((tmp_path / "elsewhere").iterdir())
+    lines = (tmp_path / "run" / "printed.log").read_text().splitlines()
+    for record in (record for record in records(tmp_path) if record.kind == "generate"):
+        who = f"short {record.context['arm']} {record.key[:12]}"
+        assert f"{who} | on standard error: {record.context['prompt']}" in lines
+        assert f"{who} | by a program: {record.context['prompt']}" in lines
 
 
 def after(units: int, act: Callable[[], object]) -> Progress:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from road import base, planned, run, write
+from road import base, planned, run, run_here, write
 
 from harness.cli.main import main
 from harness.contracts import registry
-from harness.execute.run import run_plan
 from harness.report.tables import build
 from harness.runs.line import Record, encode
 from harness.runs.plan import make
@@ -107,9 +106,9 @@ def test_records_without_digests_say_nothing(tmp_path: Path, suite: dict[str, An
 
 def test_a_table_tells_of_several_texts(tmp_path: Path, suite: dict[str, Any]) -> None:
     plan = planned(tmp_path, suite)
-    run_plan(plan, tmp_path / "run", limit=5)
+    run_here(plan, tmp_path / "run", limit=5)
     with_text(tmp_path / "run" / "records.jsonl", "another text")
-    run_plan(plan, tmp_path / "run")
+    run_here(plan, tmp_path / "run")
     (table,) = build([load_run(tmp_path / "run")])
     assert any("its results were made with 2 texts of own.py under one version" in each for each in table.remarks)
 
@@ -124,9 +123,9 @@ def command_suite(folder: Path, **options: Any) -> Path:
 
 def test_an_edited_program_is_told(tmp_path: Path) -> None:
     suite = load_suite(command_suite(tmp_path))
-    assert run_plan(make(suite, "cpu"), tmp_path / "run").done_now == 2
+    assert run_here(make(suite, "cpu"), tmp_path / "run").done_now == 2
     (tmp_path / "make.py").write_text(PROGRAM + "# edited\n")
-    outcome = run_plan(make(suite, "cpu"), tmp_path / "run")
+    outcome = run_here(make(suite, "cpu"), tmp_path / "run")
     assert outcome.done_now == 0
     (remark,) = outcome.remarks
     assert remark.startswith("make.py has another text today")
@@ -146,7 +145,7 @@ def test_what_a_program_names_beside_its_keyed_files(tmp_path: Path) -> None:
 
 def test_a_dry_run_tells_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = command_suite(tmp_path)
-    run_plan(make(load_suite(path), "cpu"), tmp_path / "run")
+    run_here(make(load_suite(path), "cpu"), tmp_path / "run")
     (tmp_path / "make.py").write_text(PROGRAM + "# edited\n")
     with pytest.raises(SystemExit):
         main(["run", str(path), "--out", str(tmp_path / "run"), "--dry-run"])

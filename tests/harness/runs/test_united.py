@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from road import FAKES, base, planned
+from road import FAKES, base, planned, run_here
 
 from harness.cli.main import main
 from harness.execute import merging
-from harness.execute.run import run_plan
 from harness.execute.shares import only
 from harness.report.table import Table
 from harness.report.tables import build
@@ -35,7 +34,7 @@ def two_machines(folder: Path) -> list[Path]:
     """A run of each arm."""
     plan = planned(folder, suite())
     for arm in ("a", "b"):
-        run_plan(only(plan, [arm]), folder / f"machine_{arm}")
+        run_here(only(plan, [arm]), folder / f"machine_{arm}")
     return [folder / "machine_a", folder / "machine_b"]
 
 
@@ -48,7 +47,7 @@ def other_device(folder: Path, name: str) -> None:
 
 def test_arms_that_were_done_on_two_machines_are_one_row_each(tmp_path: Path) -> None:
     folders = two_machines(tmp_path)
-    run_plan(planned(tmp_path, suite()), tmp_path / "whole")
+    run_here(planned(tmp_path, suite()), tmp_path / "whole")
     assert tables(*folders) == tables(tmp_path / "whole")
     merging.merge(tmp_path / "merged", folders)
     assert tables(tmp_path / "merged") == tables(tmp_path / "whole")
@@ -65,12 +64,12 @@ def test_devices_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_section_that_went_on_elsewhere_is_whole(tmp_path: Path) -> None:
     plan = planned(tmp_path, suite())
-    run_plan(plan, tmp_path / "one", limit=7)
-    run_plan(plan, tmp_path / "two", limit=7)
+    run_here(plan, tmp_path / "one", limit=7)
+    run_here(plan, tmp_path / "two", limit=7)
     # Both did the same seven units: each is to be seen.
     assert len(united([load_run(tmp_path / "one"), load_run(tmp_path / "two")])) == 2
     shutil.copytree(tmp_path / "one", tmp_path / "copy")
-    run_plan(plan, tmp_path / "copy")
+    run_here(plan, tmp_path / "copy")
     (both,) = united([load_run(tmp_path / "one"), load_run(tmp_path / "copy")])
     assert build([both]) == tables(tmp_path / "copy")
     assert len(list(both.records.records())) == 7 + len(load_run(tmp_path / "copy").index)
@@ -81,7 +80,7 @@ def test_a_result_counts_before_a_failure(tmp_path: Path) -> None:
     path = folders[0] / "records.jsonl"
     every = list(RecordFile(path).records())
     path.write_bytes(b"".join(encode(replace(record, status="failed", error={"type": "x"})) for record in every))
-    run_plan(only(planned(tmp_path, suite()), ["a"]), tmp_path / "again")
+    run_here(only(planned(tmp_path, suite()), ["a"]), tmp_path / "again")
     for order in ([folders[0], tmp_path / "again"], [tmp_path / "again", folders[0]]):
         (both,) = united(list(map(load_run, order)))
         assert {entry.status for entry in both.index.values()} == {"ok"}
@@ -95,8 +94,8 @@ def test_notes_of_every_machine_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"prompts": {"p": ["one", "three"]}}, {"reference": "b"}])
 def test_runs_of_other_plans_keep_their_rows(tmp_path: Path, change: dict[str, Any]) -> None:
-    run_plan(planned(tmp_path, suite()), tmp_path / "one", limit=1)
-    run_plan(planned(tmp_path, suite(**change)), tmp_path / "two", limit=1)
+    run_here(planned(tmp_path, suite()), tmp_path / "one", limit=1)
+    run_here(planned(tmp_path, suite(**change)), tmp_path / "two", limit=1)
     assert len(united([load_run(tmp_path / "one"), load_run(tmp_path / "two")])) == 2
 
 
