@@ -143,9 +143,11 @@ def _from_jsonl(text: str, columns: Columns, where: str) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             raise SuiteError(f"{where}:{number}: not JSON") from error
         keys = [str(name) for name in entries] if isinstance(entries, dict) else []
-        for name in filter(None, (columns.prompt, columns.identity, columns.prefix)):
+        for place, name in enumerate((columns.prompt, columns.identity, columns.prefix)):
             value = entries.get(name) if isinstance(entries, dict) else None
-            if isinstance(value, list) and name == columns.prompt:
+            if place and not name:
+                continue
+            if isinstance(value, list) and place == 0:
                 if value and all(isinstance(each, str | None) for each in value):
                     continue
                 raise SuiteError(f"{where}:{number}: {name!r} is no list of texts")

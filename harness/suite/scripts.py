@@ -76,7 +76,7 @@ def _frame(switch: SwitchEntry, card: ModelCard, prefixed: bool) -> int:
     if switch.latent is not None:
         return switch.latent * card.temporal_ratio - (0 if prefixed else card.temporal_ratio - 1)
     assert switch.second is not None
-    return math.ceil(switch.second * card.frame_rate - _ROUNDING)
+    return max(1, math.ceil(switch.second * card.frame_rate - _ROUNDING))
 
 
 def words(switch: SwitchEntry) -> str:

@@ -121,6 +121,7 @@ def test_chosen_frames_switched_prompts_and_segments(weights, clips, truths, sco
     parts = [(0, 4, 0), (4, 6, 0), (6, 10, 1), (10, 12, 1), (12, 16, 2)]
     wanted = [truth[start:end, column].mean() for start, end, column in parts]
     assert by_segment.samples()["segment_scores"] == pytest.approx(wanted, abs=1e-6)
+    assert len(by_segment.samples()["prompt_tokens"]) == 3
     assert values["segment_3"] == pytest.approx(wanted[2], abs=1e-6)
     assert np.isnan(values["segment_6"])
     assert values["mean"] == pytest.approx(np.mean(wanted), abs=1e-6)
@@ -134,8 +135,15 @@ def test_what_must_hold(clips, scorer, tmp_path):
     assert np.isnan(scorer.score(clips["single"])["clip_f"])
     first = scorer.score(clips["moving"])
     assert scorer.score(clips["moving"]) == pytest.approx(first, abs=1e-7)
-    scorer.score(write(tmp_path / "long.mp4", moving(2), "very " * 200 + "long"))
+    assert "prompts_cut" not in scorer.notes()
+    # What differs only after the 77 tokens that the network reads changes no score, and the record says so.
+    long, short = (
+        scorer.score(write(tmp_path / f"{end}.mp4", moving(2), "very " * 200 + end)) for end in ("long", "short")
+    )
+    assert long == short
     assert scorer.samples()["prompt_tokens"][0] > 200
+    assert scorer.samples()["prompt_limit"] == [77]
+    assert scorer.notes()["prompts_cut"] == 1
 
 
 def test_bad_clips_fail_alone(clips, scorer, tmp_path):

@@ -131,3 +131,22 @@ def test_the_long_table_has_a_column_for_each_attribute(tmp_path: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(comma_separated([load_run(tmp_path)]))))
     motion = {line["prompt"]: line["motion_level"] for line in lines}
     assert motion == {"prompt 0": "low", "prompt 1": "high", "prompt 2": "low"}
+
+
+def test_a_table_may_have_a_row_with_interval_for_each_value(tmp_path: Path) -> None:
+    by_column = table(tmp_path / "columns", by="motion_level")
+    by_row = table(
+        tmp_path / "rows",
+        rows_by="motion_level",
+        columns=[{"value": "short:sharpness"}, {"value": "card:cached_scalars"}],
+    )
+    assert [row.label for row in by_row.rows] == [
+        *("dense", "dense, low", "dense, high"),
+        *("latent", "latent, low", "latent, high"),
+    ]
+    # The same cells, with their intervals and ranks, as the columns of each value have.
+    of_columns = [cells(by_column, number) for number in range(3)]
+    assert cells(by_row, 0) == [of_columns[number][arm] for arm in range(2) for number in range(3)]
+    assert [cell.text for cell in cells(by_row, 1)] == ["-"] * 6
+    with pytest.raises(SuiteError, match=r"unknown attribute of the prompts 'knid'; did you mean kind\?"):
+        suite(tmp_path, {"texts": ["a", "b"], "attributes": {"kind": ["x", "y"]}}, rows_by="knid")

@@ -236,3 +236,19 @@ def test_scripts_without_a_switch_say_that_their_first_prompt_counts(tmp_path: P
     assert plan.suite.prompts["p"].texts == ["a0", "b0"]
     assert plan.suite.prompts["p"].attributes == {"concept": [["cat"], ["cat"]]}
     assert "of up to 6 prompts of a script the first 1 count" in "\n".join(prompt_lines(plan, every=False))
+
+
+def test_a_list_is_no_identity(tmp_path: Path) -> None:
+    prompts = stories(tmp_path)
+    prompts["p"]["identity"] = "prompts"
+    with pytest.raises(SuiteError, match=r"stories\.jsonl:1: no text 'prompts'"):
+        planned(tmp_path, base(prompts=prompts))
+
+
+def test_the_first_frame_is_no_switch(tmp_path: Path) -> None:
+    data = base(
+        models=[{"name": "fake/chunked", "label": "a"}],
+        prompts=stories(tmp_path),
+        generate=[section({"second": [0.001]})],
+    )
+    assert generated(planned(tmp_path, data))[0]["switches"] == [[1, "a1"]]
