@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -293,11 +294,19 @@ def _names_apart(panel: Panel, axes: Axes) -> None:
     anchors = [at(line.x[-1], line.y[-1]) for line in lines]
     texts = [_name(line, axes) for line in lines]
     extents = [text.get_window_extent() for text in texts]
-    sizes = [(extent.width * scale + 2, extent.height * scale + 1) for extent in extents]
+    # A little wider than measured: at another resolution the same letters are not quite as wide.
+    sizes = [(extent.width * scale * 1.02 + 2, extent.height * scale + 1) for extent in extents]
     markers = [labels.Box(x - 3.5, y - 3.5, x + 3.5, y + 3.5) for x, y in anchors]
     edges = axes.get_window_extent()
     bounds = labels.Box(*(edge * scale for edge in (edges.x0, edges.y0, edges.x1, edges.y1)))
-    boxes = labels.place(anchors, sizes, [markers, [_whiskers(line, at) for line in lines if line.low]], bounds)
+    whiskers = [_between(at(line.x[-1], line.low[-1]), at(line.x[-1], line.high[-1])) for line in lines if line.low]
+    guides = [
+        _between(at(*a), at(*b))
+        for line in panel.lines
+        if line.thin
+        for a, b in pairwise(zip(line.x, line.y, strict=True))
+    ]
+    boxes = labels.place(anchors, sizes, [markers, [*guides, *whiskers]], bounds)
     for text, anchor, box in zip(texts, anchors, boxes, strict=True):
         text.set_position((box.left + 1 - anchor[0], box.bottom + 0.5 - anchor[1]))
         if box.distance(anchor) > labels.FAR:
@@ -321,9 +330,10 @@ def _name(line: Line, axes: Axes) -> Annotation:
     return text
 
 
-def _whiskers(line: Line, at: Callable[[float, float], labels.XY]) -> labels.Box:
-    low, high = at(line.x[-1], line.low[-1]), at(line.x[-1], line.high[-1])
-    return labels.Box(low[0] - 1.5, low[1], low[0] + 1.5, high[1])
+def _between(start: labels.XY, end: labels.XY) -> labels.Box:
+    """The box around a straight line, a little wider than that."""
+    (left, right), (bottom, top) = (sorted(pair) for pair in zip(start, end, strict=True))
+    return labels.Box(left - 1.2, bottom - 1.2, right + 1.2, top + 1.2)
 
 
 def _rule(rule: Rule, axes: Axes) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-GAP = 4.0
+GAP = 6.0
 """Points between a marker's middle and the nearest place of its name."""
 STEP = 3.0
 """Points by which names are moved farther off while they meet something."""
