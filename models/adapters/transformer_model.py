@@ -16,7 +16,7 @@ from harness.contracts import Agreement, Frames, Json, ModelCard, Options, Reque
 from harness.errors import ModelFault, OptionError
 from videomla_models.ops.choice import Form, choose, preferred_backend
 from videomla_models.spec import cost
-from videomla_models.spec.config import SamplerConfig, TransformerConfig
+from videomla_models.spec.config import SamplerConfig, TransformerConfig, check_sampler
 from videomla_models.spec.storage import CacheOptions, Storage
 from videomla_models.spec.timeline import Timeline
 from videomla_models.spec.window import WindowPolicy, changed, check_fit, check_rolling
@@ -239,6 +239,7 @@ class StreamingModel(VideoModel):
         policy.capacity(self.chunk)
         self.storage()
         check_fit(policy, config)
+        check_sampler(self.sampler_config())
         if policy.bank and policy.bank_by == "prompt" and not all(map(str.strip, request.prompts)):
             raise OptionError("a bank by prompt needs a prompt, and one is empty", "set policy.bank_by to similarity")
         if policy.head_current and len(request.prompts) > 1:

@@ -76,9 +76,10 @@ def period(policy: WindowPolicy, chunk: int) -> int:
     Raises `NotAvailable` where that never happens.
     """
     ring, seen = Ring(policy.capacity(chunk), policy.sink), dict[Any, int]()
-    if policy.positions == "absolute" or policy.sink_kind != "kept" or policy.average_rates:
+    plain = policy.sink_kind == "kept" and not (policy.average_rates or policy.front or policy.by_head)
+    if policy.positions == "absolute" or not plain:
         raise NotAvailable(
-            "no chunk repeats the launches of an earlier one: positions are absolute, or the sink is averaged",
+            "no chunk repeats the launches of an earlier one: positions are absolute, or frames are averaged or chosen",
             "use compile: none or blocks, or a window with positions: relative and a kept sink",
         )
     index = 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.errors import OptionError
-from videomla_models.spec.config import TRAIN_STEPS, SamplerConfig
+from videomla_models.spec.config import TRAIN_STEPS, SamplerConfig, check_sampler
 
 
 class Schedule:
@@ -16,15 +15,8 @@ class Schedule:
     """
 
     def __init__(self, config: SamplerConfig) -> None:
-        steps = list(config.steps)
-        if not steps or any(not 0 < s <= TRAIN_STEPS for s in steps) or steps != sorted(steps, reverse=True):
-            raise OptionError(
-                f"sampler.steps {steps} are not falling steps", f"give values from {TRAIN_STEPS} down to above 0"
-            )
-        if config.prediction not in ("flow", "clean"):
-            raise OptionError(f"sampler.prediction is {config.prediction!r}", "choose flow or clean")
-        if config.shift <= 0:
-            raise OptionError(f"sampler.shift is {config.shift}", "choose a value above 0")
+        check_sampler(config)
+        steps = config.steps
         u = torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1]
         self.table = config.shift * u / (1 + (config.shift - 1) * u)
         times = self.table * TRAIN_STEPS

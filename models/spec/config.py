@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.errors import OptionError
+from harness.errors import OptionError, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +98,19 @@ def evenly_spaced(count: int) -> tuple[float, ...]:
     if not 1 <= count <= TRAIN_STEPS:
         raise OptionError(f"{count} denoising steps", f"choose 1 to {TRAIN_STEPS}")
     return tuple(round(TRAIN_STEPS * (count - i) / count) for i in range(count))
+
+
+def check_sampler(config: SamplerConfig) -> None:
+    """Raise `OptionError` where a sampler of `config` cannot run."""
+    for name in ("steps", "first_steps") if config.first_steps else ("steps",):
+        steps = list(getattr(config, name))
+        possible = 0 < len(steps) <= TRAIN_STEPS and all(0 < step <= TRAIN_STEPS for step in steps)
+        if not possible or steps != sorted(steps, reverse=True):
+            raise OptionError(
+                f"sampler.{name} {shown(str(steps), 80)} are not falling steps",
+                f"give values from {TRAIN_STEPS} down to above 0",
+            )
+    if config.prediction not in ("flow", "clean"):
+        raise OptionError(f"sampler.prediction is {config.prediction!r}", "choose flow or clean")
+    if not config.shift > 0:
+        raise OptionError(f"sampler.shift is {config.shift}", "choose a value above 0")
