@@ -125,7 +125,8 @@ def transient_bytes(
 
     `rotated`: keys rotated at read. `gathered`: entries brought together (the rolling schedule; in the absorbed form
     latents beside their rope keys, which its kernel on CUDA reads where they lie). `rebuilt`: keys and values of every
-    head, in the expanded form. `decoded`, where the cache is encoded: what attention reads in its place.
+    head, in the expanded form. `decoded`, where the cache is encoded: what attention reads in its place, and
+    frames that the policy keeps besides.
 
     Args:
         form: of latent attention, `expanded` or `absorbed`.
@@ -143,7 +144,7 @@ def transient_bytes(
     elif config.attention == "latent":
         scalars["rebuilt"] = tokens * (config.heads * (sizes.d_nope + sizes.d_rope) + config.dim)
     if storage.coded:
-        scalars["decoded"] = tokens * storage.decoded_scalars(config)
+        scalars["decoded"] = (tokens + work.spare * work.tokens) * storage.decoded_scalars(config)
     return {name: count * element_bytes * (2 if guided else 1) for name, count in scalars.items()}
 
 

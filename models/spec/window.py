@@ -12,6 +12,8 @@ from harness.contracts import Json
 from harness.errors import OptionError, nearest
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
 
+MOST_FRAMES = 100_000
+"""Of any number in a policy; more is a slip."""
 SINK, LOCAL, CURRENT = "s", "l", "c"
 """Classes of heads, as `WindowPolicy.head_classes` has them."""
 
@@ -194,6 +196,10 @@ def check(policy: WindowPolicy, chunk: int) -> None:
         )
     if policy.switch == "flush" and (policy.sink < 1 or policy.flush_keep < 1):
         raise OptionError("window.switch flush needs a sink and flush_keep of at least 1", "set window.sink to 1")
+    sizes = ("frames", "sink", "flush_keep", "bank", "bank_every", "bank_pool", "select", "head_from", "anchor")
+    for name in sizes:
+        if getattr(policy, name) > MOST_FRAMES:
+            raise OptionError(f"window.{name} is {getattr(policy, name)}", f"give at most {MOST_FRAMES}")
     _check_sink(policy, chunk)
     _check_bank(policy)
     _check_anchor(policy, chunk)

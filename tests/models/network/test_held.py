@@ -74,8 +74,15 @@ class Handed:
         monkeypatch.setattr(F, "scaled_dot_product_attention", noting)
 
 
-def model(name: str, form: str, guidance: float = 1.0, cache: dict[str, object] | None = None) -> StreamingModel:
+def model(
+    name: str,
+    form: str,
+    guidance: float = 1.0,
+    cache: dict[str, object] | None = None,
+    policy: dict[str, object] | None = None,
+) -> StreamingModel:
     options: dict[str, object] = {"dtype": "float32", "attention": form, "weights": "random", "cache": cache or {}}
+    options |= {"policy": policy} if policy else {}
     if name.startswith("toy/"):
         options |= {"guidance": guidance}
     else:
@@ -144,6 +151,34 @@ def test_an_encoded_cache_holds_what_the_card_says(name: str, monkeypatch: pytes
     check(model(name, "expanded", cache={"content": "int4", "key": "int8", "sink": "exact"}), monkeypatch)
 
 
+AVERAGES: dict[str, object] = {"frames": 9, "average_rates": [0.01, 0.1]}
+ROLLING: dict[str, object] = {"frames": 9, "sink": 0, "sink_kind": "ping_pong"}
+HEADS: dict[str, object] = {"head_classes": ["slcs", "ssss", "llcc", "clcl", "sccc"], "head_from": 2, "frames": 7}
+AT_WRITE: dict[str, object] = {"rotation": "write", "positions": "absolute"}
+POLICIES: list[tuple[str, dict[str, object]]] = [
+    *((name, policy) for name in ("toy/dense", "toy/videomla") for policy in (AVERAGES, ROLLING)),
+    *((name, {"bank": 2, "bank_every": 1, "bank_by": "similarity"}) for name in ("toy/dense", "toy/videomla")),
+    ("toy/videomla", {"bank": 2, "bank_by": "similarity", "bank_pool": 4}),
+    ("toy/dense", {**AT_WRITE, "select": 2, "select_by": "frame", "select_at": "clean"}),
+    ("toy/dense", {**HEADS, **AT_WRITE}),
+]
+
+
+@pytest.mark.parametrize(("name", "policy"), POLICIES)
+def test_what_a_policy_keeps_is_what_the_card_says(
+    name: str, policy: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(model(name, "expanded", policy=policy), monkeypatch)
+
+
+@pytest.mark.parametrize("policy", [AVERAGES, ROLLING], ids=["averages", "ping_pong"])
+@pytest.mark.parametrize("name", ["toy/dense", "toy/videomla"])
+def test_what_a_policy_keeps_may_be_encoded(
+    name: str, policy: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(model(name, "expanded", cache={"content": "int8", "key": "int8"}, policy=policy), monkeypatch)
+
+
 @pytest.mark.parametrize("name", ["toy/dense", "toy/videomla"])
 def test_guidance_holds_everything_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(model(name, "expanded", guidance=2.0), monkeypatch)
@@ -160,7 +195,7 @@ def check(made: StreamingModel, monkeypatch: pytest.MonkeyPatch) -> None:
     before = storages(alive()[1])
     handed = Handed(monkeypatch, seen * work.tokens)
     stream = roll(made, network)
-    for _ in range(-(-work.window // work.chunk) + 1):
+    for _ in range(-(-work.window // work.chunk) + (3 if policy.bank_pool else 1)):
         rollout, prompt, chunk = next(stream)
     found = held(handed, rollout, prompt, chunk, before)
     assert not found.other
