@@ -158,7 +158,7 @@ AT_WRITE: dict[str, object] = {"rotation": "write", "positions": "absolute"}
 POLICIES: list[tuple[str, dict[str, object]]] = [
     *((name, policy) for name in ("toy/dense", "toy/videomla") for policy in (AVERAGES, ROLLING)),
     *((name, {"bank": 2, "bank_every": 1, "bank_by": "similarity"}) for name in ("toy/dense", "toy/videomla")),
-    ("toy/videomla", {"bank": 2, "bank_by": "similarity", "bank_pool": 4}),
+    ("toy/videomla", {"bank": 2, "bank_every": 1, "bank_by": "similarity", "bank_pool": 4}),
     ("toy/dense", {**AT_WRITE, "select": 2, "select_by": "frame", "select_at": "clean"}),
     ("toy/dense", {**HEADS, **AT_WRITE}),
 ]
