@@ -24,6 +24,7 @@ GROUPS = {
     },
     "Run": {
         "plan": "harness.cli.plan:plan",
+        "rehearse": "harness.cli.rehearse:rehearse",
         "run": "harness.cli.run:run",
         "merge": "harness.cli.merge:merge",
         "train": "harness.cli.train:train",

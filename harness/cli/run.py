@@ -174,7 +174,7 @@ def _tables(folder: Path, write: bool) -> Iterator[str]:
     from harness.report.tables import build, nothing_to_show
     from harness.runs.records import load_run
 
-    run = load_run(folder)
+    run = load_run(folder, rehearsal=True)
     if nothing_to_show(run):
         return
     tables = build([run.with_gaps_marked()])

@@ -51,7 +51,7 @@ def table(
     if every:
         yield from _remade([folder for root in runs for folder in files.run_folders(root)], check)
         return
-    loaded = united([load_run(folder) for folder in runs])
+    loaded = united([load_run(folder, rehearsal=not long) for folder in runs])
     if long:
         yield from _written({"long.csv": comma_separated(loaded)}, out)
         return

@@ -90,7 +90,7 @@ def run_folders(root: Path) -> list[Path]:
 
 def remake(folder: Path) -> dict[Path, bytes]:
     """What the table files of the run in `folder` must hold, by path."""
-    run = load_run(folder)
+    run = load_run(folder, rehearsal=True)
     files = contents(build([run])) | drawings([run])
     return {folder / FOLDER / name: content for name, content in files.items()}
 

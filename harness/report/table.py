@@ -146,6 +146,19 @@ class Table:
         return ", ".join(parts)
 
 
+REHEARSAL = "Rehearsal with tiny models of random weights: no number here is a result."
+
+
+def rehearsed(table: Table) -> Table:
+    """`table` with title, every row and the first remark saying that it is of a rehearsal, and nothing ranked."""
+    rows = tuple(
+        replace(row, label=f"rehearsal: {row.label}", cells=tuple(replace(cell, best=False) for cell in row.cells))
+        for row in table.rows
+    )
+    title = f"REHEARSAL, no result: {table.title}"
+    return replace(table, title=title, rows=rows, remarks=(REHEARSAL, *table.remarks))
+
+
 def stacked(tables: Mapping[str, Table]) -> Table:
     """Tables of one row and the same columns as one table, its rows named by `tables`. Equal remarks stand once."""
     first = next(iter(tables.values()))

@@ -43,6 +43,7 @@ from harness.report.table import (
     Heading,
     Row,
     Table,
+    rehearsed,
     stacked,
 )
 from harness.report.terms import CLIPS, DEVICE, SCHEMA, VERSION, differences, share_clips, terms, timed_apart
@@ -62,19 +63,23 @@ def build(runs: Sequence[Run], common: bool = False) -> list[Table]:
     A suite that asks for none gets one with every value. Where it has no model and one probe in several sections, as a
     training has, the rows are its sections. Tables of one name in several runs are joined. With `common`, means are
     over the clips alone, by prompt and seed, that all runs plan which have the section.
-    Raises `Incomplete`, naming sections and counts, and `RecordError` where there is nothing to show.
+    Tables of rehearsals say so in every row. Raises `Incomplete`, naming sections and counts, and `RecordError` where
+    there is nothing to show, or a rehearsal stands beside a run.
     """
     if not runs:
         raise RecordError("no run folder was named")
+    rehearsals = [run.folder for run in runs if run.suite.rehearsal]
+    if rehearsals and len(rehearsals) < len(runs):
+        raise RecordError(f"{rehearsals[0]} is a rehearsal, and nothing of it is a result", "leave it out")
     views = [View(run) for run in runs]
     views_by_section = [view for view in views if _one_probe(view)]
     specs: dict[str, TableSpec] = {}
     for view in views:
         for spec in view.run.suite.tables or ([] if view in views_by_section else [_everything(view)]):
             specs.setdefault(spec.name, spec)
-    leads = Leads(views)
+    leads = None if rehearsals else Leads(views)
     shared = share_clips(views) if common else []
-    return [
+    tables = [
         *(_table(spec, views, leads, shared) for spec in specs.values()),
         *map(_by_section, views_by_section),
         *_pareto(views),
@@ -83,6 +88,7 @@ def build(runs: Sequence[Run], common: bool = False) -> list[Table]:
         *probe_tables.tables(runs),
         *people_tables.tables(runs),
     ]
+    return [rehearsed(table) for table in tables] if rehearsals else tables
 
 
 def _pareto(views: Sequence[View]) -> Iterator[Table]:

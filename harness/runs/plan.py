@@ -186,7 +186,7 @@ def _clips(
 ) -> list[Group]:
     """Add the section's generate and score units to `units`. Returns their groups."""
     taking_part = _taking_part(section, arms)
-    scorers = [_Scorer(use) for use in section.metrics]
+    scorers = [_Scorer(use, _mark(suite)) for use in section.metrics]
     clips = {arm.label: _clips_of(suite, section, arm, models[arm.label], device) for arm in taking_part}
     groups = []
     for arm in taking_part:
@@ -252,7 +252,10 @@ def _clips_of(suite: Suite, section: GenerateSection, arm: Arm, model: VideoMode
         "batch": batch if model.batch_may_change_pixels(device) else 1,
         "device": device,
         "video": {"codec": "h264", "mbtree": False, "frame_rate": frame_rate, **suite.video.model_dump()},
+        **_mark(suite),
     }
+    if suite.rehearsal and any(use.against for use in section.metrics):
+        common["rehearsal"] = arm.label  # tiny arms may be alike, and no clip is held against itself
     if not section.switches:
         common["switches"] = []
     template = Template(common)
@@ -280,6 +283,11 @@ def _clips_of(suite: Suite, section: GenerateSection, arm: Arm, model: VideoMode
     return units
 
 
+def _mark(suite: Suite) -> dict[str, Json]:
+    """What the pre-images of a rehearsal have beside those of a run, so that no record of one stands for the other."""
+    return {"rehearsal": True} if suite.rehearsal else {}
+
+
 def _batch(section: GenerateSection, label: str, model: VideoModel) -> int:
     """Clips of one request, before they run out. Raises `SuiteError` where the memory allows none."""
     if section.batch != "auto":
@@ -299,7 +307,7 @@ def _batch(section: GenerateSection, label: str, model: VideoModel) -> int:
 class _Scorer:
     """The score units of one metric."""
 
-    def __init__(self, use: MetricUse) -> None:
+    def __init__(self, use: MetricUse, mark: Mapping[str, Json]) -> None:
         self.name, self.against = use.name, use.against
         metric = registry.metrics.create(use.name, use.options)
         identity: dict[str, Json] = {
@@ -308,7 +316,7 @@ class _Scorer:
             "version": metric.version,
             "identity": dict(metric.identity()),
         }
-        self.shared: dict[str, Json] = {"identity": IDENTITY_VERSION, "kind": "score", "metric": identity}
+        self.shared: dict[str, Json] = {"identity": IDENTITY_VERSION, "kind": "score", "metric": identity, **mark}
         self.template = Template(self.shared)
         self.code = code_of(metric)
 
@@ -356,6 +364,7 @@ def _measures(
             "probe": identity,
             "workload": workload,
             "device": device,
+            **_mark(suite),
         }
         label = arm.label if arm else ""
         context: dict[str, Any] = {"suite": suite.suite, "arm": label, "section": section.name, "plugin": section.probe}

@@ -194,8 +194,11 @@ class Run:
         return [entry for entry in entries if entry is not None and entry.status == "ok"]
 
 
-def load_run(folder: Path) -> Run:
-    """Read a run folder: its plan and the index of its records. Raises `RecordError`."""
+def load_run(folder: Path, rehearsal: bool = False) -> Run:
+    """Read a run folder: its plan and the index of its records.
+
+    Raises `RecordError`, also for a rehearsal, whose numbers are no results, unless the caller takes one.
+    """
     path = folder / PLAN
     try:
         body = from_json(path.read_bytes())
@@ -210,5 +213,7 @@ def load_run(folder: Path) -> Run:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if suite.rehearsal and not rehearsal:
+        raise RecordError(f"{folder} is a rehearsal, and nothing of it is a result", "run its suite with `harness run`")
     plugins.offer(suite.plugins)
     return Run(folder, suite, body["device"], arms, groups, RecordFile(folder / RECORDS).newest())

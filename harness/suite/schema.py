@@ -339,6 +339,7 @@ class Suite(Part):
         tables: one with every value where none is asked for. plots: pictures beside the tables.
         drift: tables and pictures of how values hold along a clip.
         serving: tables of what a viewer and an operator get.
+        rehearsal: set by `harness rehearse`: whatever is made of it says that it is no result.
     """
 
     suite: Name
@@ -357,6 +358,7 @@ class Suite(Part):
     plots: list[Plot] = []
     drift: list[Drift] = []
     serving: list[Serving] = []
+    rehearsal: Annotated[bool, Field(exclude_if=lambda is_one: not is_one)] = False
 
 
 def dump(suite: Suite) -> dict[str, Json]:

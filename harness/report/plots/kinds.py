@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import median
 
@@ -34,6 +35,8 @@ def pictures(run: Run) -> dict[str, bytes]:
         if plot.section and plot.kind not in registry.probes.get(probes[plot.section]).plots:
             raise RecordError(f"{run.folder}: {probes[plot.section]!r} cannot be drawn as {plot.kind}")
     drawings = [make() for make in builders(run)]
+    if run.suite.rehearsal:
+        drawings = [replace(each, title=f"REHEARSAL, no result: {each.title}") for each in drawings]
     return {f"{picture.name}{suffix}": draw(picture, suffix) for picture in drawings for suffix in FORMATS}
 
 

@@ -1,0 +1,322 @@
+"""Make of a suite its rehearsal: the same arms, metrics, probes, tables and plots, each as small as it can be.
+
+The result is a suite as any other. It takes the one road, and `Suite.rehearsal` marks whatever is made on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from harness import testing
+from harness.contracts import Json, Metric, ModelCard, Probe, VideoModel, enforce, registry
+from harness.errors import HarnessError, shown
+from harness.runs import foresight
+from harness.runs.index import IndexEntry
+from harness.runs.plan import Plan, Unit
+from harness.runs.records import RecordFile
+from harness.suite.prompt_schema import PromptSet, SwitchEntry
+from harness.suite.schema import (
+    ALL,
+    GenerateSection,
+    MeasureSection,
+    MetricUse,
+    ModelEntry,
+    Suite,
+    dump,
+)
+from harness.suite.scripts import scripts_of
+from harness.system import devices
+
+PROMPTS, SEEDS = 2, 1
+SHORTEST = 21
+"""Frames of a clip, where no chunk, window, switch or metric needs more."""
+MEASURE_S = 300.0
+"""Seconds that one measurement may take."""
+
+Kind = Literal["device", "model", "metric", "probe", "tables"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something of the suite that can be rehearsed.
+
+    Attributes:
+        name: label of an arm, or name of a metric or probe.
+        note: how it is rehearsed, where that is not at its tiny size.
+        stop, fix: what stops the real run, and the remedy; empty where nothing is known to.
+        stands_in: whether a stand-in took its place.
+    """
+
+    kind: Kind
+    name: str
+    note: str = ""
+    stop: str = ""
+    fix: str = ""
+    stands_in: bool = False
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """A suite made small, and what is known of its parts before it runs."""
+
+    suite: Suite
+    parts: list[Part] = field(default_factory=list)
+
+
+def rehearsal_of(suite: Suite) -> Rehearsal:
+    """The rehearsal of a loaded suite. Raises `HarnessError` where not even a small one can be made."""
+    device, parts = _device(suite.device)
+    models = [_Arm(entry, device) for entry in suite.models]
+    parts += [arm.part for arm in models]
+    # Scripts name their prompts by number.
+    named = [
+        entry.prompt for kind in (suite.generate, suite.measure) for each in kind for entry in each.scripts[:PROMPTS]
+    ]
+    count = max([PROMPTS, *(number + 1 for number in named)])
+    small = suite.model_copy(
+        update={
+            "rehearsal": True,
+            "title": f"Rehearsal of {suite.title or suite.suite}",
+            "device": device,
+            "errors": "continue",
+            "incomplete": "mark",
+            "models": [arm.entry for arm in models],
+            "prompts": {name: _few(prompts, count) for name, prompts in suite.prompts.items()},
+        }
+    )
+    generate = [_generate(section, models, parts) for section in suite.generate]
+    measure = [_measure(section, models, parts, device) for section in suite.measure]
+    small = small.model_copy(update={"generate": generate, "measure": measure})
+    small = small.model_copy(
+        update={
+            "generate": [_taken(small, section, models, parts) for section in generate],
+            "measure": [_taken(small, section, models, parts) for section in measure],
+        }
+    )
+    return Rehearsal(Suite.model_validate(dump(small)), parts)
+
+
+def _device(asked: str) -> tuple[str, list[Part]]:
+    """Where it is rehearsed, and whether the suite could run here."""
+    try:
+        return devices.resolve(asked), []
+    except HarnessError as error:
+        return devices.resolve("auto"), [Part("device", asked, "rehearsed on cpu", error.message, error.fix)]
+
+
+# ------------------------------------------------------------------------------------------------- arms
+
+
+class _Arm:
+    """An arm of the suite, and what takes its place in the rehearsal.
+
+    Attributes:
+        entry: the arm at its tiny size, at its own where it has none, or the stand-in where it cannot be made.
+        model, card: of that entry.
+    """
+
+    def __init__(self, entry: ModelEntry, device: str) -> None:
+        stop, fix = _stop_of_model(entry, device)
+        stands_in = False
+        try:
+            self.entry, self.model, self.card, note = _small(entry, device)
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            why = error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            testing.load_stand_in()
+            self.entry, self.model, self.card, _ = _small(ModelEntry(name=testing.STAND_IN, label=entry.label), device)
+            note, stands_in = f"a stand-in took its place: {shown(why, 200)}", True
+        self.part = Part("model", entry.label, note, stop, fix, stands_in)
+
+
+def _stop_of_model(entry: ModelEntry, device: str) -> tuple[str, str]:
+    """What stops the real arm, before anything is loaded, and the remedy."""
+    try:
+        model = registry.models.create(entry.name, entry.options)
+        enforce.card(entry.label, model)
+        model.identity(device.partition(":")[0])
+    except HarnessError as error:
+        return error.message, error.fix
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        return f"{type(error).__name__}: {error}", ""
+    return "", ""
+
+
+def _small(entry: ModelEntry, device: str) -> tuple[ModelEntry, VideoModel, ModelCard, str]:
+    """The arm at its tiny size, its model and card, and a note. Raises what a plug-in raises, and `HarnessError`."""
+    own = registry.models.create(entry.name, entry.options)
+    tiny = dict(own.tiny())
+    model = registry.models.create(entry.name, {**entry.options, **tiny}) if tiny else own
+    card = enforce.card(entry.label, model)
+    model.identity(device.partition(":")[0])
+    if not tiny and (card.parameters or 0) > testing.LIVE_PARAMETERS:
+        raise HarnessError(f"it has {card.parameters:,} parameters and no tiny size", "override tiny() in its class")
+    note = "" if tiny or entry.name == testing.STAND_IN else "at its own size"
+    return entry.model_copy(update={"options": model.options.model_dump(mode="json")}), model, card, note
+
+
+# --------------------------------------------------------------------------------------- prompts, sections
+
+
+def _few(prompts: PromptSet, count: int) -> PromptSet:
+    """The first `count` prompts of a set, with what belongs to each."""
+    few: dict[str, Any] = {
+        name: getattr(prompts, name)[:count] for name in ("texts", "prefixes", "identities", "scripts")
+    }
+    few["attributes"] = {name: values[:count] for name, values in prompts.attributes.items()}
+    return prompts.model_copy(update=few)
+
+
+def _generate(section: GenerateSection, models: Sequence[_Arm], parts: list[Part]) -> GenerateSection:
+    """A section of few and short clips, and its metrics with random weights where they have some."""
+    arms = _taking_part(section, models)
+    metrics = [_metric(use, parts) for use in section.metrics]
+    frames = [2 * arm.card.frames_per_chunk + 1 for arm in arms]
+    frames += [metric.shortest(arm.card.frame_rate) for metric, _ in metrics for arm in arms]
+    update: dict[str, Any] = {
+        "seeds": section.seeds[:SEEDS],
+        "scripts": section.scripts[:PROMPTS],
+        "batch": 1 if section.batch == "auto" else min(section.batch, PROMPTS),
+        "memory": None,
+        "metrics": [use for _, use in metrics],
+    }
+    if section.frames != ALL and not any(arm.model.existing for arm in arms):
+        update |= _short(section.frames, section.switches, max([SHORTEST, *frames]))
+    return section.model_copy(update=update)
+
+
+def _measure(section: MeasureSection, models: Sequence[_Arm], parts: list[Part], device: str) -> MeasureSection:
+    """A section of one short measurement an arm."""
+    probe = registry.probes.create(section.probe, section.options)
+    options, stop = dict(section.options), ("", "")
+    try:
+        state = probe.available(device)
+        stop = ("", "") if state.ready else (state.reason or "it is not available", state.fix)
+        options = _options(registry.probes, section.probe, section.options, probe)
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        stop = (error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}", "")
+    _add(parts, Part("probe", section.probe, "" if probe.tiny() else "as it is", *stop))
+    arms = _taking_part(section, models)
+    windows = [(arm.card.window_frames or 0) * arm.card.temporal_ratio for arm in arms]
+    chunks = [arm.card.frames_per_chunk for arm in arms]
+    full = [window + 2 * chunk + 1 for window, chunk in zip(windows, chunks, strict=True)]
+    update: dict[str, Any] = {"options": options, "rounds": 1, "seeds": section.seeds[:SEEDS]}
+    update["scripts"] = section.scripts[:PROMPTS]
+    update |= {"batch": min(section.batch, PROMPTS), "timeout_s": min(section.timeout_s, MEASURE_S)}
+    return section.model_copy(update=update | _short(section.frames, section.switches, max([1, *full])))
+
+
+def _short(frames: int, switches: Sequence[SwitchEntry], most: int) -> dict[str, Any]:
+    """Frames and switches of a clip as short as it may be: `most` frames for each prompt."""
+    if frames <= most * (len(switches) + 1):
+        return {}
+    moved = [SwitchEntry(frame=most * number, prompts=switch.prompts) for number, switch in enumerate(switches, 1)]
+    return {"frames": most * (len(switches) + 1), "switches": moved}
+
+
+def _taking_part(section: GenerateSection | MeasureSection, models: Sequence[_Arm]) -> list[_Arm]:
+    return [arm for arm in models if section.models is None or arm.entry.label in section.models]
+
+
+def _taken(suite: Suite, section: Any, models: Sequence[_Arm], parts: list[Part]) -> Any:
+    """The section without the arms that refuse its short clip, each of which is noted."""
+    if isinstance(section, MeasureSection) and not registry.probes.get(section.probe).needs_model:
+        return section
+    scripts = scripts_of(suite, section)
+    refusing: list[str] = []
+    for arm in _taking_part(section, models):
+        label = arm.entry.label
+        try:
+            if isinstance(section, MeasureSection):
+                foresight.of_workload(suite, section, label, arm.model, arm.card, scripts)
+            else:
+                foresight.ClipRequests(suite, section, label, arm.model, arm.card).additions(
+                    scripts[0], section.seeds[0]
+                )
+        except HarnessError as error:
+            refusing.append(label)
+            _add(parts, Part("model", label, f"not rehearsed in {shown(error.message, 300)}"))
+    labels = [arm.entry.label for arm in _taking_part(section, models) if arm.entry.label not in refusing]
+    return section.model_copy(update={"models": labels}) if refusing else section
+
+
+# ------------------------------------------------------------------------------------------ metrics, probes
+
+
+def _metric(use: MetricUse, parts: list[Part]) -> tuple[Metric, MetricUse]:
+    """A metric of the suite with its tiny options, where it has some."""
+    metric = registry.metrics.create(use.name, use.options)
+    stop = ("", "")
+    try:
+        state = metric.available()
+        stop = ("", "") if state.ready else (state.reason, state.fix)
+        use = use.model_copy(update={"options": _options(registry.metrics, use.name, use.options, metric)})
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        stop = (error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}", "")
+    _add(parts, Part("metric", use.name, "", *stop))
+    return registry.metrics.create(use.name, use.options), use
+
+
+def _options(
+    kind: registry.Registry[Any], name: str, options: Mapping[str, Json], plugin: Metric | Probe
+) -> dict[str, Json]:
+    """`options` with the tiny ones of the plug-in over them, every default filled in."""
+    values: dict[str, Json] = kind.create(name, {**options, **plugin.tiny()}).options.model_dump(mode="json")
+    return values
+
+
+def _add(parts: list[Part], part: Part) -> None:
+    """Add what is known of a part; one that several sections name is one part, with what stops any of them."""
+    for place, earlier in enumerate(parts):
+        if (earlier.kind, earlier.name) == (part.kind, part.name):
+            stop, fix = (earlier.stop, earlier.fix) if earlier.stop else (part.stop, part.fix)
+            notes = dict.fromkeys(filter(None, (earlier.note, part.note)))
+            parts[place] = replace(earlier, note="; ".join(notes), stop=stop, fix=fix)
+            return
+    parts.append(part)
+
+
+# --------------------------------------------------------------------------------------------- how it ended
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a part ended, and why; `fix` is the remedy where one is known."""
+
+    part: Part
+    ended: Literal["ran", "stopped", "failed", "not tried"]
+    reason: str = ""
+    fix: str = ""
+
+
+def verdicts(parts: Sequence[Part], plan: Plan, records: RecordFile) -> list[Verdict]:
+    """How each part ended in a rehearsal that has been run: one that failed, before what stops the real run."""
+    index = records.newest()
+    entries = [(unit, entry) for unit in plan.units if (entry := index.get(unit.key)) is not None]
+    return [_verdict(part, [entry for unit, entry in entries if _is_of(part, unit, entry)], records) for part in parts]
+
+
+def _is_of(part: Part, unit: Unit, entry: IndexEntry) -> bool:
+    """Whether the end of a unit says something of the part: a measurement that is not available is the probe's."""
+    if part.kind == "model":
+        ended = unit.kind == "generate" or (unit.kind == "measure" and entry.status != "skipped")
+        return ended and unit.context["arm"] == part.name
+    return unit.kind == {"metric": "score", "probe": "measure"}.get(part.kind) and unit.context["plugin"] == part.name
+
+
+def _verdict(part: Part, entries: Sequence[IndexEntry], records: RecordFile) -> Verdict:
+    by_status = {entry.status: entry for entry in reversed(entries)}
+    if (failed := by_status.get("failed")) is not None:
+        error = records.at(failed.offset).error
+        return Verdict(part, "failed", f"{error.get('type')}: {error.get('message')}")
+    if part.stop:
+        return Verdict(part, "stopped", part.stop, part.fix)
+    if part.stands_in:
+        return Verdict(part, "not tried", part.note)
+    if "ok" in by_status:
+        return Verdict(part, "ran", part.note)
+    if (skipped := by_status.get("skipped")) is not None:
+        notes = records.at(skipped.offset).notes
+        return Verdict(part, "stopped", str(notes.get("reason", "")), str(notes.get("fix", "")))
+    return Verdict(part, "not tried", part.note or "no section runs it")
