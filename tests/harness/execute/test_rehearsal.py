@@ -78,7 +78,7 @@ def test_every_suite_has_a_small_plan_of_all_its_parts(suite: Path, tmp_path: Pa
     clips = [unit.preimage["frames"] for unit in plan.units if unit.kind == "generate"]
     assert all(frames == "all" or frames <= 160 for frames in clips)
     assert len(clips) <= 2 * len(plan.arms) * max(1, len(whole.generate))
-    assert all(unit.preimage["rehearsal"] is True for unit in plan.units)
+    assert all(unit.preimage["rehearsal"] for unit in plan.units)
     assert json.loads(json.dumps(to_json(plan)))["suite"]["rehearsal"] is True
     assert len([part for part in rehearsal.parts if part.kind == "model"]) == len(whole.models)
 
