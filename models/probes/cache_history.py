@@ -62,14 +62,17 @@ class CacheHistory(Probe):
                 continue
         (rollout,) = rollouts
         values = {**_size(rollout, request.batch), **history.values()}
-        storage = model.storage()
-        if not storage.coded:
-            return Measurement({**values, "attention_error": 0.0, "attention_error_worst": 0.0}, history.samples())
-        context.report("attention on encoded entries")
-        errors = attention_errors(pipeline, request, model.timeline(request), storage)
+        storage, config = model.storage(), pipeline.network.config
+        if storage.coded:
+            context.report("attention on encoded entries")
+            errors = attention_errors(pipeline, request, model.timeline(request), storage)
+        else:
+            none = torch.zeros(len(history.seen), config.layers, config.heads)
+            errors = CodingErrors(none, none[0], values["effective_bits"])
         values["attention_error"] = float(errors.overall.square().mean().sqrt())
         values["attention_error_worst"] = float(errors.overall.max())
-        return Measurement(values, {**history.samples(), **_samples(errors)}, table=_table(errors))
+        table = _table(errors) if storage.coded else None
+        return Measurement(values, {**history.samples(), **_samples(errors)}, table=table)
 
 
 def _size(rollout: Rollout, clips: int) -> dict[str, float]:

@@ -11,7 +11,8 @@ from harness.contracts import Measurement, ModelCard, ProbeContext, Subject, Swi
 from harness.errors import OptionError
 from harness.report.plots import history
 from harness.runs.line import Record
-from videomla_models.probes.cache_history import History
+from harness.runs.measured import record_samples
+from videomla_models.probes.cache_history import CacheHistory, History
 from videomla_models.probes.coding_error import attention_errors
 
 HERE = ProbeContext("cpu", Path("unused"))
@@ -49,8 +50,10 @@ def test_an_uncompressed_cache_has_no_error_and_the_bits_of_its_dtype(name: str)
     assert found.values["stored_bytes"] == card.cache_bytes
     assert found.values["effective_bits"] == 32
     assert found.values["attention_error"] == found.values["attention_error_worst"] == 0
-    assert "error" not in found.samples
+    assert found.samples["error"] == [0.0] * (4 * 5 * 4)  # chunks, layers, heads
     assert found.table is None
+    # A record takes it, which holds all that the plot is drawn from.
+    assert record_samples("probe cache", CacheHistory, found) == {n: list(each) for n, each in found.samples.items()}
 
 
 def test_the_clips_are_as_they_were_and_the_model_is_left_alone() -> None:
