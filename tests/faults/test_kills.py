@@ -135,7 +135,7 @@ def test_an_interrupt_signal_ends_in_order_with_exit_code_3(tmp_path: Path) -> N
 
 KILLS = 70 if ALL else 6
 """For each seed."""
-WORKERS_KILLED = 40 if ALL else 4
+WORKERS_KILLED = 20 if ALL else 4
 """Runs whose workers are killed."""
 MAKER = "harness.execute.making"
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from conftest import ALL, Tried
 from road import FAKES, base, write
 
@@ -22,7 +21,7 @@ from harness.contracts import registry
 from harness.execute.run import run_plan
 from harness.runs import plan
 from harness.suite.load import load_suite
-fakes, path, out, processes, every = sys.argv[1:]
+fakes, path, out, every = sys.argv[1:]
 registry.load_plugin(Path(fakes))
 me = psutil.Process()
 def note(tick):
@@ -30,18 +29,15 @@ def note(tick):
         both = [me, *me.children()]
         seconds = [sum(process.cpu_times()[:2]) for process in both]
         print(json.dumps([seconds, [process.memory_info().rss for process in both]]), flush=True)
-outcome = run_plan(plan.make(load_suite(Path(path)), "cpu"), Path(out), progress=note, processes=int(processes))
+outcome = run_plan(plan.make(load_suite(Path(path)), "cpu"), Path(out), progress=note)
 sys.exit(outcome.exit_code)
 """
 
 
-@pytest.mark.parametrize("processes", [1, 0] if ALL else [1])
-def test_time_and_memory_of_a_unit_do_not_grow_with_those_before_it(
-    tmp_path: Path, tried: Tried, processes: int
-) -> None:
+def test_time_and_memory_of_a_unit_do_not_grow_with_those_before_it(tmp_path: Path, tried: Tried) -> None:
     section = {"name": "short", "prompts": "p", "seeds": list(range(UNITS // 100)), "frames": 1}
     suite = write(tmp_path, base(prompts={"p": [f"prompt {number}" for number in range(100)]}, generate=[section]))
-    arguments = [str(FAKES), str(suite), str(tmp_path / "run"), str(processes), str(UNITS // PARTS)]
+    arguments = [str(FAKES), str(suite), str(tmp_path / "run"), str(UNITS // PARTS)]
     process = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     looks = [json.loads(line) for line in process.stdout.splitlines()]
