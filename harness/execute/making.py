@@ -7,8 +7,9 @@ process a model.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +19,7 @@ from harness.execute import process, units
 from harness.execute.generate import Maker
 from harness.execute.lost import DEATHS, Deaths, lost_record
 from harness.execute.printed import Log, mark
-from harness.execute.process import LOADED, READY, Child, Hello
+from harness.execute.process import LOADED, READY, Child, Hello, ProcessEnded
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Unit
 
@@ -34,6 +35,7 @@ class ClipWorker:
     Args:
         say: gets progress, as in `loading dense`. folder: of the run.
         threads: that the model may use; None leaves them as they are. log: takes what the model prints.
+        limits: seconds that a request may take, by section; none for one that is not there.
     """
 
     def __init__(
@@ -44,8 +46,9 @@ class ClipWorker:
         folder: Path,
         threads: int | None = None,
         log: Log | None = None,
+        limits: Mapping[str, float] | None = None,
     ) -> None:
-        self.setting = setting
+        self.setting, self.limits = setting, limits or {}
         environment = {} if threads is None else dict.fromkeys(THREADS, str(threads))
         self._child = Child(__name__, device, setting, say, folder, lambda: environment, log)
         self._asked: dict[str, tuple[Arm, Unit]] = {}
@@ -67,9 +70,11 @@ class ClipWorker:
         if self._loading_deaths[arm.label] >= DEATHS:
             self._fail(batch, start, give, f"loading {arm.label}")
             return
-        self._ask(arm, batch)
-        if not self._read(give):
-            self._again(start, give)
+        with self._child.limited(self.limits.get(str(batch[0].context["section"]), threading.TIMEOUT_MAX)) as over:
+            self._ask(arm, batch)
+            whole = self._read(give)
+        if not whole:
+            self._again(start, give, f"after more than {over[0]:g} s" if over else "")
 
     def finish(self, give: Callable[[Record], None]) -> None:
         """Read the records that are missing, and end the process."""
@@ -104,15 +109,24 @@ class ClipWorker:
                 give(answer)
         return False
 
-    def _again(self, start: str, give: Callable[[Record], None]) -> None:
-        """What becomes of the clips of a process that ended: each half in a process of its own, or a failed record."""
-        self._how, self._tail = self._child.how_it_ended(), self._child.tail()
+    def _again(self, start: str, give: Callable[[Record], None], late: str = "") -> None:
+        """What becomes of the clips of a process that ended: each half in a process of its own, or a failed record.
+
+        A clip that is `late` by itself has failed at once.
+        """
+        how, self._tail = self._child.how_it_ended(), self._child.tail()
+        self._how = late or how
         lost = list(self._asked.values())
         self._asked.clear()
         if self._interrupted or not lost:
             return
         self._loading_deaths[self._loading] += bool(self._loading)
         deaths = self._deaths.add(unit for _, unit in lost)
+        if len(lost) == 1 and late:
+            fault = ProcessEnded(f"the clip was ended {late}", "raise `timeout_s` of its section")
+            error = units.describe(fault) | {"traceback": self._tail}
+            give(units.record(lost[0][1], self.setting, "failed", units.Result(), start, error))
+            return
         if len(lost) == 1 and deaths >= DEATHS:
             self._fail([lost[0][1]], start, give)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -45,25 +44,15 @@ class Measurer:
     def measure(self, unit: Unit, arm: Arm | None, options: Mapping[str, Json], seconds: float) -> Record:
         """The unit's record, a failed one where the process dies. Raises `StorageError` as the probe does."""
         start = units.now()
-        over: list[float] = []
-
-        def end() -> None:
-            over.append(seconds)
-            self._child.interrupt()
-
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
-        try:
-            self._child.ask((unit, arm, options))
-            for answer in self._child.answers():
-                if isinstance(answer, Record):
-                    return answer
-        except BaseException:
-            self._child.kill()
-            raise
-        finally:
-            timer.cancel()
+        with self._child.limited(seconds) as over:
+            try:
+                self._child.ask((unit, arm, options))
+                for answer in self._child.answers():
+                    if isinstance(answer, Record):
+                        return answer
+            except BaseException:
+                self._child.kill()
+                raise
         how, tail = self._child.how_it_ended(), self._child.tail()
         where = "see what it printed, in the traceback" if tail else "see what it printed"
         fault = ProcessEnded(f"the process that measures ended {how}", where)

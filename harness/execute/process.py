@@ -16,7 +16,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -104,6 +104,23 @@ class Child:
                 yield decode(text)
             elif kind in (LOADED, READY):
                 yield kind
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[list[float]]:
+        """End the process where what is inside takes longer; the list holds `seconds` from then on."""
+        over: list[float] = []
+
+        def end() -> None:
+            over.append(seconds)
+            self.interrupt()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield over
+        finally:
+            timer.cancel()
 
     def no_more(self) -> None:
         """Say that no request follows, so that the process frees its model and ends."""

@@ -222,9 +222,10 @@ class RunningPlan:
     def _make_apart(self, todo: Sequence[tuple[Arm, Unit]], processes: int) -> None:
         """Clips in as many processes, scored here as they come."""
         threads = max(1, devices.cores() // processes) if processes > 1 else None
+        limits = {section.name: section.timeout_s for section in self.plan.suite.generate}
 
         def start(say: Callable[[str], None]) -> ClipWorker:
-            return ClipWorker(self.plan.device, self.setting, say, self.store.folder, threads, self.log)
+            return ClipWorker(self.plan.device, self.setting, say, self.store.folder, threads, self.log, limits)
 
         while todo:
             count = self._room([unit for _, unit in todo])

@@ -72,6 +72,14 @@ class Video(Part):
     )
 
 
+A_WEEK_S = 7 * 86_400.0
+
+
+def _is_a_week(seconds: float) -> bool:
+    """What plans leave out, so that those from before there was a limit are as they were."""
+    return seconds == A_WEEK_S
+
+
 class Section(Part):
     """The keys that generate and measure sections share.
 
@@ -81,6 +89,8 @@ class Section(Part):
         switches: of the prompts, in their order; `{latent: [40, 80]}` and the like for those of a script.
         scripts: the prompts of each clip, where they do not go by the numbers of the sets. Filled in on load.
         dropped: as in a prompt set, of the lines that were paired. Filled in on load.
+        timeout_s: seconds after which a measurement, or a request for clips in another process of this machine, is
+            ended and has failed; a week unless given.
     """
 
     name: Name
@@ -88,6 +98,7 @@ class Section(Part):
     switches: Annotated[list[SwitchEntry], BeforeValidator(points)] = []
     scripts: Annotated[list[ScriptEntry], Field(exclude_if=nothing)] = []
     dropped: Dropped = {}
+    timeout_s: Annotated[float, Field(gt=0, le=1e8, exclude_if=_is_a_week)] = A_WEEK_S
 
     @field_validator("name")
     @classmethod
@@ -149,9 +160,6 @@ class GenerateSection(Section):
         return self
 
 
-LONGEST_MEASUREMENT_S = 7 * 86_400.0
-
-
 class MeasureSection(Section):
     """One probe over every arm, alone on the device. `prompts` may be left out where the probe needs none.
 
@@ -162,7 +170,6 @@ class MeasureSection(Section):
         rounds: how often each arm is measured. Arms alternate A B B A, so that drift of the device falls on all of
             them alike; tables show the median of the rounds. One is enough where nothing varies, as for bytes; a
             comparison of speeds wants four, as `stats.ratio_of_medians` says.
-        timeout_s: seconds after which a measurement counts as failed and is ended; a week unless given.
     """
 
     probe: str
@@ -172,7 +179,6 @@ class MeasureSection(Section):
     frames: Frames = 1
     batch: Annotated[int, Field(ge=1)] = 1
     rounds: Annotated[int, Field(ge=1, le=1000)] = 1
-    timeout_s: Annotated[float, Field(gt=0, le=1e8)] = LONGEST_MEASUREMENT_S
 
 
 class PublishedValue(Part):
@@ -365,7 +371,4 @@ def dump(suite: Suite) -> dict[str, Json]:
     """`suite` as JSON; `Suite.model_validate` reads it back."""
     data: dict[str, Any] = suite.model_dump(mode="json")
     # Plans of suites without any are as they were before there were any.
-    for section in data["measure"]:
-        if section["timeout_s"] == LONGEST_MEASUREMENT_S:
-            del section["timeout_s"]
     return data if suite.plugins else {name: value for name, value in data.items() if name != "plugins"}

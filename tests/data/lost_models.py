@@ -47,6 +47,8 @@ def end(how: str) -> None:
         if not os.fork():
             time.sleep(600)
         os._exit(8)
+    if how == "never":
+        time.sleep(3600)
     if how == "close":
         os.closerange(0, 100)
         time.sleep(600)

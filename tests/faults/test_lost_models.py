@@ -86,6 +86,16 @@ def test_a_load_that_ends_its_process_is_tried_three_times_for_all_clips(tmp_pat
     assert all("loading it" in str(record.error["traceback"]) for record in records(tmp_path))
 
 
+def test_a_clip_that_never_ends_fails_when_its_section_says(tmp_path: Path) -> None:
+    data = suite(["one", "ends never", "two", "three"])
+    data["generate"][0]["timeout_s"] = 15.0
+    outcome = run(tmp_path, data)
+    assert (outcome.done_now, outcome.failed, outcome.skipped) == (6, 1, 1)
+    (failed,) = records(tmp_path)
+    assert failed.error["message"].startswith("the clip was ended after more than 15 s")  # type: ignore[union-attr]
+    assert "last words" in str(failed.error["traceback"])
+
+
 def test_the_command_names_what_died_in_one_line_and_keeps_the_prints_away(tmp_path: Path) -> None:
     path = write(tmp_path, suite(["one", "ends segfault", "two"]))
     command = [sys.executable, "-m", "harness", "run", str(path), "--out", str(tmp_path / "run")]
