@@ -323,6 +323,30 @@ def test_samples_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     assert set(row(tables["drift-step_by_frame"], "a").values()) == {"not recorded"}
 
 
+def test_a_switch_that_a_clip_does_not_have_takes_nothing_of_that_clip(tmp_path: Path) -> None:
+    """The first clip has the second switch alone, as its script says "no new prompt" at the first."""
+    write_curves(
+        tmp_path,
+        {"a": [samples(FALLING, [0.5] * 120), samples(FALLING, [1.0] * 120)]},
+        120,
+        switches=[(40, 48), (80, 88)],
+    )
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["suite"]["generate"][0]["scripts"] = [
+        {"prompt": 0, "later": ["", "other"]},
+        {"prompt": 1, "later": ["other", "other"]},
+    ]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    file = tmp_path / "records.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    next(line["clip"] for line in lines if line["kind"] == "generate")["switches"] = [{"asked": 80, "frame": 88}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = shown(tmp_path)["drift-fit_by_frame-switches"]
+    first, second = (row(table, each.label) for each in table.rows)
+    assert first["before a switch"].startswith("1.000")
+    assert second["before a switch"].startswith("0.750")
+
+
 # ------------------------------------------------------------------------------------------- the picture
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from road import base, planned, run, write
 
 from harness.cli.forecast import prompt_lines
 from harness.errors import SuiteError
+from harness.report.page import folder as pages
 from harness.report.tables import build
+from harness.runs.by_prompt import by_prompt
 from harness.runs.plan import Plan
 from harness.runs.records import RecordFile, load_run
 from harness.suite.load import load_suite
@@ -252,3 +255,24 @@ def test_the_first_frame_is_no_switch(tmp_path: Path) -> None:
         generate=[section({"second": [0.001]})],
     )
     assert generated(planned(tmp_path, data))[0]["switches"] == [[1, "a1"]]
+
+
+def test_scripts_that_begin_alike_have_rows_and_names_of_their_own(tmp_path: Path) -> None:
+    models = [{"name": "fake/chunked", "label": "a", "options": {"height": 32, "width": 32}}]
+    data = base(
+        models=models,
+        prompts={"p": {"scripts": [["a", "b"], ["a", "c"], ["d", ""]]}},
+        generate=[section({"frame": [6]}, metrics=["fake/brightness"])],
+    )
+    assert run(tmp_path, data).exit_code == 0
+    finished = load_run(tmp_path / "run")
+    folder, count = by_prompt(finished)
+    assert (count, sorted(path.name for path in folder.glob("a/s/*.mp4"))) == (3, ["a-0.mp4", "a-1.mp4", "d-0.mp4"])
+    page = pages.write([finished], tmp_path / "page")
+    (text,) = re.findall(r'id="data">(.*?)</script>', page.index.read_text(), re.DOTALL)
+    rows = json.loads(text)["sections"][0]["rows"]
+    assert [(row["prompt"], row["cells"]["0"]["switches"]) for row in rows] == [
+        ("a", [[8, "b"]]),
+        ("a", [[8, "c"]]),
+        ("d", []),
+    ]
