@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from harness.contracts import (
+    PATH_SCHEMA,
     FilePath,
     Json,
     Measurement,
@@ -25,6 +26,7 @@ from harness.contracts import (
 )
 from harness.errors import OptionError, WeightsError
 from harness.system.digests import remembered_sha256
+from videomla_models.checkpoints.locate import weights_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,10 +63,10 @@ class RankOptions(Options):
         ema, lora, lora_alpha: as in `videomla_models.checkpoints.load.open_checkpoint`.
     """
 
-    checkpoint: str
+    checkpoint: Annotated[str, weights_path(), PATH_SCHEMA]
     width: int = Field(default=192, ge=1)
     ema: bool | None = None
-    lora: str | None = None
+    lora: Annotated[str, weights_path(), PATH_SCHEMA] | None = None
     lora_alpha: float | None = None
 
     @model_serializer(mode="wrap")

@@ -64,6 +64,13 @@ def test_a_grid_of_paths_follows_the_rule(here: Path) -> None:
     assert options(here, "toy/dense", {}, grid={"weights": ["own.safetensors"]})["weights"] == "suites/own.safetensors"
 
 
+def test_a_probe_of_a_checkpoint_follows_the_rule(here: Path) -> None:
+    measure = [{"name": "m", "probe": "rank", "options": {"checkpoint": "own.pt", "lora": "org/name"}}]
+    write(here / "suites", base(models=[], prompts={}, generate=[], measure=measure))
+    loaded = load_suite(Path("suites/s.yaml")).measure[0].options
+    assert (loaded["checkpoint"], loaded["lora"]) == ("suites/own.pt", "org/name")
+
+
 def test_a_folder_that_could_be_a_hub_id_is_a_path_where_it_is(here: Path) -> None:
     (here / "suites/org/name").mkdir(parents=True)
     assert options(here, "videomla-1.3b", {"weights": "org/name"})["weights"] == "suites/org/name"
