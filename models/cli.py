@@ -51,6 +51,9 @@ def verify_trace(
         raise typer.Exit(1)
 
 
+Alpha = Annotated[float | None, typer.Option("--lora-alpha", help="Its alpha, where its files do not state it.")]
+
+
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A dense checkpoint: a file, a folder or a Hub id.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The file to write, as in videomla.safetensors.")],
@@ -70,9 +73,7 @@ def convert(
     heads: Annotated[int | None, typer.Option(help="Heads of the source; its width / 128 unless given.")] = None,
     ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or raw weights, of both.")] = None,
     lora: Annotated[str | None, typer.Option(help="A low-rank update to merge first.")] = None,
-    lora_alpha: Annotated[
-        float | None, typer.Option("--lora-alpha", help="Its alpha, where its files do not state it.")
-    ] = None,
+    lora_alpha: Alpha = None,
     map_: Annotated[
         Path | None,
         typer.Option("--map", metavar="FILE", help="YAML or JSON, 'theirs: ours': names or regular expressions."),

@@ -18,6 +18,12 @@ WEIGHTS, ACTIVATIONS = "rank", "activation-rank"
 PROMPT = "a red circle moves slowly to the left on a navy background"
 """Of the small world, and a sentence that any other model can draw."""
 
+RunFolder = Annotated[Path, typer.Option(parser=path_named, metavar="DIR", help="Run folder that keeps the record.")]
+Alpha = Annotated[float | None, typer.Option("--lora-alpha", help="Its alpha, where its files do not state it.")]
+Latents = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="With --activations: real latents behind which every chunk is made.")
+]
+
 
 def rank(
     subject: Annotated[
@@ -26,23 +32,16 @@ def rank(
     ],
     width: Annotated[int, typer.Option(help="Directions whose share of the energy is reported.")] = 192,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the spectra into this file.")] = None,
-    out: Annotated[
-        Path, typer.Option(parser=path_named, metavar="DIR", help="Run folder that keeps the record.")
-    ] = Path("runs/rank"),
+    out: RunFolder = Path("runs/rank"),
     ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or raw weights, of both.")] = None,
     lora: Annotated[str | None, typer.Option(help="A low-rank update to merge first.")] = None,
-    lora_alpha: Annotated[
-        float | None, typer.Option("--lora-alpha", help="Its alpha, where its files do not state it.")
-    ] = None,
+    lora_alpha: Alpha = None,
     activations: Annotated[
         bool, typer.Option("--activations", help="Keys, values and content latent of a rollout, where there are any.")
     ] = False,
     centred: Annotated[bool, typer.Option("--centred", help="Take the mean of the activations away.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Of the model.")] = None,
-    latents: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="With --activations: real latents behind which every chunk is made."),
-    ] = None,
+    latents: Latents = None,
     prompt: Annotated[str, typer.Option(help="Of the rollout.")] = PROMPT,
     frames: Annotated[int, typer.Option(min=1, help="Pixel frames of the rollout.")] = 81,
 ) -> Iterator[str]:

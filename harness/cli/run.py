@@ -18,23 +18,26 @@ if TYPE_CHECKING:
     from harness.execute.ray_cluster import Cluster
     from harness.runs.plan import Plan
 
+RunFolder = Annotated[
+    Path | None, typer.Option(parser=path_named, metavar="DIR", help="Run folder; runs/<suite> unless given.")
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that make clips on a CPU; one, and for batches one a core, unless given. 0 makes them in "
+        "this one, for a debugger.",
+    ),
+]
+
 
 def run(
     suite: SuiteFile,
-    out: Annotated[
-        Path | None, typer.Option(parser=path_named, metavar="DIR", help="Run folder; runs/<suite> unless given.")
-    ] = None,
+    out: RunFolder = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Do at most N units, then stop.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Measurements at the same time, of probes that allow it.")] = 1,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Processes that make clips on a CPU; one, and for batches one a core, unless given. 0 makes them in "
-            "this one, for a debugger.",
-        ),
-    ] = None,
+    processes: Processes = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare the digest of every clip file first.")] = False,
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this model or section; may be repeated.")

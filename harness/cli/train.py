@@ -14,15 +14,15 @@ from harness.cli.arguments import Quiet, ReplacePlan, Sets, Verbose, path_named
 if TYPE_CHECKING:
     from harness.runs.plan import Plan
 
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(parser=path_named, metavar="DIR", help="Folder of the recipe; runs/training/<recipe> unless given."),
+]
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="As suites/training/latent_against_dense.yaml.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_named, metavar="DIR", help="Folder of the recipe; runs/training/<recipe> unless given."
-        ),
-    ] = None,
+    out: RunFolder = None,
     set_: Sets = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this arm or training; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Do at most N trainings, then stop.")] = None,

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from harness.system.files import put
 from harness.system.text import plain
 
 PRINTED = "printed.log"
@@ -45,7 +46,7 @@ class Log:
             return
         with self._writing, suppress(OSError):
             if self.path.exists() and self.path.stat().st_size > LARGEST:
-                os.replace(self.path, self.path.with_suffix(".before.log"))
+                put(self.path, self.path.with_suffix(".before.log"))
             with self.path.open("a", encoding="utf-8", errors="replace") as file:
                 file.write(text)
 
