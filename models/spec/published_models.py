@@ -66,6 +66,11 @@ def _longlive() -> WindowPolicy:
     return WindowPolicy(frames=12, sink=3, switch="rebuild", keep_sink_on_rebuild=True)
 
 
+def _dummy_forcing(head_from: int) -> WindowPolicy:
+    """As its configurations for Self-Forcing and LongLive say (`ar_start` 1 and 2)."""
+    return WindowPolicy(frames=7, sink=1, head_current=0.5, head_from=head_from)
+
+
 FOUR_STEPS = SamplerConfig().steps
 
 
@@ -192,6 +197,25 @@ PUBLISHED: dict[str, Preset] = {
         checkpoint="zhuhz22/Causal-Forcing: the chunk-wise checkpoint",
         licence="Apache-2.0",
     ),
+    "causal-forcing-framewise": Preset(
+        family="causal_forcing",
+        title="Causal Forcing, frame-wise",
+        about="Causal Forcing, one latent frame per chunk.",
+        window=WindowPolicy(frames=FULL_WINDOW),
+        chunk=1,
+        checkpoint="zhuhz22/Causal-Forcing: framewise/causal_forcing.pt",
+        licence="Apache-2.0",
+        source="thu-ml/Causal-Forcing 1fc7bbc, `configs/causal_forcing_dmd_framewise.yaml`",
+    ),
+    "causal-forcing-long": Preset(
+        family="causal_forcing",
+        title="Causal Forcing, long video",
+        about="Causal Forcing's long video model: Rolling Forcing's schedule with four noise levels in flight.",
+        window=WindowPolicy(frames=24, sink=3, schedule="rolling"),
+        checkpoint="zhuhz22/Causal-Forcing: chunkwise/longvideo.pt",
+        licence="Apache-2.0",
+        source="thu-ml/Causal-Forcing 1fc7bbc, `long_video/configs/rolling_forcing_dmd.yaml`",
+    ),
     "causal-linear-1.3b": Preset(
         family="linear",
         title="causal linear",
@@ -239,7 +263,8 @@ PUBLISHED: dict[str, Preset] = {
         title="Dummy Forcing",
         about="Dummy Forcing on Self-Forcing: half of the heads see one frame back, others sink or last chunk.",
         trace="dummy_forcing",
-        window=WindowPolicy(frames=7, sink=1, head_current=0.5, head_from=2),
+        window=_dummy_forcing(2),
+        readings={"self_forcing": _dummy_forcing(2), "longlive": _dummy_forcing(3)},
         checkpoint="Self-Forcing's checkpoint; the method trains nothing",
         licence="Apache-2.0",
         source="arXiv 2601.20499; csguoh/DummyForcing 28128ed, `configs/self_forcing_inference.yaml`, "

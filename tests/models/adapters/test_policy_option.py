@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from harness.contracts import Json, Request, Switch, VideoModel, registry
 from harness.errors import HarnessError
+from harness.runs.plan import make
+from harness.suite.load import load_suite
+from videomla_models.spec.published_models import PUBLISHED
 
 TINY: dict[str, Json] = {"network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}
 MEMORY: dict[str, Json] = {"frames": 9, "sink": 1, "average_rates": [0.01, 0.1]}
@@ -139,3 +145,46 @@ def test_a_state_keeps_no_frames_that_a_policy_could_choose_among(policy: dict[s
 def test_a_state_has_no_weights_to_be_found() -> None:
     with pytest.raises(HarnessError, match="no weights of its own"):
         create("toy/linear", weights="shipped").identity("cpu")
+
+
+def test_the_page_of_policies_shows_a_suite_that_plans(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cache-policies.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(suite: .*?)```", page, re.DOTALL)
+    (tmp_path / "kept.yaml").write_text(block, encoding="utf-8")
+    plan = make(load_suite(tmp_path / "kept.yaml"), "cpu")
+    assert len(plan.units) == 5
+
+
+def test_the_page_of_policies_names_every_preset_with_a_source() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cache-policies.md").read_text(encoding="utf-8")
+    assert not {name for name, preset in PUBLISHED.items() if preset.source and f"`{name}`" not in page}
+
+
+BY_CLIP: dict[str, dict[str, Json]] = {
+    "averages": MEMORY,
+    "bank by prompt": {"bank": 2, "bank_every": 1},
+    "pool": {"bank": 2, "bank_every": 1, "bank_by": "similarity", "bank_pool": 4},
+    "tokens": {"rotation": "write", "positions": "absolute", "select": 2},
+    "heads' tokens": {
+        "rotation": "write",
+        "positions": "absolute",
+        "select": 1,
+        "select_by": "head",
+        "select_at": "clean",
+    },
+}
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("policy", BY_CLIP.values(), ids=BY_CLIP)
+def test_what_is_kept_of_a_clip_does_not_depend_on_its_batch(policy: dict[str, Json], guidance: float) -> None:
+    model = create("toy/dense", policy, weights="random", guidance=guidance, steps=2)
+    model.load("cpu")
+
+    def clips(*seeds: int) -> np.ndarray:
+        prompts = tuple(f"a red ball moves {'left' if seed % 2 else 'right'}" for seed in seeds)
+        return np.concatenate(list(model.stream(Request(prompts, seeds, 24, ()))), 1).astype(int)
+
+    together = clips(1, 2)
+    assert abs(together[:1] - clips(1)).max() <= 1
+    assert abs(together[1:] - clips(2)).max() <= 1

@@ -71,6 +71,8 @@ LONGEST = {
     "causal-forcing-1-step": 4093,
     "one-forcing": 4093,
     "causal-linear-1.3b": 4089,
+    "causal-forcing-framewise": 4093,
+    "causal-forcing-long": 4089,
     "memflow": 4089,
     "anchor-forcing": 4089,
     "longlive-rag": 4089,
