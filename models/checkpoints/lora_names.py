@@ -25,7 +25,7 @@ _LEAF = re.compile(
     r"|[._]lora[._](?P<way>down|up)\.weight"
     r"|\.(?P<other>alpha|diff|diff_b))"
 )
-_FLAT = re.compile(r"(?:lora_unet|lora_transformer|lycoris)_(?:blocks_(\d+)_)?(.+)")
+_FLAT = re.compile(r"(?:lora_unet_?|lora_transformer|lycoris)_(?:blocks_(\d+)_)?(.+)")
 _FOREIGN = {
     "dora_scale": "DoRA",
     "lora_magnitude_vector": "DoRA",

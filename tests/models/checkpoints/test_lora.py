@@ -144,11 +144,13 @@ LAYOUTS = {
     "peft, in a pipeline": dotted("base_model.model.model.", "lora_A.default.weight", "lora_B.default.weight"),
     "peft, named": dotted("", "lora_A.style_2.weight", "lora_B.style_2.weight"),
     "comfyui": dotted("diffusion_model.", "lora_A.weight", "lora_B.weight"),
+    "diffsynth": dotted("pipe.dit.", "lora_A.default.weight", "lora_B.default.weight"),
     "comfyui, up and down": dotted("diffusion_model.", "lora_down.weight", "lora_up.weight"),
     "diffusers": dotted("transformer.", "lora_A.weight", "lora_B.weight", diffusers=True),
     "diffusers, older": dotted("transformer.", "lora.down.weight", "lora.up.weight", diffusers=True),
     "bare": dotted("", "lora_A", "lora_B"),
     "kohya": flat("lora_unet_"),
+    "videox-fun": flat("lora_unet__"),
     "onetrainer": flat("lora_transformer_", diffusers=True),
     "lycoris": flat("lycoris_", diffusers=True),
 }
