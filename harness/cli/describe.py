@@ -180,9 +180,14 @@ def _about(cls: type) -> str:
 
 
 def _keys(schema: type[BaseModel] | type[Options]) -> list[dict[str, str]]:
+    from pydantic.errors import PydanticInvalidForJsonSchema
+
     from harness.suite import reference
 
-    return [asdict(key) for key in reference.keys(schema, complete=False)]
+    try:
+        return [asdict(key) for key in reference.keys(schema, complete=False)]
+    except PydanticInvalidForJsonSchema as error:
+        raise RegistryError(f"{schema.__name__} has an option that no suite can say: {error.message}") from error
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -62,8 +62,8 @@ def rehearse(
     else:
         yield from _lines(ends)
         yield f"rehearsal, no result: {folder}"
-    if outcome.stopped:
-        yield f"stopped: {outcome.stopped}"
+        if outcome.stopped:
+            yield f"stopped: {outcome.stopped}"
     endings = {end.ended for end in ends}
     raise typer.Exit(1 if "failed" in endings else 3 if outcome.stopped or endings != {"ran"} else 0)
 

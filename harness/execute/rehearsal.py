@@ -123,7 +123,7 @@ class _Arm:
         try:
             self.entry, self.model, self.card, note = _small(entry, device)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-            why = error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            why, _ = _told(error)
             testing.load_stand_in()
             self.entry, self.model, self.card, _ = _small(ModelEntry(name=testing.STAND_IN, label=entry.label), device)
             note, stands_in = f"a stand-in took its place: {shown(why, 200)}", True
@@ -136,11 +136,16 @@ def _stop_of_model(entry: ModelEntry, device: str) -> tuple[str, str]:
         model = registry.models.create(entry.name, entry.options)
         enforce.card(entry.label, model)
         model.identity(device.partition(":")[0])
-    except HarnessError as error:
-        return error.message, error.fix
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-        return f"{type(error).__name__}: {error}", ""
+        return _told(error)
     return "", ""
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """What an exception says, and the remedy where it has one."""
+    if isinstance(error, HarnessError):
+        return error.message, error.fix
+    return f"{type(error).__name__}: {error}", ""
 
 
 def _small(entry: ModelEntry, device: str) -> tuple[ModelEntry, VideoModel, ModelCard, str]:
@@ -173,7 +178,7 @@ def _generate(section: GenerateSection, models: Sequence[_Arm], parts: list[Part
     arms = _taking_part(section, models)
     metrics = [_metric(use, parts) for use in section.metrics]
     frames = [2 * arm.card.frames_per_chunk + 1 for arm in arms]
-    frames += [metric.shortest(arm.card.frame_rate) for metric, _ in metrics for arm in arms]
+    frames += [_shortest(metric, use.name, arm.card.frame_rate, parts) for metric, use in metrics for arm in arms]
     update: dict[str, Any] = {
         "seeds": section.seeds[:SEEDS],
         "scripts": section.scripts[:PROMPTS],
@@ -189,14 +194,15 @@ def _generate(section: GenerateSection, models: Sequence[_Arm], parts: list[Part
 def _measure(section: MeasureSection, models: Sequence[_Arm], parts: list[Part], device: str) -> MeasureSection:
     """A section of one short measurement an arm."""
     probe = registry.probes.create(section.probe, section.options)
-    options, stop = dict(section.options), ("", "")
+    options, stop, note = dict(section.options), ("", ""), ""
     try:
         state = probe.available(device)
         stop = ("", "") if state.ready else (state.reason or "it is not available", state.fix)
+        note = "" if probe.tiny() else "as it is"
         options = _options(registry.probes, section.probe, section.options, probe)
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-        stop = (error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}", "")
-    _add(parts, Part("probe", section.probe, "" if probe.tiny() else "as it is", *stop))
+        stop = _told(error)
+    _add(parts, Part("probe", section.probe, note, *stop))
     arms = _taking_part(section, models)
     windows = [(arm.card.window_frames or 0) * arm.card.temporal_ratio for arm in arms]
     chunks = [arm.card.frames_per_chunk for arm in arms]
@@ -253,9 +259,18 @@ def _metric(use: MetricUse, parts: list[Part]) -> tuple[Metric, MetricUse]:
         stop = ("", "") if state.ready else (state.reason, state.fix)
         use = use.model_copy(update={"options": _options(registry.metrics, use.name, use.options, metric)})
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-        stop = (error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}", "")
+        stop = _told(error)
     _add(parts, Part("metric", use.name, "", *stop))
     return registry.metrics.create(use.name, use.options), use
+
+
+def _shortest(metric: Metric, name: str, frame_rate: float, parts: list[Part]) -> int:
+    """Frames of the shortest clip that the metric takes; 1, and a stop, where it cannot say."""
+    try:
+        return int(metric.shortest(frame_rate))
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        _add(parts, Part("metric", name, "", *_told(error)))
+        return 1
 
 
 def _options(

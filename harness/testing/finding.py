@@ -13,6 +13,9 @@ from harness.errors import HarnessError
 
 T = TypeVar("T")
 
+STEP_S = 3600.0
+"""Seconds that one step may take, as a clip of a large model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -29,9 +32,10 @@ class Finding:
 
 
 def attempt(findings: list[Finding], name: str, step: Callable[[], T]) -> T | None:
-    """Note how `step` ends; its result, or None when it failed."""
+    """Note how `step` ends, within `STEP_S`; its result, or None when it failed."""
     try:
-        result = step()
+        with at_most(STEP_S):
+            result = step()
     except HarnessError as error:
         findings.append(Finding(name, False, error.message, error.fix))
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything

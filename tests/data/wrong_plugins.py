@@ -174,6 +174,16 @@ class KeepsState(Right):
         return request.seeds[number] + 100 * (self.left - 1)
 
 
+@models.register("wrong/waits")
+class Waits(Right):
+    """Never gives a second chunk."""
+
+    def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
+        yield next(iter(super().stream(request, spans)))
+        while True:
+            time.sleep(0.01)
+
+
 class SizeOptions(Options):
     """Whether it is small."""
 

@@ -283,6 +283,68 @@ def test_each_stop_is_told_by_its_part(stopped: dict[str, dict[str, Any]]) -> No
     assert stopped["large"]["stands_in"]
 
 
+UNRULY = """
+from harness.contracts import Metric, ModelCard, Probe, Value, VideoModel
+from harness.contracts.registry import metrics, models, probes
+
+
+@models.register("unruly/model")
+class Model(VideoModel):
+    def describe(self):
+        return ModelCard("small", 32, 32, 16.0, 4, parameters=10)
+
+    def stream(self, request, spans=None):
+        yield from ()
+
+    def tiny(self):
+        return 7
+
+
+@metrics.register("unruly/metric")
+class Numbers(Metric):
+    values = (Value("one"),)
+
+    def score(self, clip):
+        return {"one": 1.0}
+
+    def shortest(self, frame_rate):
+        raise ZeroDivisionError("no rate")
+
+
+@probes.register("unruly/probe")
+class Measures(Probe):
+    values = (Value("one"),)
+
+    def tiny(self):
+        raise KeyError("small")
+
+    def measure(self, subject, workload, context):
+        raise AssertionError
+"""
+
+
+def test_plugins_that_cannot_say_how_small_they_are_stop_nothing(tmp_path: Path) -> None:
+    (tmp_path / "unruly.py").write_text(UNRULY)
+    section = {"name": "clips", "prompts": "few", "frames": 400, "metrics": ["unruly/metric"]}
+    suite = {
+        "suite": "unruly",
+        "plugins": ["unruly.py"],
+        "models": [{"name": "unruly/model", "label": "a"}],
+        "prompts": {"few": [PROMPT]},
+        "generate": [section],
+        "measure": [{"name": "measured", "probe": "unruly/probe", "prompts": "few", "frames": 9}],
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
+    rehearsal = rehearsal_of(load_suite(tmp_path / "s.yaml"))
+    stops = {part.name: part.stop or part.note for part in rehearsal.parts}
+    assert stops == {
+        "a": "a stand-in took its place: TypeError: 'int' object is not iterable",
+        "unruly/metric": "ZeroDivisionError: no rate",
+        "unruly/probe": "KeyError: 'small'",
+    }
+    assert make(rehearsal.suite).units
+
+
 def test_a_switch_keeps_its_place_among_chunks_in_a_short_clip(tmp_path: Path) -> None:
     registry.load_plugin(FAKES)
     prompts = [PROMPT, PROMPT.replace("red", "blue"), PROMPT.replace("red", "green")]

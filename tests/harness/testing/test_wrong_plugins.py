@@ -12,6 +12,7 @@ import pytest
 from harness.contracts import registry
 from harness.errors import RegistryError
 from harness.testing import Finding, check_metric, check_model, check_named, check_probe, probe
+from harness.testing import finding as finding_module
 
 WRONG = Path(__file__).parents[2] / "data" / "wrong_plugins.py"
 
@@ -68,6 +69,11 @@ def test_a_large_model_is_tried_at_its_tiny_size_and_live_at_its_own() -> None:
     assert "too large for this machine" in failed(check_model("right/large", live=True))["load"]
     left = check_model("right/large", live=False)[-1]
     assert (left.name, left.ok, left.fix) == ("stream", None, "try --live")
+
+
+def test_a_stream_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding_module, "STEP_S", 0.2)
+    assert failed(check_model("wrong/waits")) == {"stream of 13 frames": "TimeoutError: no end within 0.2 s ()"}
 
 
 # --------------------------------------------------------------------------------------------- metrics
