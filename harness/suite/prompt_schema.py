@@ -107,6 +107,8 @@ class PromptSet(Part):
 
     @model_validator(mode="after")
     def _one_each(self) -> PromptSet:
+        if self.identities and len(self.identities) != len(self.texts):
+            raise ValueError(f"{len(self.identities)} identities for {len(self.texts)} texts")
         if self.prefixes and len(self.prefixes) != len(self.texts):
             raise ValueError(f"{len(self.prefixes)} prefixes for {len(self.texts)} texts")
         for name, values in self.attributes.items():

@@ -155,8 +155,9 @@ def pair(
     Line i of its set goes with line i of each switch's set, before blank and repeated ones are dropped. Nothing is
     filled in where prompt i of the sets, as they are filled, goes with prompt i. Raises `SuiteError` with the place.
     """
+    nothing_filled_in: dict[str, Any] = {"scripts": [], "dropped": {}}
     if not section.switches or not section.prompts:
-        return {}
+        return nothing_filled_in
     base = sets[section.prompts]
     numbers = _numbers(base.filled)
     most = base.filled.limit or len(base.rows)
@@ -178,7 +179,7 @@ def pair(
         where = doc.where((kind, index, "switches"))
         raise SuiteError(f"{where}: a blank line says no new prompt, and a measurement switches all clips together")
     if list(scripts) == _by_number(section, sets):
-        return {}
+        return nothing_filled_in
     return {"scripts": list(scripts.values()), "dropped": {kind: lines for kind, lines in dropped.items() if lines}}
 
 

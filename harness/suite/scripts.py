@@ -38,13 +38,18 @@ class Script:
 
 
 def scripts_of(suite: Suite, section: GenerateSection | MeasureSection) -> list[Script]:
-    """The scripts of a section in the order planned; each has a clip for each seed."""
+    """The scripts of a section in the order planned; each has a clip for each seed.
+
+    Raises `SuiteError` where a damaged plan names prompts that are not there.
+    """
     if not section.prompts:
         return []
     prompts = suite.prompts[section.prompts]
     identities = prompts.identities or prompts.texts
     if section.scripts:
         entries = [(entry.prompt, tuple(entry.later)) for entry in section.scripts]
+        if any(n >= len(prompts.texts) or len(later) != len(section.switches) for n, later in entries):
+            raise SuiteError(f"section {section.name!r}: its scripts do not fit its prompts", "plan it again")
     else:
         later = [suite.prompts[switch.prompts].texts for switch in section.switches]
         entries = [

@@ -276,3 +276,17 @@ def test_scripts_that_begin_alike_have_rows_and_names_of_their_own(tmp_path: Pat
         ("a", [[8, "c"]]),
         ("d", []),
     ]
+
+
+def test_scripts_that_a_suite_or_a_damaged_plan_states_do_no_harm(tmp_path: Path) -> None:
+    stated = section([], scripts=[{"prompt": 9, "later": ["x"]}], dropped={"blank": [1]})
+    suite = load_suite(write(tmp_path, base(generate=[stated])))
+    assert pairs(suite) == [("one",), ("two",)]
+    body = json.loads(json.dumps(dump(suite)))
+    for scripts in ([{"prompt": 9, "later": []}], [{"prompt": 0, "later": ["x"]}]):
+        body["generate"][0]["scripts"] = scripts
+        with pytest.raises(SuiteError, match="section 's': its scripts do not fit its prompts"):
+            scripts_of(Suite.model_validate(body), Suite.model_validate(body).generate[0])
+    body["prompts"]["p"]["identities"] = ["one"]
+    with pytest.raises(ValueError, match="1 identities for 2 texts"):
+        Suite.model_validate(body)
