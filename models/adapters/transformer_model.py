@@ -125,6 +125,7 @@ class StreamingModel(VideoModel):
             heads=config.heads,
             sizes=config.latent,
             d_v=config.head_dim,
+            codes=self.storage().content.readable and self.window_policy().schedule != "rolling",
         )
 
     def workload(self) -> cost.Workload:
@@ -306,10 +307,12 @@ class StreamingModel(VideoModel):
         from videomla_models.rollout.pipeline import Pipeline
 
         network = self.load_network(device).eval().requires_grad_(False)
+        storage = self.storage()
         if self.network_config().attention == "latent":
             form = self.attention_form(device)
             # The identity of the unit says that a kernel runs, so a late fall-back would make its record wrong.
             network.use_form(Attention(form, strict=form.engine == "triton"))
+            storage = replace(storage, in_kernel=form.codes)
         self.pipeline = Pipeline(
             network=network,
             codec=self.load_codec(device),
@@ -319,7 +322,7 @@ class StreamingModel(VideoModel):
             chunk=self.chunk,
             latent_size=self.latent_size(),
             device=torch.device(device),
-            storage=self.storage(),
+            storage=storage,
         )
 
     def unload(self) -> None:

@@ -75,12 +75,10 @@ class LayerCache:
         What is encoded is decoded into a buffer that the next layer overwrites; the rest stands there from the first
         call on. Slots start unwritten.
         """
-        keys, contents = self._parts
-        if keys is None and self.positional is None:
-            self.positional = empty_entries(positional, rows)
+        contents = self._parts[1]
         if contents is None and self.content is None:
             self.content = empty_entries(content, rows)
-        return self._window(keys, self.positional, positional), self._window(contents, self.content, content)
+        return self.keys(positional, rows), self._window(contents, self.content, content)
 
     @staticmethod
     def _window(part: CodedPart | None, entries: Tensor | None, like: Tensor | None = None) -> Tensor:
@@ -89,11 +87,28 @@ class LayerCache:
         assert entries is not None
         return entries
 
-    def keep(self, slots: Sequence[int]) -> None:
-        """Encode `slots` as `allocated` gave them and passes wrote them, the frame that is latest in time last."""
+    @property
+    def codes(self) -> CodedPart | None:
+        """The content where attention reads its codes themselves."""
+        part = self._parts[1]
+        return part if part is not None and part.in_kernel else None
+
+    def keys(self, positional: Tensor, rows: int) -> Tensor:
+        """As `allocated`, of the positional part alone."""
+        part = self._parts[0]
+        if part is None and self.positional is None:
+            self.positional = empty_entries(positional, rows)
+        return self._window(part, self.positional, positional)
+
+    def keep(self, slots: Sequence[int], content: Tensor | None = None) -> None:
+        """Encode `slots`, the frame that is latest in time last, as `allocated` gave them and passes wrote them.
+
+        Args:
+            content: rows of content for `codes`, which stand in no buffer.
+        """
         for part in self._parts:
             if part is not None:
-                part.keep(slots)
+                part.keep(slots, content if part.in_kernel else None)
 
     def edited(self, slots: Sequence[int]) -> Iterator[Tensor]:
         """The ring of keys, then of contents, to change `slots` of it in place; nothing before the first pass."""
@@ -107,7 +122,7 @@ class LayerCache:
     @staticmethod
     @step("cache_writes")
     def write(
-        entries: tuple[Tensor, Tensor],
+        entries: tuple[Tensor, Tensor | None],
         runs: Sequence[Run],
         positional: Tensor,
         content: Tensor,
@@ -118,7 +133,8 @@ class LayerCache:
         for run in runs:
             slots = slice(run.slot * tokens, (run.slot + run.length) * tokens)
             own = slice(run.start * tokens, (run.start + run.length) * tokens)
-            entries[1][:, slots] = content[:, own]
+            if entries[1] is not None:
+                entries[1][:, slots] = content[:, own]
             if rotation is None:
                 entries[0][:, slots] = positional[:, own]
             else:
@@ -171,7 +187,8 @@ class StreamCache:
         if code.kind == "exact":
             return None
         frames = self.ring.capacity + self.spare, storage.sink, storage.recent
-        return CodedPart(code, self.grid.tokens, *frames, name, self.decoded)
+        in_kernel = storage.in_kernel and name == "content"
+        return CodedPart(code, self.grid.tokens, *frames, name, self.decoded, in_kernel)
 
     @property
     def rows(self) -> int:
@@ -297,6 +314,8 @@ class ChunkContext:
         learning = torch.is_grad_enabled() and any(t.requires_grad for t in (query, positional, content))
         if rotation is not None and learning:
             positional, rotation = rotate(positional, rotation), None
+        if cache.codes is not None:
+            return self._attend_to_codes(layer, query, positional, content, attend_window, rotation)
         keys, contents = cache.allocated(positional, content, self.cache.rows)
         if learning:
             # Later passes write over the cache before the backward pass does its work.
@@ -310,11 +329,39 @@ class ChunkContext:
         ring = keys[:, cache.before :], contents[:, cache.before :]
         cache.write(ring, self.placement.runs, positional, content, tokens, rotation)
         if self.clean and not learning:
-            cache.keep([slot for run in self.placement.runs for slot in range(run.slot, run.slot + run.length)])
-        keys, contents = keys[:, self.rows], contents[:, self.rows]
-        if self.key_rotation is not None:
-            keys = self._in_time(keys, learning) if shared else rotate(keys, self.key_rotation)
-        return attend_window(query, keys, contents)
+            cache.keep(self._slots())
+        return attend_window(query, self._turned(keys[:, self.rows], shared, learning), contents[:, self.rows])
+
+    def _attend_to_codes(
+        self,
+        layer: int,
+        query: Tensor,
+        positional: Tensor,
+        content: Tensor,
+        attend_window: AttendWindow,
+        rotation: Rotation | None,
+    ) -> Tensor:
+        """As `attend`, of a layer whose attention reads content as it is encoded, the chunk's own as it is."""
+        cache = self.cache.layers[layer]
+        assert cache.codes is not None
+        keys = cache.keys(positional, self.cache.rows)
+        cache.write((keys, None), self.placement.runs, positional, content, self.cache.grid.tokens, rotation)
+        window = cache.codes.encoded(content, self._slots(), self.filled)
+        keys = self._turned(keys[:, self.rows], positional.dim() == 3, learning=False)
+        out = attend_window(rotate_tail(query, self.rotation), keys, window)
+        if self.clean:  # the window shows what this writes over
+            cache.keep(self._slots(), content)
+        return out
+
+    def _slots(self) -> list[int]:
+        """Of the chunk's frames, in order."""
+        return [slot for run in self.placement.runs for slot in range(run.slot, run.slot + run.length)]
+
+    def _turned(self, keys: Tensor, shared: bool, learning: bool) -> Tensor:
+        """`keys` rotated, where that was not done as they were written."""
+        if self.key_rotation is None:
+            return keys
+        return self._in_time(keys, learning) if shared else rotate(keys, self.key_rotation)
 
     def _halves(self, device: torch.device) -> tuple[Rotation | None, Rotation | None]:
         """For keys rotated at read: height and width of the own tokens, time of all filled slots."""

@@ -7,12 +7,13 @@ layer's slots are decoded and the chunk at work is written as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
+from videomla_models.ops.encoded import EncodedLatents, Segment
 from videomla_models.spec.storage import BITS, Code
 
 LARGEST = {"fp8_e4m3": 448.0, "int8": 127.0, "int4": 7.0, "int2": 1.0}
@@ -161,15 +162,25 @@ class CodedPart:
     Args:
         tokens: of a latent frame. capacity: slots. sink: first of them, which are kept exact.
         recent: latest frames that are kept exact as well. buffers: by `name`, what all layers decode into.
+        in_kernel: whether attention reads codes, so that there is no buffer but while entries are edited.
     """
 
     def __init__(
-        self, code: Code, tokens: int, capacity: int, sink: int, recent: int, name: str, buffers: dict[str, Tensor]
+        self,
+        code: Code,
+        tokens: int,
+        capacity: int,
+        sink: int,
+        recent: int,
+        name: str,
+        buffers: dict[str, Tensor],
+        in_kernel: bool = False,
     ) -> None:
         self.code, self.tokens, self.capacity, self.sink, self.recent = code, tokens, capacity, sink, recent
-        self.name, self.buffers = name, buffers
+        self.name, self.buffers, self.in_kernel = name, buffers, in_kernel
         self.stored: list[Tensor] = []
         self.exact: Tensor | None = None
+        self._like: Tensor | None = None
         self.coded: set[int] = set()
         # Where a slot stands among the exact frames; of recent ones the oldest first.
         self.places: dict[int, int] = {}
@@ -186,6 +197,7 @@ class CodedPart:
         """
         buffer = self.buffers.get(self.name)
         if buffer is None:
+            like = self._like if like is None else like
             assert like is not None
             buffer = self.buffers[self.name] = empty_entries(like, self.capacity * self.tokens)
         self._read(buffer)
@@ -208,25 +220,35 @@ class CodedPart:
             here, there = range(slot, slot + 1), range(place, place + 1)
             buffer[:, self._rows(here)] = self.exact[:, self._rows(there)]
 
-    def keep(self, slots: Sequence[int]) -> None:
-        """Encode `slots`, the frame that is latest in time last, as they stand in the shared buffer."""
-        buffer = self.buffers[self.name]
+    def keep(self, slots: Sequence[int], rows: Tensor | None = None) -> None:
+        """Encode `slots`, the frame that is latest in time last.
+
+        Args:
+            rows: theirs in that order, [B, len(slots) * tokens, ...]; what stands in the shared buffer unless given.
+        """
+        if rows is None:
+            buffer = self.buffers[self.name]
+            rows = torch.cat([buffer[:, self._rows(run)] for run in _runs(slots)], 1)
+        place = {slot: index for index, slot in enumerate(slots)}
         for run in _runs(slot for slot in slots if slot >= self.sink):
-            rows = buffer[:, self._rows(run)]
-            fresh = encode(rows.reshape(rows.shape[0], len(run), self.tokens, *rows.shape[2:]), self.code)
+            own = rows[:, self._rows(range(place[run.start], place[run.start] + len(run)))]
+            fresh = encode(own.reshape(own.shape[0], len(run), self.tokens, *own.shape[2:]), self.code)
             if not self.stored:
                 count = self.capacity - self.sink
                 self.stored = [t.new_empty(t.shape[0], count, *t.shape[2:]) for t in fresh]
             for tensor, new in zip(self.stored, fresh, strict=True):
                 tensor[:, run.start - self.sink : run.stop - self.sink] = new
             self.coded.update(run)
-        self._keep_exact(slots, buffer)
+        self._like = rows.new_empty(rows.shape[0], 0, *rows.shape[2:])
+        if self.in_kernel:
+            self.buffers.pop(self.name, None)
+        if self.sink + self.recent:
+            self._keep_exact(place, rows)
 
-    def _keep_exact(self, slots: Sequence[int], buffer: Tensor) -> None:
-        if self.sink + self.recent == 0:
-            return
+    def _keep_exact(self, slots: Mapping[int, int], rows: Tensor) -> None:
+        """Of `slots`, with their places in `rows`, keep the sink's, and the latest others in place of the oldest."""
         if self.exact is None:
-            self.exact = empty_entries(buffer, (self.sink + self.recent) * self.tokens)
+            self.exact = empty_entries(rows, (self.sink + self.recent) * self.tokens)
         recent = [slot for slot in slots if slot >= self.sink]
         for slot in recent:
             self.places.pop(slot, None)
@@ -238,5 +260,42 @@ class CodedPart:
         self.places |= {slot: slot for slot in slots if slot < self.sink}
         self.places |= {slot: next(free) for slot in latest}
         for slot in (*(slot for slot in slots if slot < self.sink), *latest):
-            here, there = range(slot, slot + 1), range(self.places[slot], self.places[slot] + 1)
-            self.exact[:, self._rows(there)] = buffer[:, self._rows(here)]
+            here, there = (range(at, at + 1) for at in (slots[slot], self.places[slot]))
+            self.exact[:, self._rows(there)] = rows[:, self._rows(here)]
+
+    def encoded(self, own: Tensor, slots: Sequence[int], filled: int) -> EncodedLatents:
+        """The first `filled` slots as they are stored.
+
+        Args:
+            own: latents of the chunk at work, [B, len(slots) * tokens, width], which stand in `slots`.
+        """
+        others = {slot for slot in self.coded | self.places.keys() if slot < filled} - set(slots)
+        pieces: list[tuple[slice, Callable[[Tensor], Segment]]] = [
+            (self._rows(run), partial(self._coded_segment, run)) for run in _runs(sorted(others - self.places.keys()))
+        ]
+        for slot in sorted(others & self.places.keys()):
+            assert self.exact is not None
+            there = self._rows(range(self.places[slot], self.places[slot] + 1))
+            pieces.append((self._rows(range(slot, slot + 1)), partial(Segment, self.exact[:, there])))
+        first, fresh = 0, []
+        for run in _runs(slots):
+            rows = own[:, self._rows(range(first, first + len(run)))]
+            fresh.append((self._rows(run), rows))
+            first += len(run)
+        pieces += [(where, partial(Segment, rows)) for where, rows in fresh]
+
+        def decoded() -> Tensor:
+            window = empty_entries(own, self.capacity * self.tokens)
+            self._read(window)
+            for where, rows in fresh:
+                window[:, where] = rows
+            return window[:, : filled * self.tokens]
+
+        return EncodedLatents(filled * self.tokens, own.shape[-1], tuple(pieces), decoded)
+
+    def _coded_segment(self, run: range, keys: Tensor) -> Segment:
+        codes, scales = (t[:, run.start - self.sink : run.stop - self.sink].flatten(1, 2) for t in self.stored)
+        width = codes.shape[2] * 8 // BITS[self.code.kind]
+        by_channel = self.code.group == "channel"
+        group = 1 if by_channel else width if self.code.group == "token" else self.code.group
+        return Segment(codes, keys, scales, self.tokens if by_channel else 1, group)

@@ -236,6 +236,7 @@ class Form:
         variant: kernel of the absorbed form: the fastest of the tuning file up to `TUNED_QUERIES` queries, else the
             default of the device. Empty where no such kernel runs, and where the device's product name does not tell
             which one is the default.
+        codes: whether kernels read an encoded cache's content themselves; otherwise it is decoded before them.
     """
 
     name: Name
@@ -244,15 +245,17 @@ class Form:
     basis: str = "asked"
     fallback: str = ""
     variant: str = ""
+    codes: bool = False
 
     def identity(self) -> dict[str, Json]:
         """What belongs into a unit's identity and into its record."""
-        return {"form": self.name, "engine": self.engine, "backend": self.backend, "variant": self.variant}
+        asked = {"form": self.name, "engine": self.engine, "backend": self.backend, "variant": self.variant}
+        return {**asked, "codes": True} if self.codes else dict(asked)
 
 
 def choose(
     form: str, device: str, dtype: str, batch: int, lq: int, lk: int, heads: int, sizes: LatentSizes,
-    d_v: int | None = None, *, strict: bool = False, thresholds: list[Threshold] | None = None,
+    d_v: int | None = None, *, strict: bool = False, thresholds: list[Threshold] | None = None, codes: bool = False,
 ) -> Form:  # fmt: skip
     """The form that runs for these sizes. Imports no torch.
 
@@ -262,6 +265,7 @@ def choose(
         lq, lk: queries of a forward pass and keys that they see. d_v: of a head; d_nope + d_rope unless given.
         strict: raise instead of falling back to PyTorch on a CUDA device.
         thresholds: what was measured; read from the tuning file unless given.
+        codes: whether the cache holds content in a code that kernels can read; they do in half precision.
 
     Raises:
         OptionError: an unknown form. NotAvailable: no kernel fits, and `strict`.
@@ -283,6 +287,10 @@ def choose(
         backend = preferred_backend(device, dtype)
     if fallback:
         return Form(name, "torch", backend, basis, fallback)
+    if codes and dtype in variants.HALF:
+        arch = column(device_name(device))
+        kernel = "" if arch is None or name != "absorbed" else variants.coded(arch, dtype).name
+        return Form(name, "triton", backend, basis, variant=kernel, codes=True)
     return Form(name, "triton", backend, basis, variant=_variant(device, dtype, call, nearest, name))
 
 

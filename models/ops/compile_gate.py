@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import triton
@@ -25,7 +26,7 @@ from triton.compiler import ASTSource
 from harness.contracts import Json
 from harness.errors import NotAvailable, OptionError, nearest
 from harness.system import digests
-from videomla_models.ops import triton_absorbed, triton_expand, variants
+from videomla_models.ops import triton_absorbed, triton_coded, triton_expand, variants
 from videomla_models.spec.config import LatentSizes
 
 MATRIX = re.compile(r"^(HMMA|HGMMA|QGMMA|UTC\w*MMA)")
@@ -107,6 +108,8 @@ def jobs(
                     yield from (_attend(variant, dtype, split, sizes) for split in (False, True))
         for dtype in _TYPES:
             yield from _helpers(arch, dtype, sizes, heads_width)
+        for dtype, bits in product(variants.HALF, (0, *variants.CODED_BITS)):
+            yield from _coded(arch, dtype, bits, sizes, heads_width)
 
 
 def _attend(variant: variants.Variant, dtype: str, split: bool, sizes: LatentSizes) -> Job:
@@ -118,6 +121,32 @@ def _attend(variant: variants.Variant, dtype: str, split: bool, sizes: LatentSiz
         triton_absorbed.kernel_of(variant), pointers, scalars,
         triton_absorbed.constants(variant, sizes.d_c, sizes.d_rope, split),
         triton_absorbed.compile_options(variant), variant.compiled_warps,
+    )  # fmt: skip
+
+
+CODED_TOKENS = 1560
+"""Rows with one scale a channel: a latent frame of 480 x 832 pixels. Groups of channels want no division by it."""
+
+
+def _coded(arch: int, dtype: str, bits: int, sizes: LatentSizes, d_v: int) -> Iterator[Job]:
+    """The kernels for encoded latents of `bits`, and for exact ones beside them (0)."""
+    here, variant = "*" + _TYPES[dtype], variants.coded(arch, dtype)
+    kind, group = (f"int{bits}", (CODED_TOKENS, 1)) if bits else ("exact", (1, 1))
+    latents = {"c_ptr": {0: here, 8: "*i16", 4: "*u8"}[bits], "s_ptr": "*fp16" if bits else here, "r_ptr": here}
+    yield Job(
+        arch, f"{variant.name}-{kind}", dtype, True, f"{variant.block_m}x{variant.block_n}",
+        triton_coded.attend_coded_kernel, {"q_ptr": here, **latents, "out_ptr": "*fp32", "lse_ptr": "*fp32"},
+        {name: "fp32" if name == "scale" else "i32" for name in triton_coded.UNSPECIALISED},
+        triton_coded.constants(variant, sizes.d_c, sizes.d_rope, bits, *group), triton_coded.compile_options(variant),
+        variant.warps,
+    )  # fmt: skip
+    fixed = triton_coded.expand_constants(dtype, sizes.d_c, sizes.d_rope, sizes.d_nope, d_v, bits, *group)
+    options = triton_expand.expand_options(dtype)
+    yield Job(
+        arch, f"expand-coded-{kind}", dtype, False, f"{fixed['BLOCK']}x{sizes.d_nope + sizes.d_rope + d_v}",
+        triton_coded.expand_coded_kernel,
+        {**latents, **dict.fromkeys(("k_up_ptr", "v_up_ptr", "k_ptr", "v_ptr"), here)},
+        dict.fromkeys(triton_coded.EXPAND_UNSPECIALISED, "i32"), fixed, options, options["num_warps"],
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from harness.errors import NotAvailable
 from videomla_models.ops import checks, reference, sdpa, torch_forms
 from videomla_models.ops.choice import Form, choose
 from videomla_models.ops.device import no_triton
+from videomla_models.ops.encoded import EncodedLatents
 from videomla_models.ops.rope import Rotation, rotate
 from videomla_models.ops.sdpa import say_once
 from videomla_models.ops.step import step
@@ -43,11 +44,11 @@ class Attention:
             self._fall_back(form.fallback)
 
     @step("attention")
-    def expanded(self, query: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
+    def expanded(self, query: Tensor, c: Tensor | EncodedLatents, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
         """Rebuild keys and values of every head, then dense attention (paper App. D.4).
 
         Args:
-            query: [B, Lq, H, d_nope + d_rope], rotated. c: [B, S, d_c]. r: rotated, [B, S, d_rope].
+            query: [B, Lq, H, d_nope + d_rope], rotated. c: [B, S, d_c], or encoded. r: rotated, [B, S, d_rope].
             k_up: [H, d_nope, d_c]. v_up: [H, d_v, d_c].
 
         Returns:
@@ -56,12 +57,22 @@ class Attention:
         Raises:
             OptionError: shapes, dtypes or devices that do not fit.
         """
+        if isinstance(c, EncodedLatents):
+            k, v = self._on_codes(
+                c,
+                lambda codes: self._expand_codes(codes, r, k_up, v_up),
+                lambda numbers: torch_forms.expand(numbers, r, k_up, v_up),
+            )
+            return self._dense(query, k, v)
         checks.plain(query, c, r, k_up, v_up)
         # The kernel's keys and values lie in buffers that the next layer overwrites, so it serves no backward pass.
         k, v = self._kernel(
             lambda: self._expand(c, r, k_up, v_up), lambda: torch_forms.expand(c, r, k_up, v_up),
             query, c, r, k_up, v_up,
         )  # fmt: skip
+        return self._dense(query, k, v)
+
+    def _dense(self, query: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, scale, backend = query.transpose(1, 2), query.shape[-1] ** -0.5, self.form.backend or "auto"
         try:
             out = sdpa.attend(q, k, v, scale, backend)
@@ -71,11 +82,11 @@ class Attention:
         return out.transpose(1, 2)
 
     @step("attention")
-    def absorbed(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
+    def absorbed(self, query: Tensor, c: Tensor | EncodedLatents, r: Tensor, scale: float) -> Tensor:
         """Attention of every head on the latents (paper App. E).
 
         Args:
-            query: [B, Lq, H, d_c + d_rope], absorbed and rotated. c: [B, S, d_c]. r: rotated, [B, S, d_rope].
+            query: [B, Lq, H, d_c + d_rope], absorbed, rotated. c: [B, S, d_c], or encoded. r: rotated, [B, S, d_rope].
             scale: 1/sqrt(d_nope + d_rope) of the expanded form.
 
         Returns:
@@ -84,6 +95,12 @@ class Attention:
         Raises:
             OptionError: shapes, dtypes or devices that do not fit.
         """
+        if isinstance(c, EncodedLatents):
+            return self._on_codes(
+                c,
+                lambda codes: self._absorb_codes(query, codes, r, scale),
+                lambda numbers: torch_forms.absorbed(query, numbers, r, scale),
+            )
         checks.plain(query, c, r)
         return self._kernel(
             lambda: self._absorb(query, c, r, scale), lambda: torch_forms.absorbed(query, c, r, scale), query, c, r
@@ -110,6 +127,15 @@ class Attention:
         query = torch.cat([torch.einsum("blhn,hnc->blhc", q_nope, k_up), q_rope], -1)
         mixed = self.absorbed(query, c, r, (q_nope.shape[-1] + q_rope.shape[-1]) ** -0.5)
         return torch.einsum("blhc,hvc->blhv", mixed, v_up)
+
+    def _on_codes(self, latents: EncodedLatents, fast: Callable[[EncodedLatents], T], slow: Callable[[Tensor], T]) -> T:
+        if self.form.engine != "triton":
+            return slow(latents.decoded())
+        try:
+            return fast(latents)
+        except NotAvailable as error:
+            self._fall_back(error.message)
+            return slow(latents.decoded())
 
     def _kernel(self, fast: Callable[[], T], slow: Callable[[], T], *sources: Tensor) -> T:
         if self.form.engine != "triton" or (torch.is_grad_enabled() and any(t.requires_grad for t in sources)):
@@ -144,6 +170,24 @@ class Attention:
         batch, queries, heads, width = query.shape
         with counted_as("latent_attention", attention_flops(batch, queries, c.shape[1], heads, width, c.shape[2])):
             return triton_absorbed.absorbed(query.contiguous(), c, r, scale, variant=variant, workspace=self.workspace)
+
+    @step("expansion")
+    def _expand_codes(self, latents: EncodedLatents, r: Tensor, k_up: Tensor, v_up: Tensor) -> tuple[Tensor, Tensor]:
+        from videomla_models.ops import triton_coded
+
+        heads, d_nope, d_c = k_up.shape
+        flops = 2 * r.shape[0] * latents.rows * heads * d_c * (d_nope + v_up.shape[1])
+        with counted_as("latent_expansion", flops):
+            up = k_up.contiguous(), v_up.contiguous()
+            return triton_coded.expand(latents.segments(r), *up, workspace=self.workspace)
+
+    def _absorb_codes(self, query: Tensor, latents: EncodedLatents, r: Tensor, scale: float) -> Tensor:
+        from videomla_models.ops import triton_coded
+
+        batch, queries, heads, width = query.shape
+        flops = attention_flops(batch, queries, latents.rows, heads, width, latents.width)
+        with counted_as("latent_attention", flops):
+            return triton_coded.absorbed(query.contiguous(), latents.segments(r), scale, workspace=self.workspace)
 
     def _fall_back(self, reason: str) -> None:
         if self.strict:

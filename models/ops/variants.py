@@ -85,6 +85,39 @@ TABLE: tuple[Variant, ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class CodedVariant:
+    """One compiled form of the kernel that reads encoded latents; the attributes are those of `Variant`."""
+
+    name: str
+    arch: int
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+    dtypes: tuple[str, ...] = HALF
+    separate: bool = False
+    precision: str = "tf32"
+
+
+# Keys come by pointers, as a code becomes numbers in registers before the products. The tiles are those of the exact
+# kernel where what is decoded leaves room for them.
+CODED: tuple[CodedVariant, ...] = (
+    CodedVariant("sm80-coded-128x16", 80, 128, 16, 8, 1),
+    CodedVariant("sm90-coded-128x64", 90, 128, 64, 8, 2),
+    CodedVariant("sm100-coded-128x64", 100, 128, 64, 8, 2, separate=True),
+)
+CODED_BITS = (8, 4)
+
+
+def coded(arch: int, dtype: str) -> CodedVariant:
+    """The kernel for encoded latents. Raises `OptionError` for a dtype that it does not take."""
+    variant = next(v for v in CODED if v.arch == arch)
+    if dtype not in variant.dtypes:
+        raise OptionError(f"dtype {dtype} has no kernel for encoded latents", f"use {' or '.join(variant.dtypes)}")
+    return variant
+
+
 def named(name: str) -> Variant:
     """The variant `name`. Raises `OptionError` with the names that exist."""
     for variant in TABLE:

@@ -87,6 +87,11 @@ class Code:
         """Whether groups have a scale."""
         return self.kind not in ("exact", "bf16")
 
+    @property
+    def readable(self) -> bool:
+        """Whether attention's kernels read it: integers of 8 or 4 bits, symmetric, of one round, unmixed."""
+        return self.kind in ("int8", "int4") and self.symmetric and not self.rounds and not self.hadamard
+
     def check(self, part: str, width: int) -> None:
         """Raise `OptionError` where `width` channels, of a head where there are heads, cannot be stored so."""
         if not self.scaled:
@@ -136,12 +141,14 @@ class Storage:
         content: values, or content latents. key: keys, or the rope key that all heads share.
         sink: first frames that are kept exact, in place of a code.
         recent: latest frames that are kept exact, beside their code, so that none has to be made when they age.
+        in_kernel: whether attention's kernels read content codes themselves; otherwise all are decoded before.
     """
 
     content: Code = Code()
     key: Code = Code()
     sink: int = 0
     recent: int = 0
+    in_kernel: bool = False
 
     @property
     def coded(self) -> bool:
@@ -198,9 +205,9 @@ class Storage:
 
     def decoded_scalars(self, config: TransformerConfig) -> int:
         """Numbers of a token that attention reads from a decoded copy."""
-        return sum(
-            heads * width for part, (heads, width) in parts(config).items() if getattr(self, part).kind != "exact"
-        )
+        decoded = {"key"} if self.in_kernel else {"key", "content"}
+        of_part = {part: heads * width for part, (heads, width) in parts(config).items() if part in decoded}
+        return sum(width for part, width in of_part.items() if getattr(self, part).kind != "exact")
 
     def effective_bits(self, config: TransformerConfig, tokens: int, capacity: int, element_bytes: int) -> float:
         """Bits of storage for each number of a full window, scales and exact frames included."""

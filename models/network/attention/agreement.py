@@ -14,6 +14,7 @@ from videomla_models.network.attention.context import AttendWindow
 from videomla_models.network.attention.dense import CrossAttention, DenseAttention
 from videomla_models.network.attention.latent import LatentAttention
 from videomla_models.ops import reference
+from videomla_models.ops.encoded import EncodedLatents, numbers
 from videomla_models.ops.latent import Attention
 from videomla_models.spec.limits import LIMITS, ROW_LIMIT
 
@@ -75,22 +76,24 @@ class ComparingRunner(Attention):
         self.form, self.strict = inner.form, inner.strict
         self.inner, self.module, self.comparison = inner, module, comparison
 
-    def expanded(self, query: Tensor, c: Tensor, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
+    def expanded(self, query: Tensor, c: Tensor | EncodedLatents, r: Tensor, k_up: Tensor, v_up: Tensor) -> Tensor:
         """As the runner does, held against keys and values rebuilt in float64."""
         out = self.inner.expanded(query, c, r, k_up, v_up)
-        if (chosen := self.comparison.chosen(self.module, query, c)) is not None:
+        if (chosen := self.comparison.chosen(self.module, query, r)) is not None:
             clip, rows = chosen
             q_nope, q_rope = torch.split(query[clip, rows], [k_up.shape[1], r.shape[2]], -1)
+            c = numbers(c)
             self.comparison.add(
                 out[clip, rows], reference.latent_attention(q_nope, q_rope, c[clip], r[clip], k_up, v_up)
             )
         return out
 
-    def absorbed(self, query: Tensor, c: Tensor, r: Tensor, scale: float) -> Tensor:
+    def absorbed(self, query: Tensor, c: Tensor | EncodedLatents, r: Tensor, scale: float) -> Tensor:
         """As the runner does, held against attention on the latents in float64."""
         out = self.inner.absorbed(query, c, r, scale)
-        if (chosen := self.comparison.chosen(self.module, query, c)) is not None:
+        if (chosen := self.comparison.chosen(self.module, query, r)) is not None:
             clip, rows = chosen
+            c = numbers(c)
             q_latent, q_rope = torch.split(query[clip, rows], [c.shape[2], r.shape[2]], -1)
             self.comparison.add(
                 out[clip, rows], reference.absorbed_attention(q_latent, q_rope, c[clip], r[clip], scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,10 +11,11 @@ from torch import Tensor
 from videomla_models.ops.rope import Rotation, rotate_own
 from videomla_models.ops.step import step
 
-AttendWindow = Callable[[Tensor, Tensor, Tensor], Tensor]
+AttendWindow = Callable[[Tensor, Tensor, Any], Tensor]
 """A layer's attention: (query, positional, content) of a window, rotated already, to its output.
 
-[B, Lq, H, d], [B, Lk, ..., p], [B, Lk, ...] to [B, Lq, H * d_v].
+[B, Lq, H, d], [B, Lk, ..., p], [B, Lk, ...] to [B, Lq, H * d_v]. Latents may be `EncodedLatents` for a layer whose form
+reads codes.
 """
 
 

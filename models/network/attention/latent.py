@@ -13,6 +13,7 @@ from videomla_models.network.attention.context import AttendWindow, Context
 from videomla_models.network.attention.dense import RMSNorm
 from videomla_models.ops import reference
 from videomla_models.ops.choice import Form, Name
+from videomla_models.ops.encoded import EncodedLatents, numbers
 from videomla_models.ops.latent import Attention
 from videomla_models.ops.products import Linear, linear
 from videomla_models.spec.config import LatentSizes
@@ -63,7 +64,7 @@ class LatentAttention(nn.Module):
         forms = {"absorbed": self.on_latents, "expanded": self.expand}
         return forms.get(self.runner.form.name, self.by_reference)
 
-    def expand(self, query: Tensor, key: Tensor, latent: Tensor) -> Tensor:
+    def expand(self, query: Tensor, key: Tensor, latent: Tensor | EncodedLatents) -> Tensor:
         """Rebuild keys and values of every head, then attend (paper App. D.4).
 
         Args:
@@ -74,13 +75,14 @@ class LatentAttention(nn.Module):
         """
         return self.runner.expanded(query, latent, key, self._map(self.k_up), self._map(self.v_up)).flatten(2)
 
-    def by_reference(self, query: Tensor, key: Tensor, latent: Tensor) -> Tensor:
+    def by_reference(self, query: Tensor, key: Tensor, latent: Tensor | EncodedLatents) -> Tensor:
         """As `expand`, in float64 and with scores of size queries x keys."""
+        latent = numbers(latent)
         nope, rope = query[..., : self.sizes.d_nope], query[..., self.sizes.d_nope :]
         out = reference.latent_attention(nope, rope, latent, key, self._map(self.k_up), self._map(self.v_up))
         return out.flatten(2).to(query.dtype)
 
-    def on_latents(self, query: Tensor, key: Tensor, latent: Tensor) -> Tensor:
+    def on_latents(self, query: Tensor, key: Tensor, latent: Tensor | EncodedLatents) -> Tensor:
         """Attend with one key and value for all heads, the latent itself (paper App. E).
 
         Args:

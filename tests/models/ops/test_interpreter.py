@@ -14,10 +14,10 @@ pytest.importorskip("triton")
 HERE = Path(__file__).parent
 
 
-def interpreted(*options: str) -> int:
+def interpreted(*options: str, file: str = "interpreted.py") -> int:
     """How many tests passed; all of those chosen must."""
     env = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(HERE / "interpreted.py")]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(HERE / file)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=HERE.parents[2], check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
@@ -28,6 +28,10 @@ def interpreted(*options: str) -> int:
 
 def test_kernels_against_the_reference() -> None:
     assert interpreted() >= 40
+
+
+def test_kernels_that_read_codes_against_float64() -> None:
+    assert interpreted(file="interpreted_coded.py") >= 22
 
 
 @pytest.mark.slow

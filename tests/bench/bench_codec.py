@@ -1,0 +1,213 @@
+"""What an encoded cache saves and costs: `python tests/bench/bench_codec.py [--rounds 5] [--tokens 96]`.
+
+Bytes: one layer at the widths of the 1.3B model, 1,560 tokens a latent frame, is filled with a window and its storage
+counted, in one run against a dense bfloat16 cache of the same window.
+
+Time: a block of that width makes a chunk of five passes on a full window, on one thread, with an exact cache and with
+encoded ones in turns; other work on the machine hardly touches processor time. With fewer tokens a frame than 1,560
+attention is a smaller part of a pass, so that what encoding adds is a larger one.
+
+Slope: memory a request, by the process's own count, of the same block in batches of growing size, each in a process of
+its own, against the arithmetic of what is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+import torch
+
+from harness.system import devices
+from videomla_models.network.build import random_embeddings, randomise
+from videomla_models.network.cache import Grid, StreamCache
+from videomla_models.network.transformer import VideoTransformer
+from videomla_models.rollout.rollout import Rollout, SeededNoise
+from videomla_models.spec import cost
+from videomla_models.spec.config import SamplerConfig, TransformerConfig
+from videomla_models.spec.storage import EXACT, Code, Storage
+from videomla_models.spec.window import WindowPolicy
+
+CHUNK = 3
+CPU = torch.device("cpu")
+AT_READ = {"rotation": "read", "positions": "relative"}
+TOKENS = 1560
+
+
+def both(kind: str, group: object = "channel", **rest: object) -> Storage:
+    """Content and key in one code; a rope key of 32 channels has groups of at most 32."""
+    content = Code(kind, group, **rest)  # type: ignore[arg-type]
+    return Storage(content, replace(content, group=32) if group == 64 else content)
+
+
+STORED: dict[str, tuple[str, Storage]] = {
+    "dense, bf16": ("dense", EXACT),
+    "dense, int8 by channel": ("dense", both("int8")),
+    "dense, int4 by channel": ("dense", both("int4")),
+    "VideoMLA, bf16": ("latent", EXACT),
+    "VideoMLA, fp8_e4m3 by token": ("latent", both("fp8_e4m3", "token")),
+    "VideoMLA, int8 by channel": ("latent", both("int8")),
+    "VideoMLA, int8 by 64": ("latent", both("int8", 64)),
+    "VideoMLA, int4 by channel": ("latent", both("int4")),
+    "VideoMLA, int4 by 64, key by 32": ("latent", both("int4", 64)),
+    "VideoMLA, int4 by 64, asymmetric": ("latent", both("int4", 64, symmetric=False)),
+    "VideoMLA, int2 by channel, one residual round": ("latent", both("int2", rounds=1)),
+}
+TIMED = ("VideoMLA, int8 by channel", "VideoMLA, int4 by channel", "VideoMLA, int4 by 64, key by 32",
+         "dense, int4 by channel")  # fmt: skip
+SLOPES = ("VideoMLA, bf16", "VideoMLA, int8 by channel", "VideoMLA, int4 by channel", "dense, int4 by channel")
+
+
+def measured_bytes(attention: str, storage: Storage, frames: int) -> int:
+    """Storage of one layer's full window at full size, in bfloat16."""
+    config = TransformerConfig(attention=attention)
+    policy, grid = WindowPolicy(frames, 0, **AT_READ), Grid(30, 52)  # type: ignore[arg-type]
+    table = VideoTransformer(replace(config, layers=0)).rotary_table()
+    cache = StreamCache(1, policy, policy.capacity(CHUNK), grid, table, storage)
+    heads = (config.heads, config.head_dim)
+    for first in range(0, frames, CHUNK):
+        context = cache.chunk(first, CHUNK, CPU)
+        context.clean = True
+        shapes = (heads, heads, heads) if attention == "dense" else ((12, 224), (32,), (192,))
+        query, key, content = (torch.randn(1, CHUNK * TOKENS, *s, dtype=torch.bfloat16) for s in shapes)
+        with torch.inference_mode():
+            context.attend(0, query, key, content, lambda q, k, c: q)
+    return cache.bytes()
+
+
+def print_bytes() -> None:
+    """One layer's bytes at two windows, and how many times fewer than a dense bfloat16 cache's they are."""
+    for frames in (6, 21):
+        dense = measured_bytes("dense", EXACT, frames)
+        print(f"window of {frames} frames, one layer of one request, 1,560 tokens a frame, measured storage:")
+        for name, (attention, storage) in STORED.items():
+            count = measured_bytes(attention, storage, frames)
+            config = TransformerConfig(attention=attention)
+            assert count == storage.layer_bytes(config, TOKENS, frames, 2)
+            bits = storage.effective_bits(config, TOKENS, frames, 2)
+            print(f"  {name}: {count} bytes, 1/{dense / count:.2f} of the dense bf16 cache, {bits:.3f} bits a number")
+
+
+def rollout_of(
+    attention: str, storage: Storage, tokens: int, batch: int, layers: int = 1
+) -> tuple[Rollout, SeededNoise]:
+    """A rollout at the 1.3B model's widths with a window of 21 frames."""
+    config = TransformerConfig(attention=attention, layers=layers)
+    network = VideoTransformer(config).requires_grad_(False)
+    randomise(network)
+    policy, grid = WindowPolicy(21, 0, **AT_READ), Grid(tokens // 12, 12)  # type: ignore[arg-type]
+    rollout = Rollout(network, policy, CHUNK, SamplerConfig(), grid, storage=storage)
+    noise = SeededNoise(tuple(range(batch)), (16, 2 * grid.height, 2 * grid.width), CPU, torch.float32)
+    return rollout, noise
+
+
+def chunk_seconds(arms: dict[str, tuple[str, Storage]], tokens: int, rounds: int) -> dict[str, list[float]]:
+    """Processor seconds of a chunk on a full window, the arms in turns."""
+    runs = {}
+    for name, (attention, storage) in arms.items():
+        rollout, noise = rollout_of(attention, storage, tokens, 1)
+        texts = random_embeddings(512, 4096)(("a",))
+        with torch.inference_mode():
+            prompt = rollout.network.prompt(texts)
+        latents = torch.randn(1, 21, 16, 2 * rollout.cache.grid.height, 2 * rollout.cache.grid.width)
+        # A prefix fills the window by clean passes alone.
+        runs[name] = rollout.run(noise, prompt, (rounds + 1) * CHUNK, prefix=latents)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            started = time.process_time()
+            next(run)
+            if turn:
+                seconds[name].append(time.process_time() - started)
+    return seconds
+
+
+def print_times(tokens: int, rounds: int) -> None:
+    """Processor time of a chunk with encoded caches over that with exact ones."""
+    exact = {name: STORED[name] for name in ("VideoMLA, bf16", "dense, bf16")}
+    seconds = chunk_seconds(exact | {name: STORED[name] for name in TIMED}, tokens, rounds)
+    print(f"a chunk of five passes of one block, window 21, {tokens} tokens a frame, float32, {rounds} rounds:")
+    for name in TIMED:
+        usual = seconds["VideoMLA, bf16" if STORED[name][0] == "latent" else "dense, bf16"]
+        ratios = [own / other for own, other in zip(seconds[name], usual, strict=True)]
+        print(
+            f"  {name}: {median(seconds[name]):.2f} s of processor time, exact {median(usual):.2f} s, ratio "
+            f"{median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})"
+        )
+
+
+def peak_bytes(name: str, tokens: int, batch: int) -> int:
+    """Peak resident bytes of a process that makes chunks of a full window in a batch."""
+    command = [sys.executable, __file__, "--child", json.dumps([name, tokens, batch])]
+    environment = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | environment)
+    return int(done.stdout)
+
+
+LAYERS = 8
+
+
+def child(name: str, tokens: int, batch: int) -> None:
+    """Two chunks on a full window; print the process's peak."""
+    attention, storage = STORED[name]
+    rollout, noise = rollout_of(attention, storage, tokens, batch, LAYERS)
+    with torch.inference_mode():
+        prompt = rollout.network.prompt(random_embeddings(512, 4096)(("a",) * batch))
+    grid = rollout.cache.grid
+    latents = torch.randn(batch, 21, 16, 2 * grid.height, 2 * grid.width)
+    for _ in rollout.run(noise, prompt, 2 * CHUNK, prefix=latents):
+        pass
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def print_slopes(tokens: int, batches: tuple[int, ...]) -> None:
+    """Memory a request against cache, keys of the prompt, what a layer makes, and a pass's own tensors."""
+    listed = ", ".join(map(str, batches))
+    print(f"peak memory over batches of {listed}: {LAYERS} blocks, window 21, {tokens} tokens a frame, float32:")
+    for name in SLOPES:
+        attention, storage = STORED[name]
+        config = TransformerConfig(attention=attention, layers=LAYERS)
+        policy = WindowPolicy(21, 0, **AT_READ)  # type: ignore[arg-type]
+        work = cost.Workload(tokens, CHUNK, 21, 5)
+        peaks = [peak_bytes(name, tokens, batch) for batch in batches]
+        slope = float(np.polyfit(batches, peaks, 1)[0])
+        cache = cost.cache_bytes(config, work, 4, False, storage)
+        beside = sum(cost.kept_bytes(config, policy, work, SamplerConfig(), 4).values())
+        made = sum(cost.transient_bytes(config, policy, work, "expanded", 4, False, storage).values())
+        own = CHUNK * tokens * (config.ffn + 4 * config.dim) * 4
+        print(
+            f"  {name}: {slope / 1e6:.1f} MB a request; cache {cache / 1e6:.1f}, prompt {beside / 1e6:.1f}, "
+            f"a layer's own window {made / 1e6:.1f}, a pass's hidden tensors {own / 1e6:.1f}; slope over their sum "
+            f"{slope / (cache + beside + made + own):.2f}, over cache and prompt {slope / (cache + beside):.2f}"
+        )
+
+
+def main() -> None:
+    """Print all figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 6])
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.child:
+        child(*json.loads(arguments.child))
+        return
+    load = os.getloadavg()[0]
+    print(f"{devices.describe('cpu')['name']}, {devices.cores()} cores, load {load:.1f}, torch {torch.__version__}")
+    print_bytes()
+    print_times(arguments.tokens, arguments.rounds)
+    print_slopes(arguments.tokens, tuple(arguments.batches))
+
+
+if __name__ == "__main__":
+    main()
