@@ -296,6 +296,6 @@ class CodedPart:
     def _coded_segment(self, run: range, keys: Tensor) -> Segment:
         codes, scales = (t[:, run.start - self.sink : run.stop - self.sink].flatten(1, 2) for t in self.stored)
         width = codes.shape[2] * 8 // BITS[self.code.kind]
-        by_channel = self.code.group == "channel"
-        group = 1 if by_channel else width if self.code.group == "token" else self.code.group
-        return Segment(codes, keys, scales, self.tokens if by_channel else 1, group)
+        shared = self.code.group
+        group = shared if isinstance(shared, int) else {"channel": 1, "token": width}[shared]
+        return Segment(codes, keys, scales, self.tokens if shared == "channel" else 1, group)

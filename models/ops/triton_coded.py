@@ -193,8 +193,9 @@ def expand_constants(
 ) -> dict[str, Any]:
     """Compile-time arguments of `expand_coded_kernel`."""
     usual = triton_expand.expand_constants(dtype, d_c, d_rope, d_nope, d_v)
-    kept = ("D_C", "D_R", "D_NOPE", "D_V", "PR", "WIDTH_K", "WIDTH_V", "BLOCK", "PRECISION")
-    return {name: usual[name] for name in kept} | {"BITS": bits, "TOKENS": tokens, "GROUP": group, "SLICE": 16}
+    own = {"BITS": bits, "TOKENS": tokens, "GROUP": group, "SLICE": 16}
+    names = *list(usual)[:4], "PR", "BITS", "TOKENS", "GROUP", "WIDTH_K", "WIDTH_V", "BLOCK", "SLICE", "PRECISION"
+    return {name: own.get(name, usual.get(name)) for name in names}
 
 
 def _latents(segment: Segment) -> Tensor:

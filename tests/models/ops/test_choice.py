@@ -259,3 +259,14 @@ def test_choosing_imports_neither_torch_nor_triton() -> None:
         "sys.exit(bool({'torch', 'triton'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_kernels_read_codes_in_half_precision_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("videomla_models.ops.choice.device_name", lambda device: "NVIDIA H200")
+    chosen = choose("absorbed", "cuda", "bfloat16", 1, 4680, 9360, 12, SIZES, codes=True)
+    assert (chosen.codes, chosen.variant) == (True, "sm90-coded-128x64")
+    assert chosen.identity()["codes"] is True
+    assert choose("expanded", "cuda", "float16", 1, 4680, 9360, 12, SIZES, codes=True).codes
+    for device, dtype, codes in (("cuda", "float32", True), ("cpu", "bfloat16", True), ("cuda", "bfloat16", False)):
+        other = choose("absorbed", device, dtype, 1, 4680, 9360, 12, SIZES, codes=codes)
+        assert "codes" not in other.identity()

@@ -12,9 +12,10 @@ import torch
 
 pytest.importorskip("triton")
 from harness.errors import NotAvailable, OptionError
-from videomla_models.ops import checks, triton_absorbed, triton_expand, variants
+from videomla_models.ops import checks, triton_absorbed, triton_coded, triton_expand, variants
 from videomla_models.ops import compile_gate as gate
 from videomla_models.ops.compile_gate import Job
+from videomla_models.ops.encoded import Segment
 from videomla_models.spec.config import LatentSizes
 
 
@@ -56,6 +57,9 @@ class Recorder:
 def launch(name: str, tile: str, dtype: str, split: bool) -> None:
     """What a caller does at the 1.3B model's widths, whose rope turns 6 pairs in time."""
     kind = getattr(torch, dtype)
+    if "coded" in name:
+        launch_on_codes(name, kind)
+        return
     c, r = torch.zeros(1, 300, 192, dtype=kind), torch.zeros(1, 300, 32, dtype=kind)
     if name == "rotate":
         table = torch.zeros(300, int(tile.split("x")[1]) // 2)
@@ -69,7 +73,27 @@ def launch(name: str, tile: str, dtype: str, split: bool) -> None:
         triton_absorbed.absorbed(query, c, r, 0.1, variant=variant, parts=2 if split or name == "combine" else 1)
 
 
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", float: "fp32", int: "i32"}
+def launch_on_codes(name: str, kind: torch.dtype) -> None:
+    """A frame of 1,560 tokens with a scale a channel, or one that is not encoded."""
+    code = name.rpartition("-")[2]
+    keys, scales = torch.zeros(1, 1560, 32, dtype=kind), torch.zeros(1, 1, 192, dtype=torch.float16)
+    latents = torch.zeros(1, 1560, 192, dtype=kind)
+    segment = {
+        "exact": Segment(latents, keys),
+        "int8": Segment(latents.to(torch.int8), keys, scales, 1560, 1),
+        "int4": Segment(latents[..., :96].to(torch.uint8), keys, scales, 1560, 1),
+    }[code]
+    if name.startswith("expand"):
+        triton_coded.expand([segment], torch.zeros(2, 96, 192, dtype=kind), torch.zeros(2, 128, 192, dtype=kind))
+    else:
+        variant = next(v for v in variants.CODED if name.startswith(v.name))
+        triton_coded.absorbed(torch.zeros(1, 2, 2, 224, dtype=kind), [segment], 0.1, variant=variant)
+
+
+TYPES = {
+    torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int16: "*i16", torch.uint8: "*u8",
+    float: "fp32", int: "i32",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("arch", variants.ARCHITECTURES)
@@ -85,13 +109,28 @@ def test_the_gate_compiles_what_a_launch_compiles(arch: int, monkeypatch: pytest
         with monkeypatch.context() as patch:
             for module, name in ((triton_expand, "expand_kernel"), (triton_expand, "rotate_kernel"),
                                  (triton_absorbed, "combine_kernel"), (triton_absorbed, "attend_kernel"),
-                                 (triton_absorbed, "attend_sliced_kernel")):  # fmt: skip
+                                 (triton_absorbed, "attend_sliced_kernel"),
+                                 (triton_coded, "attend_coded_kernel"),
+                                 (triton_coded, "expand_coded_kernel")):  # fmt: skip
                 patch.setattr(module, name, recorder if getattr(module, name) is kernel else nothing)
             launch(j.variant, j.tile, j.dtype, j.split)
         ((given, fixed),) = recorder.given
         assert fixed == {**j.constants, **j.options}
         types = [TYPES[x.dtype if isinstance(x, torch.Tensor) else type(x)] for x in given]  # type: ignore[index]
         assert types == [*j.pointers.values(), *j.scalars.values()]
+
+
+def test_codes_are_read_by_the_kernels_of_every_target() -> None:
+    made = {(j.arch, j.variant, j.dtype) for j in gate.jobs() if "coded" in j.variant}
+    for variant in variants.CODED:
+        for dtype in variants.HALF:
+            for code in ("exact", "int8", "int4"):
+                assert {
+                    (variant.arch, f"{variant.name}-{code}", dtype),
+                    (variant.arch, f"expand-coded-{code}", dtype),
+                } <= made
+    with pytest.raises(OptionError, match="no kernel for encoded latents"):
+        variants.coded(90, "float32")
 
 
 def test_a_small_variant_on_hopper() -> None:

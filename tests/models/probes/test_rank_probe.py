@@ -25,7 +25,7 @@ from harness.contracts import (
     no_spans,
     registry,
 )
-from harness.errors import OptionError, RecordError
+from harness.errors import OptionError, RecordError, WeightsError
 from harness.report.plots.spectra import plot_spectra, tables
 from harness.report.render import markdown
 from videomla_models.checkpoints.spectrum import Gram
@@ -233,3 +233,30 @@ def test_activations_of_the_presets(name: str, kinds: list[str], outputs: list[s
         assert 0 < found.values[f"{kind}_energy"] < 1
     titles = [table.title for table in tables(found.samples, found.notes, found.values)]
     assert titles == [f"Spectrum per layer: activations {kind}, not centred" for kind in kinds]
+
+
+def test_activations_behind_latents_of_a_file(tmp_path: Path) -> None:
+    """The model's own noise is no part of the cache then; the file's digest is part of the key, its place is not."""
+    tiny = {"weights": "random", "network": "tiny", "codec": "preview", "height": 64, "width": 64, "dtype": "float32"}
+    model = registry.models.create("videomla-1.3b", tiny)
+    model.load("cpu")
+    subject = Subject("videomla-1.3b", tiny, model.describe(), "cpu", lambda: model)
+    save_file({"latents": torch.randn(2, 16, 7, 4, 6)}, tmp_path / "l.safetensors")
+    save_file({"latents": 5 * torch.randn(2, 16, 7, 4, 6)}, tmp_path / "other.safetensors")
+    work = Workload(("a",), (0,), 9)
+    spectra = []
+    for name in ("l", "other"):
+        probe = registry.probes.create(
+            "activation-rank", {"width": 4, "latents": str(tmp_path / f"{name}.safetensors")}
+        )
+        found = probe.measure(subject, work, HERE)
+        # Two clips of six frames of 2 x 3 tokens, four denoising steps and the clean pass.
+        assert found.values["tokens"] == 2 * 6 * 6 * 5
+        spectra.append(found.samples["latent:singular[01]"])
+        keyed = probe.keyed_options({"width": 4, "latents": "anything"})
+        assert len(str(keyed["latents"])) == 64
+    assert spectra[0] != spectra[1]
+    assert "latents" not in registry.probes.create("activation-rank", {}).keyed_options({"width": 4, "latents": ""})
+    missing = registry.probes.create("activation-rank", {"latents": str(tmp_path / "none.pt")})
+    with pytest.raises(WeightsError, match="is no file"):
+        missing.keyed_options({"latents": "none.pt"})
