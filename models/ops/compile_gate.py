@@ -308,7 +308,7 @@ def digest() -> str:
         ))]
         for job in jobs()
     ]  # fmt: skip
-    return digests.digest(json.dumps([sorted(sources.values()), listed], sort_keys=True))
+    return digests.digest(json.dumps([sorted(set(sources.values())), listed], sort_keys=True))
 
 
 def header() -> dict[str, Json]:
