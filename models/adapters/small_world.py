@@ -165,3 +165,34 @@ class ToyLinear(ToyModel):
         if self.options.weights in ("shipped", FORCED):
             raise WeightsError("toy/linear has no weights of its own", "set weights to random or to a file")
         return super()._file()
+
+
+class MarkedOptions(ToyOptions):
+    """Options of the marked world's models.
+
+    Attributes:
+        steps: denoising steps per chunk. first_steps: those of the first chunk, which draws what the others keep.
+        guidance: classifier-free guidance scale, 1 is without.
+        weights: `shipped`, teacher-forced; `random`; or a safetensors file that a training wrote.
+    """
+
+    steps: int = Field(8, ge=1, le=1000)
+    first_steps: int | None = Field(32, ge=1, le=1000)
+    guidance: float = Field(2.0, ge=1.0)
+    weights: Annotated[str, weights_path("shipped", RANDOM), PATH_SCHEMA] = "shipped"
+
+
+class MarkedDense(ToyDense):
+    """As the small dense model, of the marked world."""
+
+    schema = MarkedOptions
+    world = "marked"
+    checkpoint = "marked_dense"
+
+
+class MarkedVideoMLA(ToyVideoMLA):
+    """As the small VideoMLA, of the marked world."""
+
+    schema = MarkedOptions
+    world = "marked"
+    checkpoint = "marked_videomla"
