@@ -27,7 +27,8 @@ from harness.system import video
 
 ROOT = Path(__file__).parents[3]
 SUITES = sorted(path for path in (ROOT / "suites").rglob("*.yaml") if path.parent.name not in ("base", "training"))
-FAST = ("quickstart", "complexity", "kernels", "drift", "score")
+FAST = ("complexity", "kernels", "score")
+"""Suites that take seconds; the quickstart is rehearsed for every test below."""
 PROMPT = "a red circle moves slowly to the left on a navy background"
 
 
