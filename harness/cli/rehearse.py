@@ -31,7 +31,7 @@ def rehearse(
     plugin: Plugins = None,
     set_: Sets = None,
 ) -> Iterator[str]:
-    """Run all of SUITE as small as it can be, and say what stops it.
+    """Run all of SUITE as small as can be; say what would stop it.
 
     Every model is made at its tiny size with random weights, two prompts and the shortest clips; each is scored and
     measured, and tables and plots are made. Nothing of it is a result, and everything says so.

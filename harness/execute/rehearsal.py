@@ -126,7 +126,7 @@ class _Arm:
             why, _ = _told(error)
             testing.load_stand_in()
             self.entry, self.model, self.card, _ = _small(ModelEntry(name=testing.STAND_IN, label=entry.label), device)
-            note, stands_in = f"a stand-in took its place: {shown(why, 200)}", True
+            note, stands_in = "a stand-in took its place" + ("" if stop else f": {shown(why, 200)}"), True
         self.part = Part("model", entry.label, note, stop, fix, stands_in)
 
 
