@@ -28,6 +28,9 @@ def plan(
         bool, typer.Option("--explain", help="Each unit's key and the text it is the digest of.")
     ] = False,
     prompts: Annotated[bool, typer.Option("--prompts", help="Every prompt of every section, with switches.")] = False,
+    caches: Annotated[
+        bool, typer.Option("--caches", help="What each model keeps of a stream, in exact bytes.")
+    ] = False,
     earlier: Annotated[
         list[Path] | None,
         typer.Option("--from", metavar="RUN", help="Estimate from this run too; runs/<suite> is taken anyway."),
@@ -59,6 +62,8 @@ def plan(
         yield from preimages(work)
     elif prompts:
         yield from prompt_lines(work, every=True)
+    elif caches:
+        yield cache_table(work)
     else:
         yield from plan_lines(work)
         yield from prompt_lines(work, every=False)
@@ -97,6 +102,20 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     counted = ", ".join(f"{kinds[kind]:,} to {kind}" for kind in ("generate", "score", "measure") if kinds[kind])
     yield f"{len(plan.units):,} units on {plan.device}: {counted}"
     yield from _existing_clips(plan)
+
+
+def cache_table(plan: Plan) -> str:
+    """What each model keeps of one stream whose window is full, by its card."""
+    from tabulate import tabulate
+
+    fields = ("window_frames", "sink_frames", "cached_scalars", "cache_bytes", "transient_bytes")
+    rows = []
+    for arm in plan.arms:
+        numbers = [getattr(arm.card, field) for field in fields]
+        rows.append((arm.label, *("-" if number is None else f"{number:,}" for number in numbers)))
+    headings = ("model", "window", "sink", "scalars a token and layer", "cache bytes", "transient bytes")
+    right = ("left", *("right",) * len(fields))
+    return tabulate(rows, headings, tablefmt="simple", disable_numparse=True, colalign=right)
 
 
 def _existing_clips(plan: Plan) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.main import main
 from harness.runs.plan import Plan, make, scored_clips
 from harness.suite.load import load_suite
 
@@ -60,6 +61,18 @@ def test_every_arm_has_the_bytes_of_its_arithmetic(
     for arm in arms:
         sizes = dense if arm.label.startswith("dense") else latent
         assert arm.card.cache_bytes == FRAMES.get(arm.label, 6) * tokens * layers * bytes_of(arm.label, *sizes, exact)
+
+
+def test_the_plan_shows_the_bytes_of_every_arm(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(ROOT / "suites" / "cache_lab_full_size.yaml"), "--set", "device=cpu", "--caches"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    arms = plan("cache_lab_full_size").arms
+    assert len(lines) == 2 + len(arms)
+    for arm, line in zip(arms, lines[2:], strict=True):
+        assert line.startswith(arm.label)
+        assert f"{arm.card.cache_bytes:,}" in line.split()
 
 
 def test_a_latent_in_eight_and_four_bits_is_as_small_as_it_should_be() -> None:
