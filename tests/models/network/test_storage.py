@@ -158,6 +158,18 @@ ENCODED = [
 """Presets whose caches can be encoded, without and with recent chunks kept exact."""
 
 
+@pytest.mark.parametrize("name", ["memflow", "dummy-forcing", "triattention", "anchor-forcing", "longlive-rag"])
+def test_entries_that_are_chosen_among_are_not_encoded(name: str) -> None:
+    with pytest.raises(OptionError, match="work on entries as they are"):
+        registry.models.create(name, {**TINY, "cache": {"content": "int8"}}).describe()
+
+
+@pytest.mark.parametrize("name", ["memrope", "rolling-sink"])
+def test_frames_that_come_back_would_pass_for_the_latest(name: str) -> None:
+    with pytest.raises(OptionError, match="would pass for the latest ones"):
+        registry.models.create(name, {**TINY, "cache": {"content": "int8", "recent_chunks": 1}}).describe()
+
+
 @pytest.mark.parametrize(("name", "recent"), ENCODED)
 def test_a_code_that_loses_nothing_changes_no_pixel(name: str, recent: int) -> None:
     """bf16 of a bfloat16 model: eviction, averages, rebuilds, flushes and the rolling schedule, slot by slot."""
