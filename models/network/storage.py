@@ -239,8 +239,8 @@ class CodedPart:
             for tensor, new in zip(self.stored, fresh, strict=True):
                 tensor[:, run.start - self.sink : run.stop - self.sink] = new
             self.coded.update(run)
-        self._like = rows.new_empty(rows.shape[0], 0, *rows.shape[2:])
         if self.in_kernel:
+            self._like = rows.new_empty(rows.shape[0], 0, *rows.shape[2:])
             self.buffers.pop(self.name, None)
         if self.sink + self.recent:
             self._keep_exact(place, rows)
