@@ -74,7 +74,7 @@ def _cell(row: Row, arms: Mapping[str, Sequence[str]]) -> Cell:
         return Cell("not compared")
     by = arms[row.label]
     more = f" and {len(by) - MOST_NAMED} more" if len(by) > MOST_NAMED else ""
-    return Cell(f"by {', '.join(by[:MOST_NAMED])}{more}" if by else "no", is_text=True)
+    return Cell(f"by {'; '.join(by[:MOST_NAMED])}{more}" if by else "no", is_text=True)
 
 
 def staircase(

@@ -92,6 +92,6 @@ def remarks(plot: Plot, run: Run) -> tuple[str, ...]:
     measured = any(cost.partition(":")[0] != "card" for cost in plot.costs)
     several = any(section.rounds > 1 for section in run.suite.measure)
     return (
-        f"Grey: {pareto.RULE[0].lower()}{pareto.RULE[1:]} The line runs through the arms that none dominates.",
+        f"Grey: dominated, or not compared as a value is in doubt. {pareto.RULE} The line runs through the other arms.",
         *("Level whiskers: least and greatest of the rounds.",) * (measured and several),
     )

@@ -79,7 +79,7 @@ def test_the_table_says_by_whom(tmp_path: Path) -> None:
     ]
     assert column(table, 2) == {
         "large": "no",
-        "worse and larger": "by large, small, as good, larger",
+        "worse and larger": "by large; small; as good, larger",
         "small": "no",
         "as good, larger": "by small",
         "least": "no",
