@@ -81,7 +81,9 @@ def test_true_renders_keep_everything(kind: marked.Kind, way: str):
 def test_every_true_render_keeps_everything(kind: marked.Kind):
     for seed, caption in enumerate(marked.all_captions(kind)[:: 1 if kind != "pair" else 7]):
         scores = score(marked.render(caption, seed, FRAMES), caption)
-        assert [scores[name] for name in (*KEPT, "frame_accuracy")] == [1.0] * 6, caption
+        late = scores.pop("mark_kept_late")
+        assert late == 1.0 or (kind == "covered" and np.isnan(late)), caption  # all of it may lie under the lid
+        assert {scores[name] for name in (*KEPT, "frame_accuracy") if name in scores} == {1.0}, caption
 
 
 def test_the_diagnostics_of_true_renders():
