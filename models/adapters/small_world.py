@@ -161,6 +161,10 @@ class ToyLinear(ToyModel):
         """The chunk alone, at its absolute position: what came before is in the state."""
         return WindowPolicy(frames=presets.CHUNK)
 
+    def batch_may_change_pixels(self, device: str) -> bool:
+        """By rounding, which its state keeps."""
+        return True
+
     def _file(self) -> Path:
         if self.options.weights in ("shipped", FORCED):
             raise WeightsError("toy/linear has no weights of its own", "set weights to random or to a file")
