@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
-from harness.contracts import Measurement, Probe, ProbeContext, ProbeTable, Spans, Subject, Value, Workload
+from harness.contracts import Measurement, Probe, ProbeContext, ProbeTable, Subject, Value, Workload
 from harness.errors import OptionError
-from videomla_models.network.attention.context import PassContext
-from videomla_models.network.attention.dense import TextKeys
-from videomla_models.probes.coding_error import CodingErrors, attention_errors
-from videomla_models.rollout.pipeline import Pipeline
-from videomla_models.rollout.rollout import Rollout
+
+if TYPE_CHECKING:
+    from videomla_models.probes.coding_error import CodingErrors
+    from videomla_models.rollout.rollout import Rollout
 
 
 class CacheHistory(Probe):
@@ -44,6 +40,12 @@ class CacheHistory(Probe):
 
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Stream the workload's first clips and record. Raises `OptionError` for a model that cannot be followed."""
+        import torch
+
+        from videomla_models.probes.coding_error import CodingErrors, attention_errors
+        from videomla_models.probes.followed_rollouts import followed
+        from videomla_models.rollout.pipeline import Pipeline
+
         if subject is None:
             raise OptionError("the probe cache measures a model", "name one")
         if workload.switches:
@@ -57,7 +59,7 @@ class CacheHistory(Probe):
                 f"model {subject.name} has no keys in a window that goes chunk by chunk", "choose one that has"
             )
         request, history = workload.request(0), History()
-        with followed(model, history) as rollouts:
+        with followed(model, history.note) as rollouts:
             for _ in model.stream(request):
                 continue
         (rollout,) = rollouts
@@ -85,6 +87,8 @@ def _size(rollout: Rollout, clips: int) -> dict[str, float]:
 
 def _samples(errors: CodingErrors) -> dict[str, list[float]]:
     """The error of each chunk, layer and head, and where it is."""
+    import torch
+
     places = torch.cartesian_prod(*map(torch.arange, errors.by_chunk.shape)).T.tolist()
     names = ("error_chunk", "error_layer", "error_head")
     samples = {name: [float(number) for number in numbers] for name, numbers in zip(names, places, strict=True)}
@@ -135,43 +139,3 @@ class History:
             for name, pairs_of_name in pairs.items()
             for place, part in enumerate(("chunk", "frame"))
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Followed(Pipeline):
-    """A pipeline that hands out its rollouts."""
-
-    follow: Callable[[Rollout], None] = field(kw_only=True)
-
-    def rollout(self, spans: Spans, first: int) -> Rollout:
-        """A new rollout, followed."""
-        rollout = Pipeline.rollout(self, spans, first)
-        self.follow(rollout)
-        return rollout
-
-
-@contextmanager
-def followed(model: Any, history: History) -> Iterator[list[Rollout]]:
-    """While the context lasts, `history` takes down what a loaded model's chunks see; its rollouts, in a list."""
-    pipeline: Pipeline = model.pipeline
-    rollouts: list[Rollout] = []
-
-    def follow(rollout: Rollout) -> None:
-        rollouts.append(rollout)
-        place = rollout.cache.chunk
-
-        def chunk(
-            first: int, count: int, device: torch.device, prompt: Sequence[TextKeys] | None = None
-        ) -> PassContext:
-            context = place(first, count, device, prompt)
-            history.note(rollout.cache.ring.slots)
-            return context
-
-        rollout.cache.chunk = chunk  # type: ignore[method-assign]
-
-    parts: Mapping[str, Any] = {part.name: getattr(pipeline, part.name) for part in fields(pipeline)}
-    model.pipeline = _Followed(**parts, follow=follow)
-    try:
-        yield rollouts
-    finally:
-        model.pipeline = pipeline
