@@ -30,6 +30,7 @@ FILES = [
     for path in sorted((ROOT / "suites").rglob("*.yaml"))
     if "base" not in path.parts and path.name != "score.yaml"
 ]
+WHOLE = {path: (ROOT / path).read_text(encoding="utf-8") for path in FILES}
 CASES = int(os.environ.get("FAULTS_CASES", "10000" if ALL else "2000"))
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 
@@ -103,7 +104,7 @@ def _at(document: Any, path: tuple[Any, ...]) -> Any:
 def cases(draw: Any) -> tuple[Path, str, list[str]]:
     """A file of the repository, the text that takes its place, and what `--set` says."""
     path = draw(st.sampled_from(FILES))
-    text = (ROOT / path).read_text(encoding="utf-8")
+    text = WHOLE[path]
     if draw(st.integers(0, 3)):
         document = yaml.safe_load(text)
         for _ in range(draw(st.sampled_from([1, 1, 2]))):
