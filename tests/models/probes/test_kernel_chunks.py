@@ -136,6 +136,7 @@ STEPS = {
     ("Attention.expanded", "attention"),
     ("Attention.absorbed", "attention"),
     ("Attention._expand", "expansion"),
+    ("Attention._expand_codes", "expansion"),
     ("expand", "expansion"),
 }
 
