@@ -114,8 +114,9 @@ def test_faults_are_one_line(tmp_path: Path, old: str, new: str, line: int, mess
 def test_shipped_recipes_are_right(path: Path) -> None:
     read, trainings = recipe.load_recipe(path)
     assert read.recipe == path.stem
-    # Three recipes make the models that ship; the others are experiments.
-    assert len(read.seeds) >= (1 if path.stem in ("quickstart", "small_models", "small_models_again") else 3)
+    shipped = ("quickstart", "small_models", "small_models_again", "marked", "marked_again")
+    # Some recipes make the models that ship; the others are experiments.
+    assert len(read.seeds) >= (1 if path.stem in shipped else 3)
     compared = [t for t in trainings if t.label != "teacher"]
     budgets = {tuple((s.stage, s.steps) for s in t.options.stages) for t in compared}
     assert len(budgets) == 1, "every arm gets the same budget"
