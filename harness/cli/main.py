@@ -16,41 +16,23 @@ from harness.errors import HarnessError, PluginFault, complaint
 from harness.system.platforms import refuse_windows
 from harness.system.text import plain
 
+
+def _commands(**places: str) -> dict[str, str]:
+    """By the name of each command where it stands: a name in a module called as the command, or `module:name`."""
+    modules = {name: place if ":" in place else f"{name}:{place}" for name, place in places.items()}
+    return {name.replace("_", "-"): f"harness.cli.{place}" for name, place in modules.items()}
+
+
 GROUPS = {
-    "Look around": {
-        "doctor": "harness.cli.doctor:doctor",
-        "list": "harness.cli.list:list_",
-        "describe": "harness.cli.describe:describe",
-    },
-    "Run": {
-        "plan": "harness.cli.plan:plan",
-        "rehearse": "harness.cli.rehearse:rehearse",
-        "run": "harness.cli.run:run",
-        "merge": "harness.cli.merge:merge",
-        "train": "harness.cli.train:train",
-        "rank": "harness.cli.rank:rank",
-    },
+    "Look around": _commands(doctor="doctor", list="list_", describe="describe"),
+    "Run": _commands(plan="plan", rehearse="rehearse", run="run", merge="merge", train="train", rank="rank"),
     "Read results": {
-        "table": "harness.cli.table:table",
-        "compare": "harness.cli.compare:compare",
-        "gate": "harness.cli.compare:gate",
-        "show": "harness.cli.show:show",
-        "page": "harness.cli.page:page",
-        "sheet": "harness.cli.sheet:sheet",
-        "by-prompt": "harness.cli.by_prompt:by_prompt",
-        "vbench": "harness.cli.vbench:app",
+        **_commands(table="table", compare="compare", gate="compare:gate", show="show", page="page", sheet="sheet"),
+        **_commands(by_prompt="by_prompt", vbench="app"),
     },
-    "Ask people": {
-        "study": "harness.cli.study:app",
-    },
-    "Bring what metrics and models need": {
-        "env": "harness.cli.env:app",
-        "fetch": "harness.cli.fetch:fetch",
-    },
-    "Extend": {
-        "new": "harness.cli.new:app",
-        "check": "harness.cli.check:check",
-    },
+    "Ask people": _commands(study="app"),
+    "Bring what metrics and models need": _commands(env="app", fetch="fetch"),
+    "Extend": _commands(new="app", check="check"),
 }
 """The commands of the harness in the order of use."""
 

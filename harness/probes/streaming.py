@@ -45,18 +45,9 @@ from harness.system import devices
 
 NAN = float("nan")
 MEDIANS = (
-    "denoise_fps",
-    "decode_fps",
-    "end_to_end_fps",
-    "clip_denoise_fps",
-    "clip_decode_fps",
-    "clip_fps",
-    "real_time_factor",
-    "first_chunk_s",
-    "chunk_s",
-    "clip_s",
-    "switch_s",
-)
+    "denoise_fps", "decode_fps", "end_to_end_fps", "clip_denoise_fps", "clip_decode_fps", "clip_fps",
+    "real_time_factor", "first_chunk_s", "chunk_s", "clip_s", "switch_s",
+)  # fmt: skip
 """Values that are the median of one sample a generation, which the record keeps under the value's own name."""
 
 

@@ -106,36 +106,15 @@ def _reason(cell: Cell) -> str:
     return "" if cell.is_text or cell.value is not None or cell.text == "-" else cell.text
 
 
+_TEXTS = "\\backslash ~asciitilde ^asciicircum <less >greater |bar †dagger ‡daggerdbl ‖bardbl"
+_SYMBOLS = "↑uparrow ↓downarrow →rightarrow ≈approx ∞infty ≠neq ∘circ ◇diamond ·cdot \u00d7times"
 _LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "[": "{[}",
-    "]": "{]}",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "→": r"$\rightarrow$",
-    "≈": r"$\approx$",
-    "∞": r"$\infty$",
-    "≠": r"$\neq$",
-    "∘": r"$\circ$",
-    "◇": r"$\diamond$",
-    "†": r"\textdagger{}",
-    "‡": r"\textdaggerdbl{}",
-    "‖": r"\textbardbl{}",
-    "·": r"$\cdot$",
-    "\u00d7": r"$\times$",
+    **{letter: f"\\{letter}" for letter in "{}$&#%_"},
+    **{letter: f"{{{letter}}}" for letter in "[]"},
+    **{name[0]: rf"\text{name[1:]}{{}}" for name in _TEXTS.split()},
+    **{name[0]: rf"$\{name[1:]}$" for name in _SYMBOLS.split()},
 }
+"""What LaTeX obeys or lacks, and how it is written instead."""
 
 
 def latex(table: Table) -> str:

@@ -31,6 +31,7 @@ TOP = {
     "patch_embedding": "patch_embedding",
 }
 """Modules outside the blocks: Wan2.1's names by those of diffusers."""
+_THEIRS, _OURS = ("to_q", "to_k", "to_v", "to_out.0", "norm_q", "norm_k"), ("q", "k", "v", "o", "norm_q", "norm_k")
 # norm2 and norm3 swap: in diffusers norm2 is the affine norm before cross-attention, in Wan that one is norm3.
 BLOCK = {
     "scale_shift_table": "modulation",
@@ -41,14 +42,7 @@ BLOCK = {
     **{
         f"{theirs}.{name}": f"{ours}.{short}"
         for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
-        for name, short in (
-            ("to_q", "q"),
-            ("to_k", "k"),
-            ("to_v", "v"),
-            ("to_out.0", "o"),
-            ("norm_q", "norm_q"),
-            ("norm_k", "norm_k"),
-        )
+        for name, short in zip(_THEIRS, _OURS, strict=True)
     },
 }
 """Modules of a block, likewise."""

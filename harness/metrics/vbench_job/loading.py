@@ -68,18 +68,13 @@ class Inert:
         """As a list has it."""
 
 
+_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
+_REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
 KNOWN = frozenset(
     {
         ("collections", "OrderedDict"),
-        ("torch._utils", "_rebuild_tensor"),
-        ("torch._utils", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_parameter"),
-        ("torch", "Size"),
-        ("torch", "device"),
-        *(
-            ("torch", f"{kind}Storage")
-            for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
-        ),
+        *(("torch._utils", name) for name in _REBUILD),
+        *(("torch", name) for name in ("Size", "device", *(f"{kind}Storage" for kind in _STORAGES))),
     }
 )
 """The only names that a checkpoint may load. Any other name becomes `Inert`."""
