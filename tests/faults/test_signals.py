@@ -53,6 +53,21 @@ def test_a_signal_ends_a_run_in_order(tmp_path: Path, number: signal.Signals) ->
         assert outcome_of(out)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_modules_are_imported_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    # In place of the first package that the command line imports.
+    (tmp_path / "typer.py").write_text(f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(300)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start(write(tmp_path, base()), tmp_path / "run")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("interrupted")
+
+
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     """As `nohup` has it."""
     out = tmp_path / "run"
