@@ -257,7 +257,8 @@ def test_show_asks_for_more_digits_and_knows_when_there_is_none(harness: Harness
 
 
 @pytest.mark.parametrize("kind", ["models", "metrics", "probes", "suites"])
-def test_lists(harness: Harness, tmp_path: Path, kind: str) -> None:
+def test_lists(harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites/tiny.yaml").write_text(SUITE)
     (tmp_path / "suites/base.yaml").write_text("errors: stop\n")

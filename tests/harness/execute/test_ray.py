@@ -185,7 +185,7 @@ def test_a_node_with_other_code_is_refused_and_named_before_anything_starts(
 
 def test_a_cluster_that_others_use_is_waited_for_within_bounds(tmp_path: Path, nodes: Nodes) -> None:
     holders = [ray.remote(Keeper).options(num_cpus=2).remote() for _ in range(2)]
-    ray.get([holder.tail.remote("any.log") for holder in holders])
+    ray.get([holder.printed.remote("any.log") for holder in holders])
     with pytest.raises(NotAvailable, match=r"(no worker for clips started|no answer from .*) within 15 s"):
         run(tmp_path, planned(tmp_path, base()), Cluster(ray, 2, patience=15))
     for holder in holders:
