@@ -141,7 +141,7 @@ def open_clip(source: Path | IO[bytes], formats: str = FORMATS, name: str = "the
             file.seek(0)
             # Clips are untrusted. FFmpeg would open a playlist, or an address in it, as readily as a video.
             limits = {"format_whitelist": formats, "protocol_whitelist": "file"}
-            container = stack.enter_context(av.open(file, "r", options=limits))
+            container = stack.enter_context(av.open(file, "r", options=limits, metadata_errors="replace"))
             yield Reader(name, container, file)
     except av.error.FFmpegError as error:
         raise ClipError(f"{name} cannot be decoded: {error.strerror}") from error

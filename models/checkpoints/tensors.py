@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
@@ -22,6 +23,11 @@ from videomla_models.checkpoints.parts import choose_entry
 from videomla_models.checkpoints.quantised import Quantisation
 
 TRUNCATED = "copy or download it again"
+UNREADABLE = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What torch raises, among others, for a pickle with changed bytes."""
 
 
 class TensorFile(ABC):
@@ -156,7 +162,10 @@ class Pickles(TensorFile):
 
 def load_pickle(path: Path) -> object:
     """What a pickle holds, mapped where it can be; `WeightsError` for what would run code, and for damage."""
-    zipped = zipfile.is_zipfile(path)
+    try:
+        zipped = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # its end says that it spans several disks
+        zipped = True
     with path.open("rb") as file:
         if not zipped and file.read(2) == b"PK":
             raise WeightsError(f"{path} is truncated: its table of contents is missing", TRUNCATED)
@@ -173,7 +182,7 @@ def load_pickle(path: Path) -> object:
             f"{path} is refused: loading it would run code ({_culprit(str(error))})",
             "convert it to safetensors where it was made",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (*UNREADABLE, zipfile.BadZipFile, struct.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is truncated or no checkpoint ({reason})", TRUNCATED) from error
     return content

@@ -12,13 +12,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from conftest import ALL, Tried
 from safetensors.torch import save_file
 
-from harness.errors import ClipError, HarnessError
+from harness.errors import ClipError, HarnessError, WeightsError
 from harness.system import video
 from videomla_models.checkpoints.load import open_checkpoint
 
@@ -191,3 +192,30 @@ def test_large_frames_are_read_one_after_the_other_within_limits(
 def test_a_clip_in_memory_that_is_no_clip_is_refused() -> None:
     with pytest.raises(ClipError):
         list(video.pictures(io.BytesIO(b"<html></html>"), "the file", 4, 1000))
+
+
+class _Surplus:
+    def __reduce__(self) -> tuple[object, tuple[int, ...]]:
+        return torch._utils._rebuild_tensor_v2, tuple(range(8))
+
+
+def test_a_tensor_with_surplus_parts_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": _Surplus()}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match="truncated or no checkpoint"):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_a_title_in_another_encoding_keeps_no_clip_from_being_read(tmp_path: Path) -> None:
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "caf_ title"
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 16
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = path.read_bytes()
+    assert content.count(b"caf_ title") == 1
+    path.write_bytes(content.replace(b"caf_ title", b"caf\xe9 title"))
+    assert len(video.read(path)) == 4
