@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import random
+import struct
 import subprocess
 import sys
 import zipfile
@@ -219,3 +220,13 @@ def test_a_title_in_another_encoding_keeps_no_clip_from_being_read(tmp_path: Pat
     assert content.count(b"caf_ title") == 1
     path.write_bytes(content.replace(b"caf_ title", b"caf\xe9 title"))
     assert len(video.read(path)) == 4
+
+
+def test_an_archive_that_says_it_spans_disks_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+    content = pickled(tmp_path / "a").read_bytes()
+    # Where the end of a larger archive stands, and of how many disks: before the last record of 22 bytes.
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 2)
+    (tmp_path / "a.pt").write_bytes(content[:-22] + locator + content[-22:])
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.is_zipfile(tmp_path / "a.pt")
+    read_tensors(tmp_path / "a.pt")
