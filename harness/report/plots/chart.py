@@ -191,11 +191,10 @@ def _figure(picture: Picture) -> tuple[Figure, list[Axes]]:
     if shown:
         place = (0.0, 1 - top / height)
         figure.legend(list(shown.values()), list(shown), loc="upper left", bbox_to_anchor=place, ncols=columns)
-    if any(panel.apart for panel in picture.panels):
-        figure.draw_without_rendering()  # only then is it known where points lie
-        for panel, axes in zip(picture.panels, spaces, strict=False):
-            if panel.apart:
-                _names_apart(panel, axes)
+    style.settle(figure)  # only then is it known where points lie
+    for panel, axes in zip(picture.panels, spaces, strict=False):
+        if panel.apart:
+            _names_apart(panel, axes)
     return figure, list(spaces)
 
 

@@ -20,6 +20,8 @@ DASHES = ("-", "--", ":")
 GREY = "#666666"
 FORMATS = (".svg", ".png")
 DPI = 150
+PLACES = 8
+"""Decimals of the places of axes, as shares of a figure's sides."""
 
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "videomla-bench",
@@ -64,6 +66,21 @@ def look(index: int) -> dict[str, Any]:
     return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[turn % len(DASHES)]}
 
 
+def settle(figure: Figure) -> None:
+    """Let the layout of `figure` place its axes once and for all.
+
+    The solver of Matplotlib's layouts (kiwisolver) orders its sums by where objects lie in memory, so the last digits
+    of places differ from process to process, and with them names within an SVG file. Places are rounded.
+    """
+    if figure.get_layout_engine() is None:
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)
+    for axes in figure.axes:
+        left, bottom, width, height = (round(float(place), PLACES) for place in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
+
+
 def encoded(figure: Figure, suffix: str, dpi: int = DPI) -> bytes:
     """`figure` as a file of the kind `.svg` or `.png`, without dates or versions in it. Call inside `styled`.
 
@@ -73,6 +90,7 @@ def encoded(figure: Figure, suffix: str, dpi: int = DPI) -> bytes:
     """
     if suffix not in FORMATS:
         raise RecordError(f"pictures are {' or '.join(FORMATS)}, not {suffix or 'without a suffix'}")
+    settle(figure)
     out = io.BytesIO()
     absent = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}[suffix]
     figure.savefig(out, format=suffix[1:], metadata=absent, dpi=dpi)

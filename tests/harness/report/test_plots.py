@@ -280,3 +280,22 @@ def test_many_panels_stand_in_two_rows() -> None:
     (three, low), (six, high), (five, _) = size(3), size(6), size(5)
     assert three == six == five
     assert 1.7 * low < high < 2 * low
+
+
+def test_the_last_digits_of_a_layout_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    line = Line("one", 0, (1.0, 2.0), (3.0, 4.0))
+    picture = Picture("p", "Title", (Panel(Axis("x"), Axis("y"), (line,), named=True, apart=True),) * 2)
+    usual = {suffix: draw(picture, suffix) for suffix in (".svg", ".png")}
+    execute = ConstrainedLayoutEngine.execute
+
+    def nudged(engine: ConstrainedLayoutEngine, fig: Any) -> Any:
+        done = execute(engine, fig)
+        for axes in fig.axes:
+            left, *others = axes.get_position().bounds
+            axes._set_position((left * (1 + 1e-14), *others))
+        return done
+
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", nudged)
+    assert {suffix: draw(picture, suffix) for suffix in usual} == usual
