@@ -161,7 +161,7 @@ class Trained(SmallWorldModel):
         assert self.pipeline is not None
         self.pipelines: list[Pipeline] = [self.pipeline]
         for place in range(1, len(self.files)):
-            network = self._network(place, device).eval().requires_grad_(False)
+            network = self.to_run(self._network(place, device))
             network.use_form("absorbed" if self.form() == "absorbed" else "expanded")
             self.pipelines.append(replace(self.pipeline, network=network))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from harness.contracts import Agreement, Frames, Json, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.errors import ModelFault, OptionError
@@ -41,15 +41,24 @@ class StreamingOptions(Options):
             the slow float64 one. Ignored by others.
         policy: fields of the window policy that are to differ from the model's own; docs/cache-policies.md lists them.
         cache: how keys, values and latents are stored between chunks.
+        weight_noise: share of itself by which every weight is off, as the standard deviation of a normal number: an arm
+            that a metric must call worse. noise_seed: of those numbers.
     """
 
-    later: ClassVar[Mapping[str, object]] = {"cache": CacheOptions(), "policy": {}}
+    later: ClassVar[Mapping[str, object]] = {
+        "cache": CacheOptions(),
+        "policy": {},
+        "weight_noise": 0.0,
+        "noise_seed": 0,
+    }
     """Options that keys were given before there were, with their defaults, at which keys go without them."""
 
     dtype: Dtype = "bfloat16"
     attention: Literal["auto", "expanded", "absorbed", "reference"] = "auto"
     cache: CacheOptions = CacheOptions()
     policy: dict[str, Any] = {}  # noqa: RUF012 (frozen)
+    weight_noise: float = Field(0.0, ge=0.0, le=10.0)
+    noise_seed: int = Field(0, ge=0, lt=2**63)
 
     @model_serializer(mode="wrap")
     def _as_keys_have_it(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -148,9 +157,11 @@ class StreamingModel(VideoModel):
         element, storage = cost.ELEMENT_BYTES[dtype], self.storage()
         transient = cost.transient_bytes(config, policy, work, self.form(), element, guided, storage)
         stored: dict[str, Json] = {}
+        if self.options.weight_noise:
+            stored["weight_noise"] = self.options.weight_noise
         if storage.coded:
             bits = storage.effective_bits(config, work.tokens, work.window, element)
-            stored = {"cache": {**self.options.cache.model_dump(mode="json"), "effective_bits": bits}}
+            stored["cache"] = {**self.options.cache.model_dump(mode="json"), "effective_bits": bits}
         whole = cost.cache_bytes(config, replace(work, head_frames=0), element, guided, storage)
         return ModelCard(
             family=self.family,
@@ -291,6 +302,14 @@ class StreamingModel(VideoModel):
     def load_network(self, device: str) -> VideoTransformer:
         """The transformer with its weights, on `device`, in the options' dtype."""
 
+    def to_run(self, network: VideoTransformer) -> VideoTransformer:
+        """A transformer that was loaded, without gradients and with the noise of the options on its weights."""
+        from videomla_models.network.build import disturb
+
+        if self.options.weight_noise:
+            disturb(network, self.options.weight_noise, self.options.noise_seed)
+        return network.eval().requires_grad_(False)
+
     @abstractmethod
     def load_codec(self, device: str) -> Codec:
         """What decodes latents."""
@@ -306,7 +325,7 @@ class StreamingModel(VideoModel):
         from videomla_models.ops.latent import Attention
         from videomla_models.rollout.pipeline import Pipeline
 
-        network = self.load_network(device).eval().requires_grad_(False)
+        network = self.to_run(self.load_network(device))
         storage = self.storage()
         if self.network_config().attention == "latent":
             form = self.attention_form(device)

@@ -57,6 +57,15 @@ def randomise(network: VideoTransformer, seed: int = 0) -> None:
             parameter.normal_(0.0, parameter[0].numel() ** -0.5, generator=generator)
 
 
+@torch.no_grad()
+def disturb(network: VideoTransformer, share: float, seed: int = 0) -> None:
+    """Multiply every weight by 1 + `share` times a normal number of its own: the same numbers on every device."""
+    for name, parameter in network.named_parameters():
+        generator = torch.Generator().manual_seed(int(digest(f"{seed}: {name}")[:12], 16))
+        factor = torch.randn(parameter.shape, generator=generator).mul_(share).add_(1)
+        parameter.mul_(factor.to(parameter.device))
+
+
 def random_embeddings(tokens: int, width: int) -> Callable[[tuple[str, ...]], Tensor]:
     """Stand-in for a text encoder beside random weights: normal numbers [batch, tokens, width], fixed by each text."""
 

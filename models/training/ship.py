@@ -1,6 +1,7 @@
-"""Ships a finished training as a small model: `python -m videomla_models.training.ship CHECKPOINT NAME`.
+"""Ships a training as a small model: `python -m videomla_models.training.ship CHECKPOINT NAME`.
 
-Writes `NAME.safetensors` (float16) and `NAME.json`, the record of how the weights came about, stage by stage.
+Writes `NAME.safetensors` (float16) and `NAME.json`, the record of how the weights came about, stage by stage. A
+training that was stopped ships from one of the checkpoints that its `keep` left.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from harness.errors import HarnessError
 from harness.system.digests import file_sha256
 from harness.system.files import write_atomic
+from videomla_models.training.chain import curve
 from videomla_models.training.data import FIRST_TRAINING_SEED
-from videomla_models.training.header import read_header
+from videomla_models.training.header import Header, read_header
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +30,18 @@ def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
     """Write `target`.safetensors and `target`.json; returns the record.
 
     Args:
-        checkpoint: what `harness train` wrote at the end of a chain. stages: the folder of all stages beside its run.
+        checkpoint: what `harness train` wrote at the end of a chain, or kept in its last stage. stages: the folder of
+            all stages beside its run.
 
     Raises:
         WeightsError: `checkpoint` is none of those. FileNotFoundError: a stage of its chain is not in `stages`.
     """
-    chain = read_header(checkpoint).chain
+    header = read_header(checkpoint)
+    chain = header.chain
     folders = [stages / chain.key(number) for number in range(len(chain.stages))]
-    done = [json.loads((folder / "stage.json").read_text(encoding="utf-8")) for folder in folders]
+    done = [_finished(folder) for folder in folders[:-1]]
+    stopped = header.step < chain.stages[-1].steps
+    done.append(_kept(folders[-1], checkpoint, header) if stopped else _finished(folders[-1]))
     weights = load_file(checkpoint)
     path = target.with_name(f"{target.name}.safetensors")
     save_file({name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}, path)
@@ -55,6 +61,25 @@ def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
     }
     write_atomic(target.with_name(f"{target.name}.json"), json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    """What a stage says of itself."""
+    record: dict[str, Any] = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    return record
+
+
+def _kept(folder: Path, checkpoint: Path, header: Header) -> dict[str, Any]:
+    """As a stage would say it that ended with a checkpoint of its way; seconds at the mean pace of its saved state."""
+    state = torch.load(folder / "state", weights_only=True)
+    return {
+        "stage": str(header.stage.stage),
+        "steps": header.step,
+        "seconds": round(state["seconds"] * header.step / state["step"], 1),
+        "sha256": file_sha256(checkpoint),
+        "losses": {name: curve(values[: header.step]) for name, values in state["losses"].items()},
+        "updates": {name: len(values[: header.step]) for name, values in state["losses"].items()},
+    }
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from harness.errors import WeightsError
 from videomla_models.training.chain import train
+from videomla_models.training.loop import Loop
 from videomla_models.training.options import Chain
 from videomla_models.training.ship import main, ship
 
@@ -40,6 +41,29 @@ def test_weights_and_record_of_every_stage(tmp_path: Path) -> None:
     assert kept.keys() == trained.keys()
     assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
     assert all(torch.equal(kept[name], trained[name].half()) for name in kept)
+
+
+def test_a_training_that_was_stopped_ships_from_what_it_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {"stage": "teacher_forcing", "steps": 9, "rate": 0.001, "keep": 2}
+    chain, advance = Chain.model_validate({**TINY, "stages": [first]}), Loop.advance
+
+    def stopped(loop: Loop) -> dict[str, float]:
+        if loop.step == 7:
+            raise KeyboardInterrupt
+        return advance(loop)
+
+    monkeypatch.setattr(Loop, "advance", stopped)
+    monkeypatch.setattr("videomla_models.training.chain.SAVE_EVERY", 5)
+    with pytest.raises(KeyboardInterrupt):
+        train(chain, tmp_path / "stages")
+    path = tmp_path / "stages" / chain.key(0) / "step-000004.safetensors"
+    record = ship(path, tmp_path / "small", tmp_path / "stages")
+    (stage,) = record["stages"]
+    assert (stage["steps"], stage["updates"], len(stage["losses"]["generator"])) == (4, {"generator": 4}, 4)
+    assert record["chain"]["stages"][0]["steps"] == 9
+    assert stage["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    kept, shipped = load_file(path), load_file(tmp_path / "small.safetensors")
+    assert all(torch.equal(shipped[name], weight.half()) for name, weight in kept.items())
 
 
 def test_other_files_are_refused(
