@@ -97,10 +97,14 @@ class Clip:
     known_as: str = ""
 
 
-def tokens_left_out(samples: Mapping[str, Sequence[float]], limit: int) -> int:
-    """How many prompts a score read in part: those with more `prompt_tokens` than `prompt_limit`, else than `limit`."""
-    limits = samples.get("prompt_limit") or [limit]
-    return sum(count > limits[0] for count in samples.get("prompt_tokens", ()))
+def token_limit(samples: Mapping[str, Sequence[float]], usual: int) -> float:
+    """Tokens of a prompt that a score read: its sample `prompt_limit`, else `usual`."""
+    return (samples.get("prompt_limit") or [usual])[0]
+
+
+def tokens_left_out(samples: Mapping[str, Sequence[float]], usual: int) -> int:
+    """How many prompts a score read in part: those with more `prompt_tokens` than its `token_limit`."""
+    return sum(count > token_limit(samples, usual) for count in samples.get("prompt_tokens", ()))
 
 
 class Metric(ABC):
@@ -117,7 +121,8 @@ class Metric(ABC):
             names with `against`.
         environment: name of the environment that `score` runs in; `core` is this process.
         reads_tokens: tokens of a prompt that it reads, leaving out the rest, where its samples `prompt_tokens` count
-            those of each; 0 where it reads all.
+            those of each; 0 where it reads all. One that reads more or fewer by its options says so in the sample
+            `prompt_limit`.
     """
 
     version: ClassVar[str] = "1"
@@ -150,6 +155,17 @@ class Metric(ABC):
     def shortest(self, frame_rate: float) -> int:
         """Frames of the shortest clip that every value is defined on; 2 unless overridden."""
         return 2
+
+    def smallest(self) -> int:
+        """Pixels of the shorter side of the smallest frames that every value is defined on; 1 unless overridden."""
+        return 1
+
+    def to_try(self, prompts: Sequence[str]) -> Sequence[int]:
+        """Which prompts, by number, a rehearsal needs so that every value is defined once; none unless overridden.
+
+        `prompts` are what the clips are known by.
+        """
+        return ()
 
     def asked_for(self) -> Collection[str]:
         """The names among `values` and `derived` that these options ask for: all, unless overridden."""

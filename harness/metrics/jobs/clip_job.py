@@ -65,8 +65,22 @@ class Network:
 
     def lengths(self, prompts: Iterable[str]) -> dict[str, list[float]]:
         """Tokens of each whole prompt, start and end included, and how many of them the network reads."""
-        tokens = [float(len(self.tokenizer.encode(prompt)) + 2) for prompt in prompts]
-        return {"prompt_tokens": tokens, "prompt_limit": [float(getattr(self.tokenizer, "context_length", None) or 77)]}
+        tokens = [float(whole_length(self.tokenizer, prompt)) for prompt in prompts]
+        return {"prompt_tokens": tokens, "prompt_limit": [float(self.tokenizer.context_length or DEFAULT_LENGTH)]}
+
+
+DEFAULT_LENGTH = 77
+"""Tokens that open_clip's own tokenizer reads where the network's configuration does not say."""
+
+
+def whole_length(tokenizer: Any, prompt: str) -> int:
+    """Tokens of a whole prompt, those that frame it included, by open_clip's own tokenizer or one of Hugging Face."""
+    if hasattr(tokenizer, "encode"):
+        return len(tokenizer.encode(prompt)) + 2
+    text = tokenizer.clean_fn(prompt)
+    if getattr(tokenizer, "tokenizer_mode", "") == "clips":
+        return len(tokenizer.tokenizer(text, add_special_tokens=False).input_ids) + 3
+    return len(tokenizer.tokenizer(text).input_ids)
 
 
 def load(model: torch.nn.Module, path: Path, assumed: bool) -> None:
