@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.contracts import Metric, ModelCard, Options, Probe, VideoModel, registry
-from harness.contracts.base import PathRule, path_options
+from harness.contracts.base import path_options
 from harness.errors import HarnessError, OptionError, SuiteError
-from harness.suite import plugins, positions, prompt_sets, published
+from harness.suite import paths, plugins, positions, prompt_sets, published
 from harness.suite.check_against import check_against
 from harness.suite.check_pareto import check_pareto
 from harness.suite.check_sampled import check_names, check_sampled, require
@@ -30,7 +29,7 @@ from harness.suite.schema import (
 )
 from harness.suite.scripts import scripts_of
 from harness.suite.validate import validate
-from harness.system.yaml_data import Loc, Position
+from harness.system.yaml_data import Loc
 
 MAX_ARMS = 1000
 LABEL_FIX = "a label has up to 120 characters; a grid adds its options and their values to it"
@@ -176,30 +175,9 @@ def _plugin(
         if (value := resolved.get(option)) and not (rule.inside and resolved[rule.inside]):
             in_grid: Loc = (*loc, "grid", option)
             where = doc.where(in_grid if doc.marked(in_grid) else (*loc, "options", option))
-            several = [_placed(where, rule, path) for path in ([value] if isinstance(value, str) else value)]
+            several = [paths.placed(where, rule, path) for path in ([value] if isinstance(value, str) else value)]
             resolved[option] = several[0] if isinstance(value, str) else several
     return resolved
-
-
-def _placed(where: Position, rule: PathRule, text: str) -> str:
-    """A path that an option says at `where`, as the process finds it; a name that is none, as it is."""
-    if not text or rule.is_name(text) or (rule.keyed and (Path(text).is_absolute() or text.startswith("~"))):
-        return text
-    if not (rule.may_be_name(text) and not (where.folder / text).exists()):
-        return _path(where.folder, text)
-    if Path(text).exists():
-        raise SuiteError(
-            f"{where}: {text} lies in the current folder, and a path starts from {where.folder}",
-            "write the path from there, or with --set",
-        )
-    return text
-
-
-def _path(folder: Path, name: str) -> str:
-    """A path that starts from `folder`, as the process finds it; below the current folder, relative to that."""
-    path = os.path.normpath(folder / Path(name).expanduser())
-    here = os.path.join(os.getcwd(), "")
-    return path.removeprefix(here) or "."
 
 
 def _at(doc: Located, loc: Loc, error: HarnessError) -> SuiteError:

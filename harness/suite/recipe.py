@@ -14,8 +14,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError
 
 from harness.contracts import Options, registry
+from harness.contracts.base import PathRule, path_options
 from harness.errors import SuiteError, nearest
-from harness.suite import positions
+from harness.suite import paths, positions
 from harness.suite.part import NAME, Name, Part
 from harness.suite.positions import Located
 from harness.suite.schema import ErrorPolicy, JsonValue, Suite
@@ -49,7 +50,8 @@ class Recipe(Part):
         recipe: the name; checkpoints go to runs/training/<name>/checkpoints. title: for people.
         errors: as in a suite. seeds: every arm is trained with each, on the same data as the other arms.
         base: options of all arms. As an origin, `{arm: LABEL, stage: NAME}` stands for that arm's weights at the same
-            seed, after its last stage of that name.
+            seed, after its last stage of that name. A path starts from the file that says it, with `--set` from the
+            current folder.
         arms: the trainings to compare.
     """
 
@@ -155,14 +157,19 @@ class _Place:
     arm: int
 
     def __call__(self, loc: Loc) -> Position:
-        """The position of an option: in the arm's own `set`, or its `grid`, or the base."""
+        """The position of an option or of what holds it: in the arm's own `set`, or its `grid`, or the base."""
         for end in range(len(loc), 0, -1):
-            part = loc[:end]
-            dotted = ".".join(map(str, part))
-            for at in (("arms", self.arm, "set", *part), ("arms", self.arm, "grid", dotted), ("base", *part)):
-                if self.doc.marked(at):
-                    return self.doc.where(at)
+            if (position := self.exact(loc[:end])) is not None:
+                return position
         return self.doc.where(("arms", self.arm))
+
+    def exact(self, loc: Loc) -> Position | None:
+        """The position of an option; None where the recipe does not say it."""
+        dotted = ".".join(map(str, loc))
+        for at in (("arms", self.arm, "set", *loc), ("arms", self.arm, "grid", dotted), ("base", *loc)):
+            if self.doc.marked(at):
+                return self.doc.where(at)
+        return None
 
 
 def _resolved(value: Any, chains: Mapping[str, Any], place: _Place, loc: Loc) -> Any:
@@ -193,6 +200,7 @@ def _resolved(value: Any, chains: Mapping[str, Any], place: _Place, loc: Loc) ->
 def _checked(place: _Place, schema: type[Options], options: dict[str, Any]) -> Any:
     try:
         checked: Any = schema.model_validate(options)
+        checked = schema.model_validate(_with_paths(place, checked, options))
     except ValidationError as error:
         fault = first(error)
         option = _written(tuple(fault["loc"]), options)
@@ -200,6 +208,33 @@ def _checked(place: _Place, schema: type[Options], options: dict[str, Any]) -> A
     for loc, problem in checked.problems():
         raise SuiteError(f"{place(loc)}: {problem}")
     return checked
+
+
+def _with_paths(place: _Place, checked: Options, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` with the paths that the recipe says as the process finds them."""
+    for loc, rule, text in _paths(checked):
+        # An arm that this one begins from holds its paths as they are found already.
+        if (where := place.exact(loc)) is not None:
+            holder: Any = options
+            for part in loc[:-1]:
+                holder = holder[part]
+            holder[loc[-1]] = paths.placed(where, rule, text)
+    return options
+
+
+def _paths(value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, PathRule, str]]:
+    """Every option inside `value` that names a file or folder: where, the rule, and the name."""
+    if isinstance(value, Options):
+        rules = path_options(type(value))
+        for name in type(value).model_fields:
+            option = getattr(value, name)
+            if name in rules and isinstance(option, str) and option:
+                yield (*loc, name), rules[name], option
+            else:
+                yield from _paths(option, (*loc, name))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _paths(item, (*loc, number))
 
 
 def _written(loc: Loc, options: Any) -> Loc:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from harness.contracts import Options
+from harness.contracts import FilePath, Options
 from harness.errors import OptionError
 from harness.system.digests import digest, file_sha256
 from videomla_models.small_world.marked import KINDS, Kind
@@ -117,7 +117,7 @@ class Origin(Options):
     """
 
     chain: Chain | None = None
-    file: str = ""
+    file: FilePath = ""
 
 
 class StartOptions(Options):

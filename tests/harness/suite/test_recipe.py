@@ -60,6 +60,46 @@ def test_a_changed_stage_changes_its_own_key_alone() -> None:
     assert taught.versions() == old.options.versions()
 
 
+def test_a_path_starts_from_the_file_that_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an included base, an arm, a grid and a stage; with `--set` from the current folder."""
+    start = "start: {{kind: checkpoint, origin: {{file: {}}}}}"
+    recipes, here = tmp_path / "recipes", tmp_path / "here"
+    (recipes / "base").mkdir(parents=True)
+    here.mkdir()
+    head = TINY.split("arms:")[0]
+    body = head.split("\n", 1)[1].replace("base:\n", f"base:\n  {start.format('../weights/base.safetensors')}\n")
+    (recipes / "base" / "common.yaml").write_text(body)
+    arms = [
+        "{label: base}",
+        f"{{label: own, set: {{{start.format('own.safetensors')}}}}}",
+        "{label: many, grid: {start.origin.file: [one, two]}}",
+        "{label: taught, set: {stages: [{stage: consistency, steps: 1, teacher: {file: teacher.safetensors}}]}}",
+        "{label: pupil, set: {stages: [{stage: consistency, steps: 1, teacher: {arm: own}}]}}",
+    ]
+    text = "include: [base/common.yaml]\nrecipe: paths\narms:\n" + "".join(f"  - {arm}\n" for arm in arms)
+    (recipes / "paths.yaml").write_text(text)
+    monkeypatch.chdir(here)
+    path = Path("../recipes/paths.yaml")
+    base, own, one, two, taught, pupil = (t.options for t in recipe.load_recipe(path)[1][:6])
+    found = [options.start.origin.file for options in (base, own, one, two)]
+    assert found == [f"../recipes/{name}" for name in ("weights/base.safetensors", "own.safetensors", "one", "two")]
+    assert taught.stages[0].teacher.file == "../recipes/teacher.safetensors"
+    assert pupil.stages[0].teacher.chain.start.origin.file == "../recipes/own.safetensors"
+    given = recipe.load_recipe(path, ["base.start.origin.file=mine.safetensors"])[1][0].options
+    assert given.start.origin.file == "mine.safetensors"
+
+
+def test_committed_recipes_find_their_files_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder in (RECIPES[0].parents[2], tmp_path):
+        monkeypatch.chdir(folder)
+        for path in RECIPES:
+            files = {t.options.start.origin.file for t in recipe.load_recipe(path)[1]} - {""}
+            if not path.stem.endswith("_again"):  # they go on from a run of one's own
+                assert all(Path(file).is_file() for file in files), path
+            if folder == RECIPES[0].parents[2]:
+                assert all(file.startswith(("models/small_world/checkpoints/", "runs/training/")) for file in files)
+
+
 def test_updates_of_the_generator(tmp_path: Path) -> None:
     chain = loaded(TINY, tmp_path, "base.stages.2.steps=11")[0].options
     assert chain.stages[2].generator_updates == 3
