@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path("rehearsals")
 """Beside runs/, so that nobody takes one for a run."""
+DRAWN = ".drawn"
+"""Weights that are drawn for a rehearsal and deleted at its end, in its folder."""
 
 
 def rehearse(
@@ -33,8 +35,9 @@ def rehearse(
 ) -> Iterator[str]:
     """Run all of SUITE as small as can be; say what would stop it.
 
-    Every model is made at its tiny size with random weights, two prompts and the shortest clips; each is scored and
-    measured, and tables and plots are made. Nothing of it is a result, and everything says so.
+    Every model is made at its tiny size with random weights, two prompts and the shortest clips; each is scored, by
+    random weights where metrics have some, and measured, and tables and plots are made. Nothing of it is a result, and
+    everything says so.
 
     Then one line for each model, metric and probe: it ran, or what stops the real run, and the remedy. Exits 0 where
     all ran, 1 where something failed, 3 where something is not here.
@@ -42,18 +45,25 @@ def rehearse(
     from rich.console import Console
 
     from harness.cli.progress import Detail, Meter
-    from harness.execute.rehearsal import rehearsal_of, verdicts
+    from harness.execute.outcome import Tick
+    from harness.execute.rehearsal import random_weights, rehearsal_of, verdicts
     from harness.execute.run import run_plan
     from harness.runs.plan import make
     from harness.runs.records import RECORDS, RecordFile
     from harness.suite.load import load_suite
 
     load_plugins(plugin)
-    rehearsal = rehearsal_of(load_suite(suite, set_ or []))
-    work = make(rehearsal.suite)
-    folder = out or FOLDER / work.suite.suite
+    whole = load_suite(suite, set_ or [])
+    folder = out or FOLDER / whole.suite
+    drawn = folder.absolute() / DRAWN
+    rehearsal = rehearsal_of(whole, drawn)
+    make(rehearsal.suite)  # whatever forbids it is found before an earlier one is deleted
     _clear(folder)
-    with Meter(Console(stderr=True), detail=Detail.of(quiet, verbose)) as meter:
+    with (
+        Meter(Console(stderr=True), detail=Detail.of(quiet, verbose)) as meter,
+        random_weights(rehearsal, drawn, lambda text: meter(Tick(0, 0, 0, 0.0, message=text))),
+    ):
+        work = make(rehearsal.suite)
         outcome = run_plan(work, folder, progress=meter, suite_folder=suite.parent)
     ends = verdicts(rehearsal.parts, work, RecordFile(folder / RECORDS))
     ends.append(_tables(folder))
@@ -79,12 +89,13 @@ def _clear(folder: Path) -> None:
     from harness.runs.folder import Store
     from harness.runs.records import PLAN, RECORDS, load_run
 
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and {path.name for path in folder.iterdir()} <= {DRAWN}):
+        shutil.rmtree(folder / DRAWN, ignore_errors=True)
         return
     if not (folder / PLAN).is_file() or not load_run(folder, rehearsal=True).suite.rehearsal:
         raise RecordError(f"{folder} is there and is no rehearsal", "move it away, or name a folder with --out DIR")
     with Store(folder):  # nobody works in it meanwhile
-        for name in (RECORDS, "clips", files.FOLDER, SCRATCH, PLAN):
+        for name in (RECORDS, "clips", files.FOLDER, SCRATCH, DRAWN, PLAN):
             path = folder / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -5,12 +5,16 @@ The result is a suite as any other. It takes the one road, and `Suite.rehearsal`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from harness import testing
 from harness.contracts import Json, Metric, ModelCard, Probe, VideoModel, enforce, registry
+from harness.environments.worker.metric import WorkerMetric
 from harness.errors import HarnessError, shown
 from harness.runs import foresight
 from harness.runs.index import IndexEntry
@@ -28,10 +32,13 @@ from harness.suite.schema import (
 )
 from harness.suite.scripts import scripts_of
 from harness.system import devices
+from harness.system.files import make_folder, weights_folder, weights_in
 
 PROMPTS, SEEDS = 2, 1
 SHORTEST = 21
 """Frames of a clip, where no chunk, window, switch or metric needs more."""
+STAND_IN_SIDE = 32
+"""Pixels of the sides of a stand-in's frames, where no metric needs more."""
 MEASURE_S = 300.0
 """Seconds that one measurement may take."""
 
@@ -47,6 +54,7 @@ class Part:
         note: how it is rehearsed, where that is not at its tiny size.
         stop, fix: what stops the real run, and the remedy; empty where nothing is known to.
         stands_in: whether a stand-in took its place.
+        fault: why its random weights could not be drawn.
     """
 
     kind: Kind
@@ -55,20 +63,27 @@ class Part:
     stop: str = ""
     fix: str = ""
     stands_in: bool = False
+    fault: str = ""
 
 
 @dataclass(slots=True)
 class Rehearsal:
-    """A suite made small, and what is known of its parts before it runs."""
+    """A suite made small, what is known of its parts before it runs, and by name the metrics to draw weights for."""
 
     suite: Suite
     parts: list[Part] = field(default_factory=list)
+    to_draw: list[tuple[str, WorkerMetric]] = field(default_factory=list)
 
 
-def rehearsal_of(suite: Suite) -> Rehearsal:
-    """The rehearsal of a loaded suite. Raises `HarnessError` where not even a small one can be made."""
+def rehearsal_of(suite: Suite, weights: Path | None = None) -> Rehearsal:
+    """The rehearsal of a loaded suite. Raises `HarnessError` where not even a small one can be made.
+
+    Args:
+        weights: the weights folder that random weights will be drawn into; None where metrics score with what is here.
+    """
     device, parts = _device(suite.device)
-    models = [_Arm(entry, device) for entry in suite.models]
+    sides = _sides(suite, parts)
+    models = [_Arm(entry, device, sides[entry.label]) for entry in suite.models]
     parts += [arm.part for arm in models]
     # Scripts name their prompts by number.
     named = [
@@ -83,10 +98,14 @@ def rehearsal_of(suite: Suite) -> Rehearsal:
             "errors": "continue",
             "incomplete": "mark",
             "models": [arm.entry for arm in models],
-            "prompts": {name: _few(prompts, count) for name, prompts in suite.prompts.items()},
+            "prompts": {
+                name: _few(prompts, [*range(count), *_to_try(suite, name, parts)])
+                for name, prompts in suite.prompts.items()
+            },
         }
     )
-    generate = [_generate(section, models, parts) for section in suite.generate]
+    drawings = _Drawings(weights)
+    generate = [_generate(section, models, parts, drawings) for section in suite.generate]
     measure = [_measure(section, models, parts, device) for section in suite.measure]
     small = small.model_copy(update={"generate": generate, "measure": measure})
     small = small.model_copy(
@@ -95,7 +114,7 @@ def rehearsal_of(suite: Suite) -> Rehearsal:
             "measure": [_taken(small, section, models, parts) for section in measure],
         }
     )
-    return Rehearsal(Suite.model_validate(dump(small)), parts)
+    return Rehearsal(Suite.model_validate(dump(small)), parts, drawings.metrics)
 
 
 def _device(asked: str) -> tuple[str, list[Part]]:
@@ -117,17 +136,34 @@ class _Arm:
         model, card: of that entry.
     """
 
-    def __init__(self, entry: ModelEntry, device: str) -> None:
+    def __init__(self, entry: ModelEntry, device: str, side: int) -> None:
         stop, fix = _stop_of_model(entry, device)
         stands_in = False
         try:
-            self.entry, self.model, self.card, note = _small(entry, device)
+            self.entry, self.model, self.card, note = _small(entry, device, side)
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             why, _ = _told(error)
             testing.load_stand_in()
-            self.entry, self.model, self.card, _ = _small(ModelEntry(name=testing.STAND_IN, label=entry.label), device)
+            size: dict[str, Json] = dict.fromkeys(("height", "width"), max(STAND_IN_SIDE, side))
+            stand_in = ModelEntry(name=testing.STAND_IN, label=entry.label, options=size)
+            self.entry, self.model, self.card, _ = _small(stand_in, device, side)
             note, stands_in = "a stand-in took its place" + ("" if stop else f": {shown(why, 200)}"), True
         self.part = Part("model", entry.label, note, stop, fix, stands_in)
+
+
+def _sides(suite: Suite, parts: list[Part]) -> dict[str, int]:
+    """For each arm the shortest side of a frame that the metrics of its clips take."""
+    sides = {entry.label: 1 for entry in suite.models}
+    for section in suite.generate:
+        for use in section.metrics:
+            try:
+                side = int(registry.metrics.create(use.name, use.options).smallest())
+            except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+                _add(parts, Part("metric", use.name, "", *_told(error)))
+                continue
+            for label in sides if section.models is None else section.models:
+                sides[label] = max(sides[label], side)
+    return sides
 
 
 def _stop_of_model(entry: ModelEntry, device: str) -> tuple[str, str]:
@@ -148,10 +184,16 @@ def _told(error: Exception) -> tuple[str, str]:
     return f"{type(error).__name__}: {error}", ""
 
 
-def _small(entry: ModelEntry, device: str) -> tuple[ModelEntry, VideoModel, ModelCard, str]:
-    """The arm at its tiny size, its model and card, and a note. Raises what a plug-in raises, and `HarnessError`."""
+def _small(entry: ModelEntry, device: str, side: int) -> tuple[ModelEntry, VideoModel, ModelCard, str]:
+    """The arm at its tiny size, its model and card, and a note. Raises what a plug-in raises, and `HarnessError`.
+
+    A tiny size that names height and width grows to `side`, which metrics need.
+    """
     own = registry.models.create(entry.name, entry.options)
     tiny = dict(own.tiny())
+    for name in ("height", "width"):
+        if isinstance(pixels := tiny.get(name), int):
+            tiny[name] = max(pixels, side)
     model = registry.models.create(entry.name, {**entry.options, **tiny}) if tiny else own
     card = enforce.card(entry.label, model)
     model.identity(device.partition(":")[0])
@@ -164,19 +206,39 @@ def _small(entry: ModelEntry, device: str) -> tuple[ModelEntry, VideoModel, Mode
 # --------------------------------------------------------------------------------------- prompts, sections
 
 
-def _few(prompts: PromptSet, count: int) -> PromptSet:
-    """The first `count` prompts of a set, with what belongs to each."""
-    few: dict[str, Any] = {
-        name: getattr(prompts, name)[:count] for name in ("texts", "prefixes", "identities", "scripts")
+def _to_try(suite: Suite, name: str, parts: list[Part]) -> list[int]:
+    """The prompts of a set, by number, that metrics of its sections need so that each of their values is tried."""
+    prompts = suite.prompts[name]
+    numbers: list[int] = []
+    for section in suite.generate:
+        for use in section.metrics if section.prompts == name and not (section.scripts or section.switches) else ():
+            try:
+                metric = registry.metrics.create(use.name, use.options)
+                numbers += map(int, metric.to_try(prompts.identities or prompts.texts))
+            except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+                _add(parts, Part("metric", use.name, "", *_told(error)))
+    return numbers
+
+
+def _few(prompts: PromptSet, numbers: Sequence[int]) -> PromptSet:
+    """The prompts of these numbers, with what belongs to each."""
+
+    def few(values: Sequence[Any]) -> list[Any]:
+        return [values[number] for number in dict.fromkeys(numbers) if 0 <= number < len(values)]
+
+    update: dict[str, Any] = {
+        name: few(getattr(prompts, name)) for name in ("texts", "prefixes", "identities", "scripts")
     }
-    few["attributes"] = {name: values[:count] for name, values in prompts.attributes.items()}
-    return prompts.model_copy(update=few)
+    update["attributes"] = {name: few(values) for name, values in prompts.attributes.items()}
+    return prompts.model_copy(update=update)
 
 
-def _generate(section: GenerateSection, models: Sequence[_Arm], parts: list[Part]) -> GenerateSection:
+def _generate(
+    section: GenerateSection, models: Sequence[_Arm], parts: list[Part], drawings: _Drawings
+) -> GenerateSection:
     """A section of few and short clips, and its metrics with random weights where they have some."""
     arms = _taking_part(section, models)
-    metrics = [_metric(use, parts) for use in section.metrics]
+    metrics = [_metric(use, parts, drawings) for use in section.metrics]
     frames = [2 * arm.card.frames_per_chunk + 1 for arm in arms]
     frames += [_shortest(metric, use.name, arm.card.frame_rate, parts) for metric, use in metrics for arm in arms]
     update: dict[str, Any] = {
@@ -250,14 +312,36 @@ def _taken(suite: Suite, section: Any, models: Sequence[_Arm], parts: list[Part]
 # ------------------------------------------------------------------------------------------ metrics, probes
 
 
-def _metric(use: MetricUse, parts: list[Part]) -> tuple[Metric, MetricUse]:
+@dataclass(slots=True)
+class _Drawings:
+    """The metrics whose random weights are drawn into `folder`; none without a folder."""
+
+    folder: Path | None
+    metrics: list[tuple[str, WorkerMetric]] = field(default_factory=list)
+
+    def of(self, name: str, metric: Metric) -> dict[str, Json]:
+        """What the options of a metric become where its weights are drawn; nothing where none are."""
+        if self.folder is None or not isinstance(metric, WorkerMetric) or metric.drawing is None:
+            return {}
+        if not metric.environment_available().ready:
+            return {}
+        options = {**metric.options.model_dump(mode="json"), **metric.drawn(self.folder)}
+        small = registry.metrics.create(name, options)
+        assert isinstance(small, WorkerMetric)
+        self.metrics.append((name, small))
+        return options
+
+
+def _metric(use: MetricUse, parts: list[Part], drawings: _Drawings) -> tuple[Metric, MetricUse]:
     """A metric of the suite with its tiny options, where it has some."""
     metric = registry.metrics.create(use.name, use.options)
     stop = ("", "")
     try:
         state = metric.available()
         stop = ("", "") if state.ready else (state.reason, state.fix)
-        use = use.model_copy(update={"options": _options(registry.metrics, use.name, use.options, metric)})
+        options = _options(registry.metrics, use.name, use.options, metric)
+        metric = registry.metrics.create(use.name, options)
+        use = use.model_copy(update={"options": options | drawings.of(use.name, metric)})
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
         stop = _told(error)
     _add(parts, Part("metric", use.name, "", *stop))
@@ -287,9 +371,46 @@ def _add(parts: list[Part], part: Part) -> None:
         if (earlier.kind, earlier.name) == (part.kind, part.name):
             stop, fix = (earlier.stop, earlier.fix) if earlier.stop else (part.stop, part.fix)
             notes = dict.fromkeys(filter(None, (earlier.note, part.note)))
-            parts[place] = replace(earlier, note="; ".join(notes), stop=stop, fix=fix)
+            fault = earlier.fault or part.fault
+            parts[place] = replace(earlier, note="; ".join(notes), stop=stop, fix=fix, fault=fault)
             return
     parts.append(part)
+
+
+# ------------------------------------------------------------------------------------------ random weights
+
+
+@contextmanager
+def random_weights(rehearsal: Rehearsal, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Draw the metrics' random weights into `folder`, which is the weights folder meanwhile and deleted at the end.
+
+    Sets of which nothing is drawn stay those that are here. A metric whose weights cannot be drawn is noted.
+    """
+    real = weights_folder()
+    try:
+        make_folder(folder)
+        drawn = {metric.weights for _, metric in rehearsal.to_draw}
+        for path in real.iterdir() if real.is_dir() else ():
+            if path.name not in drawn:
+                (folder / path.name).symlink_to(path)
+        with weights_in(folder):
+            for name, metric in rehearsal.to_draw:
+                say(f"drawing random weights of {name}")
+                _draw(rehearsal, name, metric, folder)
+            yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _draw(rehearsal: Rehearsal, name: str, metric: WorkerMetric, folder: Path) -> None:
+    part = Part("metric", name, "on random weights")
+    try:
+        if not metric.available().ready:
+            metric.draw(folder)
+    except Exception as error:  # noqa: BLE001 - packages of an environment may raise anything
+        why, _ = _told(error)
+        part = Part("metric", name, fault=f"its random weights cannot be drawn: {why}")
+    _add(rehearsal.parts, part)
 
 
 # --------------------------------------------------------------------------------------------- how it ended
@@ -325,8 +446,11 @@ def _verdict(part: Part, entries: Sequence[IndexEntry], records: RecordFile) -> 
     if (failed := by_status.get("failed")) is not None:
         error = records.at(failed.offset).error
         return Verdict(part, "failed", f"{error.get('type')}: {error.get('message')}")
+    if part.fault:
+        return Verdict(part, "failed", part.fault)
     if part.stop:
-        return Verdict(part, "stopped", part.stop, part.fix)
+        tried = replace(part, note=f"ran {part.note}" if part.note and "ok" in by_status else part.note)
+        return Verdict(tried if part.kind == "metric" else part, "stopped", part.stop, part.fix)
     if part.stands_in:
         return Verdict(part, "not tried", part.note)
     if "ok" in by_status:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from harness.contracts import Clip, Curve, Value
-from harness.environments.worker.metric import JOBS, WorkerMetric
+from harness.environments.worker.metric import DRAWING, JOBS, WorkerMetric
 from harness.errors import ClipError
 from harness.metrics.against import WindowOptions, window_of, windowed
 
@@ -26,8 +26,13 @@ class AgainstLpips(WorkerMetric):
     curves: ClassVar[tuple[Curve, ...]] = (Curve(Value("lpips_by_frame", direction="lower", label="LPIPS")),)
     environment = "quality"
     job = JOBS / "lpips_job.py"
+    drawing = DRAWING / "draw_lpips.py"
     weights = "lpips"
     packages = ("torch", "torchvision", "numpy", "av")
+
+    def smallest(self) -> int:
+        """Every layer of AlexNet's features has a place from here on."""
+        return 31
 
     def asked_for(self) -> Collection[str]:
         """All values but those of windows beyond `windows`."""

@@ -16,11 +16,15 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from harness.contracts import Availability, Curve, FilePath, Json, Options, Value
 from harness.contracts.metric import tokens_left_out
 from harness.environments.weights.manifest import Colour, File, Spread, read_manifest
-from harness.environments.worker.metric import JOBS, WorkerMetric
-from harness.metrics.clip_preparation import FIELDS, QUICK_GELU, of_file, of_tag
+from harness.environments.worker.metric import DRAWING, JOBS, WorkerMetric
+from harness.metrics.clip_preparation import FIELDS, OPENAI, QUICK_GELU, is_script, of_file, of_tag
 from harness.system.digests import remembered_sha256
 
 ADDED = ("mean", "std", "interpolation")
+TINY = "ViT-S-32-alt"
+"""open_clip's name of a small network that needs nothing but its file."""
+DRAWN = "random"
+"""Name of a file of drawn weights, without its ending."""
 SEGMENTS = 12
 """Segments with a value of their own: two minutes of ten-second ones. All of them are among the samples."""
 
@@ -100,6 +104,7 @@ class ClipScore(WorkerMetric):
     )
     environment = "quality"
     job = JOBS / "clip_job.py"
+    drawing = DRAWING / "draw_clip.py"
     weights = "clip"
     packages = ("open_clip_torch", "torch", "torchvision", "numpy", "pillow", "av")
     by: ClassVar[str] = "clip"
@@ -153,6 +158,21 @@ class ClipScore(WorkerMetric):
             path = _local(self.options)
             return {path.name: remembered_sha256(path) if path.is_file() else ""}
         return super().weight_digests() if self._file() else {}
+
+    def drawn(self, folder: Path) -> Mapping[str, Json]:
+        """A small network whose file has the form of these weights, with frames prepared as for them."""
+        file = self._file()
+        source = _local(self.options) if self.options.checkpoint else Path(file.path if file else "")
+        archive = self.options.pretrained == "openai" or is_script(source)
+        name = "archive.pt" if archive else f"weights{'.safetensors' if source.suffix == '.safetensors' else '.pt'}"
+        checkpoint = str((folder / self.weights / f"{DRAWN}_{name}").absolute())
+        prepared = OPENAI.model_dump(mode="json") | self.preparation()
+        return {"model": TINY, "pretrained": "", "checkpoint": checkpoint, **prepared}
+
+    def drawing_options(self) -> dict[str, Json]:
+        """The network, and the file to draw: that of the option `checkpoint`."""
+        name = _local(self.options).name
+        return {"model": self.options.model, "file": name, "script": name.endswith("_archive.pt")}
 
     def job_options(self) -> dict[str, Json]:
         """The options, the file to load, and what to score."""

@@ -7,13 +7,14 @@ preference score. `sigma` is the model's second output, its uncertainty. Records
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from harness.contracts import Availability, Curve, FilePath, Json, Options, Value
-from harness.environments.worker.metric import JOBS, WorkerMetric
+from harness.environments.worker.metric import DRAWING, JOBS, WorkerMetric
 from harness.system.digests import remembered_sha256
 
 
@@ -69,6 +70,7 @@ class _HPSv3(WorkerMetric):
     curves = (Curve(Value("mu_per_frame", label="HPSv3"), "adherence", frames="frames"),)
     environment = "quality"
     job = JOBS / "hpsv3_job.py"
+    drawing = DRAWING / "draw_hpsv3.py"
     weights = "hpsv3"
     packages = ("hpsv3", "transformers", "torch", "torchvision", "numpy", "pillow", "av")
     protocol: ClassVar[str]
@@ -92,6 +94,10 @@ class _HPSv3(WorkerMetric):
         for path in self._own():
             files += sorted(path.iterdir()) if path.is_dir() else [path]
         return {path.name: remembered_sha256(path) for path in files if path.is_file()}
+
+    def drawn(self, folder: Path) -> Mapping[str, Json]:
+        """The places where `harness fetch` would put them."""
+        return {"checkpoint": "", "base": ""}
 
     def job_options(self) -> dict[str, Json]:
         """The options, with absolute paths, and the protocol."""

@@ -15,10 +15,10 @@ from harness.environments.build import Environment, find
 from harness.environments.weights.manifest import read_manifest
 from harness.environments.weights.store import availability, digests
 from harness.environments.worker.client import JobFault
-from harness.environments.worker.metric import WorkerMetric
+from harness.environments.worker.metric import DRAWING, WorkerMetric
 from harness.errors import ClipError, HarnessError, NotAvailable, WeightsError, nearest
 from harness.metrics import vbench_totals
-from harness.metrics.vbench_protocol import FLICKER, first_static
+from harness.metrics.vbench_protocol import FLICKER, entries, first_static, suite
 from harness.system.digests import canonical, digest
 from harness.system.files import read_limited
 
@@ -45,6 +45,8 @@ READERS: Mapping[str, Json] = {
 }
 """The package's own reader of each dimension. They differ for clips with colour tags, or of more than 8 bits."""
 
+OF_FLOW = 128
+"""Pixels of the shortest side that RAFT takes: it halves its grid of an eighth of the frame three times."""
 LABELS: Mapping[str, str] = {name: name.replace("_", " ") for name in vbench_totals.DIMENSIONS}
 
 
@@ -108,6 +110,7 @@ class VBenchMetric(WorkerMetric):
         "opencv-python-headless",
     )
     job = Path(__file__).with_name("vbench_job") / "job.py"
+    drawing = DRAWING / "draw_vbench.py"
 
     def settings(self) -> dict[str, str]:
         """Where the packages look for what they would otherwise download."""
@@ -230,6 +233,22 @@ class VBench(VBenchMetric):
         if self._short is None:
             self._short = read_short(Path(self.options.prompts)) if self.options.prompts else {}
         return self._short
+
+    def smallest(self) -> int:
+        """What the optical flow takes, where it is used."""
+        return OF_FLOW if FILTERED_BY in self.weight_groups() else 1
+
+    def to_try(self, prompts: Sequence[str]) -> Sequence[int]:
+        """In the standard mode few prompts, each of a dimension that those before are not of."""
+        if self.options.mode != "standard" or not self.environment_available().ready:
+            return ()
+        scored, numbers = set(self.scored_dimensions()), []
+        dimensions_by_prompt = {entry.text: entry.dimensions for entry in suite(entries())}
+        for number, prompt in enumerate(prompts):
+            if new := scored & set(dimensions_by_prompt.get(prompt, ())):
+                numbers.append(number)
+                scored -= new
+        return numbers
 
     def job_options(self) -> dict[str, Json]:
         """The arguments of `vbench_job.short_job.Plan`."""

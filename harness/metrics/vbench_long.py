@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.contracts import Clip, Curve, Json, Options, Value
 from harness.metrics import vbench_totals
-from harness.metrics.vbench import VBenchMetric
+from harness.metrics.vbench import OF_FLOW, VBenchMetric
 
 PIECE_SECONDS = 2.0
 """Length of a piece in upstream's mode for one's own clips (vbench2_beta_long, `long_custom_input`)."""
@@ -166,6 +166,10 @@ class VBenchLong(VBenchMetric):
         """Two pieces and one frame more, as a clip of one piece has no long-range half."""
         options: VBenchLongOptions = self.options
         return math.ceil(2 * options.seconds * frame_rate) + 1
+
+    def smallest(self) -> int:
+        """What the optical flow takes."""
+        return OF_FLOW
 
     def score(self, clip: Clip) -> Mapping[str, float]:
         """The six dimensions of one clip and their parts; `samples()` has a number for every piece.

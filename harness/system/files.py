@@ -144,5 +144,19 @@ def weights_folder() -> Path:
     return Path(configured).expanduser().resolve() if configured else _user_cache() / "weights"
 
 
+@contextmanager
+def weights_in(folder: Path) -> Iterator[None]:
+    """Let `weights_folder()` be `folder` meanwhile, here and in processes that are started."""
+    before = os.environ.get(WEIGHTS_VARIABLE)
+    os.environ[WEIGHTS_VARIABLE] = str(folder.absolute())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[WEIGHTS_VARIABLE]
+        else:
+            os.environ[WEIGHTS_VARIABLE] = before
+
+
 def _user_cache() -> Path:
     return Path(os.environ.get(CACHES_VARIABLE) or Path.home() / ".cache") / "videomla-bench"

@@ -295,11 +295,16 @@ def arguments() -> argparse.Namespace:
 
 def make_weights(python: Path, root: Path, true_shapes: bool) -> Path:
     """Random weights of the seven dimensions below `root`, unless they are there."""
+    from harness.environments.worker.client import Worker
+    from harness.metrics.vbench import VBench, VBenchOptions
+
     if not (root / "complete").exists():
-        maker = PROJECT / "tests" / "vbench" / "random_weights.py"
-        request = json.dumps({"root": str(root), "true_shapes": true_shapes, "quality_only": True})
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run([str(python), "-W", "ignore", str(maker)], input=request, text=True, check=True, **quiet)
+        metric = VBench(VBenchOptions(dimensions=QUALITY))
+        assert metric.drawing
+        worker = Worker(python, "vbench")
+        options = {**metric.drawing_options(), "true_shapes": true_shapes}
+        worker.setup("drawing", metric.drawing, options, root, "cpu")
+        worker.stop()
         (root / "complete").touch()
     return root
 

@@ -11,12 +11,14 @@ from typing import ClassVar
 from harness.contracts import Availability, Clip, Json, Metric, Options
 from harness.environments.build import find
 from harness.environments.lock import read_lock
+from harness.environments.weights.manifest import read_manifest
 from harness.environments.weights.store import availability, digests
 from harness.environments.worker.client import Answer, Limits, Worker
 from harness.errors import HarnessError, NotAvailable
 from harness.system.files import weights_folder
 
 JOBS = Path(__file__).parents[2] / "metrics" / "jobs"
+DRAWING = JOBS.with_name("drawing")
 DEATHS_IN_SETUP = 2
 """Workers that may die in setting up one job before it is not tried again."""
 
@@ -33,12 +35,15 @@ class WorkerMetric(Metric):
         weights: the set of the manifest that it loads from; empty for none.
         packages: those whose versions stand in every record.
         limits: time and memory of the worker. The first metric to be set up in an environment decides for all of it.
+        drawing: a file as `job`, whose `setup` alone is called: it draws random weights of their true format into the
+            folder of the set; None where there is none, so that a rehearsal scores with the weights that are here.
     """
 
     job: ClassVar[Path]
     weights: ClassVar[str] = ""
     packages: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     limits: Limits = Limits()
+    drawing: ClassVar[Path | None] = None
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -61,6 +66,31 @@ class WorkerMetric(Metric):
     def settings(self) -> dict[str, str]:
         """Environment variables that the packages need."""
         return {}
+
+    def drawn(self, folder: Path) -> Mapping[str, Json]:
+        """Options that, set over these, score with what `draw` puts into a weights folder; none unless overridden."""
+        return {}
+
+    def drawing_options(self) -> dict[str, Json]:
+        """The argument of the drawing's `setup`: groups of weights, and the manifest's files for them with links."""
+        groups = list(self.weight_groups())
+        needed = read_manifest().get(self.weights).needed(groups)
+        return {"groups": groups, "files": {file.path: list(file.links) for file in needed}}
+
+    def draw(self, folder: Path) -> None:
+        """Draw random weights into the weights folder `folder`, in the environment.
+
+        Nothing is drawn that is there. Raises `NotAvailable`, `JobFault` or `WorkerFault`.
+        """
+        if self.drawing is None:
+            raise NotAvailable(f"nothing draws random weights of {self.weights}", "fetch them")
+        environment = find(self.environment)
+        limits = self.limits.with_user_settings()
+        worker = Worker(environment.python, environment.name, self.settings(), limits)
+        try:
+            worker.setup("drawing", self.drawing, self.drawing_options(), folder / self.weights, "cpu")
+        finally:
+            worker.stop()
 
     def environment_available(self) -> Availability:
         """Whether the environment is built."""

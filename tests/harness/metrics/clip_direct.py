@@ -2,32 +2,17 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
 from PIL import Image
 
+sys.path.append(str(Path(__file__).parents[3] / "harness" / "metrics" / "drawing"))
+from random_numbers import archive
+
 MODEL = "ViT-S-32-alt"
-
-
-class Holder(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def script_of(state: dict, scalars: dict) -> torch.jit.ScriptModule:
-    """A TorchScript archive with these weights, in half precision as OpenAI publishes them, and its scalars."""
-    root = Holder()
-    for name, value in {**state, **scalars}.items():
-        *path, last = name.split(".")
-        place = root
-        for part in path:
-            if part not in place._modules:
-                place.add_module(part, Holder())
-            place = place._modules[part]
-        place.register_buffer(last, value.half() if value.is_floating_point() else value)
-    return torch.jit.script(root)
 
 
 def make(folder: str) -> None:
@@ -35,10 +20,8 @@ def make(folder: str) -> None:
     state = open_clip.create_model(MODEL, precision="fp32").state_dict()
     torch.save(state, f"{folder}/state.pt")
     torch.save({"state_dict": {"module." + name: value for name, value in state.items()}}, f"{folder}/wrapped.pt")
-    script_of(state, {"input_resolution": torch.tensor(224), "vocab_size": torch.tensor(49408)}).save(
-        f"{folder}/script.pt"
-    )
-    script_of(state, {}).save(f"{folder}/other.pt")
+    archive(state, Path(folder) / "script.pt", input_resolution=224, vocab_size=49408)
+    archive(state, Path(folder) / "other.pt")
     torch.save({}, f"{folder}/empty.pt")
     del state["visual.proj"]
     torch.save(state, f"{folder}/lacking.pt")

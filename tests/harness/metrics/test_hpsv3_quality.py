@@ -1,4 +1,4 @@
-"""HPSv3 protocols against the hpsv3 package called directly, on a tiny random Qwen2-VL in the package's own files."""
+"""HPSv3 protocols against the hpsv3 package called directly, on the small random network that rehearsals draw."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from quality_clips import camera, in_environment, moving, write
+from safetensors.torch import load_file, save_file
 
+from harness.contracts import registry
 from harness.environments.worker.client import JobFault
 from harness.execute.scorers import scorer_for
 
@@ -28,12 +30,17 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    return tmp_path_factory.mktemp("hpsv3 weights")
+    root = tmp_path_factory.mktemp("hpsv3 weights")
+    registry.metrics.create("hpsv3/keyframes", {}).draw(root)
+    state = load_file(root / "hpsv3" / "HPSv3.safetensors")
+    del state[next(iter(state))]
+    save_file(state, root / "hpsv3" / "lacking.safetensors")
+    return root / "hpsv3"
 
 
 @pytest.fixture(scope="module")
 def truths(weights, clips):
-    """The package's own (mu, sigma) of every frame; writes the checkpoint on the way."""
+    """The package's own (mu, sigma) of every frame."""
     asked = [(name, clip.prompt) for name, clip in clips.items()] + [("switched", clips["switched"].switches[0][1])]
     tasks = [[str(clips[name].path.with_suffix(".npy")), prompt] for name, prompt in asked]
     given = in_environment("quality", DIRECT, weights, json.dumps(tasks))
@@ -41,7 +48,8 @@ def truths(weights, clips):
 
 
 def scorer(weights, protocol, **more):
-    options = {"checkpoint": str(weights / "tiny.safetensors"), "base": str(weights / "base"), "batch": 1, **more}
+    own = {"checkpoint": str(weights / "HPSv3.safetensors"), "base": str(weights / "Qwen2-VL-7B-Instruct")}
+    options = {**own, "batch": 1, **more}
     return scorer_for(f"hpsv3/{protocol}", options, "cpu")
 
 

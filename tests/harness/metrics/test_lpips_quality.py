@@ -19,8 +19,8 @@ DIRECT = Path(__file__).with_name("lpips_direct.py")
 
 def test_each_frame_is_held_against_its_own(tmp_path, monkeypatch):
     weights = tmp_path / "weights"
-    (weights / "lpips").mkdir(parents=True)
     monkeypatch.setenv("VIDEOMLA_WEIGHTS", str(weights))
+    registry.metrics.create("against/lpips", {}).draw(weights)
     first, second = moving(18), moving(18)[:, ::-1]
     second[3] = first[3]
     clip, reference = write(tmp_path / "a.mp4", first, "p"), write(tmp_path / "b.mp4", second, "p")

@@ -1,0 +1,1 @@
+"""Random weights of the metrics, drawn for rehearsals and tests inside the environments that load them."""
