@@ -6,6 +6,7 @@ vocabulary are small.
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
 from pathlib import Path
@@ -18,7 +19,8 @@ from hpsv3.train import create_model_and_processor
 from hpsv3.utils.parser import DataConfig, ModelConfig, PEFTLoraConfig, TrainingConfig, parse_args_with_yaml
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import Qwen2TokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
+
+transformers: Any = importlib.import_module("transformers")  # of the environment; others name its classes otherwise
 
 SPECIAL = [
     "<|endoftext|>",
@@ -51,8 +53,7 @@ def make_base(base: Path) -> None:
     base.mkdir(parents=True, exist_ok=True)
     ids = make_tokenizer(base)
     torch.manual_seed(0)
-    make_config: Any = Qwen2VLConfig  # whose sizes other releases of transformers keep elsewhere
-    config = make_config(
+    config = transformers.Qwen2VLConfig(
         vocab_size=264,
         hidden_size=64,
         intermediate_size=128,
@@ -67,7 +68,7 @@ def make_base(base: Path) -> None:
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
     )
-    network = Qwen2VLForConditionalGeneration(config)
+    network = transformers.Qwen2VLForConditionalGeneration(config)
     network.config.save_pretrained(base)
     network.generation_config.save_pretrained(base)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -86,10 +87,12 @@ def make_tokenizer(base: Path) -> dict[str, int]:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    fast = Qwen2TokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", chat_template=TEMPLATE)
+    fast = transformers.Qwen2TokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|endoftext|>", chat_template=TEMPLATE
+    )
     fast.save_pretrained(base)
     tokenizer.model.save(str(base))
-    Qwen2VLImageProcessor().save_pretrained(base)
+    transformers.Qwen2VLImageProcessor().save_pretrained(base)
     settings = json.loads((base / "preprocessor_config.json").read_text())
     (base / "preprocessor_config.json").write_text(json.dumps({**settings, "processor_class": "Qwen2VLProcessor"}))
     (base / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
