@@ -37,6 +37,7 @@ class Line:
         under: whether a later line runs over it, so that it is drawn wide to show on both sides.
         band: whether its interval is a band and not a whisker a point.
         grey: whether it steps back behind the others. thin: whether it is a guide to the eye.
+        small: whether its markers are.
     """
 
     label: str
@@ -53,6 +54,7 @@ class Line:
     right: tuple[float, ...] = ()
     grey: bool = False
     thin: bool = False
+    small: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,8 @@ def _line(line: Line, axes: Axes, named: bool) -> bool:
         look |= {"color": style.GREY, "alpha": 0.55}
     if line.thin:
         look |= {"linewidth": 0.8, "alpha": 0.5}
+    if line.small:
+        look |= {"markersize": 2.5, "alpha": 0.6}
     if not line.joined:
         look["linestyle"] = "none"
     if not line.marked:
@@ -274,7 +278,8 @@ def _line(line: Line, axes: Axes, named: bool) -> bool:
     else:
         axes.plot(x, y, label=line.label, **look)
     for k, i in enumerate(kept if line.left else ()):
-        axes.plot([line.left[i], line.right[i]], [y[k], y[k]], color=look["color"], linewidth=1.0)
+        between = [line.left[i], line.right[i]]
+        axes.plot(between, [y[k], y[k]], color=look["color"], alpha=look.get("alpha"), linewidth=1.0)
     if named:
         axes.annotate(line.label, (x[-1], y[-1]), (7, 4), textcoords="offset points", color=look["color"], fontsize=8)
     return True
@@ -298,14 +303,16 @@ def _names_apart(panel: Panel, axes: Axes) -> None:
     markers = [labels.Box(x - 3.5, y - 3.5, x + 3.5, y + 3.5) for x, y in anchors]
     edges = axes.get_window_extent()
     bounds = labels.Box(*(edge * scale for edge in (edges.x0, edges.y0, edges.x1, edges.y1)))
-    whiskers = [_between(at(line.x[-1], line.low[-1]), at(line.x[-1], line.high[-1])) for line in lines if line.low]
+    upright = [_between(at(line.x[-1], line.low[-1]), at(line.x[-1], line.high[-1])) for line in lines if line.low]
+    level = [_between(at(line.left[-1], line.y[-1]), at(line.right[-1], line.y[-1])) for line in lines if line.left]
     guides = [
         _between(at(*a), at(*b))
         for line in panel.lines
         if line.thin
         for a, b in pairwise(zip(line.x, line.y, strict=True))
     ]
-    boxes = labels.place(anchors, sizes, [markers, [*guides, *whiskers]], bounds)
+    # A level line strikes a name out; an upright one crosses a letter.
+    boxes = labels.place(anchors, sizes, [markers, [*guides, *level], upright], bounds)
     for text, anchor, box in zip(texts, anchors, boxes, strict=True):
         text.set_position((box.left + 1 - anchor[0], box.bottom + 0.5 - anchor[1]))
         if box.distance(anchor) > labels.FAR:

@@ -164,6 +164,26 @@ def test_no_two_names_meet_however_many_arms(count: int, seed: int) -> None:
     assert chart.draw(picture, ".svg") == chart.draw(cloud(count, seed), ".svg")
 
 
+def test_no_level_whisker_strikes_a_name_out() -> None:
+    # As arms whose seconds vary more than they differ, on a slow machine.
+    lines = [
+        Line(f"dense, window {n}", n, (0.3 + 0.02 * n,), (0.1 * n,), (0.1 * n - 0.2,), (0.1 * n + 0.2,),
+             joined=False, left=(0.1 + 0.02 * n,), right=(0.5 + 0.02 * n,))
+        for n in range(8)
+    ]  # fmt: skip
+    panel = Panel(Axis("chunk", "s"), Axis("accuracy"), tuple(lines), named=True, apart=True)
+    with style.styled():
+        figure, (axes, *_) = chart._figure(Picture("whiskers", "Whiskers", (panel,), tall=True))
+        figure.draw_without_rendering()
+        names = [text.get_window_extent() for text in axes.texts if text.get_text()]
+        assert len(names) == len(lines)
+        for line in lines:
+            ends = axes.transData.transform([(line.left[0], line.y[0]), (line.right[0], line.y[0])])
+            (left, height), (right, _) = ends
+            struck = [box for box in names if box.y0 < height < box.y1 and box.x0 < right and left < box.x1]
+            assert not struck, line.label
+
+
 def test_places_never_meet_even_where_there_is_no_room() -> None:
     anchors = [(50.0, 50.0)] * 30
     boxes = place(anchors, [(40.0, 10.0)] * 30, [[Box(45, 45, 55, 55)]], Box(0, 0, 100, 100))
