@@ -55,7 +55,8 @@ class NetworkOptions(Options):
 
     Attributes:
         dim: width of the blocks. heads: of attention. layers: blocks. ffn: width of a block's feed-forward part.
-        rope_theta: base of the rotary positions. attention: keys and values of every head, or one latent.
+        rope_theta: base of the rotary positions. attention: keys and values of every head, one latent, or a state of
+            constant size (`linear`), which sees all earlier chunks and wants absolute positions.
         latent: widths of latent attention.
     """
 
@@ -64,7 +65,7 @@ class NetworkOptions(Options):
     layers: Count = 4
     ffn: Count = 432
     rope_theta: Positive = 64.0
-    attention: Literal["dense", "latent"] = "dense"
+    attention: Literal["dense", "latent", "linear"] = "dense"
     latent: LatentOptions = LatentOptions()
 
 
@@ -333,6 +334,10 @@ class Chain(Options):
             yield ("data", "chunks"), "clips of 1 chunk have no past to learn from; use at least 2"
         if self.start.kind != "random" and not (self.start.origin.chain or self.start.origin.file):
             yield ("start", "kind"), f"a start of kind {self.start.kind!r} needs `origin`: an arm or a file"
+        if self.network.attention != "latent" and self.start.kind in ("svd", "random_maps"):
+            yield ("start", "kind"), f"a start of kind {self.start.kind!r} makes latent attention: set it in network"
+        if self.network.attention == "linear" and self.window.positions == "relative":
+            yield ("window", "positions"), "a state sums keys as they are rotated once: set positions to absolute"
         yield from self._others(("start", "origin"), self.start.origin, dense=self.start.kind in ("svd", "random_maps"))
         for number, stage in enumerate(self.stages):
             before = self.stages[number - 1].stage if number else self._start_stage()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from videomla_models.network.attention.context import AttendWindow, rotate_tail
 from videomla_models.network.attention.dense import TextKeys
+from videomla_models.network.attention.linear import read, summed
 from videomla_models.network.cache import Grid
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.ops.rope import RotaryTable, Rotation, rotate
@@ -84,13 +85,14 @@ class TeacherForcingContext:
     """What the frames of [clean chunks 0 … n-2 | noisy chunks 0 … n-1] attend to under a window policy.
 
     Relative positions are ranks within the window, the same for all chunks of a group; absolute ones are given to every
-    frame before chunks are gathered. An averaged sink and the rolling schedule have no parallel form.
+    frame before chunks are gathered. Linear attention sees all earlier chunks, whatever the window. An averaged sink
+    and the rolling schedule have no parallel form.
     """
 
     def __init__(
         self, policy: WindowPolicy, chunk: int, chunks: int, grid: Grid, table: RotaryTable, device: torch.device
     ) -> None:
-        self.grid, self.absolute = grid, policy.positions == "absolute"
+        self.grid, self.chunks, self.absolute = grid, chunks, policy.positions == "absolute"
         clean = (chunks - 1) * chunk
         ring = Ring(policy.capacity(chunk), policy.sink)
         seen: dict[int, list[tuple[list[int], list[int]]]] = {}
@@ -135,6 +137,19 @@ class TeacherForcingContext:
             out = attend_window(q, k, self._gather(content, group.keys, group.chunks))
             parts.append(out.view(query.shape[0], -1, self.grid.tokens, out.shape[-1]))
         return torch.cat(parts, dim=1)[:, self.restore].flatten(1, 2)
+
+    def recur(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Each chunk, clean or noisy, attends to the state of all clean ones before it and to itself."""
+        tensors = (query, rotate(query, self.rotation), key, rotate(key, self.rotation), value)
+        # Chunks in order, the clean ones first: [B, 2 * chunks - 1, tokens of a chunk, H, d].
+        count = 2 * self.chunks - 1
+        query, turned, *own = (x.reshape(x.shape[0], count, -1, *x.shape[2:]) for x in tensors)
+        states = []
+        for part in summed(own[0], own[1], own[2]):
+            upto = part[:, : self.chunks - 1].cumsum(1)
+            before = torch.cat([torch.zeros_like(part[:, :1]), upto], 1)
+            states.append(part + torch.cat([before[:, :-1], before], 1))
+        return read(query, turned, (states[0], states[1])).flatten(1, 2)
 
     def _gather(self, x: Tensor, frames: Tensor, chunks: int) -> Tensor:
         """Tokens of `frames`, with each chunk a batch element: [B, L, ...] to [B * chunks, tokens, ...]."""

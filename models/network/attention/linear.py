@@ -10,25 +10,38 @@ from torch import Tensor
 
 from videomla_models.network.attention.context import Context
 from videomla_models.network.attention.dense import HeadAttention
-from videomla_models.ops.rope import Rotation, rotate
 
 State = tuple[Tensor, Tensor]
-"""Sum of key-value products [B, H, d, d] and of keys [B, H, d], over all finished chunks."""
+"""Sums over tokens of key-value products [..., H, d, d], keys rotated, and of keys [..., H, d]."""
 
 
 class RecurrentContext(Context, Protocol):
     """A context that also keeps a state for every layer."""
 
-    rotation: Rotation
-    """Rotation of the tokens of this pass at their absolute positions."""
+    def recur(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of each chunk to all finished ones, through the layer's state, and to itself in both directions.
 
-    def state(self, layer: int) -> State | None:
-        """The layer's state, None before the first finished chunk."""
+        A clean pass adds its chunk to the state; denoising passes leave no trace.
+
+        Args:
+            query, key: after phi, unrotated, [B, L, H, d]. value: [B, L, H, d].
+
+        Returns:
+            [B, L, H, d].
+        """
         ...
 
-    def commit(self, layer: int, state: State) -> None:
-        """Keep `state` if this is a clean pass; denoising passes leave no trace."""
-        ...
+
+def summed(key: Tensor, turned: Tensor, value: Tensor) -> State:
+    """The state of a chunk alone, from its keys, the same rotated, and its values, [..., L, H, d] each."""
+    return torch.einsum("...lhd,...lhe->...hde", turned, value), key.sum(-3)
+
+
+def read(query: Tensor, turned: Tensor, state: State) -> Tensor:
+    """Attention of queries [..., L, H, d], given rotated as well, to all that is in `state`."""
+    above = torch.einsum("...lhd,...hde->...lhe", turned, state[0])
+    below = torch.einsum("...lhd,...hd->...lh", query, state[1])
+    return above / below.unsqueeze(-1)
 
 
 class LinearAttention(HeadAttention):
@@ -43,13 +56,5 @@ class LinearAttention(HeadAttention):
         heads = (*x.shape[:2], self.heads, -1)
         query = F.elu(self.norm_q(self.q(x)).view(heads)) + 1
         key = F.elu(self.norm_k(self.k(x)).view(heads)) + 1
-        products = torch.einsum("blhd,blhe->bhde", rotate(key, context.rotation), self.v(x).view(heads))
-        keys = key.sum(1)
-        before = context.state(layer)
-        if before is not None:
-            products, keys = products + before[0], keys + before[1]
-        context.commit(layer, (products, keys))
-        above = torch.einsum("blhd,bhde->blhe", rotate(query, context.rotation), products)
-        below = torch.einsum("blhd,bhd->blh", query, keys)
-        out: Tensor = self.o((above / below.unsqueeze(-1)).flatten(2))
+        out: Tensor = self.o(context.recur(layer, query, key, self.v(x).view(heads)).flatten(2))
         return out

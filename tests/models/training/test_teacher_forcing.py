@@ -18,6 +18,7 @@ from videomla_models.training.teacher_forcing import flow_matching_loss, shifted
 CPU = torch.device("cpu")
 DENSE = TransformerConfig(dim=36, heads=3, layers=2, ffn=40, in_channels=4, text_width=6, text_tokens=5)
 LATENT = replace(DENSE, attention="latent", latent=LatentSizes(d_c=10, d_q=14, d_nope=8, d_rope=6, pairs=(1, 1, 1)))
+LINEAR = replace(DENSE, attention="linear")
 POLICIES = {
     "one sink, relative": WindowPolicy(6, 1, rotation="read", positions="relative"),
     "no sink, absolute": WindowPolicy(5, 0),
@@ -26,8 +27,16 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("config", [DENSE, LATENT], ids=["dense", "latent"])
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
+CASES = {
+    **{f"{kind}, {name}": (config, policy) for name, policy in POLICIES.items() for kind, config in
+       (("dense", DENSE), ("latent", LATENT))},
+    # A state remembers all chunks, whatever the window.
+    "linear, absolute": (LINEAR, WindowPolicy(3)),
+    "linear, six frames": (LINEAR, WindowPolicy(6, 1, rotation="read")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "policy"), CASES.values(), ids=CASES.keys())
 def test_the_parallel_pass_is_the_streaming_one(config: TransformerConfig, policy: WindowPolicy) -> None:
     chunk, chunks, batch = 3, 5, 2
     network = VideoTransformer(config).requires_grad_(False)
@@ -50,6 +59,7 @@ def test_the_parallel_pass_is_the_streaming_one(config: TransformerConfig, polic
         passes = cache.chunk(first, chunk, CPU)
         streamed = network(noisy[:, part], levels[:, part], prompt, passes)
         assert (streamed - parallel[:, part]).abs().max() < 1e-10
+        passes.clean = True
         network(clean[:, part], torch.zeros(batch, chunk), prompt, passes)
 
 
