@@ -19,7 +19,7 @@ from videomla_models.spec import cost
 from videomla_models.spec.config import SamplerConfig, TransformerConfig, check_sampler
 from videomla_models.spec.storage import CacheOptions, Storage
 from videomla_models.spec.timeline import Timeline
-from videomla_models.spec.window import WindowPolicy, changed, check_fit, check_rolling
+from videomla_models.spec.window import WindowPolicy, changed, check_fit, check_patches, check_rolling
 
 if TYPE_CHECKING:
     from videomla_models.network.transformer import VideoTransformer
@@ -43,6 +43,8 @@ class StreamingOptions(Options):
         cache: how keys, values and latents are stored between chunks.
         weight_noise: share of itself by which every weight is off, as the standard deviation of a normal number: an arm
             that a metric must call worse. noise_seed: of those numbers.
+        at_once: requests of a batch that pass through the network together, a chunk of some after a chunk of others; 0
+            for all. What a pass makes for itself is then of so many, however large the batch.
     """
 
     later: ClassVar[Mapping[str, object]] = {
@@ -50,6 +52,7 @@ class StreamingOptions(Options):
         "policy": {},
         "weight_noise": 0.0,
         "noise_seed": 0,
+        "at_once": 0,
     }
     """Options that keys were given before there were, with their defaults, at which keys go without them."""
 
@@ -59,6 +62,7 @@ class StreamingOptions(Options):
     policy: dict[str, Any] = {}  # noqa: RUF012 (frozen)
     weight_noise: float = Field(0.0, ge=0.0, le=10.0)
     noise_seed: int = Field(0, ge=0, lt=2**63)
+    at_once: int = Field(0, ge=0)
 
     @model_serializer(mode="wrap")
     def _as_keys_have_it(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -160,7 +164,7 @@ class StreamingModel(VideoModel):
         if self.options.weight_noise:
             stored["weight_noise"] = self.options.weight_noise
         if storage.coded:
-            bits = storage.effective_bits(config, work.tokens, work.window, element)
+            bits = storage.effective_bits(config, work.tokens, work.window + work.spare, element)
             stored["cache"] = {**self.options.cache.model_dump(mode="json"), "effective_bits": bits}
         whole = cost.cache_bytes(config, replace(work, head_frames=0), element, guided, storage)
         return ModelCard(
@@ -206,11 +210,15 @@ class StreamingModel(VideoModel):
         kept = cost.kept_bytes(
             config, self.window_policy(), work, self.sampler_config(), cost.ELEMENT_BYTES[self.options.dtype]
         )
-        state = (card.cache_bytes or 0) + (card.transient_bytes or 0) + sum(kept.values())
+        state = (card.cache_bytes or 0) + sum(kept.values())
         rows = work.window * work.tokens * (2 if self.sampler_config().guidance != 1 else 1)
         activations = rows * (config.ffn + 10 * config.dim) * cost.ELEMENT_BYTES[self.options.dtype]
+        activations += 2 * (card.transient_bytes or 0)
         pixels = 16 * 3 * card.frames_per_chunk * card.height * card.width
-        return cost.parameters(config) * cost.ELEMENT_BYTES[self.options.dtype], 2 * state + activations + pixels
+        weights = cost.parameters(config) * cost.ELEMENT_BYTES[self.options.dtype]
+        if self.options.at_once:
+            return weights + self.options.at_once * activations, 2 * state + pixels
+        return weights, 2 * state + activations + pixels
 
     def identity(self, device: str) -> Mapping[str, Json]:
         """Weight digests, and the attention that runs: its form and, on CUDA, the engine and backend as well."""
@@ -251,6 +259,7 @@ class StreamingModel(VideoModel):
         policy.capacity(self.chunk)
         self.storage()
         check_fit(policy, config)
+        check_patches(policy, self.workload().tokens)
         check_sampler(self.sampler_config())
         if policy.bank and policy.bank_by == "prompt" and not all(map(str.strip, request.prompts)):
             raise OptionError("a bank by prompt needs a prompt, and one is empty", "set policy.bank_by to similarity")
@@ -342,6 +351,7 @@ class StreamingModel(VideoModel):
             latent_size=self.latent_size(),
             device=torch.device(device),
             storage=storage,
+            at_once=self.options.at_once,
         )
 
     def unload(self) -> None:

@@ -127,7 +127,10 @@ class WanModel(StreamingModel):
         return replace(TINY, attention=network.attention) if self.options.network == "tiny" else network
 
     def own_policy(self) -> WindowPolicy:
-        """The preset's, or the reading that the options choose, with what they change of it."""
+        """The preset's, or the reading that the options choose, with what they change of it.
+
+        Classes of heads are for the preset's own network; a tiny one takes those of its first layers and heads.
+        """
         options = self.options
         base = self.preset.readings[options.window] if options.window else self.preset.window
         overrides = {
@@ -136,6 +139,9 @@ class WanModel(StreamingModel):
             "counts_sink": options.counts_sink,
             "counts_current": options.counts_current,
         }
+        if options.network == "tiny" and base.head_classes:
+            layers, heads = self.network_config().layers, self.network_config().heads
+            base = replace(base, head_classes=tuple(row[:heads] for row in base.head_classes[:layers]))
         return replace(base, **{name: value for name, value in overrides.items() if value is not None})
 
     def sampler_config(self) -> SamplerConfig:

@@ -18,7 +18,7 @@ from torch import Tensor
 from videomla_models.network.anchor import Anchor
 from videomla_models.network.attention.context import AttendWindow, PassContext, rotate_tail
 from videomla_models.network.attention.dense import TextKeys
-from videomla_models.network.attention.linear import State
+from videomla_models.network.attention.linear import State, read, summed
 from videomla_models.network.bank import Bank
 from videomla_models.network.kept import Kept
 from videomla_models.network.selection import Selection
@@ -87,6 +87,12 @@ class LayerCache:
         assert entries is not None
         return entries
 
+    def work_in(self, buffers: dict[str, Tensor]) -> None:
+        """Decode into `buffers`, by part."""
+        for part in self._parts:
+            if part is not None:
+                part.buffers = buffers
+
     @property
     def codes(self) -> CodedPart | None:
         """The content where attention reads its codes themselves."""
@@ -152,6 +158,7 @@ class StreamCache:
         rotated_keys: a layer's keys [B, capacity * tokens, p] as its attention reads them. The next layer overwrites
             them: a copy for each layer would be cache as well, and no small part of a latent one.
         decoded: the buffers that layers decode into, by part.
+        lender: the cache whose buffers this one works in; itself unless `share` was called.
     """
 
     def __init__(
@@ -165,7 +172,7 @@ class StreamCache:
         spare: int = 0,
     ) -> None:
         self.storage, self.spare = storage, spare
-        self.decoded: dict[str, Tensor] = {}
+        self.lender, self.decoded = self, dict[str, Tensor]()
         self.policy, self.grid, self.table = policy, grid, table
         self.ring = Ring(capacity, policy.fixed)
         self.bank, self.anchor = Bank(policy, grid.tokens, self.ring), Anchor(policy, grid.tokens)
@@ -190,6 +197,12 @@ class StreamCache:
         in_kernel = storage.in_kernel and name == "content"
         return CodedPart(code, self.grid.tokens, *frames, name, self.decoded, in_kernel)
 
+    def share(self, lender: StreamCache) -> None:
+        """Work in the buffers of `lender`, a cache alike of as many requests, no layer of which works meanwhile."""
+        self.lender, self.decoded = lender, lender.decoded
+        for layer in self.layers:
+            layer.work_in(lender.decoded)
+
     @property
     def rows(self) -> int:
         """Rows of a layer's tensors."""
@@ -211,7 +224,7 @@ class StreamCache:
         self.kept.leave(placement)
         if self.anchor.marked is not None and placement.evicted:
             self.anchor.leave(self._plain(), placement.evicted, [standing[slot] for slot in placement.evicted])
-        self.selection.leave(placement.evicted)
+        self.selection.leave(placement.evicted, standing)
         return self._context(placement, first, count, device)
 
     def _plain(self) -> list[tuple[Tensor, Tensor]]:
@@ -380,17 +393,17 @@ class ChunkContext:
         assert self._time is not None
         if learning:
             return rotate_first(keys, self._time)
-        cache, (batch, length, width) = self.cache, keys.shape
+        cache, (batch, length, width) = self.cache.lender, keys.shape
         if cache.rotated_keys is None:
             rows = cache.front.rows + cache.ring.capacity * cache.grid.tokens
             cache.rotated_keys = keys.new_empty(batch, rows, width)
         return rotate_first(keys, self._time, cache.rotated_keys[:, :length])
 
-    def state(self, layer: int) -> State | None:
-        """The layer's state over all finished chunks."""
-        return self.cache.states[layer]
-
-    def commit(self, layer: int, state: State) -> None:
-        """Keep `state` in the clean pass alone."""
+    def recur(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend to the layer's state and to the chunk itself; a clean pass keeps both together."""
+        state, before = summed(key, rotate(key, self.rotation), value), self.cache.states[layer]
+        if before is not None:
+            state = state[0] + before[0], state[1] + before[1]
         if self.clean:
             self.cache.states[layer] = state
+        return read(query, rotate(query, self.rotation), state)

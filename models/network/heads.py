@@ -1,4 +1,5 @@
-"""A window for each class of heads: sink only, local, or the latest frames alone (Dummy Forcing, arXiv 2601.20499).
+"""A window for each class of heads: sink only, local, or the latest frames alone (Dummy Forcing, arXiv 2601.20499), or
+the whole window with or without chosen tokens (Forcing-KV, arXiv 2605.09681).
 
 Each class is a ring of its own over its heads' entries, so nothing is copied in a pass but the heads of queries and of
 fresh entries, by index tensors of fixed sizes.
@@ -7,6 +8,7 @@ fresh entries, by index tensors of fixed sizes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from videomla_models.network.attention.dense import TextKeys
 from videomla_models.network.cache import ChunkContext, Grid, StreamCache
 from videomla_models.ops.rope import RotaryTable
 from videomla_models.spec.storage import EXACT, Storage
-from videomla_models.spec.window import CURRENT, LOCAL, SINK, WindowPolicy
+from videomla_models.spec.window import CLASSES, CURRENT, LOCAL, SINK, WindowPolicy
 
 QUERIES = 64
 """Queries of a pass, spread evenly over it, whose attention tells the class of a head."""
@@ -41,9 +43,10 @@ class HeadedCache(StreamCache):
     """
 
     def __init__(self, layers: int, policy: WindowPolicy, chunk: int, grid: Grid, table: RotaryTable) -> None:
-        super().__init__(layers, policy, policy.capacity(chunk), grid, table)
-        self.own = {letter: policy.of_class(letter, chunk) for letter in (SINK, LOCAL, CURRENT)}
-        self.behind = {letter: own.frames - own.sink - chunk for letter, own in self.own.items()}
+        super().__init__(layers, replace(policy, select=0), policy.capacity(chunk), grid, table)
+        self.own = {letter: policy.of_class(letter, chunk) for letter in CLASSES}
+        self.frames = {letter: own.total(chunk) for letter, own in self.own.items()}
+        self.behind = {letter: self.frames[letter] - own.sink - chunk for letter, own in self.own.items()}
         self.classes: tuple[str, ...] = policy.head_classes
         self.chunks = 0
         self.shares: dict[int, Tensor] = {}
@@ -92,7 +95,7 @@ class HeadedCache(StreamCache):
         recent = [slot for slot in order if slot >= self.policy.sink]
         for letter in sorted(set("".join(self.classes))):
             own, behind = self.own[letter], self.behind[letter]
-            window = StreamCache(len(self.layers), own, own.frames, grid, self.table)
+            window = StreamCache(len(self.layers), own, self.frames[letter], grid, self.table)
             slots = [slot for slot in order if slot < own.sink] + recent[max(0, len(recent) - behind) :]
             window.ring.restart([ring.slots[slot] for slot in slots])
             self.windows[letter] = window
@@ -103,11 +106,12 @@ class HeadedCache(StreamCache):
             cache.positional = cache.content = None
 
     def _hand_over(self, window: StreamCache, layer: int, slots: Sequence[int], heads: Tensor) -> None:
-        tokens = self.grid.tokens
+        tokens, before = self.grid.tokens, window.front.rows
         keys, contents = (entries.index_select(2, heads) for entries in self.layers[layer].entries())
         for old, new in zip((keys, contents), window.layers[layer].allocated(keys, contents, window.rows), strict=True):
             for at, slot in enumerate(slots):
-                new[:, at * tokens : (at + 1) * tokens] = old[:, slot * tokens : (slot + 1) * tokens]
+                there, here = before + at * tokens, slot * tokens
+                new[:, there : there + tokens] = old[:, here : here + tokens]
 
 
 class HeadContext:
@@ -123,6 +127,7 @@ class HeadContext:
         """Each class apart, its heads put back where they belong."""
         out = query.new_empty(*query.shape[:3], content.shape[3])
         for letter, heads in self.heads[layer].items():
+            self.contexts[letter].clean = self.clean
             own, keys, contents = (entries.index_select(2, heads) for entries in (query, positional, content))
             mixed = self.contexts[letter].attend(layer, own, keys, contents, attend_window)
             out.index_copy_(2, heads, mixed.view(*out.shape[:2], len(heads), -1))

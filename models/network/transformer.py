@@ -244,6 +244,12 @@ class VideoTransformer(nn.Module):
         blocks = [block.modulation_at(steps) for block in self._blocks()]
         return Modulations(blocks, self.head.modulation_at(embedding))
 
+    def into_latent(self, layer: int, queries: Tensor) -> Tensor:
+        """`LatentAttention.into_latent` of a layer."""
+        module = self._blocks()[layer].self_attn
+        assert isinstance(module, LatentAttention)
+        return module.into_latent(queries)
+
     def use_form(self, form: Name | Attention) -> None:
         """Set the form of latent attention in every block; the other kinds of attention have just one."""
         for block in self._blocks():

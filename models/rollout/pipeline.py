@@ -32,6 +32,7 @@ class Pipeline:
 
     Attributes:
         latent_size: height and width of a latent frame. chunk: latent frames per chunk. storage: of the cache.
+        at_once: requests of a batch that pass through the network together; 0 for all.
     """
 
     network: VideoTransformer
@@ -43,6 +44,7 @@ class Pipeline:
     latent_size: tuple[int, int]
     device: torch.device
     storage: Storage = EXACT
+    at_once: int = 0
 
     def stream(self, request: Request, timeline: Timeline, spans: Spans) -> Iterator[Frames]:
         """Chunks of `request.frames` frames in all, uint8 [batch, frames, height, width, 3].
@@ -50,8 +52,8 @@ class Pipeline:
         Raises `ModelFault` when latents are not finite.
         """
         with spans("text"):
-            prompt = self._prompt(request.prompts)
-            switches = [self._prompt(switch.prompts) for switch in request.switches]
+            prompt = self._by_part(request.prompts)
+            switches = [self._by_part(switch.prompts) for switch in request.switches]
         happens = timeline.switched([switch.frame for switch in request.switches], request.frames)
         later = deque(zip(happens, switches, strict=True))
         with spans("prefix"):
@@ -63,7 +65,7 @@ class Pipeline:
             running = _Running(self, leg, start, spans, chunk, goes_on=number < len(legs))
             starts = timeline.starts(leg)
             here = [later.popleft() for frame in [frame for frame, _ in later] if frame in starts]
-            at = [PromptSwitch(leg.prefix + self.chunk * starts.index(frame), text) for frame, text in here]
+            at = [(leg.prefix + self.chunk * starts.index(frame), text) for frame, text in here]
             yield from running.pixels(noise, prompt, at)
             start, chunk = running.last_chunk, chunk + leg.chunks
             prompt = here[-1][1] if here else prompt
@@ -86,6 +88,51 @@ class Pipeline:
         """A new rollout, whose first chunk has the number `first`."""
         kind = RollingRollout if self.policy.schedule == "rolling" else Rollout
         return kind(self.network, self.policy, self.chunk, self.sampler, self.grid, spans, first, self.storage)
+
+    def rollouts(self, batch: int, spans: Spans, first: int) -> list[Rollout]:
+        """A new rollout for each part of a batch; those of equal size work in the same buffers, in turns."""
+        parts = self.parts(batch)
+        rollouts = [self.rollout(spans, first) for _ in parts]
+        for part, rollout in zip(parts[1:], rollouts[1:], strict=True):
+            if part.stop - part.start == parts[0].stop - parts[0].start:
+                rollout.cache.share(rollouts[0].cache)
+        return rollouts
+
+    def run(
+        self,
+        rollouts: Sequence[Rollout],
+        noise: SeededNoise,
+        prompt: Sequence[Prompt],
+        frames: int,
+        switches: Sequence[tuple[int, Sequence[Prompt]]] = (),
+        prefix: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """As `Rollout.run`, of rollouts of the parts of a batch: a chunk of each part after the other.
+
+        Args:
+            prompt: by part, as that of a switch, which has its latent frame beside it.
+        """
+        parts = self.parts(len(noise.generators))
+        runs = [
+            rollout.run(
+                noise.of(part),
+                own,
+                frames,
+                [PromptSwitch(frame, texts[number]) for frame, texts in switches],
+                None if prefix is None else prefix[part],
+            )
+            for number, (rollout, part, own) in enumerate(zip(rollouts, parts, prompt, strict=True))
+        ]
+        for chunks in zip(*runs, strict=True):
+            yield chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+
+    def parts(self, batch: int) -> list[slice]:
+        """The requests that pass through the network together."""
+        size = self.at_once or batch
+        return [slice(first, min(first + size, batch)) for first in range(0, batch, size)]
+
+    def _by_part(self, texts: tuple[str, ...]) -> list[Prompt]:
+        return [self._prompt(texts[part]) for part in self.parts(len(texts))]
 
     def on_latents(self, latents: Tensor, request: Request) -> Iterator[Tensor]:
         """What the network makes of each chunk behind the true chunks before it, in every denoising step.
@@ -156,15 +203,18 @@ class _Running:
         self._waiting: list[Tensor] = []
         self._decoder = pipeline.codec.decode_stream(_feed(self._waiting))
 
-    def pixels(self, noise: SeededNoise, prompt: Prompt, switches: Sequence[PromptSwitch]) -> Iterator[Frames]:
+    def pixels(
+        self, noise: SeededNoise, prompt: Sequence[Prompt], switches: Sequence[tuple[int, Sequence[Prompt]]]
+    ) -> Iterator[Frames]:
         """The leg's frames, a chunk at a time; of a prefix, those that belong to the clip come with the first."""
         leg, pipeline = self.leg, self.pipeline
         with self.spans("prefix"):
-            rollout = pipeline.rollout(self.spans, self.first)
+            rollouts = pipeline.rollouts(len(noise.generators), self.spans, self.first)
             ahead = [] if self.start is None else [self._decode(self.start)[:, leg.skip :]]
         left = leg.frames
         frames = leg.chunks * pipeline.chunk
-        for index, latents in enumerate(rollout.run(noise, prompt, frames, switches, self.start), self.first):
+        chunks = pipeline.run(rollouts, noise, prompt, frames, switches, self.start)
+        for index, latents in enumerate(chunks, self.first):
             with self.spans(f"decode[{index}]"), torch.inference_mode():
                 decoded, finite = self._decode(latents), torch.isfinite(latents).all()
             with self.spans("to_host"):

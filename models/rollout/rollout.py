@@ -49,6 +49,12 @@ class SeededNoise:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.shape, self.device, self.dtype = shape, device, dtype
 
+    def of(self, clips: slice) -> SeededNoise:
+        """The same numbers for some of the clips."""
+        some = SeededNoise((), self.shape, self.device, self.dtype)
+        some.generators = self.generators[clips]
+        return some
+
     def start(self, first: int, count: int) -> Tensor:
         """Start noise; drawn chunk by chunk, so that a longer clip begins as a shorter one."""
         return self.renoise(count)
@@ -102,6 +108,8 @@ class Rollout:
         self.capacity = policy.capacity(chunk)
         layers = network.config.layers
         self.cache = stream_cache(layers, policy, chunk, grid, network.rotary_table(), storage)
+        if network.config.attention == "latent":
+            self.cache.selection.into_latent = network.into_latent
         self.finished: list[Tensor] = []
         self._modulations: defaultdict[float, list[Modulations]] = defaultdict(list)
         self.device = network.patch_embedding.weight.device

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
 from videomla_models.spec.storage import EXACT, Storage
-from videomla_models.spec.window import CURRENT, LOCAL, SINK, WindowPolicy
+from videomla_models.spec.window import CLASSES, CURRENT, LOCAL, SINK, WindowPolicy
 
 ELEMENT_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -60,7 +60,7 @@ def workload(
     guided = 2 if sampler.guidance != 1 else 1
     passes = 2 if policy.schedule == "rolling" else len(sampler.steps) + 1
     tokens = (height // config.patch[1]) * (width // config.patch[2])
-    window = policy.capacity(chunk) + policy.front
+    window = policy.capacity(chunk) + (0 if policy.by_head else policy.front)
     return Workload(tokens, chunk, window, guided * passes, policy.spare(chunk), _head_frames(config, policy, chunk))
 
 
@@ -68,7 +68,8 @@ def _head_frames(config: TransformerConfig, policy: WindowPolicy, chunk: int) ->
     """Of all heads once their classes hold; of classes that are to be found, the larger window of the other two."""
     if not policy.by_head:
         return 0
-    frames = {letter: policy.of_class(letter, chunk).frames for letter in (SINK, LOCAL, CURRENT)}
+    classes = {letter: policy.of_class(letter, chunk) for letter in CLASSES}
+    frames = {letter: own.total(chunk) + own.front for letter, own in classes.items()}
     if policy.head_classes:
         return sum(frames[letter] for letter in "".join(policy.head_classes))
     heads = config.layers * config.heads
@@ -108,7 +109,8 @@ def kept_bytes(
     latents = chunks * work.chunk * work.tokens * math.prod(config.patch) * config.in_channels
     kept = {"text_keys": text * element_bytes, "latents": latents * element_bytes}
     if policy.select and policy.select_at == "clean":
-        kept["queries"] = config.layers * config.dim * element_bytes * (2 if sampler.guidance != 1 else 1)
+        width = config.dim if config.attention == "dense" else config.cached_scalars
+        kept["queries"] = config.layers * width * element_bytes * (2 if sampler.guidance != 1 else 1)
     return kept
 
 

@@ -11,6 +11,7 @@ Forcing, 2512.04678; Rolling Forcing, 2509.25161 (`pipeline/rolling_forcing_infe
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from videomla_models.spec.config import SamplerConfig, TransformerConfig, evenly_spaced
 from videomla_models.spec.window import WindowPolicy
@@ -69,6 +70,30 @@ def _longlive() -> WindowPolicy:
 def _dummy_forcing(head_from: int) -> WindowPolicy:
     """As its configurations for Self-Forcing and LongLive say (`ar_start` 1 and 2)."""
     return WindowPolicy(frames=7, sink=1, head_current=0.5, head_from=head_from)
+
+
+SELF_FORCING_HEADS = (
+    "wwwwwwwwwwww twwtttttwttw tttwwttwwttw wtttwttwwttt wttwtwtttttt twwtwwwwtwtw ttwttttwtwtw wtwwwttwwttt "
+    "wwwwwwttttww wtttwtttwwtt tttwtttttwtw ttwwwttttwtt wtwwttwwwtww tttttttttttw wttwwwttwtwt ttttttttwttt "
+    "ttwtttwttwtt twwwwwtwwtwt wttttttttttt ttwtwttwttwt twwwtwtwwwtw wttwttttwwww tttttttttttw twtttttwttwt "
+    "ttwttttttttt tttttttwtwtt twttwwtwttwt tttwttwwtwww twtttwwtwtww wtwtwttwtwtw"
+)
+LONGLIVE_HEADS = (
+    "wwwwwwwwwwww wwwwwtwtwwtw twtwwttwwtww wwttwtwwwwtw wttwwwttwttw twwtwtwwtwtw ttwwtttwtttw wtwwwttwwttt "
+    "wwwwwwttttww wwttwtttwwwt tttttttttwtw tttwwttttwtt wtwwttwwwtww tttttttttttw wttwwwttwtwt ttttttttwttt "
+    "ttwtttwttwtt twwwwwtwwtwt wttttttttttt twwtwwtwttww twwwtwtwwwtw wtwwttttwwww tttttttttttw twtttttwttwt "
+    "ttwttttttttt tttttttwtwtw twttwwtwttwt tttwttwwtwww twtttwwtwwww wtwtwttttwww"
+)
+"""Static (`w`) and dynamic (`t`) heads by layer, as the JSON files in Forcing-KV's `configs_head` have them for
+Self-Forcing and LongLive; its code gives the first layer no classes."""
+
+
+def _forcing_kv(heads: str, head_from: int) -> WindowPolicy:
+    """As its configurations for Self-Forcing and LongLive say (`ar_start` 1 and 2): six of the 18 patches that leave
+    with a chunk stay for dynamic heads until the next one.
+    """
+    chosen: Any = {"select": 1, "select_by": "patch", "select_score": "change", "select_patches": 6}
+    return WindowPolicy(frames=5, sink=1, head_classes=tuple(heads.split()), head_from=head_from, **chosen)
 
 
 FOUR_STEPS = SamplerConfig().steps
@@ -237,6 +262,15 @@ PUBLISHED: dict[str, Preset] = {
         licence="Apache-2.0",
         source="arXiv 2605.23458; Aurora-edu/One-Forcing ca345b3, `scripts/infer.sh`",
     ),
+    "raven": Preset(
+        family="raven",
+        title="RAVEN",
+        about="RAVEN: Self-Forcing's window with other weights.",
+        window=WindowPolicy(frames=FULL_WINDOW),
+        checkpoint="the checkpoint of RAVEN's authors (mvp-ai-lab/RAVEN), whose tensors have names of their own",
+        licence="CC BY-NC 4.0",
+        source="mvp-ai-lab/RAVEN 5a71a3c; zju-jiyicheng/Forcing-KV 50ac1f4, `configs/raven/raven_inference.yaml`",
+    ),
     "memrope": Preset(
         family="memrope",
         title="MemRoPE",
@@ -271,6 +305,22 @@ PUBLISHED: dict[str, Preset] = {
         "`wan/modules/causal_model.py` and `dummyforcing.py`",
         lacks="skipped passes (`teacache`), which its configuration leaves off; classes are told from evenly spread "
         "queries and not from random ones",
+    ),
+    "forcing-kv": Preset(
+        family="forcing_kv",
+        title="Forcing-KV",
+        about="Forcing-KV on Self-Forcing: sink, one frame and the chunk; 219 of 360 heads see changed patches too.",
+        window=_forcing_kv(SELF_FORCING_HEADS, 2),
+        readings={
+            "self_forcing": _forcing_kv(SELF_FORCING_HEADS, 2),
+            "longlive": _forcing_kv(LONGLIVE_HEADS, 3),
+        },
+        checkpoint="Self-Forcing's or LongLive's checkpoint; the method trains nothing",
+        licence="Apache-2.0",
+        source="arXiv 2605.09681; zju-jiyicheng/Forcing-KV 50ac1f4, `configs/forcing-kv`, `configs_head` and "
+        "`wan/modules/causal_model_forcingkv.py`",
+        lacks="skipped passes and 8-bit attention, which its configurations leave off; each clip of a batch chooses "
+        "for itself, where the public code takes the first one's choice for all",
     ),
     "anchor-forcing": Preset(
         family="anchor_forcing",

@@ -14,7 +14,7 @@ from videomla_models.spec.config import SamplerConfig, TransformerConfig
 
 MOST_FRAMES = 100_000
 """Of any number in a policy; more is a slip."""
-SINK, LOCAL, CURRENT = "s", "l", "c"
+SINK, LOCAL, CURRENT, WINDOW, TOKENS = CLASSES = "s", "l", "c", "w", "t"
 """Classes of heads, as `WindowPolicy.head_classes` has them."""
 
 
@@ -51,11 +51,13 @@ class WindowPolicy:
             window and are worth most are the bank (LongLive-RAG).
         select: frames' worth of tokens that attention sees besides the window: of those that left it, the ones whose
             keys the queries score highest. What stays or goes as one is a `chunk`, a `frame`, a `token` of all heads,
-            or a token of each `head` apart (`select_by`). The queries are those of the `first` pass of the chunk that
-            frames leave for, or of the `clean` pass before (`select_at`).
+            a token of each `head` apart, or a `patch`, of which a frame has `select_patches`, each a run of its tokens
+            (`select_by`). The queries are those of the `first` pass of the chunk that frames leave for, or of the
+            `clean` pass before (`select_at`). With `select_score` `change` it is not queries that choose: of the frames
+            that have just left, what is least like the same place a frame later stays until the next ones leave.
         head_classes: a string for each layer, a letter for each head: `s` sees sink and chunk, `l` and `c` as many
-            frames before the chunk as `head_recent` says, and the chunk (Dummy Forcing). All heads see the window
-            until chunk `head_from`, counted from 0.
+            frames before the chunk as `head_recent` says, and the chunk (Dummy Forcing); `w` sees the window, and `t`
+            the chosen tokens as well (Forcing-KV). All heads see the window until chunk `head_from`, counted from 0.
         head_current: where no classes are given, the share of all heads that is to be `c`; which, and what the others
             are, is found from where heads look in the clean pass before `head_from`.
     """
@@ -80,12 +82,14 @@ class WindowPolicy:
     bank_pool: int = 0
     anchor: int = 3
     select: int = 0
-    select_by: Literal["chunk", "frame", "token", "head"] = "token"
+    select_by: Literal["chunk", "frame", "patch", "token", "head"] = "token"
     select_at: Literal["first", "clean"] = "first"
     head_classes: tuple[str, ...] = ()
     head_current: float = 0.0
     head_from: int = 0
     head_recent: tuple[int, int] = (3, 1)
+    select_score: Literal["query", "change"] = "query"
+    select_patches: int = 6
 
     def capacity(self, chunk: int) -> int:
         """Latent frames that attention sees of chunks of `chunk` frames; checks the policy against them."""
@@ -135,11 +139,12 @@ class WindowPolicy:
 
     def of_class(self, letter: str, chunk: int) -> WindowPolicy:
         """The window of the heads of a class."""
+        if letter in (WINDOW, TOKENS):
+            return replace(self, head_classes=(), head_current=0.0, select=self.select if letter == TOKENS else 0)
         sink, recent = (self.sink, 0) if letter == SINK else (0, self.head_recent[0 if letter == LOCAL else 1])
         frames = sink + recent + chunk
-        return replace(
-            self, frames=frames, sink=sink, counts_sink=True, counts_current=True, head_classes=(), head_current=0.0
-        )
+        own = self.of_class(WINDOW, chunk)
+        return replace(own, frames=frames, sink=sink, counts_sink=True, counts_current=True)
 
     @property
     def rolls(self) -> bool:
@@ -170,8 +175,9 @@ _CHOICES = {
     "schedule": ("chunk", "rolling", "restart"),
     "average_over": ("tokens", "frames"),
     "bank_by": ("prompt", "similarity"),
-    "select_by": ("chunk", "frame", "token", "head"),
+    "select_by": ("chunk", "frame", "patch", "token", "head"),
     "select_at": ("first", "clean"),
+    "select_score": ("query", "change"),
 }
 
 
@@ -289,6 +295,15 @@ def _check_selection(policy: WindowPolicy, chunk: int) -> None:
             f"window.select keeps {policy.select} frames, and the window has {recent} that can leave",
             f"set window.select to at most {recent}, or frames to at least {policy.frames + policy.select - recent}",
         )
+    if policy.select_by == "patch" and not 1 <= policy.select_patches <= MOST_FRAMES:
+        raise OptionError(f"window.select_patches is {policy.select_patches}", f"give 1 to {MOST_FRAMES}")
+    fits = policy.select_by not in ("chunk", "head") and policy.select < chunk < recent
+    if policy.select_score == "change" and not fits:
+        raise OptionError(
+            f"a choice by change compares a frame with the next: {policy.select} frames of tokens by "
+            f"{policy.select_by}, chunks of {chunk}, {recent} frames that can leave",
+            f"set window.select below {chunk}, select_by to patch, token or frame, and frames to more than a chunk",
+        )
     if policy.select_by == "chunk" and (policy.select % chunk or recent % chunk or policy.sink % chunk):
         raise OptionError(
             f"whole chunks of {chunk} are to stay: sink {policy.sink}, budget {policy.select}, {recent} that can leave",
@@ -299,9 +314,10 @@ def _check_selection(policy: WindowPolicy, chunk: int) -> None:
 def _check_heads(policy: WindowPolicy, chunk: int) -> None:
     if not policy.by_head:
         return
-    wrong = sorted(set("".join(policy.head_classes)) - {SINK, LOCAL, CURRENT})
+    letters = set("".join(policy.head_classes))
+    wrong = sorted(letters - set(CLASSES))
     if wrong:
-        raise OptionError(f"window.head_classes has the letter {wrong[0]!r}", "give s, l or c for every head")
+        raise OptionError(f"window.head_classes has the letter {wrong[0]!r}", "give s, l, c, w or t for every head")
     if policy.head_classes and policy.head_current:
         raise OptionError(
             "window.head_classes says what heads see, and head_current has it found", "give one of the two"
@@ -319,33 +335,49 @@ def _check_heads(policy: WindowPolicy, chunk: int) -> None:
             "set window.sink to at least 1, and head_recent to at least 0",
         )
     room = policy.total(chunk) - policy.sink - chunk
-    if policy.head_from and max(policy.head_recent) > room:
+    own_recent = policy.head_current > 0 or letters & {LOCAL, CURRENT}
+    if policy.head_from and own_recent and max(policy.head_recent) > room:
         raise OptionError(
             f"heads are to keep {max(policy.head_recent)} frames before the chunk, and the window holds {room}",
             f"set window.frames to at least {policy.frames + max(policy.head_recent) - room}",
         )
     usual = policy.sink_kind == "kept" and policy.switch == "keep" and policy.schedule == "chunk"
-    if policy.bank or policy.average_rates or policy.select or not usual:
+    if policy.bank or policy.average_rates or not usual:
         raise OptionError(
-            "classes of heads go with a kept sink alone: no bank, averages, selection, or other switch or schedule",
+            "classes of heads go with a kept sink alone: no bank, averages, or other switch or schedule",
             "leave those fields at their defaults",
+        )
+    if (policy.select > 0) != (TOKENS in letters):
+        raise OptionError(
+            f"classes of heads {'choose' if TOKENS in letters else 'leave out'} tokens, and window.select is "
+            f"{policy.select}",
+            "give the letter t to heads that are to see chosen tokens, and window.select a budget, or neither",
         )
 
 
 def check_fit(policy: WindowPolicy, config: TransformerConfig) -> None:
     """Raise `OptionError` where a network of `config` cannot be run under `policy`."""
-    used = {"bank": policy.bank, "average_rates": policy.average_rates, "sink_kind": policy.sink_kind != "kept"}
+    used = {
+        "bank": policy.bank,
+        "average_rates": policy.average_rates,
+        "sink_kind": policy.sink_kind != "kept",
+        "select": policy.select,
+        "head_classes": policy.head_classes,
+        "head_current": policy.head_current,
+        "positions": policy.positions == "relative",
+    }
     kind = next((name for name, value in used.items() if value), "")
     if config.attention == "linear" and kind:
         raise OptionError(
-            f"linear attention keeps a state and no frames: window.{kind} has nothing to keep",
+            f"linear attention keeps one state over all that came before: window.{kind} means nothing there",
             "leave it out",
         )
-    if (policy.by_head or policy.select) and config.attention != "dense":
-        what = "a choice of tokens needs" if policy.select else "classes of heads need"
+    by_head = policy.by_head or (policy.select and policy.select_by == "head")
+    if by_head and config.attention == "latent":
         raise OptionError(
-            f"{what} keys of heads in the cache, and {config.attention} attention has none",
-            "use a dense model, or leave window.select, head_classes and head_current out",
+            "all heads of latent attention share one latent a token, so windows or tokens of their own would keep no "
+            "fewer bytes",
+            "use a dense model, or set select_by to token and leave head_classes and head_current out",
         )
     if policy.head_classes and (len(policy.head_classes), {*map(len, policy.head_classes)}) != (
         config.layers,
@@ -359,6 +391,15 @@ def check_fit(policy: WindowPolicy, config: TransformerConfig) -> None:
         raise OptionError(
             "a bank by prompt compares keys of heads, and latent attention caches none",
             "set window.bank_by to similarity",
+        )
+
+
+def check_patches(policy: WindowPolicy, tokens: int) -> None:
+    """Raise `OptionError` where frames of `tokens` tokens have not the patches that are chosen."""
+    if policy.select and policy.select_by == "patch" and tokens % policy.select_patches:
+        raise OptionError(
+            f"{policy.select_patches} patches do not divide a frame of {tokens} tokens",
+            f"set policy.select_patches to a divisor of {tokens}",
         )
 
 

@@ -94,6 +94,17 @@ class LatentAttention(nn.Module):
         scale = (self.sizes.d_nope + self.sizes.d_rope) ** -0.5
         return self.runner.absorbed(query, latent, key, scale).flatten(2)
 
+    def into_latent(self, queries: Tensor) -> Tensor:
+        """What latents and rope keys are multiplied with, [..., H, d_c + d_rope], of queries as the set form has them.
+
+        Args:
+            queries: [..., H, d_nope + d_rope], or absorbed already.
+        """
+        if self.runner.form.name == "absorbed":
+            return queries
+        nope, rope = queries[..., : self.sizes.d_nope], queries[..., self.sizes.d_nope :]
+        return torch.cat([torch.einsum("...hn,hnc->...hc", nope, self._map(self.k_up)), rope], -1)
+
     def _map(self, layer: nn.Linear) -> Tensor:
         return layer.weight.view(self.heads, -1, layer.in_features)
 

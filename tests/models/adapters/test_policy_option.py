@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from harness.contracts import Json, Request, Switch, VideoModel, registry
+from harness.contracts import Json, Request, Switch, VideoModel, no_spans, registry
 from harness.errors import HarnessError
 from harness.runs.plan import make
 from harness.suite.load import load_suite
+from videomla_models.rollout.rollout import SeededNoise
 from videomla_models.spec.published_models import PUBLISHED
 
 TINY: dict[str, Json] = {"network": "tiny", "codec": "preview", "height": 32, "width": 48, "dtype": "float32"}
+WRITTEN: dict[str, Json] = {"rotation": "write", "positions": "absolute"}
 MEMORY: dict[str, Json] = {"frames": 9, "sink": 1, "average_rates": [0.01, 0.1]}
 
 
@@ -31,7 +34,7 @@ def clip(name: str, frames: int, policy: dict[str, Json] | None = None, **option
 @pytest.mark.parametrize("name", ["dense-window-1.3b", "toy/videomla"])
 def test_options_that_came_later_are_in_no_key_that_does_not_need_them(name: str) -> None:
     plain, changed = create(name), create(name, MEMORY)
-    later = {"policy", "compile", "steps", "first_steps"}
+    later = {"policy", "at_once", "compile", "steps", "first_steps"}
     assert not later - {"steps"} & set(plain.options.model_dump())
     assert "average_rates" not in plain.describe().details["window"]  # type: ignore[operator]
     assert changed.options.model_dump()["policy"] == MEMORY
@@ -97,7 +100,16 @@ def test_the_first_chunk_has_its_own_steps() -> None:
         ("memflow", {"bank": 4, "bank_pool": 3}, "cannot be chosen from a pool of 3"),
         ("memflow", {"bank": -1}, "out of range"),
         ("videomla-1.3b", {"bank": 1}, "compares keys of heads"),
-        ("videomla-1.3b", {"select": 1, "rotation": "write", "positions": "absolute"}, "keys of heads"),
+        ("videomla-1.3b", {**WRITTEN, "select": 1, "select_by": "head"}, "share one latent"),
+        ("videomla-1.3b", {"head_current": 0.5, "head_from": 2, "frames": 7}, "share one latent"),
+        ("videomla-1.3b", {"select": 1}, "compares rotated keys"),
+        ("self-forcing", {"select": 3, "select_score": "change"}, "compares a frame with the next"),
+        ("self-forcing", {"select": 1, "select_score": "change", "select_by": "head"}, "compares a frame with the"),
+        ("self-forcing", {"select": 1, "select_by": "patch", "select_patches": 7}, "do not divide a frame of 1560"),
+        ("self-forcing", {"select": 1, "select_by": "patch", "select_patches": 0}, "select_patches is 0"),
+        ("forcing-kv", {"select": 0}, "choose tokens, and window.select is 0"),
+        ("dummy-forcing", {"select": 1}, "leave out tokens, and window.select is 1"),
+        ("toy/linear", {"rotation": "read", "positions": "relative"}, "one state over all that came before"),
         ("self-forcing", {"select": 22}, "has 21 that can leave"),
         ("self-forcing", {"select": 2, "select_by": "chunk"}, "whole chunks of 3"),
         ("dummy-forcing", {"head_classes": ["slc"], "head_current": 0}, "30 strings of 12 letters"),
@@ -140,6 +152,50 @@ def test_a_state_keeps_no_frames_that_a_policy_could_choose_among(policy: dict[s
             Request(("one",), (1,), 81, ())
         )
     assert "\n" not in fault.value.message
+
+
+def test_heads_of_forcing_kv_hold_what_its_configuration_says() -> None:
+    card = create("forcing-kv").describe()
+    # A sink, one frame and a chunk of three for each of 360 heads, and a frame's worth of patches for 219 of them, of
+    # 1,560 tokens, keys and values of 128, bfloat16.
+    assert card.cache_bytes == (360 * 5 + 219) * 1560 * 2 * 128 * 2
+    assert not np.array_equal(clip("forcing-kv", 57, weights="random"), clip("dense-21-1.3b", 57, weights="random"))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("name", ["toy/dense", "toy/videomla"])
+def test_requests_that_take_turns_give_the_same_clips(name: str, guidance: float) -> None:
+    def clips(at_once: int) -> np.ndarray:
+        stored: dict[str, Json] = {"content": "int8", "key": "int8", "group": "token"}
+        model = create(name, weights="random", guidance=guidance, steps=2, cache=stored, at_once=at_once)
+        model.load("cpu")
+        prompts = tuple(f"a red ball moves {way}" for way in ("left", "right", "up"))
+        return np.concatenate(list(model.stream(Request(prompts, (1, 2, 3), 24, (Switch(9, prompts[::-1]),)))), 1)
+
+    together = clips(0).astype(int)
+    for at_once in (1, 2, 3, 7):
+        assert abs(together - clips(at_once)).max() <= 1
+
+
+def test_requests_that_take_turns_work_in_one_buffer() -> None:
+    model = create("toy/videomla", weights="random", cache={"content": "int8"}, at_once=1)
+    model.load("cpu")
+    pipeline = model.pipeline  # type: ignore[attr-defined]
+    first, second = pipeline.rollouts(2, no_spans, 0)
+    noise = SeededNoise((0, 1), (48, 8, 8), torch.device("cpu"), torch.float32)
+    prompts = [pipeline._prompt(("a red ball",)) for _ in range(2)]
+    for _ in pipeline.run([first, second], noise, prompts, 9):
+        assert second.cache.decoded is first.cache.decoded
+    assert (first.cache.rotated_keys is None, second.cache.rotated_keys) == (False, None)
+    assert first.cache.bytes() == second.cache.bytes() > 0
+
+
+def test_memory_that_requests_take_in_turns_is_no_part_of_what_a_clip_needs() -> None:
+    all_at_once, in_turns = (create("toy/dense", at_once=at_once).batch_bytes() for at_once in (0, 2))
+    assert all_at_once is not None
+    assert in_turns is not None
+    assert in_turns[1] < all_at_once[1]
+    assert in_turns[0] - all_at_once[0] == 2 * (all_at_once[1] - in_turns[1])
 
 
 def test_a_state_has_no_weights_to_be_found() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -249,6 +249,32 @@ def test_classes_that_hold_from_the_start_keep_no_whole_window() -> None:
     }
     # Four frames of two tokens, keys and values of twelve float32, for every head.
     assert run.cache.bytes() == HEADS * 4 * 2 * 2 * WIDTH * 4
+
+
+def test_some_heads_see_changed_patches_beside_the_window() -> None:
+    """Forcing-KV: of the frames that leave, what is least like the same place a frame later, of keys of those heads."""
+    chosen: Any = {"select": 1, "select_by": "patch", "select_patches": 2, "select_score": "change"}
+    run = Run(WindowPolicy(5, 1, head_classes=("wtt",), head_from=2, **chosen))
+    for first in range(0, 18, 3):
+        shown = run.chunk(first)
+        window = [0, first - 1, *range(first, first + 3)] if first else [0, 1, 2]
+        kept: set[tuple[int, int]] = set()
+        if first >= 9:
+            alike = {
+                (frame, place): float(
+                    torch.cosine_similarity(*(run.key(f, place)[1:].flatten() for f in (frame, frame + 1)), dim=0)
+                )
+                for frame in range(first - 4, first - 1)
+                for place in range(GRID.tokens)
+            }
+            kept = set(sorted(alike, key=alike.__getitem__)[: GRID.tokens])
+        for head in range(HEADS):
+            whole = {(frame, place) for frame in window for place in range(GRID.tokens)}
+            tokens = [tuple(token) for token in shown[head]]
+            assert len(tokens) == len(set(tokens))
+            assert set(tokens) == (whole if head == 0 else whole | kept), (first, head)
+    # Five frames for one head and six for two, of two tokens, keys and values of twelve float32.
+    assert run.cache.bytes() == (5 + 6 + 6) * 2 * 2 * WIDTH * 4
 
 
 def test_heads_are_told_by_where_they_look() -> None:
