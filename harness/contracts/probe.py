@@ -183,7 +183,8 @@ DRAWN_FROM: Mapping[ProbePlot, tuple[str, ...]] = {
 peak bytes. `chunk_time`: median seconds of each chunk of a clip. `complexity`: lengths of windows and of clips, and
 `<form>:<curve>` as `harness.report.plots.complexity` names the curves. `cache_history`: pairs
 of chunk and latent frame, of what a chunk sees and of what it is the first not to see; and errors of attention, each
-with its chunk, or none.
+with its chunk, or none. Where they are there, `seen_share` says how much of its frame each of the first pairs is, and
+`merged_chunk` and `merged_frames` how many frames' worth of averages a chunk sees.
 """
 
 

@@ -10,21 +10,26 @@ from harness.contracts import Measurement, Probe, ProbeContext, ProbeTable, Subj
 from harness.errors import OptionError
 
 if TYPE_CHECKING:
+    from videomla_models.probes.cache_contents import Shares
     from videomla_models.probes.coding_error import CodingErrors
     from videomla_models.rollout.rollout import Rollout
 
 
 class CacheHistory(Probe):
-    """Which frames stand in the window at each chunk, and the error that stored entries bring into attention.
+    """Which frames each chunk sees, and the error that stored entries bring into attention.
 
-    All is of one request: the first prompts and seeds, `batch` of them. Errors are those of `attention_errors`: the
+    All is of one request: the first prompts and seeds, `batch` of them. Of a frame whose tokens are seen in part, in
+    some heads, or in a bank or by choice of some layers and clips alone, the share is recorded. Averages are counted
+    apart, since they are of no frame. Errors are those of `attention_errors`: the
     model goes its way with an exact cache, and an encoded one beside it takes in the same entries; the value is their
     root mean square over layers and heads. A cache that stores what the model computes has none. Effective bits are
-    those of all storage behind the cache, scales and whatever else is kept, over the numbers of a full window.
+    those of all storage behind the cache over the numbers that stand in it: of the window, and of what a policy keeps
+    besides (bank, chosen tokens, anchor, first frames). Scales and exact copies take bits and are no numbers of it.
 
     The model must be one of this project's streaming models, chunk by chunk; prompt switches are not followed.
     """
 
+    version = "2"
     plots = ("cache_history",)
     has_table = True
     side_by_side = True
@@ -63,8 +68,8 @@ class CacheHistory(Probe):
             for _ in model.stream(request):
                 continue
         (rollout,) = rollouts
-        values = {**_size(rollout, request.batch), **history.values()}
         storage, config = model.storage(), pipeline.network.config
+        values = {**_size(rollout, request.batch, storage.coded), **history.values()}
         if storage.coded:
             context.report("attention on encoded entries")
             errors = attention_errors(pipeline, request, model.timeline(request), storage)
@@ -77,11 +82,13 @@ class CacheHistory(Probe):
         return Measurement(values, {**history.samples(), **_samples(errors)}, table=table)
 
 
-def _size(rollout: Rollout, clips: int) -> dict[str, float]:
-    """Bytes behind the cache of a clip, and bits for each number of a full window."""
+def _size(rollout: Rollout, clips: int, coded: bool) -> dict[str, float]:
+    """Bytes behind the cache of a clip, and bits for each number that it has room for."""
     config, cache = rollout.network.config, rollout.cache
-    rows = clips * (1 if rollout.guidance == 1 else 2)
-    numbers = rows * config.layers * rollout.capacity * cache.grid.tokens * config.cached_scalars
+    if coded:
+        numbers = clips * (1 if rollout.guidance == 1 else 2) * config.layers * cache.rows * config.cached_scalars
+    else:
+        numbers = sum(tensor.numel() for tensor in cache.tensors())
     return {"stored_bytes": cache.bytes() / clips, "effective_bits": 8 * cache.bytes() / numbers}
 
 
@@ -104,38 +111,51 @@ def _table(errors: CodingErrors) -> ProbeTable:
 
 @dataclass(slots=True)
 class History:
-    """The latent frames that each chunk sees, its own included; of what leaves, the chunk that no longer sees it."""
+    """What each chunk sees, its own frames included; of what leaves, the chunk that no longer sees it.
 
-    seen: list[list[int]] = field(default_factory=list)
+    Attributes:
+        seen: shares of latent frames, by chunk. merged: frames' worth of averages, by chunk.
+    """
 
-    def note(self, frames: Sequence[int]) -> None:
-        """Take down what the next chunk sees."""
-        self.seen.append(sorted(frames))
+    seen: list[Shares] = field(default_factory=list)
+    merged: list[float] = field(default_factory=list)
+
+    def note(self, shares: Shares, merged: float = 0.0) -> None:
+        """Take down what a chunk saw."""
+        self.seen.append(shares)
+        self.merged.append(merged)
 
     def left(self) -> Iterator[tuple[int, int]]:
-        """(chunk, frame) of everything that leaves."""
+        """(chunk, frame) of everything of which nothing is seen any more."""
         for chunk, (before, now) in enumerate(zip(self.seen, self.seen[1:], strict=False), 1):
-            yield from ((chunk, frame) for frame in before if frame not in now)
+            yield from ((chunk, frame) for frame in sorted(before.keys() - now.keys()))
 
     def values(self) -> dict[str, float]:
         """Of the last chunk, and of all that has left."""
-        first = {frame: chunk for chunk, frames in reversed(list(enumerate(self.seen))) for frame in frames}
-        stays = [chunk - first[frame] for chunk, frame in self.left()]
+        came: dict[int, int] = {}
+        stays = []
+        for chunk, (before, now) in enumerate(zip([{}, *self.seen], self.seen, strict=False)):
+            stays += [chunk - came[frame] for frame in before.keys() - now.keys()]
+            came |= dict.fromkeys(now.keys() - before.keys(), chunk)
         last = self.seen[-1]
         return {
-            "frames_seen": float(len(last)),
-            "oldest_frame": float(last[-1] - last[0]),
+            "frames_seen": sum(last.values()) + self.merged[-1],
+            "oldest_frame": float(max(last) - min(last)),
             "stay_chunks": sum(stays) / len(stays) if stays else float("nan"),
         }
 
     def samples(self) -> dict[str, list[float]]:
-        """Pairs of chunk and frame: what is seen, and what has left."""
-        pairs = {
-            "seen": [(chunk, frame) for chunk, frames in enumerate(self.seen) for frame in frames],
-            "left": list(self.left()),
+        """By chunk: frames and their shares, what has left, and averages where there are any."""
+        seen = [(chunk, *pair) for chunk, shares in enumerate(self.seen) for pair in sorted(shares.items())]
+        merged = [(chunk, count) for chunk, count in enumerate(self.merged) if count]
+        listed: dict[str, tuple[tuple[str, ...], Sequence[tuple[float, ...]]]] = {
+            "seen": (("chunk", "frame", "share"), seen),
+            "left": (("chunk", "frame"), list(self.left())),
         }
+        if merged:
+            listed["merged"] = ("chunk", "frames"), merged
         return {
-            f"{name}_{part}": [float(pair[place]) for pair in pairs_of_name]
-            for name, pairs_of_name in pairs.items()
-            for place, part in enumerate(("chunk", "frame"))
+            f"{name}_{part}": [float(row[place]) for row in rows]
+            for name, (parts, rows) in listed.items()
+            for place, part in enumerate(parts)
         }

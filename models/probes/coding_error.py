@@ -34,7 +34,7 @@ class CodingErrors:
         by_chunk: float64 [chunks, layers, heads]: norm of the differences over the norm of the exact outputs, over all
             passes of a chunk.
         overall: the same over all chunks, float64 [layers, heads].
-        bits: of storage for each number of a full window, scales and exact frames included.
+        bits: of storage for each number of a full cache, scales and exact frames included.
     """
 
     by_chunk: Tensor
@@ -166,7 +166,7 @@ def attention_errors(
         raise OptionError("a rolling schedule and linear attention are not compared", "choose a model with neither")
     network, sums = pipeline.network, _Sums(pipeline.network)
     same = {field.name: getattr(pipeline, field.name) for field in fields(Pipeline)}
-    comparing = _Comparing(**{**same, "storage": EXACT}, encoded=storage, sums=sums)
+    comparing = _Comparing(**{**same, "storage": EXACT, "at_once": 0}, encoded=storage, sums=sums)
     runners = {block.self_attn.runner for block in network.blocks if isinstance(block.self_attn, LatentAttention)}
     network.use_form("expanded")
     try:
@@ -179,6 +179,7 @@ def attention_errors(
     finally:
         for runner in runners:
             network.use_form(runner)
-    grid, capacity = comparing.grid, pipeline.policy.capacity(pipeline.chunk)
+    grid = comparing.grid
+    capacity = pipeline.policy.capacity(pipeline.chunk) + pipeline.policy.spare(pipeline.chunk)
     element = network.patch_embedding.weight.element_size()
     return sums.errors(storage.effective_bits(network.config, grid.tokens, capacity, element))

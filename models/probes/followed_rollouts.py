@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
-
 from harness.contracts import Spans
-from videomla_models.network.attention.context import PassContext
-from videomla_models.network.attention.dense import TextKeys
+from videomla_models.probes.cache_contents import Contents, Shares
 from videomla_models.rollout.pipeline import Pipeline
 from videomla_models.rollout.rollout import Rollout
 
@@ -30,26 +27,26 @@ class _Followed(Pipeline):
 
 
 @contextmanager
-def followed(model: Any, note: Callable[[Sequence[int]], None]) -> Iterator[list[Rollout]]:
-    """While the context lasts, `note` is told what a loaded model's chunks see; its rollouts, in a list."""
+def followed(model: Any, note: Callable[[Shares, float], None]) -> Iterator[list[Rollout]]:
+    """While the context lasts, `note` is told what a loaded model's chunks see, as `Contents.shown` says it.
+
+    Yields the model's rollouts, in a list.
+    """
     pipeline: Pipeline = model.pipeline
     rollouts: list[Rollout] = []
 
     def follow(rollout: Rollout) -> None:
         rollouts.append(rollout)
-        place = rollout.cache.chunk
+        contents, end = Contents(rollout.cache), rollout.cache.finish
 
-        def chunk(
-            first: int, count: int, device: torch.device, prompt: Sequence[TextKeys] | None = None
-        ) -> PassContext:
-            context = place(first, count, device, prompt)
-            note(rollout.cache.ring.slots)
-            return context
+        def finish(first: int, count: int) -> None:
+            note(*contents.shown(first, count))
+            end(first, count)
 
-        rollout.cache.chunk = chunk  # type: ignore[method-assign]
+        rollout.cache.finish = finish  # type: ignore[method-assign]
 
     parts: Mapping[str, Any] = {part.name: getattr(pipeline, part.name) for part in fields(pipeline)}
-    model.pipeline = _Followed(**parts, follow=follow)
+    model.pipeline = _Followed(**{**parts, "at_once": 0}, follow=follow)
     try:
         yield rollouts
     finally:

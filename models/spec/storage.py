@@ -210,7 +210,7 @@ class Storage:
         return sum(width for part, width in of_part.items() if getattr(self, part).kind != "exact")
 
     def effective_bits(self, config: TransformerConfig, tokens: int, capacity: int, element_bytes: int) -> float:
-        """Bits of storage for each number of a full window, scales and exact frames included."""
+        """Bits of storage for each number of `capacity` frames, scales and exact frames included."""
         numbers = capacity * tokens * config.cached_scalars
         return 8 * self.layer_bytes(config, tokens, capacity, element_bytes) / numbers
 

@@ -5,11 +5,13 @@ counted, in one run against a dense bfloat16 cache of the same window.
 
 Time: a block of that width makes a chunk of five passes on a full window, on one thread, with an exact cache and with
 encoded ones in turns; other work on the machine hardly touches processor time. With fewer tokens a frame than 1,560
-attention is a smaller part of a pass, so that what encoding adds is a larger one.
+attention is a smaller part of a pass, so that what encoding adds is a larger one. Two requests take turns beside two at
+once.
 
 Slope: peak bytes of live storage a request, of the whole 1.3B model at 480 x 832 in bfloat16 on PyTorch's meta device,
 which allocates nothing and runs every call: counted call by call over a chunk on a full window, in batches of growing
-size, against the arithmetic of what is kept.
+size, against the arithmetic of what is kept; with all requests of a batch in one pass, and one after the other
+(`at_once: 1`).
 """
 
 from __future__ import annotations
@@ -20,16 +22,19 @@ import time
 import weakref
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from harness.contracts import no_spans
 from harness.system import devices
 from videomla_models.network.build import random_embeddings, randomise
 from videomla_models.network.cache import Grid, StreamCache
 from videomla_models.network.transformer import VideoTransformer
+from videomla_models.rollout.pipeline import Pipeline
 from videomla_models.rollout.rollout import Rollout, SeededNoise
 from videomla_models.spec import cost
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
@@ -142,6 +147,37 @@ def print_times(tokens: int, rounds: int) -> None:
         )
 
 
+def print_turns(tokens: int, rounds: int) -> None:
+    """Processor time of a chunk of two requests that take turns over that of both at once."""
+    unused: Any = None
+    config = TransformerConfig(attention="latent", layers=1)
+    network = VideoTransformer(config).requires_grad_(False)
+    randomise(network)
+    policy, size = WindowPolicy(21, 0, **AT_READ), (2 * tokens // 12, 24)  # type: ignore[arg-type]
+    stored = STORED["VideoMLA, int4 by channel"][1]
+    latents, texts = torch.randn(2, 21, 16, *size), random_embeddings(512, 4096)(("a", "b"))
+    runs, seconds = {}, {}
+    for at_once in (0, 1):
+        pipeline = Pipeline(network, unused, unused, policy, SamplerConfig(), CHUNK, size, CPU, stored, at_once=at_once)
+        with torch.inference_mode():
+            prompts = [network.prompt(texts[part]) for part in pipeline.parts(2)]
+        noise = SeededNoise((0, 1), (16, *size), CPU, torch.float32)
+        rollouts = pipeline.rollouts(2, no_spans, 0)
+        runs[at_once] = pipeline.run(rollouts, noise, prompts, (rounds + 1) * CHUNK, prefix=latents)
+        seconds[at_once] = list[float]()
+    for turn in range(rounds + 1):
+        for at_once, run in runs.items() if turn % 2 else reversed(runs.items()):
+            started = time.process_time()
+            next(run)
+            if turn:
+                seconds[at_once].append(time.process_time() - started)
+    ratios = [own / other for own, other in zip(seconds[1], seconds[0], strict=True)]
+    print(
+        f"two requests, VideoMLA int4 by channel: in turns {median(seconds[1]):.2f} s of processor time, at once "
+        f"{median(seconds[0]):.2f} s, ratio {median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})"
+    )
+
+
 class Live(TorchDispatchMode):
     """Bytes of all storages that calls made and that are still alive, and the most there were."""
 
@@ -170,32 +206,44 @@ class Live(TorchDispatchMode):
         self.bytes -= size
 
 
-def peak_bytes(attention: str, storage: Storage, batch: int) -> int:
-    """Peak of live storage, in bytes, while a chunk is made on a full window; weights are there before."""
+def peak_bytes(attention: str, storage: Storage, batch: int, at_once: int) -> int:
+    """Peak of live storage, in bytes, while a chunk is made on a full window; weights are there before.
+
+    Args:
+        at_once: requests that pass through the network together; 0 for all.
+    """
     meta = torch.device("meta")
     with meta:
         network = VideoTransformer(TransformerConfig(attention=attention)).bfloat16().requires_grad_(False)
-    policy, grid = WindowPolicy(21, 0, **AT_READ), Grid(30, 52)  # type: ignore[arg-type]
+    policy = WindowPolicy(21, 0, **AT_READ)  # type: ignore[arg-type]
     noise = SeededNoise(tuple(range(batch)), (16, 60, 104), meta, torch.bfloat16)
     tracker = Live()
+    unused: Any = None
+    pipeline = Pipeline(
+        network, unused, unused, policy, SamplerConfig(), CHUNK, (60, 104), meta, storage, at_once=at_once
+    )
     with torch.inference_mode(), tracker:
-        prompt = network.prompt(torch.empty(batch, 512, 4096, dtype=torch.bfloat16, device=meta))
-        rollout = Rollout(network, policy, CHUNK, SamplerConfig(), grid, storage=storage)
+        sizes = [part.stop - part.start for part in pipeline.parts(batch)]
+        texts = [torch.empty(size, 512, 4096, dtype=torch.bfloat16, device=meta) for size in sizes]
+        prompts = [network.prompt(texts.pop(0)) for _ in sizes]
         prefix = torch.empty(batch, 21, 16, 60, 104, dtype=torch.bfloat16, device=meta)
-        next(rollout.run(noise, prompt, CHUNK, prefix=prefix))
+        next(pipeline.run(pipeline.rollouts(batch, no_spans, 0), noise, prompts, CHUNK, prefix=prefix))
     return tracker.peak
 
 
-def print_slopes(batches: tuple[int, ...]) -> None:
+def print_slopes(batches: tuple[int, ...], at_once: int) -> None:
     """Memory a request against cache, keys of the prompt, what a layer makes, and a pass's own tensors."""
     listed = ", ".join(map(str, batches))
-    print(f"peak of live storage over batches of {listed}, the 1.3B model, window 21, bfloat16, expanded form:")
+    passing = f"{at_once or 'all'} at once"
+    print(
+        f"peak of live storage over batches of {listed}, {passing}, the 1.3B model, window 21, bfloat16, expanded form:"
+    )
     for name in SLOPES:
         attention, storage = STORED[name]
         config = TransformerConfig(attention=attention)
         policy = WindowPolicy(21, 0, **AT_READ)  # type: ignore[arg-type]
         work = cost.workload(config, policy, CHUNK, SamplerConfig(), 60, 104)
-        peaks = [peak_bytes(attention, storage, batch) for batch in batches]
+        peaks = [peak_bytes(attention, storage, batch, at_once) for batch in batches]
         slope = float(np.polyfit(batches, peaks, 1)[0])
         cache = cost.cache_bytes(config, work, 2, False, storage)
         beside = sum(cost.kept_bytes(config, policy, work, SamplerConfig(), 2).values())
@@ -222,7 +270,9 @@ def main() -> None:
     if arguments.rounds:
         print_bytes()
         print_times(arguments.tokens, arguments.rounds)
-    print_slopes(tuple(arguments.batches))
+        print_turns(arguments.tokens, arguments.rounds)
+    for at_once in (0, 1):
+        print_slopes(tuple(arguments.batches), at_once)
 
 
 if __name__ == "__main__":

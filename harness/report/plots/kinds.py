@@ -246,6 +246,7 @@ def _cache_history(plot: Plot, run: Run) -> Picture:
     shown = f"Frames of the first {history.MOST_ARMS} of {len(arms)} arms." if len(arms) > history.MOST_ARMS else ""
     remarks = (
         "A mark is a latent frame that the chunk sees, a cross one that is gone.",
+        *history.remarks(arms),
         *((shown,) if shown else ()),
         "Errors: mean over layers and heads, in a band from the least to the greatest.",
     )

@@ -43,6 +43,79 @@ def test_a_window_of_six_frames_with_one_sink_by_hand(name: str) -> None:
     assert found.values["stay_chunks"] == pytest.approx(10 / 6)
 
 
+def seen_of(found: Measurement) -> list[dict[int, float]]:
+    """Shares of frames, by chunk."""
+    rows = zip(*(found.samples[f"seen_{part}"] for part in ("chunk", "frame", "share")), strict=True)
+    chunks: dict[int, dict[int, float]] = {}
+    for chunk, frame, share in rows:
+        chunks.setdefault(int(chunk), {})[int(frame)] = share
+    return [chunks[number] for number in range(len(chunks))]
+
+
+TWO = "a red circle moves left on a black background", "a green square moves up on a navy background"
+LONG = Workload(TWO, (0,), 24, batch=2)
+AT_WRITE: dict[str, Any] = {"rotation": "write", "positions": "absolute"}
+
+
+def test_averages_are_of_no_frame() -> None:
+    found = measured("toy/dense", LONG, policy={"frames": 8, "average_rates": [0.01, 0.1]})
+    seen = seen_of(found)
+    # A sink, two averages, two past frames and the chunk; before anything leaves, first frames stand in their place.
+    assert [set(frames) for frames in seen[1:4]] == [{0, 1, 2, 3, 4, 5}, {0, 4, 5, 6, 7, 8}, {0, 7, 8, 9, 10, 11}]
+    assert list(zip(found.samples["merged_chunk"], found.samples["merged_frames"], strict=True)) == [
+        (float(chunk), 2.0) for chunk in range(2, 8)
+    ]
+    assert found.values["frames_seen"] == 8
+
+
+def test_first_frames_that_come_back_are_named() -> None:
+    found = measured("toy/dense", LONG, policy={"frames": 9, "sink": 0, "sink_kind": "ping_pong"})
+    seen = [sorted(frames) for frames in seen_of(found)]
+    assert seen[3] == list(range(3, 12))
+    # Of the six first frames, backwards from the last: in place of frames 6 to 8, then of 9 to 11; then forwards.
+    assert seen[4:7] == [[3, 4, 5, *range(9, 15)], [0, 1, 2, *range(12, 18)], [0, 1, 2, *range(15, 21)]]
+    assert found.values["frames_seen"] == 9
+
+
+@pytest.mark.parametrize("name", ["toy/dense", "toy/videomla"])
+def test_frames_of_a_bank_are_found_by_their_bits(name: str) -> None:
+    found = measured(name, LONG, policy={"sink": 0, "bank": 2, "bank_by": "similarity", "bank_every": 1})
+    seen = seen_of(found)
+    # The bank takes the first frame of a chunk while the window still has it.
+    assert seen[1] == {0: 2, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
+    assert seen[2] == {0: 1, 3: 2, 4: 1, 5: 1, 6: 1, 7: 1, 8: 1}
+    for chunk, frames in enumerate(seen[4:], 4):
+        assert all(frame % 3 == 0 for frame in set(frames) - set(range(3 * chunk - 3, 3 * chunk + 3)))
+        assert sum(frames.values()) == pytest.approx(8)
+    assert found.values["frames_seen"] == pytest.approx(8)
+    assert found.values["effective_bits"] == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [("toy/dense", "head"), ("toy/dense", "token"), ("toy/videomla", "token"), ("toy/videomla", "frame")],
+)
+def test_chosen_tokens_are_shares_of_their_frames(name: str, by: str) -> None:
+    found = measured(name, LONG, policy={**AT_WRITE, "frames": 7, "select": 2, "select_by": by})
+    seen = seen_of(found)
+    assert set(seen[1]) == {0, 1, 2, 3, 4, 5}
+    assert set(seen[2]) == {0, 1, 2, 3, 4, 5, 6, 7, 8}
+    for chunk, frames in enumerate(seen[3:], 3):
+        window = {0, *range(3 * chunk - 3, 3 * chunk + 3)}
+        assert all(frames[frame] == pytest.approx(1) for frame in window)
+        assert sum(frames.values()) == pytest.approx(9)
+        assert set(frames) > window
+    assert "merged_chunk" not in found.samples
+    assert found.values["effective_bits"] == 32
+
+
+def test_heads_with_windows_of_their_own_see_shares_of_frames() -> None:
+    policy = {**AT_WRITE, "frames": 7, "head_classes": ["slcw"] * 5, "head_from": 2, "head_recent": [3, 1]}
+    found = measured("toy/dense", Workload(LONG.prompts[:1], (0,), 12), policy=policy)
+    # The sink of two heads, three past frames of two and one of a third, the chunk of all.
+    assert seen_of(found)[3] == {0: 0.5, 6: 0.5, 7: 0.5, 8: 0.75, 9: 1, 10: 1, 11: 1}
+
+
 @pytest.mark.parametrize("name", ["toy/dense", "toy/videomla"])
 def test_an_uncompressed_cache_has_no_error_and_the_bits_of_its_dtype(name: str) -> None:
     found = measured(name)
@@ -87,7 +160,9 @@ def test_stored_bits_and_errors_are_those_of_the_code(name: str) -> None:
 
 
 def test_what_stays_for_ever_has_no_stay() -> None:
-    kept = History([[0, 1], [0, 1, 2]])
+    kept = History()
+    kept.note({0: 1.0, 1: 1.0})
+    kept.note({0: 1.0, 1: 1.0, 2: 1.0})
     assert kept.values()["stay_chunks"] != kept.values()["stay_chunks"]
     assert kept.samples()["left_chunk"] == []
 
@@ -128,6 +203,15 @@ def test_the_picture_has_a_panel_an_arm_and_one_for_errors() -> None:
     exact = record(**seen, error_chunk=[0.0, 1.0], error=[0.0, 0.0])
     stored = record(**seen, error_chunk=[0.0, 0.0, 1.0, 1.0], error=[0.1, 0.3, 0.2, 0.2])
     panels = history.panels([(0, "dense", exact), (1, "int8", stored)])
+    parts = record(**seen, seen_share=[1.0, 0.25, 1.0], merged_chunk=[1.0], merged_frames=[2.0])
+    (drawn,) = history.panels([(0, "averages", parts)])
+    assert [(line.label, line.x, line.small) for line in drawn.lines] == [
+        ("seen", (0, 1), False),
+        ("seen in part", (1,), True),
+        ("average", (1, 1), True),
+    ]
+    assert len(history.remarks([(0, "averages", parts)])) == 2
+    assert history.remarks([(0, "dense", exact)]) == ()
     assert [len(panel.lines) for panel in panels] == [1, 1, 1]
     assert panels[1].lines[0].x == (0, 1, 1)
     assert panels[1].crosses == ((2, 0, 1),)
