@@ -77,6 +77,8 @@ LONGEST = {
     "anchor-forcing": 4089,
     "longlive-rag": 4089,
     "dummy-forcing": 4089,
+    "forcing-kv": 4089,
+    "raven": 4089,
     "deep-forcing": 4089,
     "triattention": 4089,
 }
