@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 from harness.contracts import VideoModel, registry
@@ -21,31 +22,36 @@ def grouped(todo: Sequence[Unit], arm: Arm, processes: int = 1) -> Iterator[list
     """The generate units `todo` of one arm in batches of the size that each asks for, the last of a kind smaller.
 
     Where `processes` share the work and no pixel depends on the batch, batches are made smaller, until each process has
-    as many. Order is that of the last unit of each batch.
+    as many, which differ by one clip at most. Order is that of the last unit of each batch.
     """
     model = registry.models.create(arm.name, arm.options)
     kinds = {unit.key: _kind(unit, model) for unit in todo if "batch" in unit.context}
     counts = Counter(kinds.values())
     waiting: dict[str, list[Unit]] = {}
+    sizes: dict[str, Iterator[int]] = {}
+    room: dict[str, int] = {}
     for unit in todo:
         kind = kinds.get(unit.key)
         if kind is None:
             yield [unit]
             continue
-        batch = waiting.setdefault(kind, [])
-        batch.append(unit)
-        if len(batch) == _size(unit, counts[kind], processes):
+        if kind not in sizes:
+            sizes[kind] = _sizes(unit, counts[kind], processes)
+        if kind not in waiting:
+            waiting[kind], room[kind] = [], next(sizes[kind])
+        waiting[kind].append(unit)
+        if len(waiting[kind]) == room[kind]:
             yield waiting.pop(kind)
     yield from waiting.values()
 
 
-def _size(unit: Unit, count: int, processes: int) -> int:
-    """Clips of one batch, where there are `count` of its kind."""
+def _sizes(unit: Unit, count: int, processes: int) -> Iterator[int]:
+    """Clips of each batch, where there are `count` of the kind of `unit`."""
     size = int(unit.context["batch"])
-    if unit.preimage["batch"] != 1:
-        return size
-    rounds = -(-count // (size * processes))
-    return -(-count // (rounds * processes)) if processes > 1 else size
+    if unit.preimage["batch"] != 1 or processes == 1:
+        return repeat(size)
+    number = processes * -(-count // (size * processes))
+    return (count // number + (place < count % number) for place in range(number))
 
 
 def _kind(unit: Unit, model: VideoModel) -> str:

@@ -11,6 +11,7 @@ from road import base, outcome_of, planned, run, run_here
 
 from harness.contracts import Frames, Request, registry
 from harness.errors import SuiteError
+from harness.execute import batches
 from harness.runs.line import Record
 from harness.runs.plan import Plan
 from harness.runs.records import RecordFile
@@ -178,6 +179,17 @@ def refuse() -> None:
     from harness.errors import OptionError
 
     raise OptionError("one clip at a time", "set batch to 1")
+
+
+@pytest.mark.parametrize(("processes", "sizes"), [(1, [4, 4, 2]), (2, [3, 3, 2, 2]), (3, [4, 3, 3]), (4, [3, 3, 2, 2])])
+def test_every_process_gets_as_many_batches_of_nearly_one_size(
+    tmp_path: Path, processes: int, sizes: list[int]
+) -> None:
+    plan = planned(tmp_path, suite(4))
+    clips = [unit for unit in plan.units if unit.kind == "generate"]
+    made = list(batches.grouped(clips, plan.arms[0], processes))
+    assert [len(batch) for batch in made] == sizes
+    assert [unit for batch in made for unit in batch] == clips
 
 
 @pytest.mark.parametrize("limit", range(1, 20, 3))
