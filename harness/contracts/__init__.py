@@ -28,6 +28,7 @@ from harness.contracts.model import (
     VideoModel,
     counted_as,
     no_spans,
+    pixels_alone,
 )
 from harness.contracts.probe import (
     DRAWN_FROM,
@@ -87,4 +88,5 @@ __all__ = [
     "Workload",
     "counted_as",
     "no_spans",
+    "pixels_alone",
 ]

@@ -148,6 +148,11 @@ def no_spans(name: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def pixels_alone(name: str) -> AbstractContextManager[None]:
+    """The `Spans` of whoever keeps nothing but the pixels: a model may leave out work that none of them depends on."""
+    return nullcontext()
+
+
 class FlopCounter(Protocol):
     """What counts FLOPs while a model runs, where something does."""
 

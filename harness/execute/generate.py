@@ -19,6 +19,7 @@ from harness.contracts import (
     Switch,
     VideoModel,
     enforce,
+    pixels_alone,
 )
 from harness.execute.models import Models
 from harness.execute.units import Result, Setting, attempt, prefixes_of
@@ -56,7 +57,7 @@ def pieces_of(units: Sequence[Unit], width: int, model: VideoModel, card: ModelC
             rest.append(number)
     if rest:
         filled = [units[rest[place % len(rest)]] for place in range(max(width, len(rest)))]
-        for chunk in enforce.chunks(model, _request(filled, card), card):
+        for chunk in enforce.chunks(model, _request(filled, card), card, pixels_alone):
             # A copy, since a model may fill the same array again while the encoder still reads it.
             yield {number: clip.copy() for number, clip in zip(rest, chunk, strict=False)}
 

@@ -319,11 +319,7 @@ class ChunkContext:
         entries, through which alone its gradients flow.
         """
         tokens, cache = self.cache.grid.tokens, self.cache.layers[layer]
-        # At read, a key that all heads share is rotated in two parts: by height and width as it is written, since no
-        # window changes these, so that a pass rotates the window's few time pairs alone, which the kernel does. Keys of
-        # each head have no such kernel, and one product over whole rows takes as long for all pairs as for some.
-        shared = positional.dim() == 3
-        rotation = self.rotation if self.key_rotation is None else self._plane if shared else None
+        shared, rotation = positional.dim() == 3, self._rotation_at_write(positional)
         learning = torch.is_grad_enabled() and any(t.requires_grad for t in (query, positional, content))
         if rotation is not None and learning:
             positional, rotation = rotate(positional, rotation), None
@@ -345,6 +341,24 @@ class ChunkContext:
             cache.keep(self._slots())
         return attend_window(query, self._turned(keys[:, self.rows], shared, learning), contents[:, self.rows])
 
+    @property
+    def fillable(self) -> bool:
+        """Whether nothing but entries is taken from a pass."""
+        return not self.cache.policy.select
+
+    def fill(self, layer: int, positional: Tensor, content: Tensor) -> None:
+        """Write the entries of a clean pass without gradients, as `attend` does."""
+        cache, rows = self.cache.layers[layer], self.cache.rows
+        ring: tuple[Tensor, Tensor | None]
+        if cache.codes is None:
+            keys, contents = cache.allocated(positional, content, rows)
+            ring = keys[:, cache.before :], contents[:, cache.before :]
+        else:
+            ring = cache.keys(positional, rows), None
+        rotation = self._rotation_at_write(positional)
+        cache.write(ring, self.placement.runs, positional, content, self.cache.grid.tokens, rotation)
+        cache.keep(self._slots(), content)
+
     def _attend_to_codes(
         self,
         layer: int,
@@ -365,6 +379,14 @@ class ChunkContext:
         if self.clean:  # the window shows what this writes over
             cache.keep(self._slots(), content)
         return out
+
+    def _rotation_at_write(self, positional: Tensor) -> Rotation | None:
+        # At read, a key that all heads share is rotated in two parts: by height and width as it is written, since no
+        # window changes these, so that a pass rotates the window's few time pairs alone, which the kernel does. Keys of
+        # each head have no such kernel, and one product over whole rows takes as long for all pairs as for some.
+        if self.key_rotation is None:
+            return self.rotation
+        return self._plane if positional.dim() == 3 else None
 
     def _slots(self) -> list[int]:
         """Of the chunk's frames, in order."""

@@ -28,6 +28,8 @@ BACKEND = "inductor"
 PASS_LIMIT = 10.0
 """A whole pass may differ so many times as much from the uncompiled one as an attention from its reference, as the
 rounding of its layers adds up; chosen here."""
+REPLACED = ("forward", "fill")
+"""Methods of a network in whose place compiled passes run, whole ones for `fill` as well."""
 SHAPES = 64
 """Shapes of a pass that may be compiled: batches, prefixes and rebuilt windows each have their own."""
 
@@ -97,7 +99,7 @@ def _text_strictly(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class CompiledPasses:
-    """Runs the passes of `network`, which is frozen, in place of its `forward`.
+    """Runs the passes of `network`, which is frozen, in place of its own.
 
     Args:
         kind: `blocks` compiles one block, whose code serves them all; `graph` the whole pass.
@@ -127,7 +129,7 @@ class CompiledPasses:
         settings: dict[str, Any] = {"dynamic": False, "fullgraph": True, "backend": BACKEND}
         self._block: Callable[..., Tensor] = torch.compile(Block.forward, **settings)
         self._whole: Callable[..., Tensor] = torch.compile(VideoTransformer.forward, **settings)
-        vars(network)["forward"] = self.run
+        self._take_over()
 
     def run(
         self,
@@ -167,11 +169,15 @@ class CompiledPasses:
     @contextmanager
     def off(self) -> Iterator[None]:
         """The network as it is without, while the context lasts."""
-        del vars(self.network)["forward"]
+        for name in REPLACED:
+            del vars(self.network)[name]
         try:
             yield
         finally:
-            vars(self.network)["forward"] = self.run
+            self._take_over()
+
+    def _take_over(self) -> None:
+        vars(self.network).update(dict.fromkeys(REPLACED, self.run))
 
     @contextmanager
     def compared(self) -> Iterator[list[Tensor]]:

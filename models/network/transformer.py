@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.errors import OptionError
-from videomla_models.network.attention.context import Context
+from videomla_models.network.attention.context import Context, FilledContext
 from videomla_models.network.attention.dense import CrossAttention, DenseAttention, TextKeys
 from videomla_models.network.attention.latent import LatentAttention
 from videomla_models.network.attention.linear import LinearAttention
@@ -144,6 +144,11 @@ class Block(nn.Module):
         x = torch.add(x, prompted, out=reuse(x, prompted))
         return self._gated(x, self.ffn(self._modulated(x, shift2, factor2)), gate2)
 
+    def fill(self, x: Tensor, modulation: Modulation, layer: int, context: FilledContext) -> None:
+        """Of `forward` what leaves entries in `context`."""
+        assert not isinstance(self.self_attn, LinearAttention)
+        self.self_attn.fill(self._modulated(x, *modulation[:2]), layer, context)
+
 
 class Head(nn.Module):
     """From tokens to the predicted flow; modulated by the timestep embedding before its projection."""
@@ -223,13 +228,7 @@ class VideoTransformer(nn.Module):
             [B, F, C, H, W].
         """
         batch, frames, _, height, width = latents.shape
-        x = self._patches(latents)
-        if kept:
-            modulations = kept[0]
-        else:
-            modulations = self._modulations(timesteps, x.dtype)
-            if kept is not None and not watched(x):
-                kept.append(modulations)
+        x, modulations = self._patches(latents), self._modulations(timesteps, latents, kept)
         for layer, block in enumerate(self._blocks()):
             x = run_block(block, x, modulations.blocks[layer], prompt[layer], layer, context)
         out = self.head(x, modulations.head)
@@ -238,11 +237,31 @@ class VideoTransformer(nn.Module):
         flow: Tensor = out.permute(0, 1, 6, 2, 4, 3, 5).reshape(latents.shape)
         return flow
 
-    def _modulations(self, timesteps: Tensor, dtype: torch.dtype) -> Modulations:
-        embedding = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(dtype))
+    def fill(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        prompt: list[TextKeys],
+        context: FilledContext,
+        kept: list[Modulations] | None = None,
+    ) -> None:
+        """As `forward`, for the entries alone that it leaves in `context`: it ends at those of the last block."""
+        x, modulations = self._patches(latents), self._modulations(timesteps, latents, kept)
+        *blocks, last = self._blocks()
+        for layer, block in enumerate(blocks):
+            x = block(x, modulations.blocks[layer], prompt[layer], layer, context)
+        last.fill(x, modulations.blocks[-1], len(blocks), context)
+
+    def _modulations(self, timesteps: Tensor, like: Tensor, kept: list[Modulations] | None) -> Modulations:
+        if kept:
+            return kept[0]
+        embedding = self.time_embedding(timestep_embedding(timesteps, self.config.freq_dim).to(like.dtype))
         steps = self.time_projection(embedding).unflatten(2, (6, self.config.dim))
         blocks = [block.modulation_at(steps) for block in self._blocks()]
-        return Modulations(blocks, self.head.modulation_at(embedding))
+        made = Modulations(blocks, self.head.modulation_at(embedding))
+        if kept is not None and not watched(like):
+            kept.append(made)
+        return made
 
     def into_latent(self, layer: int, queries: Tensor) -> Tensor:
         """`LatentAttention.into_latent` of a layer."""

@@ -10,11 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from harness.contracts import Spans, no_spans
+from harness.contracts import Spans, no_spans, pixels_alone
 from harness.errors import OptionError
 from videomla_models.network.attention.context import Context, PassContext
 from videomla_models.network.attention.dense import TextKeys
-from videomla_models.network.cache import Grid
+from videomla_models.network.cache import ChunkContext, Grid
 from videomla_models.network.heads import stream_cache
 from videomla_models.network.transformer import Modulations, VideoTransformer
 from videomla_models.rollout.sampler import Schedule, guided
@@ -98,6 +98,9 @@ class Rollout:
         storage: Storage = EXACT,
     ) -> None:
         self.network, self.policy, self.chunk, self.spans = network, policy, chunk, spans
+        # What is measured is what the published pipelines do: a whole clean pass behind every chunk.
+        self.pixels_alone = spans is pixels_alone
+        self.fills = self.pixels_alone and network.config.attention != "linear"
         self.first = first
         later = Schedule(sampler)
         first_chunk = Schedule(replace(sampler, steps=sampler.first_steps)) if sampler.first_steps else later
@@ -139,7 +142,8 @@ class Rollout:
             )
         first = self._prefill(prefix, prompt)
         waiting = list(switches)
-        for index in range(self.first, self.first + frames // self.chunk):
+        end = self.first + frames // self.chunk
+        for index in range(self.first, end):
             while waiting and first >= waiting[0].frame:
                 prompt = waiting.pop(0).prompt
                 with self.spans("switch"):
@@ -149,10 +153,11 @@ class Rollout:
                 context = self.cache.chunk(first, self.chunk, self.device, prompt)
                 latents = self._denoise(noise, prompt, context, first)
             past = latents if history is None else history[:, first : first + self.chunk]
-            with self.spans(f"chunk[{index}].clean_pass"):
-                self._clean_pass(past, prompt, context)
-                self.cache.finish(first, self.chunk)
-            self._remember(past)
+            if not (self.pixels_alone and index == end - 1):
+                with self.spans(f"chunk[{index}].clean_pass"):
+                    self._clean_pass(past, prompt, context)
+                    self.cache.finish(first, self.chunk)
+                self._remember(past)
             yield latents
             first += self.chunk
 
@@ -198,16 +203,24 @@ class Rollout:
         return guided(with_prompt, without, self.guidance)
 
     def _forward(self, x: Tensor, timestep: float, prompt: Prompt, context: Context) -> Tensor:
-        times = torch.full((1, 1), timestep, device=x.device)
-        kept = None if torch.is_grad_enabled() else self._modulations[timestep]
+        times, kept = self._steps_at(timestep, x.device)
         out: Tensor = self.network(x, times, prompt, context, kept)
         return out
+
+    def _steps_at(self, timestep: float, device: torch.device) -> tuple[Tensor, list[Modulations] | None]:
+        kept = None if torch.is_grad_enabled() else self._modulations[timestep]
+        return torch.full((1, 1), timestep, device=device), kept
 
     def _clean_pass(self, latents: Tensor, prompt: Prompt, context: PassContext) -> None:
         """One more pass on the finished frames, which overwrites their noisy entries."""
         context.clean = True
         doubled = latents if self.guidance == 1 else torch.cat([latents, latents])
-        self._forward(doubled, self.schedule.config.clean_timestep, prompt, context)
+        timestep = self.schedule.config.clean_timestep
+        if self.fills and isinstance(context, ChunkContext) and context.fillable:
+            times, kept = self._steps_at(timestep, latents.device)
+            self.network.fill(doubled, times, prompt, context, kept)
+        else:
+            self._forward(doubled, timestep, prompt, context)
 
     def _remember(self, latents: Tensor) -> None:
         """Keep finished frames as far back as a rebuild can need them."""

@@ -40,6 +40,14 @@ class Context(Protocol):
         ...
 
 
+class FilledContext(Context, Protocol):
+    """A context that needs no queries for taking in entries."""
+
+    def fill(self, layer: int, positional: Tensor, content: Tensor) -> None:
+        """Take in a layer's entries, as `attend` does, and attend to nothing."""
+        ...
+
+
 class PassContext(Context, Protocol):
     """The context of all passes over one chunk, of which the last is over finished latents (`clean`)."""
 

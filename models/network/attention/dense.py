@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from videomla_models.network.attention.context import AttendWindow, Context
+from videomla_models.network.attention.context import AttendWindow, Context, FilledContext
 from videomla_models.ops.inplace import constant, reuse
 from videomla_models.ops.products import Linear
 from videomla_models.ops.sdpa import attend_with_preferred
@@ -66,26 +66,28 @@ class HeadAttention(nn.Module):
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
         self.attend_window: AttendWindow = scaled_dot_product
 
+    def keys(self, x: Tensor) -> TextKeys:
+        """Keys and values of `x` [B, L, dim]: each [B, L, heads, head dim]."""
+        heads, tokens = (*x.shape[:2], self.heads, -1), x.flatten(0, 1)
+        return self.norm_k(self.k(tokens)).view(heads), self.v(tokens).view(heads)
+
 
 class DenseAttention(HeadAttention):
     """Wan2.1's self-attention."""
 
     def forward(self, x: Tensor, layer: int, context: Context) -> Tensor:
         """Attend from `x` [B, L, dim] to what `context` shows it."""
-        heads, tokens = (*x.shape[:2], self.heads, -1), x.flatten(0, 1)
-        query = self.norm_q(self.q(tokens)).view(heads)
-        key = self.norm_k(self.k(tokens)).view(heads)
-        out: Tensor = self.o(context.attend(layer, query, key, self.v(tokens).view(heads), self.attend_window))
+        query = self.norm_q(self.q(x.flatten(0, 1))).view(*x.shape[:2], self.heads, -1)
+        out: Tensor = self.o(context.attend(layer, query, *self.keys(x), self.attend_window))
         return out
+
+    def fill(self, x: Tensor, layer: int, context: FilledContext) -> None:
+        """Give `context` the entries of `x` alone."""
+        context.fill(layer, *self.keys(x))
 
 
 class CrossAttention(HeadAttention):
     """Wan2.1's attention to the prompt, whose keys and values are made once per prompt."""
-
-    def keys(self, text: Tensor) -> TextKeys:
-        """Keys and values of `text` [B, tokens, dim]."""
-        heads = (*text.shape[:2], self.heads, -1)
-        return self.norm_k(self.k(text)).view(heads), self.v(text).view(heads)
 
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         """Attend from `x` [B, L, dim] to the prompt."""

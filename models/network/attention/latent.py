@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from videomla_models.network.attention.context import AttendWindow, Context
+from videomla_models.network.attention.context import AttendWindow, Context, FilledContext
 from videomla_models.network.attention.dense import RMSNorm
 from videomla_models.ops import reference
 from videomla_models.ops.choice import Form, Name
@@ -47,8 +47,7 @@ class LatentAttention(nn.Module):
         heads, tokens = (*x.shape[:2], self.heads, -1), x.flatten(0, 1)
         q_latent = self.q_norm(self.q_down(tokens))
         q_rope = self.q_rope(q_latent).view(heads)
-        latent = self.kv_norm(self.kv_down(tokens)).view(*x.shape[:2], -1)
-        positional = self.k_rope(tokens).view(*x.shape[:2], -1)
+        positional, latent = self._entries(x)
         if self.runner.form.name != "absorbed":
             query = torch.cat([self.q_up(q_latent).view(heads), q_rope], -1)
             expanded: Tensor = self.o(context.attend(layer, query, positional, latent, self.attend_window))
@@ -57,6 +56,15 @@ class LatentAttention(nn.Module):
         query = torch.cat([linear(q_latent, into_latent).view(heads), q_rope], -1)
         mixed = context.attend(layer, query, positional, latent, self.attend_window)
         return linear(mixed, out_of_latent, self.o.bias)
+
+    def fill(self, x: Tensor, layer: int, context: FilledContext) -> None:
+        """Give `context` the entries of `x` alone."""
+        context.fill(layer, *self._entries(x))
+
+    def _entries(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = x.flatten(0, 1)
+        latent = self.kv_norm(self.kv_down(tokens)).view(*x.shape[:2], -1)
+        return self.k_rope(tokens).view(*x.shape[:2], -1), latent
 
     @property
     def attend_window(self) -> AttendWindow:
