@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from harness.errors import HarnessError
 from harness.execute import units
+from harness.execute.process import ProcessEnded
 from harness.runs.line import Record
 from harness.runs.plan import Unit
 
@@ -42,5 +43,13 @@ def lost_record(
         how: the last one ended, as in `by signal SIGSEGV`. tail: the end of what that printed. doing: what ended it.
     """
     fault = WorkerLost(f"{doing} ended {DEATHS} workers, the last {how}", "see what that printed, in the traceback")
+    error = {**units.describe(fault), "traceback": tail}
+    return units.record(unit, setting, "failed", units.Result(), started, error)
+
+
+def late_record(unit: Unit, setting: units.Setting, seconds: float, tail: str, started: str = "") -> Record:
+    """The record of a unit that was ended after the `seconds` that its section lets it take; `tail` as above."""
+    what = "clip" if unit.kind == "generate" else "score"
+    fault = ProcessEnded(f"the {what} was ended after more than {seconds:g} s", "raise `timeout_s` of its section")
     error = {**units.describe(fault), "traceback": tail}
     return units.record(unit, setting, "failed", units.Result(), started, error)

@@ -17,9 +17,9 @@ from typing import IO, Any
 
 from harness.execute import process, units
 from harness.execute.generate import Maker
-from harness.execute.lost import DEATHS, Deaths, lost_record
+from harness.execute.lost import DEATHS, Deaths, late_record, lost_record
 from harness.execute.printed import Log, mark
-from harness.execute.process import LOADED, READY, Child, Hello, ProcessEnded
+from harness.execute.process import LOADED, READY, Child, Hello
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Unit
 
@@ -70,26 +70,31 @@ class ClipWorker:
         if self._loading_deaths[arm.label] >= DEATHS:
             self._fail(batch, start, give, f"loading {arm.label}")
             return
-        with self._child.limited(self.limits.get(str(batch[0].context["section"]), threading.TIMEOUT_MAX)) as over:
+        with self._child.limited(self._limit(batch[0])) as over:
             self._ask(arm, batch)
             whole = self._read(give)
         if not whole:
-            self._again(start, give, f"after more than {over[0]:g} s" if over else "")
+            self._again(start, give, *over)
 
     def finish(self, give: Callable[[Record], None]) -> None:
         """Read the records that are missing, and end the process."""
         start = units.now()
         self._child.no_more()
-        while self._asked and self._read(give):
-            continue
+        limit = max((self._limit(unit) for _, unit in self._asked.values()), default=threading.TIMEOUT_MAX)
+        with self._child.limited(limit) as over:
+            while self._asked and self._read(give):
+                continue
         if self._asked:
-            self._again(start, give)
+            self._again(start, give, *over)
         self._child.close()
 
     def interrupt(self) -> None:
         """Kill the process; nothing is tried again. Thread-safe."""
         self._interrupted = True
         self._child.interrupt()
+
+    def _limit(self, unit: Unit) -> float:
+        return self.limits.get(str(unit.context["section"]), threading.TIMEOUT_MAX)
 
     def _ask(self, arm: Arm, batch: Sequence[Unit]) -> None:
         self._asked |= {unit.key: (arm, unit) for unit in batch}
@@ -109,13 +114,13 @@ class ClipWorker:
                 give(answer)
         return False
 
-    def _again(self, start: str, give: Callable[[Record], None], late: str = "") -> None:
+    def _again(self, start: str, give: Callable[[Record], None], late: float = 0.0) -> None:
         """What becomes of the clips of a process that ended: each half in a process of its own, or a failed record.
 
-        A clip that is `late` by itself has failed at once.
+        A clip that takes more than its seconds by itself has failed at once; `late` are those that were over.
         """
         how, self._tail = self._child.how_it_ended(), self._child.tail()
-        self._how = late or how
+        self._how = f"after more than {late:g} s" if late else how
         lost = list(self._asked.values())
         self._asked.clear()
         if self._interrupted or not lost:
@@ -123,9 +128,7 @@ class ClipWorker:
         self._loading_deaths[self._loading] += bool(self._loading)
         deaths = self._deaths.add(unit for _, unit in lost)
         if len(lost) == 1 and late:
-            fault = ProcessEnded(f"the clip was ended {late}", "raise `timeout_s` of its section")
-            error = units.describe(fault) | {"traceback": self._tail}
-            give(units.record(lost[0][1], self.setting, "failed", units.Result(), start, error))
+            give(late_record(lost[0][1], self.setting, late, self._tail, start))
             return
         if len(lost) == 1 and deaths >= DEATHS:
             self._fail([lost[0][1]], start, give)

@@ -31,6 +31,7 @@ from harness.runs.folder import Store
 from harness.runs.index import IndexEntry
 from harness.runs.line import Record
 from harness.runs.plan import Arm, Plan, Unit, scored_clips
+from harness.suite.schema import A_WEEK_S
 from harness.system import devices, files
 
 INTERRUPTED = "interrupted{}; run again to go on"
@@ -113,6 +114,7 @@ class RunningPlan:
         self.plan, self.store, self.setting = plan, store, setting
         self.progress, self.limit, self.scratch = progress, limit, scratch
         self.sections = {section.name: section for section in plan.suite.measure}
+        self.limits = {section.name: section.timeout_s for section in plan.suite.generate}
         self.index = store.records.newest()
         self.models = Models(plan.device, self._say)
         self.log = Log(store.folder)
@@ -165,17 +167,24 @@ class RunningPlan:
                 here[arm.label] = todo
             else:
                 apart += [(arm, unit) for unit in todo]
-        if any(here.values()) and processes != 0:
-            self.made_here = (
-                f"no other process finds the models of {', '.join(label for label in here if here[label])}, so this "
-                "one made their clips, and would have ended with them; a file for --plugin is found"
-            )
+        if any(here.values()):
+            self.made_here = self._made_here([label for label in here if here[label]] if processes != 0 else [])
         self._make_apart(apart, batches.processes(apart, self.plan.device, processes))
         while self._score_next():
             continue
         for arm in self.plan.arms:
             self._make_here(arm, here.get(arm.label, ()))
         self.scorers.close()
+
+    def _made_here(self, unfound: Sequence[str]) -> str:
+        """What is said of clips that this process made: of arms that no other finds, and without a limit."""
+        limited = ", ".join(section.name for section in self.plan.suite.generate if section.timeout_s != A_WEEK_S)
+        found = (
+            f"no other process finds the models of {', '.join(unfound)}, so this one made their clips, and would have "
+            "ended with them; a file for --plugin is found"
+        )
+        late = f"`timeout_s` of {limited} did not hold, as it ends the process that makes a clip, here the run itself"
+        return "; ".join([found] * bool(unfound) + [late] * bool(limited))
 
     def clips(self) -> dict[str, list[Unit]]:
         """The generate units by the label of their arm."""
@@ -222,10 +231,9 @@ class RunningPlan:
     def _make_apart(self, todo: Sequence[tuple[Arm, Unit]], processes: int) -> None:
         """Clips in as many processes, scored here as they come."""
         threads = max(1, devices.cores() // processes) if processes > 1 else None
-        limits = {section.name: section.timeout_s for section in self.plan.suite.generate}
 
         def start(say: Callable[[str], None]) -> ClipWorker:
-            return ClipWorker(self.plan.device, self.setting, say, self.store.folder, threads, self.log, limits)
+            return ClipWorker(self.plan.device, self.setting, say, self.store.folder, threads, self.log, self.limits)
 
         while todo:
             count = self._room([unit for _, unit in todo])

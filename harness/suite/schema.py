@@ -90,7 +90,8 @@ class Section(Part):
         scripts: the prompts of each clip, where they do not go by the numbers of the sets. Filled in on load.
         dropped: as in a prompt set, of the lines that were paired. Filled in on load.
         timeout_s: seconds after which a measurement, or a request for clips in another process of this machine, is
-            ended and has failed; a week unless given.
+            ended and has failed; a week unless given. What the run's own process does has no such limit, as only its
+            end would stop it: clips with `--processes 0`, and scores of metrics of `core`.
     """
 
     name: Name

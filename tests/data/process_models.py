@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.contracts import Frames, ModelCard, Options, Request, Spans, VideoModel, no_spans
+from harness.contracts import ClipFile, Frames, ModelCard, Options, Request, Spans, VideoModel, no_spans
 from harness.contracts.registry import models
 
 
 class ProcessOptions(Options):
     """`log` gets a line for each request; a prompt that holds `dies` or `hangs` ends the process, or stops it.
 
-    One that holds `waits` waits for the file `go` beside the log.
+    One that holds `waits` waits for the file `go` beside the log; `keeps` has its clip in a file there, which it never
+    gives back.
     """
 
     log: str
@@ -43,6 +44,11 @@ class ProcessModel(VideoModel):
     def load(self, device: str) -> None:
         self.note(f"load {os.environ.get('OMP_NUM_THREADS')}")
 
+    def file(self, request: Request) -> ClipFile | None:
+        keeps = request.prompts == ("it keeps",)
+        path = Path(self.options.log).with_suffix(".mp4")
+        return ClipFile(path, release=lambda: time.sleep(3600)) if keeps else None
+
     def stream(self, request: Request, spans: Spans = no_spans) -> Iterator[Frames]:
         self.note(f"batch {request.batch}")
         clips = np.stack([np.full((request.frames, 16, 16, 3), 10 * seed, np.uint8) for seed in request.seeds])
@@ -56,8 +62,9 @@ class ProcessModel(VideoModel):
         while any("waits" in prompt for prompt in request.prompts) and time.monotonic() < until:
             time.sleep(0.05)
             until -= 120 * Path(self.options.log).with_name("go").exists()
-        while any("hangs" in prompt for prompt in request.prompts):
-            time.sleep(0.05)
+        if any("hangs" in prompt for prompt in request.prompts):
+            self.note("hangs")
+            time.sleep(3600)
         if any("raises" in prompt for prompt in request.prompts):
             raise ValueError("by design")
         yield clips[:, 1:]

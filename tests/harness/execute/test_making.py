@@ -11,28 +11,32 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from road import base, outcome_of, write
 
 from harness.contracts import registry
 from harness.errors import StorageError
+from harness.execute.making import ClipWorker
 from harness.execute.outcome import Outcome
 from harness.execute.run import INTERRUPTED, run_plan
+from harness.execute.units import Setting
 from harness.runs.line import Record
 from harness.runs.plan import Plan, make
 from harness.runs.records import RecordFile
 from harness.suite.load import load_suite
+from harness.system import video
 
 PLUGIN = Path(__file__).parents[2] / "data" / "process_models.py"
 FAKES = PLUGIN.with_name("fake_models.py")
 
 
-def planned(folder: Path, texts: list[str] | None = None, batch: int = 4, arms: str = "a") -> Plan:
+def planned(folder: Path, texts: list[str] | None = None, batch: int = 4, arms: str = "a", **more: Any) -> Plan:
     """Sixteen clips an arm, and their scores."""
     registry.load_plugin(FAKES)
     registry.load_plugin(PLUGIN)
     models = [{"name": "process/model", "label": arm, "options": {"log": str(folder / f"{arm}.log")}} for arm in arms]
-    section = {**base()["generate"][0], "batch": batch, "seeds": [1, 2]}
+    section = {**base()["generate"][0], "batch": batch, "seeds": [1, 2], **more}
     prompts = {"p": texts or [f"prompt {number}" for number in range(8)]}
     data = base(models=models, prompts=prompts, generate=[section])
     return make(load_suite(write(folder, data)), "cpu")
@@ -106,6 +110,31 @@ def test_a_model_that_this_process_alone_knows_is_run_in_it_and_that_is_said(tmp
     assert (outcome.done_now, outcome.exit_code) == (8, 0)
     assert outcome.remarks[0].startswith("no other process finds the models of a, so this one made their clips")
     assert run_plan(plan, tmp_path / "run").remarks == ()
+
+
+def test_a_time_limit_that_this_process_cannot_keep_is_said(tmp_path: Path) -> None:
+    plan = planned(tmp_path, ["one"], timeout_s=600.0)
+    assert run(tmp_path, plan).remarks == ()
+    outcome = run_plan(plan, tmp_path / "here", processes=0)
+    assert outcome.exit_code == 0
+    (remark,) = outcome.remarks
+    assert remark.startswith("`timeout_s` of short did not hold")
+    assert run_plan(planned(tmp_path, ["two"]), tmp_path / "more", processes=0).remarks == ()
+
+
+def test_a_clip_that_is_made_and_never_written_fails_as_its_section_says(tmp_path: Path) -> None:
+    plan = planned(tmp_path, ["it keeps"], seeds=[1])
+    video.write(tmp_path / "a.mp4", [np.zeros((6, 16, 16, 3), np.uint8)], 16.0, 20, "ultrafast")
+    limits = {"short": 600.0}
+    worker = ClipWorker("cpu", Setting({}, {}, {}), print, tmp_path / "run", limits=limits)
+    given: list[Record] = []
+    worker.do((plan.arms[0], plan.units[:1]), given.append)
+    assert not given
+    limits["short"] = 0.5
+    worker.finish(given.append)
+    (failed,) = given
+    assert failed.status == "failed"
+    assert str(failed.error["message"]).startswith("the clip was ended after more than 0.5 s")
 
 
 def test_a_clip_that_ends_its_process_fails_alone(tmp_path: Path) -> None:
