@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -28,7 +29,8 @@ def main() -> None:
 
         command_line()
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write(f"interrupted{f' by {interrupt}' if str(interrupt) else ''}\n")
+        with suppress(OSError, AttributeError):  # it may be full or closed
+            sys.stderr.write(f"interrupted{f' by {interrupt}' if str(interrupt) else ''}\n")
         sys.exit(INCOMPLETE)
 
 

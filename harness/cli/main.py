@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
-from contextlib import nullcontext, redirect_stdout
-from typing import Annotated
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +42,14 @@ GROUPS = {
 class _Own(Commands):
     groups = GROUPS
 
+    def invoke(self, ctx: Any) -> Any:
+        """Do a command. An interrupt is one line and exit code 3, also while its modules are imported."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            print(f"interrupted{f' by {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+            raise typer.Exit(3) from None
+
 
 def _print_result(result: object, **_: object) -> None:
     """Print the lines that a command returns. The command works while they are asked for."""
@@ -50,9 +60,6 @@ def _print_result(result: object, **_: object) -> None:
         except SystemExit as end:
             # Only code of a plug-in does this, and its number would be taken for how the command went.
             raise PluginFault(f"a plug-in tried to end the program (SystemExit: {end.code})") from end
-        except KeyboardInterrupt as interrupt:
-            print(f"interrupted{f' by {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
-            raise typer.Exit(3) from None
 
 
 app = typer.Typer(
@@ -87,7 +94,13 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    with redirect_stdout(Output(sys.stdout)) if sys.stdout else nullcontext():
+    with ExitStack() as streams:
+        # A process may be started without either, and `print` would take the one for the other.
+        out, errors = (
+            stream or streams.enter_context(Path(os.devnull).open("w")) for stream in (sys.stdout, sys.stderr)
+        )
+        streams.enter_context(redirect_stdout(Output(out)))
+        streams.enter_context(redirect_stderr(Output(errors, needed=False)))
         sys.exit(_exit_code(arguments))
 
 
@@ -97,12 +110,18 @@ def _exit_code(arguments: list[str] | None) -> int | str | None:
         try:
             app(args=arguments, prog_name="harness")
         except SystemExit as end:
-            if sys.stdout:
-                sys.stdout.flush()
+            sys.stdout.flush()
             return end.code
     except HarnessError as error:
         print(complaint(error), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        # A path that the system does not take, as for its length, or does not let be looked at.
+        if error.filename is None:
+            raise
+        refused = HarnessError(f"{error.filename}: {error.strerror}", "name another path, or make it accessible")
+        print(complaint(refused), file=sys.stderr)
+        return refused.exit_code
     return 0
 
 

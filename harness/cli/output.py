@@ -1,4 +1,4 @@
-"""Standard output whose reader may leave, or whose disk may be full."""
+"""Standard output and error, whose readers may leave, or whose disk may be full."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from harness.errors import StorageError
 class Output:
     """A text stream that says nothing more once its reader has left, as `head` and `grep -q` do.
 
-    So a command works on to its end, and its exit code tells how it went. Raises `StorageError` for any other fault.
+    So a command works on to its end, and its exit code tells how it went. Raises `StorageError` for any other fault,
+    where the text is `needed`.
     """
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[str], needed: bool = True) -> None:
+        self._stream, self._needed = stream, needed
         self._fault: StorageError | None = None
 
     def write(self, text: str) -> int:
@@ -43,7 +44,7 @@ class Output:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)
-            if not isinstance(error, BrokenPipeError):
+            if self._needed and not isinstance(error, BrokenPipeError):
                 self._fault = StorageError(f"standard output cannot be written: {error.strerror}")
                 raise self._fault from error
 

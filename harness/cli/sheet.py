@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.arguments import path_named
+
 
 def sheet(
     run: Annotated[Path, typer.Argument(metavar="RUN")],
@@ -22,7 +24,7 @@ def sheet(
     section: Annotated[str, typer.Option(help="Of the suite's `generate`; the first unless given.")] = "",
     seed: Annotated[int | None, typer.Option(help="The section's first unless given.")] = None,
     width: Annotated[int, typer.Option(min=16, max=2000, help="Pixels of a picture, at most.")] = 200,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The PNG to write.")] = Path("sheet.png"),
+    out: Annotated[Path, typer.Option(parser=path_named, metavar="FILE", help="The PNG to write.")] = Path("sheet.png"),
 ) -> Iterator[str]:
     """Write frames of clips side by side as one PNG."""
     from harness.errors import HarnessError
