@@ -58,7 +58,7 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A dense checkpoint: a file, a folder or a Hub id.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The file to write, as in videomla.safetensors.")],
     init: Annotated[Literal["svd", "random"], typer.Option(help="Truncated SVD of the dense maps, or random.")] = "svd",
-    seed: Annotated[int, typer.Option(help="Of the random start.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 63) - 1, help="Of the random start.")] = 0,
     d_c: Annotated[int, typer.Option("--d-c", help="Width of the cached content latent.")] = 192,
     d_q: Annotated[int, typer.Option("--d-q", help="Width of the query latent.")] = 768,
     d_nope: Annotated[int, typer.Option("--d-nope", help="Content channels of a head.")] = 96,

@@ -318,7 +318,7 @@ def read_short(path: Path) -> dict[str, list[str]]:
             continue
         try:
             row: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HarnessError(f"{path}:{number}: not JSON") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "short")):
             raise HarnessError(f"{path}:{number}: needs the texts 'prompt' and 'short'")

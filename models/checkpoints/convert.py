@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import OptionError, WeightsError
+from videomla_models.checkpoints.checks import shown
 from videomla_models.checkpoints.load import Checkpoint
 from videomla_models.checkpoints.spectrum import energy, layer_count, operator_of
 from videomla_models.checkpoints.tensors import save_tensors
@@ -34,6 +35,8 @@ FIXED = {
 }
 """What the paper leaves open and every conversion here does alike; written into the file beside the recipe."""
 
+WIDEST = 1 << 16
+"""Width of a latent, which is of use up to the model's own, 1,536 or 5,120."""
 CONFIG_KEY = "config"
 RECIPE_KEY = "conversion"
 
@@ -243,8 +246,8 @@ def _channels(bands: list[int]) -> list[int]:
 def check_latent(sizes: LatentSizes, config: TransformerConfig) -> None:
     """Raise `OptionError` naming the width that a dense head cannot give."""
     limits = axis_pairs(config.head_dim)
-    if sizes.d_c < 1 or sizes.d_q < 1:
-        raise OptionError(f"d_c is {sizes.d_c} and d_q is {sizes.d_q}", "both must be 1 or more")
+    if not (1 <= sizes.d_c <= WIDEST and 1 <= sizes.d_q <= WIDEST):
+        raise OptionError(f"d_c is {sizes.d_c} and d_q is {sizes.d_q}", f"both must be from 1 to {WIDEST:,}")
     if any(not 0 <= chosen <= limit for chosen, limit in zip(sizes.pairs, limits, strict=True)):
         raise OptionError(
             f"pairs are {sizes.pairs}", f"a head of {config.head_dim} has {limits} for time, height, width"
@@ -266,8 +269,26 @@ def dense_config(checkpoint: Checkpoint, heads: int | None = None) -> Transforme
     if operator_of(checkpoint) != "stacked":
         raise WeightsError(f"{checkpoint.source.name} already has latent attention", "give a dense checkpoint")
     parts = [*(f"{part}.{leaf}" for part in "qkvo" for leaf in ("weight", "bias")), "norm_q.weight", "norm_k.weight"]
-    _require(checkpoint, [f"blocks.{i}.self_attn.{part}" for i in range(layer_count(checkpoint)) for part in parts])
-    return network_config(checkpoint, heads)
+    layers = range(layer_count(checkpoint))
+    _require(checkpoint, [f"blocks.{i}.self_attn.{part}" for i in layers for part in parts])
+    config = network_config(checkpoint, heads)
+    shapes = {part: (config.dim,) * (2 if part[1:] == ".weight" else 1) for part in parts}
+    check_shapes(checkpoint, {f"blocks.{i}.self_attn.{part}": shapes[part] for i in layers for part in parts})
+    return config
+
+
+def check_shapes(checkpoint: Checkpoint, expected: Mapping[str, Sequence[int]]) -> None:
+    """Raise `WeightsError` where a tensor has another shape than expected; 0 there stands for any number but it."""
+    for name, shape in expected.items():
+        has = checkpoint.shapes[name]
+        if (
+            len(has) != len(shape)
+            or not all(has)
+            or any(n not in (0, size) for n, size in zip(shape, has, strict=True))
+        ):
+            raise WeightsError(
+                f"{checkpoint.source.name}: {name} is {shown(has)}", "give a checkpoint of this kind of network"
+            )
 
 
 def _require(checkpoint: Checkpoint, names: Sequence[str]) -> None:
@@ -281,10 +302,11 @@ def network_config(checkpoint: Checkpoint, heads: int | None = None) -> Transfor
     """As `dense_config`, of everything but self-attention."""
     outside = ("patch_embedding.weight", "text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight")
     _require(checkpoint, outside)
+    check_shapes(checkpoint, {name: (0,) * (5 if name.startswith("patch") else 2) for name in outside})
     dim, channels, *patch = checkpoint.shapes["patch_embedding.weight"]
     metadata = _metadata_config(checkpoint)
     heads = heads or metadata.get("heads") or max(1, dim // 128)
-    if dim % heads or dim // heads % 2:
+    if heads < 1 or dim % heads or dim // heads % 2:
         raise OptionError(f"{heads} heads over a width of {dim}", "give --heads, which must divide it into even parts")
     return TransformerConfig(
         dim=dim,
@@ -302,6 +324,6 @@ def network_config(checkpoint: Checkpoint, heads: int | None = None) -> Transfor
 def _metadata_config(checkpoint: Checkpoint) -> dict[str, int]:
     try:
         config = json.loads(checkpoint.metadata.get(CONFIG_KEY, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {name: value for name, value in config.items() if isinstance(value, int)} if isinstance(config, dict) else {}

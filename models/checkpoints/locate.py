@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.contracts import PathRule
 from harness.errors import NotAvailable, WeightsError
 from harness.system.digests import remembered_sha256
-from harness.system.files import read_limited, weights_folder
+from harness.system.files import expanded, read_limited, weights_folder
 from videomla_models.spec.published_models import FETCHED
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -64,7 +64,7 @@ def resolve(name: str | Path, component: str = "transformer") -> Source:
         NotAvailable: a Hub id that is not on this machine.
     """
     text = str(name)
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.exists():
         return _from_path(text, path, component)
     if isinstance(name, Path) or not is_hub_id(text):

@@ -154,6 +154,6 @@ def _patterns(entries: Collection[str]) -> dict[str, re.Pattern[str]]:
     for key in entries:
         try:
             patterns[key] = re.compile(key)
-        except re.error:
+        except (re.error, OverflowError, RecursionError):
             continue
     return patterns

@@ -59,7 +59,7 @@ def product_singular_values(left: Tensor, right: Tensor) -> Tensor:
 
 def layer_count(checkpoint: Checkpoint) -> int:
     """Transformer blocks in a checkpoint. Raises `WeightsError` when they are not numbered 0, 1, 2, …"""
-    numbers = {int(match[1]) for name in checkpoint.shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
+    numbers = {int(match[1]) for name in checkpoint.shapes if (match := re.match(r"blocks\.([0-9]{1,6})\.", name))}
     if not numbers or numbers != set(range(len(numbers))):
         raise WeightsError(
             f"{checkpoint.source.name} holds blocks {sorted(numbers)[:10]}", "give a checkpoint of the whole model"

@@ -17,17 +17,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.errors import WeightsError
-from harness.system.files import aside
+from harness.system.files import aside, open_regular
 from videomla_models.checkpoints.locate import Source, read_index
-from videomla_models.checkpoints.parts import choose_entry
+from videomla_models.checkpoints.parts import DEEPEST, choose_entry
 from videomla_models.checkpoints.quantised import Quantisation
 
 TRUNCATED = "copy or download it again"
 UNREADABLE = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError,
-    ValueError,
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
+    TypeError, ValueError,
 )  # fmt: skip
 """What torch raises, among others, for a pickle with changed bytes."""
+
+
+LARGEST_VIEW = 1 << 30
+"""Bytes of a tensor up to which it may be a view that shows its numbers more than once."""
 
 
 class TensorFile(ABC):
@@ -124,15 +128,17 @@ class Pickle(TensorFile):
     def __init__(self, path: Path, ema: bool | None = None, parts: tuple[str, ...] = ()) -> None:
         super().__init__()
         content = _unpickle(path)
-        self.entries = tuple(str(name) for name, value in content.items() if isinstance(value, dict))
+        self.entries = tuple(name for name, value in content.items() if isinstance(value, dict))
         self.part, state = choose_entry(str(path), content, ema, parts)
-        others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+        others = [name for name, value in state.items() if not isinstance(value, Tensor)]
         if others:
             raise WeightsError(
                 f"{path}: {len(others)} entries are no tensors: {', '.join(others[:10])}",
                 "give a file that maps parameter names to tensors",
             )
-        self._tensors: dict[str, Tensor] = {str(name): value for name, value in state.items()}
+        for name, tensor in state.items():
+            _check_held(path, name, tensor)
+        self._tensors: dict[str, Tensor] = dict(state)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
 
     def stored(self, name: str) -> Tensor:
@@ -163,17 +169,11 @@ class Pickles(TensorFile):
 def load_pickle(path: Path) -> object:
     """What a pickle holds, mapped where it can be; `WeightsError` for what would run code, and for damage."""
     try:
-        zipped = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # its end says that it spans several disks
-        zipped = True
-    with path.open("rb") as file:
-        if not zipped and file.read(2) == b"PK":
-            raise WeightsError(f"{path} is truncated: its table of contents is missing", TRUNCATED)
-    try:
+        zipped = _is_zip(path)
         with warnings.catch_warnings():  # what torch finds odd is either read or refused below
             warnings.simplefilter("ignore")
             # Files older than torch 1.6 are no archives and cannot be mapped.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return _plain(torch.load(path, map_location="cpu", weights_only=True, mmap=zipped))
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         if "weights_only" not in str(error).lower():
@@ -185,10 +185,50 @@ def load_pickle(path: Path) -> object:
     except (*UNREADABLE, zipfile.BadZipFile, struct.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is truncated or no checkpoint ({reason})", TRUNCATED) from error
-    return content
 
 
-def _unpickle(path: Path) -> dict[Any, Any]:
+def _is_zip(path: Path) -> bool:
+    """Whether a pickle is in an archive. Raises `WeightsError` for one without its end, and `OSError`."""
+    with open_regular(path) as file:
+        start = file.read(2)
+    try:
+        zipped = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # its end says that it spans several disks
+        zipped = True
+    if not zipped and start == b"PK":
+        raise WeightsError(f"{path} is truncated: its table of contents is missing", TRUNCATED)
+    return zipped
+
+
+def _plain(value: Any, depth: int = DEEPEST + 2) -> Any:
+    """`value` with plain dictionaries and tensors: a pickle may give both attributes that stand before their methods.
+
+    Keys that are no texts are shown as such.
+    """
+    if isinstance(value, Tensor):
+        return Tensor.detach(value)
+    if not isinstance(value, dict) or not depth:
+        return value
+    return {_name(key): _plain(inner, depth - 1) for key, inner in dict.items(value)}
+
+
+def _name(key: object) -> str:
+    return key if isinstance(key, str) else str(key) if isinstance(key, int) else f"a {type(key).__name__}"
+
+
+def _check_held(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor without numbers or without one shape, and one far larger than what the file holds of it."""
+    if tensor.is_meta:
+        raise WeightsError(f"{path}: {name} has a shape and no numbers", "save the model when it has its weights")
+    if tensor.is_nested:
+        raise WeightsError(f"{path}: {name} is a nested tensor", "save it as one of a single shape")
+    if tensor.layout == torch.strided and not tensor.is_quantized:
+        size = tensor.numel() * tensor.itemsize
+        if size > LARGEST_VIEW and size > tensor.untyped_storage().nbytes():
+            raise WeightsError(f"{path}: {name} repeats what it holds over {size:,} bytes", "save what it repeats")
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
     content = load_pickle(path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}", "give a file that maps names to tensors")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from harness.errors import OptionError, WeightsError, nearest
-from videomla_models.checkpoints.convert import CONFIG_KEY, RECIPE_KEY, network_config
+from videomla_models.checkpoints.convert import CONFIG_KEY, RECIPE_KEY, check_shapes, network_config
 from videomla_models.checkpoints.load import Checkpoint, check_names
 from videomla_models.checkpoints.spectrum import operator_of
 from videomla_models.checkpoints.tensors import save_tensors
@@ -51,6 +51,7 @@ def latent_config(checkpoint: Checkpoint, pairs: tuple[int, int, int]) -> Transf
             f"{checkpoint.source.name} lacks {', '.join(missing)} after renaming",
             f"map these names as well; {nearest((missing or [first])[0], checkpoint.shapes)}",
         )
+    check_shapes(checkpoint, dict.fromkeys(parts.values(), (0, 0)))
     rows = {name: checkpoint.shapes[full][0] for name, full in parts.items()}
     if rows["q_rope"] % rows["k_rope"] or rows["k_up"] % (heads := rows["q_rope"] // rows["k_rope"]):
         raise WeightsError(f"{checkpoint.source.name}: {rows} rows fit no number of heads", "check the mapping")

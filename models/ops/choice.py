@@ -169,7 +169,7 @@ class _Tuning(BaseModel):
             if path.is_file() and (content := json.loads(path.read_text(encoding="utf-8")))["version"] == CACHE_VERSION:
                 body = content
             return _Tuning.model_validate(body)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = str(error).partition("\n")[0]
             raise OptionError(
                 f"{path} is not a tuning file: {reason}", "delete it; the kernels probe writes it anew"

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.errors import WeightsError, nearest
 from videomla_models.checkpoints.load import check_names
+from videomla_models.checkpoints.tensors import save_tensors
 from videomla_models.network.cache import Grid
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.ops.choice import Name
@@ -28,6 +28,8 @@ from videomla_models.spec.window import WindowPolicy
 TOLERANCE = 5e-5
 """Largest absolute difference of a faithful float32 replay; measured replays agree to about 5e-6."""
 
+LARGEST = 1 << 20
+"""Of a trace's sizes; the widest network has 14,336."""
 RECORDED_WEIGHTS = 4_000_000
 """Weights up to which a rollout is replayed in the recordings' order of operations, which is slow."""
 
@@ -145,6 +147,14 @@ def verify(path: Path, form: Name = "expanded") -> Replay:
     Raises `WeightsError` for a file that is not a trace, and `OptionError` for sizes that do not fit each other.
     """
     spec, tensors = read(path)
+    try:
+        return _replayed(path, spec, tensors, form)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise WeightsError(f"{path} cannot be replayed: {reason}", "its spec and its tensors do not fit") from error
+
+
+def _replayed(path: Path, spec: dict[str, Any], tensors: dict[str, Tensor], form: Name) -> Replay:
     free = roll(path, spec, tensors, form)
     recorded = tensors.get("latents")
     difference = _difference(free, recorded)
@@ -180,11 +190,11 @@ def roll(
 
     With `history` every chunk is made on that past; with `order` in the recordings' float32, latent attention alone.
     """
-    network = VideoTransformer(network_config(spec))
     weights = {name[len("weights.") :]: t for name, t in tensors.items() if name.startswith("weights.")}
-    check_names(
-        path.name, {n: t.shape for n, t in network.state_dict().items()}, {n: t.shape for n, t in weights.items()}
-    )
+    with torch.device("meta"):  # a spec may ask for any size, and memory is taken for that of the file
+        shapes = {n: t.shape for n, t in VideoTransformer(network_config(spec)).state_dict().items()}
+    check_names(path.name, shapes, {n: t.shape for n, t in weights.items()})
+    network = VideoTransformer(network_config(spec))
     network.load_state_dict(weights)
     network = network.to(dtype).eval().requires_grad_(False)
     network.use_form(form)
@@ -216,7 +226,7 @@ def roll(
 def save_latents(result: Replay, path: Path) -> None:
     """Write the replay's best latents, float32 under `latents`; the header's `past` says which they are."""
     past, latents = result.best
-    save_file({"latents": latents.float().contiguous()}, str(path), {"past": past, "family": result.family})
+    save_tensors({"latents": latents.float().contiguous()}, path, {"past": past, "family": result.family})
 
 
 def _draws(tensors: dict[str, Tensor]) -> list[Tensor]:
@@ -227,15 +237,23 @@ def _draws(tensors: dict[str, Tensor]) -> list[Tensor]:
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Spec and tensors of a trace file. Raises `WeightsError` for anything else."""
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file" if path.exists() else f"{path} does not exist")
     try:
         with safe_open(str(path), framework="pt") as file:
             spec = json.loads((file.metadata() or {})["spec"])
-            for key in ("family", "local", "sink", "frames", "block", "dim", "heads", "layers", "ffn", "hw", "text"):
-                spec[key]
-            return spec, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} does not exist") from error
-    except (SafetensorError, KeyError, ValueError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        numbers = {key: spec[key] for key in ("local", "sink", "frames", "block", "dim", "heads", "layers", "ffn")}
+        numbers |= {f"{key} {place}": size for key in ("hw", "text") for place, size in enumerate(spec[key])}
+        for key, number in numbers.items():
+            least = {"local": -1, "sink": 0}.get(key, 1)
+            if type(number) is not int or not least <= number <= LARGEST:
+                raise ValueError(f"{key} is {number!r:.40}")
+        if numbers["layers"] > len(tensors):
+            raise ValueError(f"{numbers['layers']} layers, and {len(tensors)} tensors")
+        spec["family"]
+        return spec, tensors
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path} is not a trace file: {error}", "a trace is safetensors with a `spec` entry"
         ) from error

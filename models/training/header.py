@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import WeightsError
+from harness.system.files import open_regular
 from videomla_models.spec.config import LatentSizes, TransformerConfig
 from videomla_models.training.options import AnyStage, Chain
 
 LARGEST_HEADER = 100 << 20
+DAMAGED = (
+    ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, struct.error
+)  # fmt: skip
+"""What comes of a header that says anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read `path`'s header alone. Raises `WeightsError` for a file that no training of this project wrote."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > LARGEST_HEADER:
                 raise ValueError("no header")
@@ -50,5 +55,5 @@ def read_header(path: Path) -> Header:
         )
     except FileNotFoundError as error:
         raise WeightsError(f"{path} does not exist", "train it first: harness train RECIPE") from error
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except DAMAGED as error:
         raise WeightsError(f"{path} is no checkpoint that `harness train` wrote", "give one of those") from error

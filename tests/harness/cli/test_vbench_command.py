@@ -99,6 +99,7 @@ def test_a_missing_dimension_is_not_taken_for_zero(tmp_path: Path, call: Call) -
         ({**RAW, "color": math.nan}, [], "color has no number first"),
         ({**RAW, "color": "0.9"}, [], "color has no number first"),
         ({**RAW, "color": True}, [], "color has no number first"),
+        ({**RAW, "color": 10**400}, [], "color has no number first"),
         ({}, [], "no result of VBench"),
     ],
 )

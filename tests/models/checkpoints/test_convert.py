@@ -67,6 +67,33 @@ def folded(name: str, layer: int = 1) -> Tensor:
     return (torch.diag(gain) @ weight / rms).reshape(HEADS, DIM // HEADS, DIM)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("patch_embedding.weight", (DIM,)), ("patch_embedding.weight", (DIM, 16, 1)), ("blocks.0.ffn.0.weight", ()),
+        ("text_embedding.0.weight", (3,)), ("blocks.1.self_attn.q.weight", (DIM, 3)),
+        ("blocks.0.self_attn.o.bias", (1, DIM)), ("blocks.1.self_attn.norm_k.weight", (DIM + 1,)),
+        ("patch_embedding.weight", (0, 16, 1, 2, 2)),
+    ],
+)  # fmt: skip
+def test_a_tensor_of_another_shape_is_refused_by_name(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    save_file(dense_state() | {name: torch.zeros(shape)}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=f"{name} is {'x'.join(map(str, shape)) or 'none'}"):
+        convert_file(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", Recipe(SIZES), HEADS)
+
+
+def test_a_block_with_a_number_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
+    save_file(dense_state() | {f"blocks.{'9' * 5000}.x": torch.zeros(2)}, tmp_path / "a.safetensors")
+    config = convert_file(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", Recipe(SIZES), HEADS)
+    assert config.layers == LAYERS
+
+
+@pytest.mark.parametrize("heads", [-2, 10**30])
+def test_a_number_of_heads_that_is_none_is_refused(dense: Path, heads: int) -> None:
+    with pytest.raises(OptionError, match="heads over a width of 64"):
+        convert_file(open_checkpoint(dense), dense.with_name("b.safetensors"), Recipe(SIZES), heads)
+
+
 def test_at_full_rank_the_maps_are_reproduced(dense: Path) -> None:
     found = converted(dense, Recipe(FULL))
     key, query = folded("k"), folded("q")

@@ -31,6 +31,12 @@ opt_step: null
 """
 
 
+def test_a_pattern_that_no_engine_takes_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text("'a{4294967296}': b\n")
+    mapping = read_name_map(tmp_path / "map.yaml")
+    assert (dict(mapping.entries), dict(mapping.patterns)) == ({"a{4294967296}": "b"}, {})
+
+
 def ours() -> dict[str, Tensor]:
     network = VideoTransformer(LATENT)
     randomise(network)
