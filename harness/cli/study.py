@@ -14,6 +14,9 @@ from harness.cli.arguments import Format, Plugins, Sets, load_plugins, path_name
 if TYPE_CHECKING:
     from harness.study.make import Made, Plan
 
+MOST_CONSENT = 80_000
+"""Bytes of the text that raters agree to: four of each letter."""
+
 app = typer.Typer(help="Ask people about clips, blind, and tally their votes.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder that `harness study new` made.")]
@@ -77,9 +80,10 @@ def _consent(file: Path | None) -> str:
     """The text that raters agree to. Raises `HarnessError`."""
     from harness.errors import HarnessError
     from harness.study import design
+    from harness.system.files import read_limited
 
     try:
-        text = file.read_text(encoding="utf-8") if file else design.CONSENT
+        text = read_limited(file, MOST_CONSENT).decode() if file else design.CONSENT
     except (OSError, UnicodeDecodeError) as error:
         raise HarnessError(f"--consent {file} cannot be read: {error}") from error
     return _allowed("--consent", text, 20_000)
@@ -90,6 +94,8 @@ def _allowed(option: str, text: str, most: int) -> str:
 
     if not 1 <= len(text.strip()) <= most:
         raise HarnessError(f"{option}: the text has {len(text.strip()):,} letters, and 1 to {most:,} are allowed")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise HarnessError(f"{option}: the text is no UTF-8", "write it in UTF-8")
     return text.strip()
 
 

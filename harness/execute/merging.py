@@ -69,7 +69,7 @@ def merge(out: Path, folders: Sequence[Path], keep_first: bool = False) -> Merge
         store.sweep()
         merged = _Merging(store, folders, None, strict=not keep_first).work()
         if first.folder != out:
-            files.write_atomic(out / PLAN, (first.folder / PLAN).read_bytes())
+            files.write_atomic(out / PLAN, files.read_regular(first.folder / PLAN))
         return merged
 
 
@@ -119,7 +119,7 @@ class _Candidate:
 
     def line(self) -> bytes:
         """The record as it stands in its file."""
-        with (self.folder / RECORDS).open("rb") as file:
+        with files.open_regular(self.folder / RECORDS) as file:
             file.seek(self.entry.offset)
             return file.readline()
 

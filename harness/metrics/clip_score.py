@@ -19,6 +19,7 @@ from harness.environments.weights.manifest import Colour, File, Spread, read_man
 from harness.environments.worker.metric import DRAWING, JOBS, WorkerMetric
 from harness.metrics.clip_preparation import FIELDS, OPENAI, QUICK_GELU, is_script, of_file, of_tag
 from harness.system.digests import remembered_sha256
+from harness.system.files import expanded
 
 ADDED = ("mean", "std", "interpolation")
 TINY = "ViT-S-32-alt"
@@ -208,4 +209,4 @@ class ClipSegments(ClipScore):
 
 
 def _local(options: Any) -> Path:
-    return Path(options.checkpoint).expanduser().resolve()
+    return expanded(options.checkpoint).resolve()

@@ -16,6 +16,7 @@ from pydantic import Field
 from harness.contracts import Availability, Curve, FilePath, Json, Options, Value
 from harness.environments.worker.metric import DRAWING, JOBS, WorkerMetric
 from harness.system.digests import remembered_sha256
+from harness.system.files import expanded
 
 
 class HPSv3Options(Options):
@@ -131,4 +132,4 @@ class BestShare(_HPSv3):
 
 
 def _absolute(path: object) -> Path:
-    return Path(str(path)).expanduser().resolve()
+    return expanded(str(path)).resolve()

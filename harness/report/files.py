@@ -14,7 +14,7 @@ from harness.report.render import RENDERERS
 from harness.report.table import Table
 from harness.report.tables import build
 from harness.runs.records import PLAN, SHARDS, Run, load_run
-from harness.system.files import make_folder, storage, write_atomic
+from harness.system.files import below, make_folder, storage, write_atomic
 
 FOLDER = "tables"
 
@@ -81,7 +81,7 @@ def left_over(folder: Path, files: Iterable[str]) -> list[Path]:
 
 def run_folders(root: Path) -> list[Path]:
     """Every run folder in `root` or below it but the shards of another, sorted. Raises `RecordError` without any."""
-    every = {path.parent for path in root.rglob(PLAN) if path.is_file()}
+    every = {path.parent for path in below(root) if path.name == PLAN and path.is_file()}
     folders = sorted(path for path in every if path.parent.name != SHARDS or path.parent.parent not in every)
     if not folders:
         raise RecordError(f"{root}: no run folder here or below (a run folder holds plan.json)")

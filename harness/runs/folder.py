@@ -79,7 +79,7 @@ class Store:
         members = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in to_json(plan).items())
         content = ("{\n" + ",\n".join(members) + "\n}\n").encode()
         path = self.folder / PLAN
-        if path.is_file() and path.read_bytes() == content:
+        if path.is_file() and files.read_regular(path) == content:
             return ""
         refuse_newer(path)
         earlier = _planned_keys(path)
@@ -112,7 +112,7 @@ class Store:
 def refuse_newer(path: Path) -> None:
     """Raise `RecordError` for a plan file that a later version of the harness wrote."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        if (schema := from_json(path.read_bytes())["schema"]) > PLAN_SCHEMA:
+        if (schema := from_json(files.read_regular(path))["schema"]) > PLAN_SCHEMA:
             raise RecordError(
                 f"{path}: plan schema {schema} is newer than this harness writes ({PLAN_SCHEMA})",
                 "give another --out, or pip install --upgrade videomla-bench",
@@ -128,7 +128,7 @@ def _let_go(store: weakref.ref[Store]) -> None:
 def _planned_keys(path: Path) -> set[str]:
     """The keys in a plan file; none where it is missing or damaged."""
     try:
-        return {str(key) for group in from_json(path.read_bytes())["groups"] for key in group["keys"]}
+        return {str(key) for group in from_json(files.read_regular(path))["groups"] for key in group["keys"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 

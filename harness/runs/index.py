@@ -31,6 +31,7 @@ from harness.runs.line import (
     untouched,
 )
 from harness.runs.plan import Kind
+from harness.system.files import open_regular
 
 _CLIP_MEMBERS = {"path": str, "digest": str, "sha256": str, "bytes": int}
 
@@ -96,7 +97,7 @@ class IndexEntry:
     def _damaged(self, error: ValueError) -> RecordError:
         where = f"record {self.key[:12]} at byte {self.offset}"
         if self.file is not None:
-            with self.file.open("rb") as file:
+            with open_regular(self.file) as file:
                 number = file.read(self.offset).count(b"\n") + 1
             where = f"{self.file}:{number}"
         return RecordError(f"{where}: a damaged record: {error}", AGAIN)

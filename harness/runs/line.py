@@ -159,10 +159,11 @@ def decode(line: bytes, where: str = "record") -> Record:
         raise RecordError(f"{where}: it was changed after it was written", AGAIN)
     body = _load(line, where)
     try:
-        body["samples"] = {n: [math.nan if x is None else x for x in s] for n, s in body["samples"].items()}
+        # Added to, as a text is no number even where it spells one.
+        body["samples"] = {n: [math.nan if x is None else x + 0.0 for x in s] for n, s in body["samples"].items()}
         body["values"] = numbers(body["values"])
         record = Record(**{name: body[_JSON_NAMES.get(name, name)] for name in (*_INDEXED, *_REST)})
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise RecordError(f"{where}: not a record: {error!r}", AGAIN) from error
     for name in (*_INDEXED, *_REST):
         kind = str if name in _TEXTS else int if name == "schema" else dict

@@ -95,7 +95,7 @@ def read_people(folder: Path) -> People | None:
     """The tally in a run folder; None where nobody was asked. Raises `RecordError`."""
     path = folder / FILE
     try:
-        body = from_json(path.read_bytes())
+        body = from_json(files.read_regular(path))
         if isinstance(body, dict) and isinstance(schema := body.get("schema"), int) and schema > PEOPLE_SCHEMA:
             raise RecordError(
                 f"{path}: schema {schema} is newer than this harness reads ({PEOPLE_SCHEMA})",

@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
 
-from pydantic_core import from_json
-
-from harness.contracts import ModelCard
 from harness.errors import RecordError
 from harness.runs.index import Index, IndexEntry, decode_entry, own_entry
 from harness.runs.line import Record, decode, encode
-from harness.runs.plan import PLAN_SCHEMA, Arm, Group
+from harness.runs.plan import Arm, Group
+from harness.runs.plan_file import read_plan
 from harness.suite import plugins
 from harness.suite.schema import Suite
 from harness.system import files
@@ -53,14 +51,14 @@ class RecordFile:
 
     def at(self, offset: int) -> Record:
         """The full record whose line starts at byte `offset`, as `IndexEntry.offset` says."""
-        with self.path.open("rb") as file:
+        with files.open_regular(self.path) as file:
             file.seek(offset)
             return decode(file.readline(), f"{self.path} at byte {offset}")
 
     @contextmanager
     def _lines(self) -> Iterator[Iterable[bytes]]:
         try:
-            with self.path.open("rb", buffering=1 << 20) as file:
+            with files.open_regular(self.path, 1 << 20) as file:
                 yield file
         except FileNotFoundError:
             yield ()
@@ -199,21 +197,13 @@ def load_run(folder: Path, rehearsal: bool = False) -> Run:
 
     Raises `RecordError`, also for a rehearsal, whose numbers are no results, unless the caller takes one.
     """
-    path = folder / PLAN
     try:
-        body = from_json(path.read_bytes())
-        if body["schema"] > PLAN_SCHEMA:
-            raise RecordError(f"{path}: plan schema {body['schema']} is newer than this harness reads ({PLAN_SCHEMA})")
-        arms = tuple(Arm(**{**arm, "card": ModelCard(**arm["card"])}) for arm in body["arms"])
-        groups = tuple(Group(**{**group, "keys": tuple(group["keys"])}) for group in body["groups"])
-        suite = Suite.model_validate(body["suite"])
+        plan = read_plan(folder / PLAN)
     except FileNotFoundError as error:
         raise RecordError(
             f"{folder} is no run folder: it has no plan.json", "name the folder that `harness run` printed"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if suite.rehearsal and not rehearsal:
+    if plan.suite.rehearsal and not rehearsal:
         raise RecordError(f"{folder} is a rehearsal, and nothing of it is a result", "run its suite with `harness run`")
-    plugins.offer(suite.plugins)
-    return Run(folder, suite, body["device"], arms, groups, RecordFile(folder / RECORDS).newest())
+    plugins.offer(plan.suite.plugins)
+    return Run(folder, plan.suite, plan.device, plan.arms, plan.groups, RecordFile(folder / RECORDS).newest())

@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from harness.errors import HarnessError, RecordError, nearest
 from harness.suite.part import Name, Part
 from harness.suite.validate import explain, first
+from harness.system import files
 from harness.system.digests import digest
 
 STUDY_SCHEMA = 1
@@ -246,7 +247,7 @@ def load(folder: Path) -> Study:
     """The study in `folder`. Raises `RecordError`."""
     path = folder / FILE
     try:
-        body = from_json(path.read_bytes())
+        body = from_json(files.read_regular(path))
         schema = body["schema"]
         if schema > STUDY_SCHEMA:
             raise RecordError(

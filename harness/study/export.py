@@ -22,7 +22,7 @@ def export(folder: Path, study: Study, target: Path) -> Path:
     """
     index = target / INDEX
     taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    if taken and not (index.is_file() and MARKER in index.read_bytes()[:2000]):
+    if taken and not (index.is_file() and MARKER in files.read_regular(index)[:2000]):
         raise RecordError(f"{target} holds something else than a study", "name an empty folder with --out DIR")
     shown = {study.clips[number].media for item in study.items for number in item.clips}
     for name in sorted(shown):

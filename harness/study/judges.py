@@ -104,7 +104,7 @@ def read(folder: Path, study: Study) -> Judges:
     judges = {}
     for path in sorted((folder / FOLDER).glob("*.json")):
         try:
-            body = json.loads(path.read_text(encoding="utf-8"))
+            body = json.loads(files.read_regular(path))
             if body["schema"] != SCHEMA or body["study"] != study.id:
                 raise RecordError(f"{path} holds answers to another study, or of another version", "move it away")
             judges[path.stem] = {

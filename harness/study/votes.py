@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.errors import HarnessError, RecordError, StorageError, shown
 from harness.study.design import LEFT, RIGHT, TIE, Study
+from harness.system import files
 
 DATABASE = "votes.sqlite"
 SCHEMA = 1
@@ -222,9 +223,7 @@ def collect(folder: Path, study: Study, others: Sequence[Path] = ()) -> Counted:
 def read_file(path: Path, study: Study) -> list[Vote]:
     """The votes in a file that a rater saved. Raises `RecordError`."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise RecordError(f"{path} is too large for a file of votes")
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = json.loads(files.read_limited(path, LARGEST_FILE))
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

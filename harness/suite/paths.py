@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.contracts.base import PathRule
 from harness.errors import SuiteError
+from harness.system.files import expanded
 from harness.system.yaml_data import Position
 
 
@@ -26,6 +27,6 @@ def placed(where: Position, rule: PathRule, text: str) -> str:
 
 def path_from(folder: Path, name: str) -> str:
     """A path that starts from `folder`, as the process finds it; below the current folder, relative to that."""
-    path = os.path.normpath(folder / Path(name).expanduser())
+    path = os.path.normpath(folder / expanded(name))
     here = os.path.join(os.getcwd(), "")
     return path.removeprefix(here) or "."

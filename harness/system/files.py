@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -34,7 +34,7 @@ def storage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path, buffering: int = -1) -> IO[bytes]:
     """A file that someone named, to be read. Raises `OSError` for a pipe or a device, which may never end."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -43,7 +43,7 @@ def open_regular(path: Path) -> IO[bytes]:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no regular file")
-    return open(handle, "rb")
+    return open(handle, "rb", buffering)
 
 
 def read_limited(path: Path, most: int) -> bytes:
@@ -53,6 +53,32 @@ def read_limited(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes")
     return content
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a file in a folder that someone named. Raises `OSError` as `open_regular` does."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def expanded(name: str | Path) -> Path:
+    """A path whose `~` stands for a home; as it is where there is no such home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def below(root: Path) -> Iterator[Path]:
+    """Every file in `root` or below it, however deep. Links to folders are not followed; what cannot be read is not."""
+    folders = [str(root)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    yield Path(entry.path)
 
 
 def sync(path: Path) -> None:
@@ -66,23 +92,30 @@ def sync(path: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make `folder` and its parents durably; nothing when it is there."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync(folder.parent)
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        sync(each.parent)
 
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A name beside `path` for its new content, which takes its place at the end. Makes the folder.
 
-    On any failure the old content stands and no part is left. Raises `StorageError` for an `OSError`.
+    On any failure the old content stands and no part is left. Raises `StorageError` for an `OSError`, and for what is
+    no regular file: a device would be gone.
     """
     # The process is in the name, as two of them may fill one cache.
-    part = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    part = path.parent / f".{path.name}.{os.getpid()}{TEMPORARY}"
     with storage(path):
+        if not path.name:
+            raise OSError(errno.EINVAL, "it names no file")
         make_folder(path.parent)
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
         try:
             yield part
             put(part, path)
@@ -129,19 +162,19 @@ def fix_folders() -> None:
     """Let variables that name folders by relative paths name the same ones, wherever this process and its own go."""
     for variable in (CACHE_VARIABLE, WEIGHTS_VARIABLE, CACHES_VARIABLE):
         if name := os.environ.get(variable):
-            os.environ[variable] = str(Path(name).expanduser().absolute())
+            os.environ[variable] = str(expanded(name).absolute())
 
 
 def cache_folder() -> Path:
     """The folder of what can be made again: `$VIDEOMLA_CACHE`, or `videomla-bench` in the user's cache folder."""
     configured = os.environ.get(CACHE_VARIABLE)
-    return Path(configured).expanduser().resolve() if configured else _user_cache()
+    return expanded(configured).resolve() if configured else _user_cache()
 
 
 def weights_folder() -> Path:
     """The folder of fetched weights: `$VIDEOMLA_WEIGHTS`, or `videomla-bench/weights` in the user's cache folder."""
     configured = os.environ.get(WEIGHTS_VARIABLE)
-    return Path(configured).expanduser().resolve() if configured else _user_cache() / "weights"
+    return expanded(configured).resolve() if configured else _user_cache() / "weights"
 
 
 @contextmanager

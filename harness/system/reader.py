@@ -27,7 +27,7 @@ from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from harness.contracts import Frames
-from harness.errors import ClipError
+from harness.errors import ClipError, HarnessError
 from harness.system.files import open_regular
 
 MAX_SIDE = 16384
@@ -141,12 +141,25 @@ def open_clip(source: Path | IO[bytes], formats: str = FORMATS, name: str = "the
             file.seek(0)
             # Clips are untrusted. FFmpeg would open a playlist, or an address in it, as readily as a video.
             limits = {"format_whitelist": formats, "protocol_whitelist": "file"}
-            container = stack.enter_context(av.open(file, "r", options=limits, metadata_errors="replace"))
-            yield Reader(name, container, file)
+            with _decoding(name):
+                container = stack.enter_context(av.open(file, "r", options=limits, metadata_errors="replace"))
+                reader = Reader(name, container, file)
+            yield reader
     except av.error.FFmpegError as error:
         raise ClipError(f"{name} cannot be decoded: {error.strerror}") from error
     except OSError as error:
         raise ClipError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Inside, PyAV works on what anyone may have made; what it raises besides FFmpeg's errors is damage, too."""
+    try:
+        yield
+    except (av.error.FFmpegError, HarnessError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise ClipError(f"{name} cannot be decoded: {type(error).__name__}: {error}", "bring it here again") from error
 
 
 class Reader:
@@ -200,19 +213,21 @@ class Reader:
         """Decoded frames, in order. Raises `ClipError` for damage, and for a size that changes."""
         for number, frame in enumerate(self._decoded()):
             if self._stored is None:
-                self._begin(frame)
+                with _decoding(self.name):
+                    self._begin(frame)
             elif (frame.height, frame.width) != self._stored:
                 raise ClipError(f"{self.name} changes its size at frame {number}")
             yield frame
 
     def _decoded(self) -> Iterator[Any]:
-        for packet in self.container.demux(self.stream):
-            if packet.is_corrupt:
-                raise ClipError(f"{self.name} cannot be decoded: its data is damaged", "bring it here again")
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise ClipError(f"{self.name} cannot be decoded: a frame is damaged", "bring it here again")
-                yield frame
+        with _decoding(self.name):
+            for packet in self.container.demux(self.stream):
+                if packet.is_corrupt:
+                    raise ClipError(f"{self.name} cannot be decoded: its data is damaged", "bring it here again")
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        raise ClipError(f"{self.name} cannot be decoded: a frame is damaged", "bring it here again")
+                    yield frame
 
     def _begin(self, frame: Any) -> None:
         self._stored = frame.height, frame.width
@@ -225,8 +240,9 @@ class Reader:
 
     def pixels(self, frame: Any) -> Frames:
         """A decoded frame upright, as uint8 [height, width, 3]."""
-        picture = self._converter.reformat(frame, format="rgb24", interpolation=scaling(), threads=1)
-        stored = np.asarray(picture.to_ndarray(), dtype=np.uint8)
+        with _decoding(self.name):
+            picture = self._converter.reformat(frame, format="rgb24", interpolation=scaling(), threads=1)
+            stored = np.asarray(picture.to_ndarray(), dtype=np.uint8)
         if self.turn == UPRIGHT:
             return stored[: self.height, : self.width]
         height, width = (self.width, self.height) if self.turn.swap else (self.height, self.width)

@@ -221,7 +221,8 @@ def frame_rate(times: Sequence[Fraction], stated: Iterable[Fraction], tick: Frac
     if count < 2 or times[-2] <= times[0]:
         return float(rates[0] if rates else 0), False
     measured = (count - 1) / (times[-2] - times[0])
-    for rate in (*rates, measured.limit_denominator(1001), measured):
+    # Frames hours apart have no rate of so small a denominator.
+    for rate in filter(None, (*rates, measured.limit_denominator(1001), measured)):
         slack = max(tick, Fraction(JITTER) / rate)
         if all(abs(time - times[0] - number / rate) <= slack for number, time in enumerate(times[:-1])):
             return float(rate), False

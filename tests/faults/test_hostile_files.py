@@ -10,7 +10,9 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -21,7 +23,7 @@ from conftest import ALL, Tried
 from safetensors.torch import save_file
 
 from harness.errors import ClipError, HarnessError, WeightsError
-from harness.system import video
+from harness.system import source_clips, video
 from videomla_models.checkpoints.load import open_checkpoint
 
 CASES = 2000 if ALL else 60
@@ -204,6 +206,63 @@ def test_a_tensor_with_surplus_parts_is_refused(tmp_path: Path) -> None:
     torch.save({"a": _Surplus()}, tmp_path / "a.pt")
     with pytest.raises(WeightsError, match="truncated or no checkpoint"):
         read_tensors(tmp_path / "a.pt")
+
+
+class _Shadowed:
+    """A tensor whose methods are texts."""
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        storage = torch.storage.TypedStorage(wrap_storage=torch.zeros(2).untyped_storage(), dtype=torch.float32)
+        state = dict.fromkeys(("detach", "float", "to", "dim", "numel"), "none")
+        tensor = (storage, 0, (2,), (1,), False, OrderedDict())
+        return torch._tensor._rebuild_from_type_v2, (torch._utils._rebuild_tensor_v2, torch.Tensor, tensor, state)
+
+
+class _Mapping:
+    """A mapping whose methods are texts, of a tensor whose are, too, and of a sound one."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = dict.fromkeys(("items", "keys", "values", "get"), "none")
+        return OrderedDict, (), state, None, iter([("a", _Shadowed()), ("b", torch.ones(2))])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_and_a_mapping_whose_methods_are_texts_are_read_by_their_own(tmp_path: Path) -> None:
+    torch.save({"generator": _Mapping()}, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(tmp_path / "a.pt", "any")
+    assert {name: checkpoint.read(name).tolist() for name in checkpoint.shapes} == {"a": [0, 0], "b": [1, 1]}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        (lambda: torch.empty(3, device="meta"), "w has a shape and no numbers"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "w is a nested tensor"),
+        (lambda: torch.zeros(1).expand(1 << 30, 1 << 20), "w repeats what it holds over 4,503,599,627,370,496 bytes"),
+    ],
+    ids=["meta", "nested", "expanded"],
+)
+def test_a_tensor_that_holds_no_such_numbers_is_refused(
+    tmp_path: Path, tensor: Callable[[], torch.Tensor], says: str
+) -> None:
+    torch.save({"w": tensor()}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=says):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_names_that_are_no_texts_are_shown(tmp_path: Path) -> None:
+    deep: object = 0
+    for _ in range(300):
+        deep = (deep,)
+    torch.save({1: torch.zeros(2), deep: 3}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match="1 entries are no tensors: a tuple"):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_frames_that_are_ages_apart_have_a_rate() -> None:
+    times = [Fraction(number * 10**12) for number in range(4)]
+    assert source_clips.frame_rate(times, (), Fraction(1, 1000)) == (1e-12, False)
 
 
 def test_a_title_in_another_encoding_keeps_no_clip_from_being_read(tmp_path: Path) -> None:

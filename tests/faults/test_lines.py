@@ -124,6 +124,7 @@ def test_a_line_that_was_cut_and_then_ended_is_named(file: RecordFile, kept: flo
     [
         ("key", ["a"]), ("kind", 3), ("status", None), ("values", {"quality": 1e308}), ("values", {"quality": "high"}),
         ("values", [1]), ("clip", {"path": 5}), ("clip", {"bytes": "many"}), ("context", "x"), ("samples", {"a": 3}),
+        ("samples", {"a": ["1.5"]}), ("samples", {"a": [[1]]}), ("samples", {"a": [10**400]}),
     ],
 )  # fmt: skip
 def test_a_damaged_field_is_named_with_its_line(file: RecordFile, member: str, value: Any) -> None:

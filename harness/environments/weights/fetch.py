@@ -149,7 +149,7 @@ def _find(file: File, source: Path, name: str) -> Path | None:
         if candidate.is_file():
             return candidate
     names = {Path(file.path).name, file.url.rpartition("/")[2]} if not file.member else {Path(file.path).name}
-    matches = sorted(path for path in source.rglob("*") if path.name in names and path.is_file())
+    matches = sorted(path for path in files.below(source) if path.name in names and path.is_file())
     fitting = [path for path in matches if _fits(file, path)] if len(matches) > 1 else matches
     if len(fitting) > 1 and not (file.sha256 or file.sha256_prefix):
         raise HarnessError(

@@ -15,6 +15,7 @@ from harness.errors import RecordError, StorageError
 from harness.runs.index import decode_entry
 from harness.runs.line import Record, decode, encode
 from harness.runs.records import RecordFile, load_run
+from harness.system import files
 
 
 def record(key: str = "k1", **changes: object) -> Record:
@@ -94,7 +95,7 @@ def test_a_line_that_is_being_written_ends_what_is_read(tmp_path: Path, monkeypa
             return next(halves)
 
     halves = iter([first, second[:40], second[40:]])
-    monkeypatch.setattr(Path, "open", lambda *_, **__: Growing())
+    monkeypatch.setattr(files, "open_regular", lambda *_: Growing())
     assert [entry.key for entry in RecordFile(tmp_path / "r.jsonl").records()] == ["k1"]
 
 

@@ -53,6 +53,16 @@ def test_a_fault_while_writing_keeps_the_old_file_and_its_own_type(tmp_path: Pat
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("f", "old")]
 
 
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(StorageError, match=f"{name} cannot be written: it is no regular file"):
+            write_atomic(tmp_path / name, b"new")
+    there = {path.name: path.is_fifo() for path in tmp_path.iterdir() if path.name != "cache"}
+    assert there == {"pipe": True, "link": True}
+
+
 def test_a_refusal_of_the_disk_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file/below cannot be written"):
