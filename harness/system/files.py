@@ -135,7 +135,8 @@ def write_atomic(path: Path, content: bytes | str | Callable[[IO[bytes]], object
     """Replace the content of `path` as a whole or not at all. Makes the folder.
 
     Args:
-        content: bytes, a text for UTF-8, or what writes to the opened file (`w+b`).
+        content: bytes, a text for UTF-8 (a half of a surrogate pair, as a file's name may hold, becomes `?`), or what
+            writes to the opened file (`w+b`).
 
     Raises `StorageError`, or whatever `content` raises besides `OSError`.
     """
@@ -143,7 +144,7 @@ def write_atomic(path: Path, content: bytes | str | Callable[[IO[bytes]], object
         if callable(content):
             content(file)
         else:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 @contextmanager

@@ -26,6 +26,11 @@ def test_a_write_makes_its_folder_and_leaves_no_part(tmp_path: Path, content: ob
     assert [(file.name, file.read_bytes()) for file in path.parent.iterdir()] == [("f", b"\xc3\xa9")]
 
 
+def test_a_text_that_is_none_is_written_all_the_same(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "f", "a \udcff name")
+    assert (tmp_path / "f").read_bytes() == b"a ? name"
+
+
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f"
     write_atomic(path, b"old")
