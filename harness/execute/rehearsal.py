@@ -37,6 +37,8 @@ from harness.system.files import make_folder, weights_folder, weights_in
 PROMPTS, SEEDS = 2, 1
 SHORTEST = 21
 """Frames of a clip, where no chunk, window, switch or metric needs more."""
+PIXELS = 16
+"""Of which sides of frames are a multiple: eight of a latent of Wan's VAE, in patches of two."""
 STAND_IN_SIDE = 32
 """Pixels of the sides of a stand-in's frames, where no metric needs more."""
 MEASURE_S = 300.0
@@ -152,7 +154,7 @@ class _Arm:
 
 
 def _sides(suite: Suite, parts: list[Part]) -> dict[str, int]:
-    """For each arm the shortest side of a frame that the metrics of its clips take."""
+    """For each arm the shortest side of a frame that the metrics of its clips take, a multiple of what codecs take."""
     sides = {entry.label: 1 for entry in suite.models}
     for section in suite.generate:
         for use in section.metrics:
@@ -162,7 +164,7 @@ def _sides(suite: Suite, parts: list[Part]) -> dict[str, int]:
                 _add(parts, Part("metric", use.name, "", *_told(error)))
                 continue
             for label in sides if section.models is None else section.models:
-                sides[label] = max(sides[label], side)
+                sides[label] = max(sides[label], -(-side // PIXELS) * PIXELS)
     return sides
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from road import FAKES
 
 from harness import api
 from harness.cli.main import main
-from harness.contracts import registry
+from harness.contracts import Clip, Metric, Value, registry
+from harness.contracts.registry import metrics
 from harness.errors import RecordError
 from harness.execute.rehearsal import rehearsal_of
 from harness.metrics.vbench_protocol import SuitePrompt, write_prompts
@@ -369,3 +371,50 @@ def test_a_switch_keeps_its_place_among_chunks_in_a_short_clip(tmp_path: Path) -
     # Two pieces of two seconds at 16 frames/s, and one frame more, for each of three prompts.
     assert (long.frames, [switch.frame for switch in long.switches]) == (195, [65, 130])
     assert (own.frames, [switch.frame for switch in own.switches]) == (30, [7])
+
+
+@metrics.register("fake/demanding")
+class Demanding(Metric):
+    """Takes frames of 72 pixels and more, and wants the prompts with a `green` in them tried."""
+
+    values = (Value("one"),)
+
+    def score(self, clip: Clip) -> dict[str, float]:
+        return {"one": float(min(clip.height, clip.width) >= self.smallest())}
+
+    def smallest(self) -> int:
+        return 72
+
+    def to_try(self, prompts: Sequence[str]) -> Sequence[int]:
+        return [number for number, prompt in enumerate(prompts) if "green" in prompt]
+
+
+def test_frames_and_prompts_are_what_the_metrics_need(tmp_path: Path) -> None:
+    """Frames grow where a tiny size names them, a stand-in's too; a prompt that a value needs comes with the first."""
+    colours = ["red", "blue", "white", "yellow", "green"]
+    suite = {
+        "suite": "demanding",
+        "models": [
+            {"name": "self-forcing", "label": "wan", "options": {"weights": "random"}},
+            {"name": "toy/trained", "label": "lost", "options": {"checkpoints": ["nowhere.safetensors"]}},
+            {"name": "toy/dense", "label": "toy"},
+            {"name": "self-forcing", "label": "other", "options": {"weights": "random"}},
+        ],
+        "prompts": {"few": [PROMPT.replace("red", colour) for colour in colours]},
+        "generate": [
+            {
+                "name": "short",
+                "prompts": "few",
+                "frames": 81,
+                "metrics": ["fake/demanding"],
+                "models": ["wan", "lost", "toy"],
+            },
+            {"name": "bare", "prompts": "few", "frames": 81, "models": ["other"]},
+        ],
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
+    small = rehearsal_of(load_suite(tmp_path / "s.yaml")).suite
+    sizes = {entry.label: (entry.options.get("height"), entry.options.get("width")) for entry in small.models}
+    assert sizes == {"wan": (80, 80), "lost": (80, 80), "toy": (None, None), "other": (32, 48)}
+    assert [text.split()[1] for text in small.prompts["few"].texts] == ["red", "blue", "green"]
+    assert make(small).units

@@ -201,3 +201,24 @@ def test_the_static_filter_keeps_five_clips_of_a_prompt():
     assert list(filtered.keep("imaging_quality", prompts, scores)) == [score == score for score in scores]
     unfiltered = make(dimensions=["temporal_flickering"])
     assert list(unfiltered.keep("temporal_flickering", prompts, scores)) == [score == score for score in scores]
+
+
+def test_a_rehearsal_takes_prompts_until_every_dimension_has_one(tmp_path):
+    """By the package's own list: a prompt comes along where it has a dimension that those before have not."""
+    root = built(tmp_path, "vbench", "fairscale", "transformers")
+    listed = [
+        ("a", ["subject_consistency", "dynamic_degree"]),
+        ("b", ["subject_consistency"]),
+        ("c", ["color"]),  # which needs detectron2, not here
+        ("d", ["scene", "background_consistency"]),
+        ("a", ["human_action"]),
+        ("e", ["human_action"]),
+    ]
+    rows = [{"prompt_en": text, "dimension": dimensions} for text, dimensions in listed]
+    path = next(root.glob("lib/python*/site-packages/vbench")) / "VBench_full_info.json"
+    path.write_text(json.dumps(rows))
+    prompts = ["b", "a prompt of mine", "a", "c", "d", "e"]
+    assert make(mode="standard").to_try(prompts) == [0, 2, 4]
+    assert make(mode="standard", dimensions=["human_action"]).to_try(prompts) == [2]
+    assert make().to_try(prompts) == ()
+    assert (make().smallest(), make(dimensions=["temporal_flickering"]).smallest()) == (128, 1)
