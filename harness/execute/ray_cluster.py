@@ -366,7 +366,7 @@ def connected(
     with _handlers_kept():
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # of its own node that does not start Ray says so by a plain one
             raise NotAvailable(f"no Ray cluster at {address}: {_cause(error)}", _WHERE) from error
     try:
         yield Cluster(ray, workers, patience, cores)
