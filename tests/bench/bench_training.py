@@ -2,10 +2,11 @@
 
 PYTHON is the interpreter of an environment in which another checkout of this project is installed. Both train the
 quickstart's dense and latent network from nothing on the same clips, in turns A B B A: the other build by
-suites/training/small_models.yaml as it is, this one with `--set` (`fast` and bfloat16 unless given). Each training runs
-in a process of its own, and steps that compile are left out. Prints, for every round and as the median, seconds per
-step by the clock and of the processor, this over the other's, and the mean loss of the last quarter of the steps of
-either. Beside other work only the processor's time means something.
+suites/training/small_models.yaml as it is, this one with `--set` (`fast` and bfloat16 unless given; alone, without
+options, it says what the usual path costs). Each training runs in a process of its own, and steps that compile are left
+out. Prints, for every round and as the median, seconds per step by the clock and of the processor, this over the
+other's, and the mean loss of the last quarter of the steps of either. Beside other work only the processor's time means
+something.
 """
 
 from __future__ import annotations
@@ -29,9 +30,14 @@ COMPILING = 3
 TRAIN = """
 import json, sys, time, torch
 from pathlib import Path
-from harness.suite.recipe import load_recipe
-from videomla_models.training.chain import _Run
-from videomla_models.training.loop import Loop, Rate
+try:
+    from harness.suite.recipe import load_recipe
+    from videomla_models.training.chain import _Run
+    from videomla_models.training.loop import Loop, Rate
+except ModuleNotFoundError:  # another checkout, from before these names (0407059)
+    from harness.recipe import load as load_recipe
+    from models.training.chain import _Run
+    from models.training.loop import Loop, Rate
 
 recipe, label, steps, skip, threads, *overrides = sys.argv[1:]
 torch.set_num_threads(int(threads))
