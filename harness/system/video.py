@@ -96,7 +96,7 @@ def _encode(
     """Encode into `file`, show each packet to `encoded`, and return the number of frames."""
     count = 0
     stream: Any = None
-    converter, method = VideoReformatter(), scaling()
+    converter, method, tick = VideoReformatter(), scaling(), 1 / rate
     container = av.open(file, "w", format="mp4")
     try:
         for chunk in chunks:
@@ -106,7 +106,7 @@ def _encode(
                 picture = av.VideoFrame.from_ndarray(_even(pixels), format="rgb24")
                 picture = converter.reformat(picture, format="yuv420p", interpolation=method, threads=1)
                 picture.pts = count
-                picture.time_base = 1 / rate
+                picture.time_base = tick
                 container.mux(encoded.observe(stream.encode(picture), stream.codec_context))
                 count += 1
         if stream is None:

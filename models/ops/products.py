@@ -131,9 +131,9 @@ def _in_parts(
     bias2: Tensor | None,
 ) -> Tensor:
     """As `FeedForward`, of weight and bias of one layer and parts and bias of the other, a part at a time."""
-    out, width = None, parts[0].shape[1]
-    biases = [None] * len(parts) if first[1] is None else torch.split(first[1], width)
-    for part, weight, bias in zip(parts, torch.split(first[0], width), biases, strict=True):
+    out, count = None, len(parts)
+    biases = [None] * count if first[1] is None else first[1].chunk(count)
+    for part, weight, bias in zip(parts, first[0].chunk(count), biases, strict=True):
         out = _added(out, function(_added(None, x, weight, bias)), part, bias2)
     assert out is not None
     return out
@@ -141,8 +141,10 @@ def _in_parts(
 
 def _product(x: Tensor, parts: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     """By oneDNN, in the order of MKL."""
+    if len(parts) == 1:
+        return _added(None, x, parts[0], bias)
     out = None
-    for some, part in zip(torch.split(x, parts[0].shape[1], -1), parts, strict=True):
+    for some, part in zip(x.chunk(len(parts), -1), parts, strict=True):
         out = _added(out, some, part, bias)
     assert out is not None
     return out
