@@ -223,10 +223,10 @@ def test_somebody_else_at_the_address_is_not_waited_for(monkeypatch: pytest.Monk
 
 def test_a_cluster_of_its_own_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(**_: Any) -> None:
-        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - as Ray does
+        raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(ray, "init", slow)
-    with pytest.raises(NotAvailable, match="no Ray cluster at local: .*timed out"), ray_cluster.connected(None, 1):
+    with pytest.raises(NotAvailable, match=r"no Ray cluster at local: .*timed out"), ray_cluster.connected(None, 1):
         pass
 
 
