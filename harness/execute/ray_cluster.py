@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import signal
 import socket
@@ -82,7 +83,11 @@ class Site:
 
 @dataclass(eq=False, slots=True)
 class Hand:
-    """A worker: its actor, where it works, what for, its share of GPUs, and the file in which its output is."""
+    """A worker: its actor, where it works, what for, its share of GPUs, and the file in which its output is.
+
+    Attributes:
+        due: when what it is at must have ended, in seconds of `time.monotonic`.
+    """
 
     actor: Any
     site: Site
@@ -92,6 +97,7 @@ class Hand:
     ready: bool = False
     pool: str | None = None
     items: Sequence[Any] = ()
+    due: float = math.inf
 
 
 class Cluster:
@@ -292,9 +298,12 @@ class Cluster:
         except self.ray.exceptions.RayError:
             return b""
 
-    def ended(self, hand: Hand, error: BaseException) -> str:
-        """A worker is lost: how it ended, in words. Raises `NotAvailable` where none ever starts."""
-        how = _how(self.ray, error)
+    def ended(self, hand: Hand, error: BaseException | None, late: float = 0.0) -> str:
+        """A worker is lost: how it ended, in words; without an error it was `late`, by the seconds that it had.
+
+        Raises `NotAvailable` where none ever starts.
+        """
+        how = f"after more than {late:g} s" if error is None else _how(self.ray, error)
         if not hand.ready:
             hand.site.failures += 1
             # An exception of its start stands in Ray's words, anything else in what it printed.

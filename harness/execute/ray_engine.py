@@ -6,6 +6,7 @@ one that has ended three workers becomes a failed record.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from harness.contracts import registry
 from harness.errors import HarnessError, NotAvailable, StorageError
 from harness.execute import batches
 from harness.execute.handing_out import Item, Shares
-from harness.execute.lost import DEATHS, Deaths, lost_record
+from harness.execute.lost import DEATHS, Deaths, late_record, lost_record
 from harness.execute.luggage import pack
 from harness.execute.printed import Lines
 from harness.execute.ray_actors import ClipTask, Done, ScoreTask, SentClip, planned
@@ -30,6 +31,8 @@ from harness.runs.plan import Arm, Unit, scored_clips
 from harness.system import files
 from harness.system.digests import canonical, digest
 
+HOST_S = 60.0
+"""Seconds that the worker that measures has beside a measurement's own, which it ends itself."""
 WRITERS = 8
 """Threads that bring clips to the disk, most of which wait for it."""
 MAKERS_PER_SCORER = 8
@@ -89,6 +92,7 @@ class RayRun(RunningPlan):
             self._staff()
             self._hand_out()
             self._take_back(self._finished_now())
+            self._end_late()
         for hand in list(self.cluster.hands):
             self.cluster.dismiss(hand)
         self.running.clear()
@@ -193,7 +197,12 @@ class RayRun(RunningPlan):
                 hand.items = self.to_score.take([hand.job], hand.job, busy, most)
                 tasks = [self._score_task(item) for item in hand.items]
             if hand.items:
+                hand.due = time.monotonic() + self._limit(hand.items)
                 self.running[hand.actor.do.remote(tasks)] = hand
+
+    def _limit(self, items: Sequence[Item[Any]]) -> float:
+        """Seconds that a share may take: as one of its items, which are done again one by one where it is late."""
+        return max(self.limits[str(unit.context["section"])] for item in items for unit in item.units)
 
     def _begun(self) -> int:
         at_work = sum(len(item.units) for hand in self.cluster.hands for item in hand.items)
@@ -216,7 +225,8 @@ class RayRun(RunningPlan):
             time.sleep(POLL_S / 10)
             return []
         references = list(self.running)
-        ready, _ = self.ray.wait(references, num_returns=1, timeout=POLL_S)
+        due = min(hand.due for hand in self.running.values()) - time.monotonic()
+        ready, _ = self.ray.wait(references, num_returns=1, timeout=max(0.0, min(POLL_S, due)))
         if ready:
             ready, _ = self.ray.wait(references, num_returns=len(references), timeout=0)
         return list(ready)
@@ -241,7 +251,7 @@ class RayRun(RunningPlan):
             shares = self.to_make if hand.job == "clips" else self.to_score
             weight = sum(item.weight for item in hand.items)
             shares.measured(str(hand.pool or hand.job), weight, value.seconds, value.loading)
-            hand.items = ()
+            hand.items, hand.due = (), math.inf
         self.unwritten = len(lost) + sum(len(done.records) for _, _, done in results)
         self._hand_out()
         self.unwritten = 0
@@ -284,23 +294,39 @@ class RayRun(RunningPlan):
         self.log.add(lines.take(self.cluster.printed(hand), last=True))
         return lines.tail()
 
-    def _lost(self, hand: Hand, error: BaseException) -> list[Record]:
-        """Let what a lost worker was doing wait again; the records of what has ended too many."""
-        tail = self.tail_of(hand) if hand.items else ""
-        how, items = self.cluster.ended(hand, error), hand.items
-        if items:
-            self._say(f"a worker on {hand.site.name} ended {how}; its work is done again")
+    def _end_late(self) -> None:
+        """End workers that are at their share for longer than it may take."""
+        now = time.monotonic()
+        late = [reference for reference, hand in self.running.items() if hand.due < now]
+        through = self.ray.wait(late, num_returns=len(late), timeout=0)[0] if late else []
+        hands = [self.running.pop(reference) for reference in late if reference not in through]
+        if lost := [record for hand in hands for record in self._lost(hand, None)]:
+            self._write_down((), lost)
+
+    def _lost(self, hand: Hand, error: BaseException | None) -> list[Record]:
+        """Let what a lost worker was doing wait again; the records of what has ended too many.
+
+        Without an error it was late, and is ended; a unit that is late by itself has failed at once.
+        """
+        tail, items = self.tail_of(hand) if hand.items else "", hand.items
+        late = 0.0 if error is not None else self._limit(items)
+        how = self.cluster.ended(hand, error, late)
         shares: Shares[Any] = self.to_make if hand.job == "clips" else self.to_score
         failed: list[Record] = []
         for item in items:
-            deaths = self.deaths.add(item.units)
+            deaths = 0 if late else self.deaths.add(item.units)
+            by_itself = bool(late) and len(items) == 1
             pool = item.task.arm.label if hand.job == "clips" else hand.job
-            if deaths >= DEATHS and len(item.units) == 1:
+            if by_itself and len(item.units) == 1:
+                failed.append(late_record(item.units[0], self.setting, late, tail))
+            elif deaths >= DEATHS and len(item.units) == 1:
                 failed.append(lost_record(item.units[0], self.setting, how, tail))
-            elif deaths >= DEATHS - 1:
+            elif deaths >= DEATHS - 1 or by_itself:
                 shares.add_alone(pool, item)
             else:
                 shares.add(pool, [replace(item, alone=True)])
+        if len(failed) < len(items):
+            self._say(f"a worker on {hand.site.name} ended {how}; its work is done again")
         return failed
 
     def release(self) -> None:
@@ -344,6 +370,7 @@ class _Place:
     hand: Hand | None = None
     stream: Any = None
     task: tuple[Unit, Arm | None] | None = None
+    due: float = math.inf
 
 
 class _Measuring:
@@ -367,6 +394,9 @@ class _Measuring:
             ready, _ = self.ray.wait(list(streams), num_returns=1, timeout=POLL_S) if streams else ([], [])
             for stream in ready:
                 self._take(streams[stream])
+            for stream in streams.keys() - set(ready):
+                if streams[stream].task is not None and time.monotonic() > streams[stream].due:
+                    self._lost(streams[stream], None)
             if not streams:
                 time.sleep(POLL_S / 10)
             self.run._lose_patience(["measure"])
@@ -391,6 +421,10 @@ class _Measuring:
         while place.sections and not place.sections[0]:
             place.sections.popleft()
         limit = self.run.limit
+        if place.hand is not None and place.stream is None and not place.sections:
+            # While it is there, nobody loses patience with another machine, which may wait for what it holds.
+            self.cluster.dismiss(place.hand)
+            place.hand = None
         if place.stream is not None or not place.sections or (limit is not None and self._begun() >= limit):
             return
         if place.hand is None:
@@ -401,6 +435,7 @@ class _Measuring:
         place.task = place.sections[0].popleft()
         unit, arm = place.task
         task = self.run.task(unit, arm)
+        place.due = time.monotonic() + task[-1] + HOST_S
         place.stream = place.hand.actor.measure.options(num_returns="streaming").remote(*task)
 
     def _begun(self) -> int:
@@ -430,12 +465,13 @@ class _Measuring:
             files.write_atomic(inside(self.run.scratch, name), content)
         self.run._write(planned(record, unit))
 
-    def _lost(self, place: _Place, error: BaseException) -> None:
+    def _lost(self, place: _Place, error: BaseException | None) -> None:
+        """Let what a lost worker measured wait again, or fail; without an error it was late, and is ended."""
         hand, task = place.hand, place.task
         assert hand is not None
         tail = self.run.tail_of(hand)
         place.hand, place.stream, place.task = None, None, None
-        how = self.cluster.ended(hand, error)
+        how = self.cluster.ended(hand, error, self.run.task(*task)[-1] + HOST_S if task else 0.0)
         if task is None:
             return
         unit = task[0]

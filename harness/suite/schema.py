@@ -89,9 +89,9 @@ class Section(Part):
         switches: of the prompts, in their order; `{latent: [40, 80]}` and the like for those of a script.
         scripts: the prompts of each clip, where they do not go by the numbers of the sets. Filled in on load.
         dropped: as in a prompt set, of the lines that were paired. Filled in on load.
-        timeout_s: seconds after which a measurement, or a request for clips in another process of this machine, is
-            ended and has failed; a week unless given. What the run's own process does has no such limit, as only its
-            end would stop it: clips with `--processes 0`, and scores of metrics of `core`.
+        timeout_s: seconds after which a measurement, or a request for clips in another process, is ended and has
+            failed, and so are scores by a worker of Ray; a week unless given. What the run's own process does has no
+            such limit, as only its end would stop it: clips with `--processes 0`, and scores of metrics of `core`.
     """
 
     name: Name

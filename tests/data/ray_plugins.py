@@ -1,8 +1,9 @@
-"""Plug-ins that say what a worker sees: its devices and its threads."""
+"""Plug-ins that say what a worker sees, its devices and its threads, and such as never answer."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -95,3 +96,44 @@ class Alone(Probe):
         context.report("a third of a second")
         time.sleep(0.3)
         return Measurement({"began": began, "ended": time.monotonic(), "threads": seen()["threads"]})
+
+
+class NoteOptions(Options):
+    """`log` is a file that gets a line where nothing follows any more."""
+
+    log: str
+
+
+@metrics.register("ray/hangs")
+class Hangs(Metric):
+    """One, or nothing for a prompt that says so."""
+
+    schema = NoteOptions
+    values = (Value("one"),)
+
+    def score(self, clip: Clip) -> Mapping[str, float]:
+        if "never" in clip.prompt:
+            note(self.options.log, "hangs")
+            time.sleep(3600)
+        return {"one": 1.0}
+
+
+@probes.register("ray/stops")
+class Stops(Probe):
+    """Stops the worker that measures, and itself."""
+
+    schema = NoteOptions
+    values = (Value("one"),)
+    needs_model = False
+
+    def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
+        note(self.options.log, "hangs")
+        os.kill(os.getppid(), signal.SIGSTOP)
+        time.sleep(3600)
+        return Measurement({"one": 1.0})
+
+
+def note(log: str, text: str) -> None:
+    """Add a line with this process's number."""
+    with Path(log).open("a", encoding="utf-8") as file:
+        file.write(f"{os.getpid()} {text}\n")

@@ -249,12 +249,12 @@ def test_options_of_ray_are_refused_without_it(tmp_path: Path, option: list[str]
 # ------------------------------------------------------------------------------------------------- faults
 
 
-def dying(folder: Path, texts: list[str], seeds: tuple[int, ...] = (1, 2)) -> Plan:
+def dying(folder: Path, texts: list[str], seeds: tuple[int, ...] = (1, 2), batch: int = 4, **more: Any) -> Plan:
     """Clips of a model whose prompts may end its process, or stop it."""
     registry.load_plugin(FAKES)
     registry.load_plugin(PLUGIN)
     models = [{"name": "process/model", "label": "a", "options": {"log": str(folder / "a.log")}}]
-    section = {**base()["generate"][0], "batch": 4, "seeds": list(seeds)}
+    section = {**base()["generate"][0], "batch": batch, "seeds": list(seeds), **more}
     return make(load_suite(write(folder, base(models=models, prompts={"p": texts}, generate=[section]))), "cpu")
 
 
@@ -315,6 +315,65 @@ def test_a_measurement_that_never_ends_is_ended_as_its_section_says(tmp_path: Pa
     assert (outcome.failed, outcome.done_now) == (1, 1)
     (failed,) = (record for record in records(tmp_path) if record.status == "failed")
     assert str(failed.error["message"]).startswith("the measurement took more than 1 s and was ended")
+
+
+class Ahead:
+    """The time as an engine sees it: an hour later with each worker that hangs, once no other is at work."""
+
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        self.folder, self.cluster, self.sleep, self.hours = folder, cluster, time.sleep, 0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        if sum(bool(hand.items) for hand in self.cluster.hands) <= 1:
+            self.hours = sum(event == "hangs" for _, event in logged(self.folder))
+        return time.monotonic() + 3600 * self.hours
+
+
+@pytest.fixture
+def ahead(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """A cluster whose driver sees hours pass where workers hang, and has more patience than that."""
+    cluster.patience = 1e9
+    monkeypatch.setattr(ray_engine, "time", Ahead(tmp_path, cluster))
+    return cluster
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_clip_that_never_ends_fails_alone_as_its_section_says(tmp_path: Path, ahead: Cluster, batch: int) -> None:
+    plan = dying(tmp_path, ["one", "it hangs", "two"], seeds=(1,), batch=batch, timeout_s=600.0)
+    outcome = run(tmp_path, plan, ahead)
+    assert (outcome.done_now, outcome.failed, outcome.skipped, outcome.pending) == (4, 1, 1, 0)
+    (failed,) = (record for record in records(tmp_path) if record.status == "failed")
+    assert failed.context["prompt"] == "it hangs"
+    assert str(failed.error["message"]).startswith("the clip was ended after more than 600 s")
+    assert "raise `timeout_s` of its section" in str(failed.error["message"])
+    assert gone({pid for pid, event in logged(tmp_path) if event == "hangs"})
+    assert once(tmp_path)
+
+
+def test_a_score_that_never_ends_fails_alone_as_its_section_says(tmp_path: Path, ahead: Cluster) -> None:
+    registry.load_plugin(SEES)
+    metric = {"name": "ray/hangs", "options": {"log": str(tmp_path / "a.log")}}
+    section = {**base()["generate"][0], "metrics": [metric, "fake/brightness"], "timeout_s": 600.0}
+    plan = planned(tmp_path, base(prompts={"p": ["one", "never", "two"]}, generate=[section]))
+    outcome = run(tmp_path, plan, ahead)
+    assert (outcome.done_now, outcome.failed, outcome.pending) == (16, 2, 0)
+    failed = [record for record in records(tmp_path) if record.status == "failed"]
+    assert {(record.context["prompt"], record.context["plugin"]) for record in failed} == {("never", "ray/hangs")}
+    messages = [str(record.error["message"]) for record in failed]
+    assert all(message.startswith("the score was ended after more than 600 s") for message in messages)
+    assert once(tmp_path)
+
+
+def test_a_worker_that_measures_and_says_nothing_is_given_up_after_its_time(tmp_path: Path, ahead: Cluster) -> None:
+    registry.load_plugin(SEES)
+    options = {"log": str(tmp_path / "a.log")}
+    stops = {"name": "stops", "probe": "ray/stops", "options": options, "timeout_s": 600.0}
+    plan = planned(tmp_path, base(generate=[], measure=[stops, PROBES[1]]))
+    outcome = run(tmp_path, plan, ahead)
+    assert (outcome.failed, outcome.done_now) == (1, 1)
+    (failed,) = (record for record in records(tmp_path) if record.status == "failed")
+    assert str(failed.error["message"]).startswith("it ended 3 workers, the last after more than 660 s")
 
 
 def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluster) -> None:
