@@ -160,6 +160,7 @@ POLICIES: list[tuple[str, dict[str, object]]] = [
     *((name, {"bank": 2, "bank_every": 1, "bank_by": "similarity"}) for name in ("toy/dense", "toy/videomla")),
     ("toy/videomla", {"bank": 2, "bank_every": 1, "bank_by": "similarity", "bank_pool": 4}),
     ("toy/dense", {**AT_WRITE, "select": 2, "select_by": "frame", "select_at": "clean"}),
+    ("toy/videomla", {**AT_WRITE, "select": 2, "select_at": "clean"}),
     ("toy/dense", {**HEADS, **AT_WRITE}),
 ]
 
@@ -214,7 +215,8 @@ def check(made: StreamingModel, monkeypatch: pytest.MonkeyPatch) -> None:
         assert card.cache_bytes == copies * FLOAT * config.layers * tokens * scalars
     text = copies * FLOAT * config.layers * 2 * config.text_tokens * config.dim
     assert found.text_keys == text
-    queries = {"queries": FLOAT * config.layers * config.dim} if policy.select_at == "clean" else {}
+    width = config.dim if config.attention == "dense" else config.cached_scalars
+    queries = {"queries": FLOAT * config.layers * width} if policy.select_at == "clean" else {}
     assert card.details["kept_beside_cache_bytes"] == {"text_keys": text, "latents": found.latents, **queries}
     parts = card.details["transient"]
     assert isinstance(parts, dict)
