@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-JOBS = ("harness/metrics/jobs", "harness/metrics/vbench_job")
+JOBS = ("harness/metrics/jobs", "harness/metrics/vbench_job", "harness/metrics/drawing")
 """Folders of what runs in the environments of metrics."""
 MODULES = [
     path
