@@ -96,8 +96,8 @@ class ClipScore(WorkerMetric):
 
     schema = ClipOptions
     values: ClassVar[tuple[Value, ...]] = (
-        Value("clip_t", direction="higher", label="CLIP-T"),
-        Value("clip_f", direction="higher", label="CLIP-F"),
+        Value("clip_t", direction="higher", label="CLIP-T", low=-1.0, high=1.0),
+        Value("clip_f", direction="higher", label="CLIP-F", low=-1.0, high=1.0),
     )
     curves: ClassVar[tuple[Curve, ...]] = (
         Curve(Value("clip_t_per_frame", label="CLIP-T"), "adherence", frames="frames"),
@@ -198,11 +198,14 @@ class ClipSegments(ClipScore):
 
     schema = SegmentOptions
     values = (
-        Value("mean", label="CLIP-T, mean of segments"),
-        Value("first", label="CLIP-T, first segment"),
-        Value("last", label="CLIP-T, last segment"),
-        Value("change", direction="zero", label="CLIP-T, last less first"),
-        *(Value(f"segment_{number}", label=f"CLIP-T, segment {number}") for number in range(1, SEGMENTS + 1)),
+        Value("mean", label="CLIP-T, mean of segments", low=-1.0, high=1.0),
+        Value("first", label="CLIP-T, first segment", low=-1.0, high=1.0),
+        Value("last", label="CLIP-T, last segment", low=-1.0, high=1.0),
+        Value("change", direction="zero", label="CLIP-T, last less first", low=-2.0, high=2.0),
+        *(
+            Value(f"segment_{number}", label=f"CLIP-T, segment {number}", low=-1.0, high=1.0)
+            for number in range(1, SEGMENTS + 1)
+        ),
     )
     curves = (Curve(Value("segment_scores", label="CLIP-T"), "adherence", starts="segment_starts"),)
     by = "segment"

@@ -100,7 +100,8 @@ def share_clips(views: Sequence[View]) -> list[str]:
         for view, clips in planned:
             view.common[name] = np.flatnonzero([clip in shared for clip in clips])
         counts = ", ".join(f"{len(clips)} in {view.run.folder.name}" for view, clips in planned)
-        sentences.append(f"{name}: over the {len(shared)} clips that all runs plan ({counts}).")
+        kept = "the one clip" if len(shared) == 1 else f"the {len(shared)} clips"
+        sentences.append(f"{name}: over {kept} that all runs plan ({counts}).")
     return sentences
 
 

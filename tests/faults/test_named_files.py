@@ -135,7 +135,7 @@ COMMANDS = [
 ]  # fmt: skip
 NAMES = {
     "long": "x" * 5000,
-    "deep": "x/" * 2000 + "x",
+    "deep": "x/" * 4000 + "x",
     "undecodable": "\udcff.yaml",
     "home": "~nobodyhere/x",
     "control": "a\x1b[2Jb\nc",

@@ -108,3 +108,11 @@ def test_a_ratio_of_lower_bounds_says_what_it_bounds(
     tmp_path: Path, found: Mapping[str, float], relative: Any, expected: list[str]
 ) -> None:
     assert texts(searched(tmp_path, found, relative)) == expected
+
+
+@pytest.mark.parametrize("metric", ["clip/score", "clip/segments"])
+def test_cosines_lie_between_their_ends(metric: str) -> None:
+    declared = {value.name: (value.low, value.high) for value in registry.metrics.get(metric).values}
+    # A difference of two cosines reaches twice as far.
+    assert declared.pop("change", (-2.0, 2.0)) == (-2.0, 2.0)
+    assert set(declared.values()) == {(-1.0, 1.0)}
