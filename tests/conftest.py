@@ -17,13 +17,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _own_plugins() -> Iterator[None]:
     """Forgets the plug-ins that a module's tests bring, so that no other module's tests need them or meet them."""
     kinds = (registry.models, registry.metrics, registry.probes)
-    classes, files = [dict(kind._classes) for kind in kinds], list(registry.plugin_files)
-    modules, path = set(sys.modules), list(sys.path)
+    lists = (registry.plugin_files, registry.offered, registry.withheld, sys.path)
+    classes, before_lists = [dict(kind._classes) for kind in kinds], [list(each) for each in lists]
+    modules = set(sys.modules)
     yield
     for kind, before in zip(kinds, classes, strict=True):
         kind._classes.clear()
         kind._classes.update(before)
-    registry.plugin_files[:], sys.path[:] = files, path
+    for each, earlier in zip(lists, before_lists, strict=True):
+        each[:] = earlier
     for name in set(sys.modules) - modules:
         if name.startswith(registry.PLUGIN_MODULE):
             del sys.modules[name]
