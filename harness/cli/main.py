@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ import typer
 from harness.cli.arguments import Styled
 from harness.cli.output import Output
 from harness.cli.plugins import Commands
-from harness.errors import HarnessError, PluginFault, complaint
+from harness.errors import HarnessError, PluginFault, StorageError, complaint
 from harness.system.platforms import refuse_windows
 from harness.system.text import plain
 
@@ -101,7 +101,12 @@ def main(arguments: list[str] | None = None) -> None:
         )
         streams.enter_context(redirect_stdout(Output(out)))
         streams.enter_context(redirect_stderr(Output(errors, needed=False)))
-        sys.exit(_exit_code(arguments))
+        code = _exit_code(arguments)
+        # What is still in a buffer would end the interpreter in a complaint of its own, and an exit code of its own.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(StorageError):
+                stream.flush()
+        sys.exit(code)
 
 
 def _exit_code(arguments: list[str] | None) -> int | str | None:
