@@ -213,6 +213,13 @@ class Probe(ABC):
         """Whether the probe can run on `device`. Asking changes nothing."""
         return Availability(True)
 
+    def check(self, model: VideoModel, workload: Workload) -> None:
+        """Refuse a model or a workload that cannot be measured, before anything is loaded. Raises `OptionError`.
+
+        Asked when a suite is planned, of each arm of a probe that needs a model. Imports no torch.
+        """
+        return
+
     def identity(self) -> Mapping[str, Json]:
         """What decides the result beyond name, version, options, model and workload, as files that options name.
 

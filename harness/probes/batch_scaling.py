@@ -17,12 +17,14 @@ from harness.contracts import (
     Agreement,
     Json,
     Measurement,
+    ModelCard,
     NotHeld,
     Options,
     Probe,
     ProbeContext,
     Subject,
     Value,
+    VideoModel,
     Workload,
 )
 from harness.errors import ModelFault, NotAvailable, OptionError
@@ -134,17 +136,20 @@ class BatchScaling(Probe):
         """One request, and two."""
         return {"max_batch": 2, "timeout_s": min(self.options.timeout_s, 120.0)}
 
+    def check(self, model: VideoModel, workload: Workload) -> None:
+        """Refuse clips too short to fill the window."""
+        check_length(model.describe(), workload)
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Search the largest batch. The workload's own batch is not used.
 
-        Raises `OptionError` when the clip is too short to fill the window or the budget smaller than the weights,
+        Raises `OptionError` when the budget is smaller than the weights,
         `ModelFault` when a child fails for another reason than memory, or the model does not agree with its reference,
         `NotAvailable` on a CPU elsewhere than on Linux.
         """
         assert subject is not None
         check_workload("batch_scaling", workload)
         require_budget(subject.device)
-        check_length(subject, workload)
         telemetry = Telemetry(subject.device)
         job = with_imports(self._job(subject, workload), self.options, context)
 
@@ -281,9 +286,8 @@ def run_child(job: Job, timeout_s: float) -> Row:
     return Row(job.batch, "failed", message=f"exit status {process.returncode}: {last}", kind="process")
 
 
-def check_length(subject: Subject, workload: Workload) -> None:
+def check_length(card: ModelCard, workload: Workload) -> None:
     """Raise `OptionError` unless the clip fills the window: memory before that says nothing about the limit."""
-    card = subject.card
     latents = latents_in(workload.frames, card.temporal_ratio)
     if card.window_frames is not None and latents < card.window_frames:
         least = (card.window_frames - 1) * card.temporal_ratio + 1

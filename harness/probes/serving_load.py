@@ -249,15 +249,18 @@ class ServingLoad(Probe):
         """Three requests of the section's length, soon after each other."""
         return {"requests": 3, "rate": 20.0, "frames": [], "weights": [], "warmups": 1, "ceiling_s": 30.0}
 
+    def check(self, model: VideoModel, workload: Workload) -> None:
+        """Refuse prompt switches."""
+        if workload.switches:
+            raise OptionError("it takes no prompt switches", "leave `switches` out of its section")
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Load, check, warm up, and serve. `converged` says whether all requests were served before the ceiling.
 
-        Raises `OptionError` for prompt switches, and `ModelFault` where two streams of the model disturb each other.
+        Raises `ModelFault` where two streams of the model disturb each other.
         """
         assert subject is not None
         check_workload("serving", workload)
-        if workload.switches:
-            raise OptionError("probe serving takes no prompt switches", "leave `switches` out of its section")
         options: ServingLoadOptions = self.options
         importlib.import_module("torch")  # or its own size would count as the model's memory
         clock, telemetry = self._clock or Clock(subject.device), Telemetry(subject.device)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Subject, Value, Workload
+from harness.contracts import Json, Measurement, Options, Probe, ProbeContext, Subject, Value, VideoModel, Workload
 from harness.errors import OptionError
 from harness.probes.batch_child import Job, Row, require_budget
 from harness.probes.batch_scaling import agree, attempt, check_length, search, with_imports
@@ -77,18 +77,20 @@ class Sessions(Probe):
         """One viewer and two, by the median of the gaps, which few clips support."""
         return {"max_batch": 2, "percent": 50.0, "timeout_s": min(self.options.timeout_s, 120.0)}
 
+    def check(self, model: VideoModel, workload: Workload) -> None:
+        """Refuse prompt switches, and clips too short to fill the window."""
+        if workload.switches:
+            raise OptionError("it takes no prompt switches", "leave `switches` out of its section")
+        check_length(model.describe(), workload)
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Search the largest batch. The workload's own batch is not used; 0 where not even one keeps up.
 
-        The agreement with the reference is that of this batch (rule T14). Raises as `batch_scaling` does, and
-        `OptionError` for prompt switches.
+        The agreement with the reference is that of this batch (rule T14). Raises as `batch_scaling` does.
         """
         assert subject is not None
         check_workload("sessions", workload)
-        if workload.switches:
-            raise OptionError("probe sessions takes no prompt switches", "leave `switches` out of its section")
         require_budget(subject.device)
-        check_length(subject, workload)
         options: SessionsOptions = self.options
         limit = subject.card.frames_per_chunk / (options.frame_rate or subject.card.frame_rate)
         rows: dict[int, Row] = {}

@@ -8,7 +8,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.contracts import PREFIX_RULE, Json, ModelCard, Prefix, Request, Switch, VideoModel, Workload
+from harness.contracts import (
+    PREFIX_RULE,
+    Json,
+    ModelCard,
+    Prefix,
+    Request,
+    Switch,
+    VideoModel,
+    Workload,
+    registry,
+)
 from harness.errors import HarnessError, RegistryError, SuiteError
 from harness.suite.prompt_schema import PrefixFile
 from harness.suite.schema import ALL, GenerateSection, MeasureSection, Suite
@@ -77,7 +87,7 @@ def frames_of(where: str, section: GenerateSection | MeasureSection, card: Model
 def of_workload(
     suite: Suite, section: MeasureSection, label: str, model: VideoModel, card: ModelCard, scripts: Sequence[Script]
 ) -> Additions:
-    """What the measurement of one arm adds to its unit. Raises `SuiteError` where the model refuses a request of it."""
+    """What the measurement of one arm adds to its unit. Raises `SuiteError` where its probe or model refuses it."""
     if not section.prompts:
         return {}, {}
     prompts = suite.prompts[section.prompts]
@@ -96,6 +106,8 @@ def of_workload(
     happening: list[int | None] = []
     for number in range(min(requests_until_repeat, MAX_REQUESTS)):
         happening = _switch_frames(where, model, workload.request(number))
+    probe = registry.probes.create(section.probe, section.options)
+    _ask(f"{where}: probe {section.probe!r}", lambda: probe.check(model, workload))
     for_preimage, for_context = _switches(frames, happening)
     if switches:
         for_preimage["switches"] = [[switch.frame, list(switch.prompts)] for switch in switches]

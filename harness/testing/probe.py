@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -102,15 +102,17 @@ class _Trial:
 
     def measurement(self, model: VideoModel | None, on: str) -> Measurement:
         """What the probe finds of the model `on`, or of the device alone, on a clip that fills the model's window."""
-        subject, frames = None, 1
+        subject, workload = None, Workload(PROMPTS, (0,), 1)
         if model is not None:
             card = model.describe()
             frames = max(4 * card.frames_per_chunk, ((card.window_frames or 0) + 2) * card.temporal_ratio) + 1
             options = model.options.model_dump(mode="json")
+            workload = replace(workload, frames=frames)
+            self.probe.check(model, workload)
             subject = Subject(on, options, card, self.device, partial(self._load, model), tuple(registry.plugin_files))
         with tempfile.TemporaryDirectory(prefix="videomla-bench-") as folder, at_most(self.seconds):
             context = ProbeContext(self.device, Path(folder))
-            return self.probe.measure(subject, Workload(PROMPTS, (0,), frames), context)
+            return self.probe.measure(subject, workload, context)
 
     def _load(self, model: VideoModel) -> VideoModel:
         model.load(self.device)

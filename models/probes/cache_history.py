@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from harness.contracts import Measurement, Probe, ProbeContext, ProbeTable, Subject, Value, Workload
+from harness.contracts import Measurement, Probe, ProbeContext, ProbeTable, Subject, Value, VideoModel, Workload
 from harness.errors import OptionError
 
 if TYPE_CHECKING:
     from videomla_models.probes.cache_contents import Shares
     from videomla_models.probes.coding_error import CodingErrors
     from videomla_models.rollout.rollout import Rollout
+    from videomla_models.spec.config import TransformerConfig
+    from videomla_models.spec.window import WindowPolicy
+
+
+@runtime_checkable
+class _Windowed(Protocol):
+    """What every streaming model of this project says of its cache before it is loaded."""
+
+    def network_config(self) -> TransformerConfig: ...
+
+    def window_policy(self) -> WindowPolicy: ...
 
 
 class CacheHistory(Probe):
@@ -43,26 +54,30 @@ class CacheHistory(Probe):
         Value("attention_error_worst", "", "lower", "attention error, worst head"),
     )
 
+    def check(self, model: VideoModel, workload: Workload) -> None:
+        """Refuse prompt switches, and models without keys in a window that goes chunk by chunk."""
+        if workload.switches:
+            raise OptionError("it follows no prompt switch", "leave `switches` out of the section")
+        fix = "leave the model out of the section (`models:`)"
+        if not isinstance(model, _Windowed):
+            raise OptionError("the model has no cache to follow: it is none of this project's streaming models", fix)
+        if model.network_config().attention == "linear":
+            raise OptionError("linear attention keeps one state and no frames, so there are none to follow", fix)
+        if (schedule := model.window_policy().schedule) != "chunk":
+            raise OptionError(f"the schedule is {schedule!r}, and only one chunk by chunk is followed", fix)
+
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
-        """Stream the workload's first clips and record. Raises `OptionError` for a model that cannot be followed."""
+        """Stream the workload's first clips and record. Raises `OptionError` as `check` does."""
         import torch
 
         from videomla_models.probes.coding_error import CodingErrors, attention_errors
         from videomla_models.probes.followed_rollouts import followed
-        from videomla_models.rollout.pipeline import Pipeline
 
         if subject is None:
             raise OptionError("the probe cache measures a model", "name one")
-        if workload.switches:
-            raise OptionError("the probe cache follows no prompt switch", "leave `switches` out of the section")
         model: Any = subject.load()
-        pipeline = getattr(model, "pipeline", None)
-        if not isinstance(pipeline, Pipeline):
-            raise OptionError(f"model {subject.name} has no cache to follow", "choose one of this project's models")
-        if pipeline.policy.schedule != "chunk" or pipeline.network.config.attention == "linear":
-            raise OptionError(
-                f"model {subject.name} has no keys in a window that goes chunk by chunk", "choose one that has"
-            )
+        self.check(model, workload)
+        pipeline = model.pipeline
         request, history = workload.request(0), History()
         with followed(model, history.note) as rollouts:
             for _ in model.stream(request):

@@ -250,7 +250,7 @@ def test_a_budget_must_be_positive(budget):
 def test_a_clip_must_fill_the_window(subject):
     probe = BatchScaling(BatchScalingOptions(budget_bytes=MIB))
     with pytest.raises(OptionError, match=r"window of 9 is never full\n  set frames to at least 9"):
-        probe.measure(subject(), Workload(PROMPTS, (0,), 6), HERE)
+        probe.check(subject().load(), Workload(PROMPTS, (0,), 6))
 
 
 @pytest.mark.parametrize(

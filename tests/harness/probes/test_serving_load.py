@@ -193,10 +193,10 @@ def test_streams_that_disturb_each_other_are_refused_in_turns(fake, subject, mon
     assert run(fake, subject(), rate=5.0, requests=4, slots=2, schedule="batches").values["requests"] == 4
 
 
-def test_prompt_switches_are_refused(fake, subject) -> None:
+def test_prompt_switches_are_refused(subject) -> None:
     workload = Workload(PROMPTS, (0,), 9, 1, (Switch(3, ("a",)),))
     with pytest.raises(OptionError, match="switches"):
-        run(fake, subject(), workload, rate=1.0)
+        ServingLoad(ServingLoadOptions(rate=1.0)).check(subject().load(), workload)
 
 
 @pytest.mark.parametrize(

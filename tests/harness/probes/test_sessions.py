@@ -115,10 +115,11 @@ def test_a_child_makes_clips_until_it_has_the_gaps(fake, monkeypatch) -> None:
 
 def test_what_cannot_be_measured_is_refused(monkeypatch, subject) -> None:
     switched = Workload(PROMPTS, (0,), 12, 1, (Switch(3, ("a",)),))
+    probe, model = Sessions(SessionsOptions(budget_bytes=1000)), subject().load()
     with pytest.raises(OptionError, match="switches"):
-        measure(monkeypatch, subject, lambda batch: Row(batch, "ok"), switched)
+        probe.check(model, switched)
     with pytest.raises(OptionError, match="window"):
-        measure(monkeypatch, subject, lambda batch: Row(batch, "ok"), Workload(PROMPTS, (0,), 3))
+        probe.check(model, Workload(PROMPTS, (0,), 3))
 
     def broken(batch: int) -> Row:
         raise ModelFault("it broke")

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from harness.contracts import Measurement, ModelCard, ProbeContext, Subject, Switch, VideoModel, Workload, registry
-from harness.errors import OptionError
+from harness.contracts import Measurement, ModelCard, ProbeContext, Subject, VideoModel, Workload, registry
+from harness.errors import OptionError, SuiteError
 from harness.report.plots import history
 from harness.runs.line import Record
 from harness.runs.measured import record_samples
+from harness.runs.plan import make
+from harness.suite.load import load_suite
 from videomla_models.probes.cache_history import CacheHistory, History
 from videomla_models.probes.coding_error import attention_errors
 
@@ -167,16 +169,35 @@ def test_what_stays_for_ever_has_no_stay() -> None:
     assert kept.samples()["left_chunk"] == []
 
 
+def test_a_measurement_of_no_model_is_refused() -> None:
+    with pytest.raises(OptionError, match="measures a model"):
+        registry.probes.create("cache", {}).measure(None, WORK, HERE)
+
+
+OUT = "leave the model out of the section"
+
+
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("model", "switches", "said", "fix"),
     [
-        (lambda: measured("toy/dense", Workload(("a",), (0,), 12, switches=(Switch(3, ("b",)),))), "no prompt switch"),
-        (lambda: registry.probes.create("cache", {}).measure(None, WORK, HERE), "measures a model"),
+        ("toy/linear", "", "linear attention keeps one state", OUT),
+        ("toy/dense, options: {policy: {schedule: rolling, sink: 3}}", "", "schedule is 'rolling'", OUT),
+        ("toy/dense", "switches: [{frame: 6, prompts: other}]", "no prompt switch", "leave `switches` out"),
     ],
 )
-def test_what_cannot_be_followed_is_refused_in_one_line(make: Any, said: str) -> None:
-    with pytest.raises(OptionError, match=said):
-        make()
+def test_what_cannot_be_followed_is_refused_before_anything_runs(
+    tmp_path: Path, model: str, switches: str, said: str, fix: str
+) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        f"suite: s\ndevice: cpu\nmodels:\n  - {{name: {model}}}\n"
+        "prompts: {one: [a red circle moves left on a black background], other: [a blue one]}\n"
+        f"measure:\n  - name: past\n    probe: cache\n    prompts: one\n    frames: 24\n    {switches}\n"
+    )
+    with pytest.raises(SuiteError, match=rf"section 'past', model .*: probe 'cache': .*{said}") as refused:
+        make(load_suite(suite))
+    assert fix in refused.value.fix
+    assert "\n" not in refused.value.message
 
 
 def test_a_model_of_another_kind_is_refused() -> None:
