@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -19,10 +27,37 @@ Direction = Literal["higher", "lower", "zero", "none"]
 """Which way a value is better; `zero` is the nearer to 0 the better, as for a drift or a change over a clip."""
 
 
+NO_TRUTH = "must be a number, not true or false"
+
+
+def truth_as_number(value: object, checked: object) -> bool:
+    """Whether pydantic read a true or false, of `value` or of its lists and mappings, as a number of `checked`."""
+    if isinstance(value, bool):
+        return isinstance(checked, int | float) and not isinstance(checked, bool)
+    if isinstance(value, Mapping) and isinstance(checked, Mapping):
+        value, checked = list(value.values()), list(checked.values())
+    if isinstance(value, list | tuple) and isinstance(checked, list | tuple):
+        return any(map(truth_as_number, value, checked))
+    return False
+
+
 class Options(BaseModel):
-    """Base of every plug-in's options: unknown keys are refused, values are checked and frozen."""
+    """Base of every plug-in's options: unknown keys are refused, values are checked and frozen.
+
+    Numbers may be written as texts, but true and false are none.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: object, check: ModelWrapValidatorHandler[Self]) -> Self:
+        checked = check(values)
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if truth_as_number(value, getattr(checked, name, None)):
+                fault = InitErrorDetails(type=PydanticCustomError("truth", NO_TRUTH), loc=(name,), input=value)
+                raise ValidationError.from_exception_data(cls.__name__, [fault])
+        return checked
 
 
 def _never(text: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from harness.contracts import Json
+from harness.contracts.base import NO_TRUTH, truth_as_number
 from harness.errors import OptionError, nearest
 from videomla_models.spec.config import SamplerConfig, TransformerConfig
 
@@ -428,8 +429,12 @@ def changed(policy: WindowPolicy, options: Mapping[str, Any]) -> WindowPolicy:
                 f"policy has no field {name!r}", nearest(name, [field.name for field in fields(WindowPolicy)])
             )
     try:
-        return TypeAdapter(WindowPolicy).validate_python(asdict(policy) | dict(options))
+        found = TypeAdapter(WindowPolicy).validate_python(asdict(policy) | dict(options))
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise OptionError(f"policy.{where} is {fault['input']!r}", fault["msg"]) from error
+    for name, value in options.items():
+        if truth_as_number(value, getattr(found, name)):
+            raise OptionError(f"policy.{name} is {value!r}", f"it {NO_TRUTH}")
+    return found

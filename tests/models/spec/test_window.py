@@ -143,6 +143,8 @@ def test_a_card_says_later_fields_only_where_they_are_changed() -> None:
         ({"frames": "many"}, "policy.frames is 'many'"),
         ({"average_rates": ["fast"]}, "policy.average_rates.0 is 'fast'"),
         ({"sink_kind": "walking"}, "policy.sink_kind is 'walking'"),
+        ({"bank": True}, "policy.bank is True"),
+        ({"head_recent": [3, False]}, "policy.head_recent is .*False"),
     ],
 )
 def test_fields_that_a_suite_changes_are_checked(options: dict[str, object], words: str) -> None:
