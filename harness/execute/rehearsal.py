@@ -432,18 +432,26 @@ def verdicts(parts: Sequence[Part], plan: Plan, records: RecordFile) -> list[Ver
     """How each part ended in a rehearsal that has been run: one that failed, before what stops the real run."""
     index = records.newest()
     entries = [(unit, entry) for unit in plan.units if (entry := index.get(unit.key)) is not None]
-    return [_verdict(part, [entry for unit, entry in entries if _is_of(part, unit, entry)], records) for part in parts]
+    ends = []
+    for part in parts:
+        planned = any(_is_of(part, unit) for unit in plan.units)
+        own = [entry for unit, entry in entries if _is_of(part, unit) and _tells(part, unit, entry)]
+        ends.append(_verdict(part, own, records, planned))
+    return ends
 
 
-def _is_of(part: Part, unit: Unit, entry: IndexEntry) -> bool:
-    """Whether the end of a unit says something of the part: a measurement that is not available is the probe's."""
+def _is_of(part: Part, unit: Unit) -> bool:
     if part.kind == "model":
-        ended = unit.kind == "generate" or (unit.kind == "measure" and entry.status != "skipped")
-        return ended and unit.context["arm"] == part.name
+        return unit.kind in ("generate", "measure") and unit.context["arm"] == part.name
     return unit.kind == {"metric": "score", "probe": "measure"}.get(part.kind) and unit.context["plugin"] == part.name
 
 
-def _verdict(part: Part, entries: Sequence[IndexEntry], records: RecordFile) -> Verdict:
+def _tells(part: Part, unit: Unit, entry: IndexEntry) -> bool:
+    """Whether the end of a unit says something of the part: a measurement that is not available is the probe's."""
+    return part.kind != "model" or unit.kind == "generate" or entry.status != "skipped"
+
+
+def _verdict(part: Part, entries: Sequence[IndexEntry], records: RecordFile, planned: bool) -> Verdict:
     by_status = {entry.status: entry for entry in reversed(entries)}
     if (failed := by_status.get("failed")) is not None:
         error = records.at(failed.offset).error
@@ -460,4 +468,4 @@ def _verdict(part: Part, entries: Sequence[IndexEntry], records: RecordFile) -> 
     if (skipped := by_status.get("skipped")) is not None:
         notes = records.at(skipped.offset).notes
         return Verdict(part, "stopped", str(notes.get("reason", "")), str(notes.get("fix", "")))
-    return Verdict(part, "not tried", part.note or "no section runs it")
+    return Verdict(part, "not tried", part.note or ("it was not reached" if planned else "no section runs it"))

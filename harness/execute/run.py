@@ -34,7 +34,7 @@ from harness.runs.plan import Arm, Plan, Unit, scored_clips
 from harness.suite.schema import A_WEEK_S
 from harness.system import devices, files
 
-INTERRUPTED = "interrupted{}; run again to go on"
+INTERRUPTED = "interrupted{}; run again to {}"
 
 
 def run_plan(
@@ -81,7 +81,8 @@ def run_plan(
         except _Stop as stop:
             job.stopped = str(stop)
         except KeyboardInterrupt as interrupt:
-            job.stopped = INTERRUPTED.format(f" by {interrupt}" if str(interrupt) else "")
+            by = f" by {interrupt}" if str(interrupt) else ""
+            job.stopped = INTERRUPTED.format(by, "begin anew" if plan.suite.rehearsal else "go on")
         finally:
             job.release()
             # A process that was ended in the middle of a clip leaves its part.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from harness.contracts import VideoModel
 from harness.errors import HarnessError
 
 T = TypeVar("T")
@@ -51,6 +52,17 @@ def attempt_all(findings: list[Finding], name: str, step: Callable[[], None]) ->
     ending: list[Finding] = []
     attempt(ending, name, step)
     findings += [finding for finding in ending if not finding.ok]
+
+
+@contextmanager
+def unloaded_when_interrupted(model: VideoModel) -> Iterator[None]:
+    """Have the model let go of what it holds, as processes of its own, where an interrupt ends what is inside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(Exception):  # a plug-in may raise anything
+            model.unload()
+        raise
 
 
 def left_out(findings: list[Finding], name: str, why: str, fix: str = "") -> None:

@@ -15,7 +15,7 @@ from harness.contracts import SPAN_NAMES, Frames, Json, ModelCard, Request, Swit
 from harness.contracts.enforce import agreement, chunks
 from harness.errors import ModelFault, NotAvailable, OptionError, WeightsError, nearest, shown
 from harness.system.digests import canonical
-from harness.testing.finding import Finding, attempt, attempt_all, left_out
+from harness.testing.finding import Finding, attempt, attempt_all, left_out, unloaded_when_interrupted
 
 LIVE_PARAMETERS = 50_000_000
 """Models up to this size are run by `check_model` without being asked to."""
@@ -59,15 +59,16 @@ def check_model(
     elif not (small if live is None else live):
         left_out(findings, "stream", f"{card.parameters or 0:,} parameters", "try --live")
         return findings
-    try:
-        model.load(device)
-    except (NotAvailable, WeightsError) as error:
-        left_out(findings, "load", error.message, error.fix)
-        return findings
-    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
-        findings.append(Finding("load", False, f"{type(error).__name__}: {error}"))
-        return findings
-    _Trial(findings, model, card, device).all()
+    with unloaded_when_interrupted(model):
+        try:
+            model.load(device)
+        except (NotAvailable, WeightsError) as error:
+            left_out(findings, "load", error.message, error.fix)
+            return findings
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            findings.append(Finding("load", False, f"{type(error).__name__}: {error}"))
+            return findings
+        _Trial(findings, model, card, device).all()
     return findings
 
 

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import ALL
 from road import FAKES, base, outcome_of, run, write
+from tiny_recipe import TINY
 
 from harness.runs.folder import Store
 from harness.runs.records import RecordFile
@@ -22,10 +24,12 @@ WAITS = FAKES.with_name("process_models.py")
 
 
 def start(suite: Path, out: Path, *before: str) -> subprocess.Popen[str]:
-    command = [*before, sys.executable, "-m", "harness", "run", str(suite), "--out", str(out)]
-    command += ["--plugin", str(FAKES), "--plugin", str(WAITS)]
+    return launch("run", suite, "--out", out, "--plugin", FAKES, "--plugin", WAITS, before=before)
+
+
+def launch(*arguments: str | Path, before: Sequence[str] = ()) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command,
+        [*before, sys.executable, "-m", "harness", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -66,6 +70,80 @@ def test_a_signal_while_modules_are_imported_is_one_line(
     assert out == ""
     assert err.count("\n") == 1
     assert err.startswith("interrupted")
+
+
+def ended_in_order(
+    process: subprocess.Popen[str], number: signal.Signals, at_work: Callable[[], bool]
+) -> tuple[str, str]:
+    """What a command says that a signal ends once it is at work; all that it has started must be gone."""
+    while not at_work():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    says, errors = process.communicate(timeout=600)
+    assert process.returncode == 3
+    assert "Traceback" not in errors
+    psutil.wait_procs(children, timeout=60)
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    return says, errors
+
+
+BOTH = [signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", BOTH if ALL else [signal.SIGTERM])
+def test_a_signal_ends_trainings_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "recipe.yaml").write_text(TINY.replace("steps: 3", "steps: 1000000"))
+    process = launch("train", tmp_path / "recipe.yaml", "--out", tmp_path / "out", "--jobs", "2")
+    two = lambda: len(psutil.Process(process.pid).children()) == 2  # noqa: E731
+    says, _ = ended_in_order(process, number, two)
+    assert f"stopped: interrupted by {number.name}; run again to go on" in says
+    with Store(tmp_path / "out"):
+        assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize("number", BOTH if ALL else [signal.SIGHUP])
+def test_a_signal_ends_a_rehearsal_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    models = [{"name": "process/model", "label": "a", "options": {"log": str(tmp_path / "a.log")}}]
+    # Its clips wait for a file that never comes.
+    suite = write(tmp_path, base(models=models, prompts={"p": ["it waits"]}))
+    process = launch("rehearse", suite, "--out", tmp_path / "out", "--plugin", FAKES, "--plugin", WAITS)
+    says, _ = ended_in_order(process, number, (tmp_path / "a.log").exists)
+    assert "not tried metric fake/brightness: it was not reached" in says
+    assert says.endswith(f"stopped: interrupted by {number.name}; run again to begin anew\n")
+
+
+STARTS = """
+import subprocess, sys, time
+from pathlib import Path
+from harness.contracts import ModelCard, VideoModel
+from harness.contracts.registry import models
+
+@models.register("faults/starts")
+class Starts(VideoModel):
+    def describe(self):
+        return ModelCard("fake", 16, 16, 16.0, 4)
+
+    def load(self, device):
+        self.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], stdout=subprocess.DEVNULL,
+                                      stderr=subprocess.DEVNULL)
+
+    def stream(self, request, spans=None):
+        (Path(__file__).parent / "streams").touch()
+        time.sleep(3600)
+
+    def unload(self):
+        self.child.kill()
+        self.child.wait()
+"""
+
+
+@pytest.mark.parametrize("number", BOTH if ALL else [signal.SIGTERM])
+def test_a_signal_ends_a_check_and_what_the_model_has_started(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "starts.py").write_text(STARTS)
+    process = launch("check", "faults/starts", "--plugin", tmp_path / "starts.py")
+    assert ended_in_order(process, number, (tmp_path / "streams").exists) == ("", f"interrupted by {number.name}\n")
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:

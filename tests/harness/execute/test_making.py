@@ -180,7 +180,7 @@ def test_an_interrupt_ends_the_processes_and_the_next_run_goes_on(tmp_path: Path
     thread.start()
     outcome = run(tmp_path, plan)
     thread.join()
-    assert outcome.stopped == INTERRUPTED.format("")
+    assert outcome.stopped == INTERRUPTED.format("", "go on")
     assert (outcome.failed, outcome.skipped) == (0, 0)
     assert outcome.done_now >= 14
     assert gone({pid for pid, _ in lines(tmp_path)})

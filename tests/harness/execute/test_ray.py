@@ -448,7 +448,7 @@ def test_the_quickstart_is_begun_on_a_cluster_interrupted_and_ended_here(tmp_pat
     main = threading.main_thread().ident
     assert main is not None
     interrupt = after(5, lambda: signal.pthread_kill(main, signal.SIGINT))
-    assert run(tmp_path, plan, cluster, progress=interrupt).stopped == INTERRUPTED.format("")
+    assert run(tmp_path, plan, cluster, progress=interrupt).stopped == INTERRUPTED.format("", "go on")
     assert run_plan(plan, tmp_path / "run", limit=4).done_now == 4
     assert run(tmp_path, plan, Cluster(ray, 2, patience=300)).exit_code == 0
     assert outcome_of(tmp_path / "run") == outcome_of(tmp_path / "local")
@@ -462,7 +462,7 @@ def test_an_interrupt_ends_the_workers_and_the_next_run_goes_on(tmp_path: Path, 
     assert main is not None
     timer = threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT))
     outcome = run(tmp_path, plan, cluster, progress=after(8, timer.start))
-    assert outcome.stopped == INTERRUPTED.format("")
+    assert outcome.stopped == INTERRUPTED.format("", "go on")
     assert outcome.failed == 0
     assert gone({pid for pid, _ in logged(tmp_path)})
     assert run_plan(dying(tmp_path, [f"prompt {number}" for number in range(7)]), tmp_path / "run").exit_code == 0

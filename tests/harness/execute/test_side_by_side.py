@@ -125,7 +125,7 @@ def test_an_interrupt_ends_them_all(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     outcome = run(tmp_path, [{"name": "a", "hang": True}], jobs=2, progress=progress)
-    assert (outcome.stopped, outcome.pending) == (INTERRUPTED.format(""), 1)
+    assert (outcome.stopped, outcome.pending) == (INTERRUPTED.format("", "go on"), 1)
     (process,) = processes(tmp_path)
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
