@@ -16,6 +16,9 @@ from harness.errors import HarnessError, ModelFault, PluginFault, RegistryError,
 
 T = TypeVar("T")
 
+FLOAT16_STEPS = 2 * 2.0**-10
+"""Two steps of float16 above 1, as a share of a value's ends."""
+
 
 def card(name: str, model: VideoModel) -> ModelCard:
     """What the model `name` says of itself. Raises `RegistryError`, or the `HarnessError` that the model raises."""
@@ -108,8 +111,8 @@ def values(owner: str, value_list: Sequence[Value], raw: Mapping[str, float]) ->
     for declared in value_list:
         low, high = (0.0, 1.0) if declared.share else (declared.low, declared.high)
         number = numbers[declared.name]
-        # A mean of cosines may end a rounding error beyond 1; a share is counted.
-        slack = 0.0 if declared.share else 1e-5 * max(abs(low or 0.0), abs(high or 0.0))
+        # A mean of cosines may end some roundings beyond 1, of float16 where a network runs in it; a share is counted.
+        slack = 0.0 if declared.share else FLOAT16_STEPS * max(abs(low or 0.0), abs(high or 0.0))
         if (low is not None and number < low - slack) or (high is not None and number > high + slack):
             raise PluginFault(f"{owner} gave {declared.name} {number:g}, outside of {low} to {high}")
     return numbers

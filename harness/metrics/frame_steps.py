@@ -35,8 +35,8 @@ class FrameDifference(Metric):
     """
 
     values: ClassVar[tuple[Value, ...]] = (
-        Value("step", "grey levels", "none", "frame difference"),
-        Value("switch_s", "s", "lower", "switch to changed picture"),
+        Value("step", "grey levels", "none", "frame difference", low=0.0, high=255.0),
+        Value("switch_s", "s", "lower", "switch to changed picture", low=0.0),
         Value("switches_seen", "", "higher", "switches that show", share=True),
     )
     curves: ClassVar[tuple[Curve, ...]] = (
@@ -148,7 +148,7 @@ class FrameFlow(Metric):
     signed components, in which left and right cancel; here it is the length.
     """
 
-    values: ClassVar[tuple[Value, ...]] = (Value("flow", "px/frame", "none", "optical flow"),)
+    values: ClassVar[tuple[Value, ...]] = (Value("flow", "px/frame", "none", "optical flow", low=0.0),)
     curves: ClassVar[tuple[Curve, ...]] = (Curve(Value("flow_by_frame", "px/frame", "none", "optical flow"), "step"),)
 
     def __init__(self, options: Options) -> None:

@@ -40,7 +40,9 @@ class Judge(Metric):
     """Ratings by whom the options name; nobody is asked where they name none."""
 
     schema = JudgeOptions
-    values: ClassVar[tuple[Value, ...]] = tuple(Value(name, "1 to 5", "higher") for name in QUESTIONS)
+    values: ClassVar[tuple[Value, ...]] = tuple(
+        Value(name, "1 to 5", "higher", low=1.0, high=5.0) for name in QUESTIONS
+    )
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)

@@ -49,6 +49,31 @@ OF_FLOW = 128
 """Pixels of the shortest side that RAFT takes: it halves its grid of an eighth of the frame three times."""
 LABELS: Mapping[str, str] = {name: name.replace("_", " ") for name in vbench_totals.DIMENSIONS}
 
+SHARES = frozenset({"dynamic_degree", "human_action", "object_class", "multiple_objects", "color", "scene"})
+"""Dimensions by which a clip passes or not, or a part of its frames does (`check_move` of `dynamic_degree.py`, a label
+among the first five in `human_action.py`, the rates of frames in the others' files)."""
+
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "subject_consistency": (0.0, 1.0),
+    "background_consistency": (0.0, 1.0),
+    "temporal_flickering": (0.0, 1.0),
+    "motion_smoothness": (0.0, 1.0),
+    "spatial_relationship": (0.0, 1.0),
+    "appearance_style": (-1.0, 1.0),
+    "temporal_style": (-1.0, 1.0),
+    "overall_consistency": (-1.0, 1.0),
+}
+"""Ends of the other dimensions, by the file of each in vbench 0.1.5: means of cosines of which negative ones count as 0
+(the two consistencies), of (255 - d) / 255 with d the mean difference of pixels (flickering, smoothness), of position
+scores from 0 to 1, and of cosines between picture and text (the last three). The linear heads behind aesthetic and
+imaging quality have no ends, nor have means that they go into."""
+
+
+def dimension(name: str) -> Value:
+    """A dimension as a value, with the ends that its definition gives."""
+    low, high = BOUNDS.get(name, (None, None))
+    return Value(name, "", "higher", LABELS[name], share=name in SHARES, low=low, high=high)
+
 
 LARGEST_PROMPT_FILE = 64 * 2**20
 
@@ -145,7 +170,7 @@ class VBench(VBenchMetric):
 
     version = "1"
     schema = VBenchOptions
-    values: ClassVar[tuple[Value, ...]] = tuple(Value(name, "", "higher", LABELS[name]) for name in LABELS)
+    values: ClassVar[tuple[Value, ...]] = tuple(map(dimension, LABELS))
     derived: ClassVar[tuple[Value, ...]] = tuple(
         Value(name, "", "higher", f"VBench {name.replace('_', ' ')}") for name in vbench_totals.FORMULAS
     )

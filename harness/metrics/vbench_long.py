@@ -16,13 +16,16 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.contracts import Clip, Curve, Json, Options, Value
 from harness.metrics import vbench_totals
-from harness.metrics.vbench import OF_FLOW, VBenchMetric
+from harness.metrics.vbench import LABELS, OF_FLOW, VBenchMetric, dimension
 
 PIECE_SECONDS = 2.0
 """Length of a piece in upstream's mode for one's own clips (vbench2_beta_long, `long_custom_input`)."""
 
 CONSISTENCY = ("subject_consistency", "background_consistency")
 """The dimensions that have a long-range half."""
+
+HALVES: Mapping[str, str] = {"in_clip": "in clip", "clip_to_clip": "piece to piece", "long_range": "long range"}
+"""What their parts are called, in names and in labels."""
 
 IN_CLIP_FEATURES: Mapping[str, str] = dict(zip(CONSISTENCY, ("DINO ViT-B/16", "CLIP ViT-B/32"), strict=True))
 LONG_FEATURES: Mapping[str, str] = dict(zip(CONSISTENCY, ("DINOv2 ViT-B/14", "DreamSim ensemble"), strict=True))
@@ -110,16 +113,16 @@ class VBenchLong(VBenchMetric):
     schema = VBenchLongOptions
     packages = (*VBenchMetric.packages, "dreamsim", "peft")
     values: ClassVar[tuple[Value, ...]] = (
-        *(Value(name, "", "higher", name.replace("_", " ")) for name in vbench_totals.SIX),
-        *(Value(f"{name}_in_clip", "", "higher", f"{name.replace('_', ' ')}, in clip") for name in CONSISTENCY),
+        *map(dimension, vbench_totals.SIX),
+        # Means of cosines as the dimension itself, or such a mean by a table from 0 to 1 to 0 to 1.
         *(
-            Value(f"{name}_clip_to_clip", "", "higher", f"{name.replace('_', ' ')}, piece to piece")
+            Value(f"{name}_{half}", "", "higher", f"{LABELS[name]}, {words}", low=0.0, high=1.0)
+            for half, words in HALVES.items()
             for name in CONSISTENCY
         ),
-        *(Value(f"{name}_long_range", "", "higher", f"{name.replace('_', ' ')}, long range") for name in CONSISTENCY),
-        Value("imaging_spread", "", "lower", "imaging quality, spread over pieces"),
+        Value("imaging_spread", "", "lower", "imaging quality, spread over pieces", low=0.0),
         Value("imaging_change", "", "zero", "imaging quality, last piece minus first"),
-        Value("pieces", "pieces", "none", "pieces"),
+        Value("pieces", "pieces", "none", "pieces", low=1.0),
     )
     curves: ClassVar[tuple[Curve, ...]] = (
         *(

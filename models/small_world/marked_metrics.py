@@ -31,7 +31,7 @@ class MarkedWorld(Metric):
         Value("background_kept_late", label="background kept, last quarter", share=True),
         Value("frame_accuracy", label="frame accuracy", share=True),
         *(Value(f"{part}_frames", label=f"{part}, share of frames", share=True) for part in PARTS),
-        Value("step_error", unit="px", direction="lower", label="error of a step"),
+        Value("step_error", unit="px", direction="lower", label="error of a step", low=0.0),
         Value("mark_light", direction="none", label="light squares of the mark", share=True),
         Value("pattern_light", direction="none", label="light squares of the background", share=True),
     )

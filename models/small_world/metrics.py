@@ -117,11 +117,11 @@ class ToyWorld(_ToyMetric):
         *(Value(part, label=part, share=True) for part in PARTS),
         Value("frame_accuracy", label="frame accuracy", share=True),
         *(Value(f"{part}_frames", label=f"{part}, share of frames", share=True) for part in PARTS),
-        Value("shape_iou", label="shape IoU"),
-        Value("shape_iou_worst", label="shape IoU, worst frame"),
-        Value("speed_measured", unit="px/frame", direction="none", label="measured speed"),
-        Value("speed_error", unit="px/frame", direction="lower", label="error of the mean speed"),
-        Value("step_error", unit="px", direction="lower", label="error of a step"),
+        Value("shape_iou", label="shape IoU", low=0.0, high=1.0),
+        Value("shape_iou_worst", label="shape IoU, worst frame", low=0.0, high=1.0),
+        Value("speed_measured", unit="px/frame", direction="none", label="measured speed", low=0.0),
+        Value("speed_error", unit="px/frame", direction="lower", label="error of the mean speed", low=0.0),
+        Value("step_error", unit="px", direction="lower", label="error of a step", low=0.0),
     )
 
     def score(self, clip: Clip) -> Mapping[str, float]:
@@ -164,7 +164,7 @@ class ToySurvival(_ToyMetric):
         Value("quarter_2_frames", label="second quarter, share of frames", share=True),
         Value("quarter_3_frames", label="third quarter, share of frames", share=True),
         Value("quarter_4_frames", label="last quarter, share of frames", share=True),
-        Value("shape_drift", direction="zero", label="shape IoU, last quarter less first"),
+        Value("shape_drift", direction="zero", label="shape IoU, last quarter less first", low=-1.0, high=1.0),
     )
 
     def score(self, clip: Clip) -> Mapping[str, float]:

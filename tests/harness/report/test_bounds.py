@@ -44,6 +44,9 @@ def test_an_interval_stays_inside_the_bounds_of_its_value(tmp_path: Path) -> Non
     ("value", "number", "outside"),
     [
         (Value("v", low=0.0, high=1.0), 1.000001, False),
+        # The next numbers of float16 above 1, in which a network's cosines may end.
+        (Value("v", low=-1.0, high=1.0), 1 + 2 / 1024, False),
+        (Value("v", low=-1.0, high=1.0), 1 + 3 / 1024, True),
         (Value("v", low=0.0, high=1.0), 1.1, True),
         (Value("v", low=0.0), -0.1, True),
         (Value("v", low=0.0), 1e9, False),
@@ -116,3 +119,45 @@ def test_cosines_lie_between_their_ends(metric: str) -> None:
     # A difference of two cosines reaches twice as far.
     assert declared.pop("change", (-2.0, 2.0)) == (-2.0, 2.0)
     assert set(declared.values()) == {(-1.0, 1.0)}
+
+
+FROM_0_TO_1 = "subject_consistency", "background_consistency", "temporal_flickering", "motion_smoothness"
+COSINES = "appearance_style", "temporal_style", "overall_consistency"
+SHARES = "dynamic_degree", "human_action", "object_class", "multiple_objects", "color", "scene"
+NO_ENDS = "aesthetic_quality", "imaging_quality"
+
+
+@pytest.mark.parametrize("metric", ["vbench", "vbench_long"])
+def test_dimensions_of_vbench_have_the_ends_of_their_definitions(metric: str) -> None:
+    ends = dict.fromkeys((*FROM_0_TO_1, "spatial_relationship"), (0.0, 1.0, False))
+    ends |= dict.fromkeys(COSINES, (-1.0, 1.0, False)) | dict.fromkeys(SHARES, (None, None, True))
+    ends |= dict.fromkeys((*NO_ENDS, "imaging_change"), (None, None, False))
+    ends |= {"imaging_spread": (0.0, None, False), "pieces": (1.0, None, False)}
+    halves = ("in_clip", "clip_to_clip", "long_range")
+    ends |= {f"{name}_{half}": (0.0, 1.0, False) for name in FROM_0_TO_1[:2] for half in halves}
+    declared = registry.metrics.get(metric).values
+    assert len(declared) == (16 if metric == "vbench" else 6 + 6 + 3)
+    for value in declared:
+        assert (value.low, value.high, value.share) == ends[value.name], value.name
+
+
+def test_ratings_distances_and_overlaps_stay_where_they_can_be() -> None:
+    ends = {
+        value.name: (value.low, value.high)
+        for metric in (
+            "judge",
+            "frames/difference",
+            "frames/flow",
+            "against/lpips",
+            "toy/world",
+            "toy/survival",
+            "toy/kept",
+        )
+        for value in registry.metrics.get(metric).values
+        if not value.share
+    }
+    assert ends.pop("shape_drift") == (-1.0, 1.0)
+    assert ends.pop("step") == (0.0, 255.0)
+    assert {ends.pop(name) for name in ("shape_iou", "shape_iou_worst")} == {(0.0, 1.0)}
+    assert {ends.pop(value.name) for value in registry.metrics.get("judge").values} == {(1.0, 5.0)}
+    assert set(ends.values()) == {(0.0, None)}
