@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from harness.contracts import VideoModel
 from harness.errors import HarnessError
+from harness.system.deadline import at_most
 
 T = TypeVar("T")
 
@@ -68,22 +67,3 @@ def unloaded_when_interrupted(model: VideoModel) -> Iterator[None]:
 def left_out(findings: list[Finding], name: str, why: str, fix: str = "") -> None:
     """Note that something was not tried."""
     findings.append(Finding(name, None, why, fix))
-
-
-@contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """End what runs inside with `TimeoutError` after `seconds`; without a limit outside of the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"no end within {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

@@ -11,8 +11,9 @@ from pathlib import Path
 from harness.contracts import Json, Measurement, Probe, ProbeContext, Subject, VideoModel, Workload, registry
 from harness.errors import HarnessError, NotAvailable, OptionError, PluginFault
 from harness.runs.measured import record_notes, record_samples, record_values
+from harness.system.deadline import at_most
 from harness.system.digests import canonical
-from harness.testing.finding import Finding, at_most, attempt, attempt_all, left_out
+from harness.testing.finding import Finding, attempt, attempt_all, left_out
 from harness.testing.model import PROMPTS
 from harness.testing.values import declared
 

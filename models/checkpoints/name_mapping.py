@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import WeightsError, nearest
+from harness.system.deadline import at_most
 from harness.system.files import read_limited
 from harness.system.yaml_data import Budget, Position, YamlFault, parse
 
@@ -20,6 +21,9 @@ MOST_BYTES = 1 << 20
 """Of a mapping; that of a full-size network, a line a tensor, has a tenth of it."""
 LONGEST = 300
 """Characters of a name or a pattern."""
+RENAMING_S = 60.0
+"""Seconds for all names of a checkpoint. Those of a full-size network by a pattern each take about one; a pattern may
+take longer than anybody waits, as it tries every way to divide a name among its repeats."""
 SHOWN = 60
 """Kinds of names that an error lists; a network of this family has fewer."""
 
@@ -85,8 +89,19 @@ class NameMap:
     def apply(self, source: str, names: Collection[str]) -> dict[str, str | None]:
         """Our name of each of `names` that an entry takes in: exactly, else the first pattern that matches it whole.
 
-        Raises `WeightsError` for an entry that takes in nothing, or names a group that its pattern has not.
+        Raises `WeightsError` for an entry that takes in nothing, or names a group that its pattern has not, and where
+        it takes longer than `RENAMING_S`.
         """
+        try:
+            with at_most(RENAMING_S):
+                return self._renamed(source, names)
+        except TimeoutError as error:
+            raise WeightsError(
+                f"{self.file}: to match the names of {source} takes more than {RENAMING_S:g} s",
+                r"put no repeat inside or beside another one, as in layers\.(\d+)\.attn\.([a-z_]+)",
+            ) from error
+
+    def _renamed(self, source: str, names: Collection[str]) -> dict[str, str | None]:
         renamed: dict[str, str | None] = {name: self.entries[name] for name in names if name in self.entries}
         used = set(renamed)
         for name in names:

@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.contracts import registry
 from harness.errors import HarnessError, OptionError, WeightsError
 from videomla_models.adapters.wan import TINY
+from videomla_models.checkpoints import name_mapping
 from videomla_models.checkpoints.load import load_into, open_checkpoint
 from videomla_models.checkpoints.name_mapping import read_name_map, unmatched
 from videomla_models.cli import convert
@@ -37,6 +38,17 @@ def test_a_pattern_that_no_engine_takes_is_a_name(tmp_path: Path) -> None:
     assert (dict(mapping.entries), dict(mapping.patterns)) == ({"a{4294967296}": "b"}, {})
 
 
+def test_renaming_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Some million ways to divide a name of 300 letters among three repeats, which is a fraction of a second.
+    mapping = read_name_map(mapping_file(tmp_path, "a*a*a*b: c"))
+    monkeypatch.setattr(name_mapping, "RENAMING_S", 0.001)
+    with pytest.raises(WeightsError, match=r"map\.yaml: to match the names of x\.pt takes more than 0\.001 s") as late:
+        mapping.apply("x.pt", ["a" * 300])
+    assert "\n" not in late.value.message
+    monkeypatch.undo()
+    assert mapping.apply("x.pt", ["a" * 300 + "b", "other"]) == {"a" * 300 + "b": "c"}
+
+
 def ours() -> dict[str, Tensor]:
     network = VideoTransformer(LATENT)
     randomise(network)
@@ -58,7 +70,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "model.pt"
 
 
-def mapping(tmp_path: Path, text: str, name: str = "map.yaml") -> Path:
+def mapping_file(tmp_path: Path, text: str, name: str = "map.yaml") -> Path:
     (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path / name
 
@@ -105,7 +117,7 @@ def test_a_mapping_gives_our_names_to_the_same_tensors(checkpoint: Path, tmp_pat
         lines = [line.split(": ") for line in text.strip().splitlines()]
         text = json.dumps({theirs: None if mine == "null" else mine for theirs, mine in lines})
     out = tmp_path / "ours.safetensors"
-    (said,) = convert(str(checkpoint), out, pairs=PAIRS, map_=mapping(tmp_path, text, name))
+    (said,) = convert(str(checkpoint), out, pairs=PAIRS, map_=mapping_file(tmp_path, text, name))
     assert said.endswith("2 layers under our names, 24 cached scalars")
     found, exact = load_file(out), ours()
     assert found.keys() == exact.keys()
@@ -125,7 +137,7 @@ def test_dense_attention_is_renamed_and_then_converted(tmp_path: Path) -> None:
     )
     save_file(state, tmp_path / "o.safetensors")
     sizes = {"d_c": 8, "d_q": 8, "d_nope": 8, "d_rope": 6, "pairs": "1,1,1", "heads": 2}
-    file = mapping(tmp_path, r"(.*)\.mixer\.(.*): \1.self_attn.\2")
+    file = mapping_file(tmp_path, r"(.*)\.mixer\.(.*): \1.self_attn.\2")
     list(convert(str(tmp_path / "t.safetensors"), tmp_path / "a.safetensors", map_=file, **sizes))  # type: ignore[arg-type]
     list(convert(str(tmp_path / "o.safetensors"), tmp_path / "b.safetensors", **sizes))  # type: ignore[arg-type]
     first, second = (load_file(tmp_path / f"{name}.safetensors") for name in "ab")
@@ -154,7 +166,7 @@ def test_dense_attention_is_renamed_and_then_converted(tmp_path: Path) -> None:
 )
 def test_a_mapping_that_does_not_hold_is_one_line(checkpoint: Path, tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(WeightsError, match=words) as caught:
-        list(convert(str(checkpoint), tmp_path / "out.safetensors", map_=mapping(tmp_path, text)))
+        list(convert(str(checkpoint), tmp_path / "out.safetensors", map_=mapping_file(tmp_path, text)))
     assert "\n" not in caught.value.message
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -163,8 +175,8 @@ def test_a_mapping_that_is_no_file_or_too_long(checkpoint: Path, tmp_path: Path)
     with pytest.raises(WeightsError, match="cannot be read"):
         read_name_map(tmp_path)
     with pytest.raises(WeightsError, match="larger than 1,048,576 bytes"):
-        read_name_map(mapping(tmp_path, "a" * (1 << 20) + ": b"))
-    whole = mapping(tmp_path, THEIRS)
+        read_name_map(mapping_file(tmp_path, "a" * (1 << 20) + ": b"))
+    whole = mapping_file(tmp_path, THEIRS)
     with pytest.raises(OptionError, match="the rope key has 8 channels"):
         list(convert(str(checkpoint), tmp_path / "o.safetensors", map_=whole))
     with pytest.raises(OptionError, match=r"ends in \.safetensors"):
