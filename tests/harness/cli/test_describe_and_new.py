@@ -1,9 +1,10 @@
-"""`describe`, `list` in columns, and what `new` writes: each works at once."""
+"""`describe`, `list`, `check`, and what `new` writes: each works at once."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from road import FAKES
+from typed_commands import SUITE, Harness
 
 from harness.cli.columns import columns
 from harness.contracts import registry
@@ -154,3 +156,79 @@ def test_a_new_suite_is_planned_and_runs(tmp_path: Path) -> None:
     ran = printed(tmp_path, "run", "lab_first.yaml", "-q", "--set", "models=[{name: toy/dense, label: dense}]")
     assert "### lab/first" in ran
     assert "13 units: 13 done now" in ran
+
+
+@pytest.mark.parametrize("kind", ["models", "metrics", "probes", "suites"])
+def test_lists(harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites/tiny.yaml").write_text(SUITE)
+    (tmp_path / "suites/base.yaml").write_text("errors: stop\n")
+    (tmp_path / "suites/broken.yaml").write_text("a: [")
+    found = harness("list", kind, "--plugin", str(FAKES))
+    assert found.code == 0
+    expected = {"models": "fake/moving", "metrics": "fake/brightness", "probes": "fake/count", "suites": "Moving"}
+    assert expected[kind] in found.out
+    if kind == "metrics":
+        assert "weights of the backbone are missing (harness env build backbone)" in found.out
+    if kind == "suites":
+        assert "base.yaml" not in found.out
+        assert "cannot be read" in found.out
+
+
+def test_describe(harness: Harness) -> None:
+    plugin = ("--plugin", str(FAKES))
+    body = json.loads(harness("describe", "fake/moving", "--json", "--set", "chunk=8", *plugin).out)
+    assert body["options"]["chunk"] == 8
+    assert body["card"]["frames_per_chunk"] == 8
+    assert "cached scalars" in harness("describe", "fake/moving", *plugin).out
+    wrong = harness("describe", "fake/moving", "--set", "chnk=8", *plugin)
+    assert (wrong.code, "did you mean chunk?" in wrong.err) == (2, True)
+
+
+def test_check(harness: Harness) -> None:
+    good = harness("check", "fake/moving", "--plugin", str(FAKES))
+    assert good.code == 0
+    assert "ok        equal seeds give equal clips" in good.out
+    for name in ("fake/brightness", "fake/count"):
+        assert harness("check", name, "--plugin", str(FAKES)).code == 0
+    misspelt = harness("check", "fake/coutn", "--plugin", str(FAKES))
+    assert misspelt.code == 2
+    assert "did you mean fake/count" in misspelt.err
+    bad = harness("check", "fake/nan", "--plugin", str(FAKES))
+    assert bad.code == 1
+    assert re.search(r"FAILED +stream.*NaN", bad.out)
+
+
+def test_new_model_runs_and_keeps_the_contract(harness: Harness, tmp_path: Path) -> None:
+    made = harness("new", "model", "lab/my-model")
+    assert made.code == 0
+    assert "try: harness check lab/my-model --plugin lab_my_model.py" in made.out
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_lab_my_model.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert harness("new", "model", "lab/my-model").code == 2
+    assert harness("new", "model", "../escape").code == 2
+
+
+def test_new_process_runs_and_keeps_the_contract(harness: Harness, tmp_path: Path) -> None:
+    made = harness("new", "process", "lab/mine")
+    assert made.code == 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"lab_mine.py", "lab_mine.yaml", "harness_stream.py"}
+    command = made.out.rpartition("try: harness ")[2].split()
+    checked = harness(*command, "--set", f"python={sys.executable}")
+    assert checked.code == 0
+    assert "ok        clip unchanged after loading again" in checked.out
+    planned = harness("plan", "lab_mine.yaml")
+    assert planned.code == 0
+    assert harness("new", "process", "lab/mine").code == 2
+    assert harness("new", "process", "lab/other").code == 0
+    assert harness("new", "process", "harness-stream").code == 2
+    (tmp_path / "harness_stream.py").write_text("older")
+    assert "is not this harness's" in harness("new", "process", "lab/third").err

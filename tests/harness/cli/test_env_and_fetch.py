@@ -1,10 +1,15 @@
-"""`harness env` and `harness fetch` as a user types them: what they say, the fix, and the exit code."""
+"""`harness doctor`, `env` and `fetch` as a user types them: what they say, the fix, and the exit code."""
 
 import hashlib
 import json
+import re
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+from road import FAKES
+from typed_commands import Harness
 
 from harness.cli.main import main
 from harness.environments.build import MARKER, folder_of
@@ -114,3 +119,50 @@ def test_a_wrong_name_is_bad_input(type_in, line, says):
     code, said = type_in(line)
     assert code == 2
     assert says in said
+
+
+def test_doctor(harness: Harness, tmp_path: Path) -> None:
+    found = harness("doctor", "--plugin", str(FAKES))
+    for name in ("python", "torch", "device", "run folder", "video"):
+        assert re.search(rf"^ok +{name}: ", found.out, re.MULTILINE)
+    assert re.search(r"^not here +metric fake/unavailable: .*\n +harness env build backbone", found.out, re.MULTILINE)
+    assert found.code == 0
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
+@pytest.mark.parametrize(
+    ("torch", "triton", "cuda", "says"),
+    [
+        ("2.13.0+cpu", "3.7.1", False, "ok        triton: 3.7.1\n"),
+        ("2.13.0+cpu", "3.9.0", False, "ok        triton: 3.9.0; on a GPU torch 2.13.0 runs 3.7.1\n"),
+        ("2.13.0", "3.9.0", True, "MISSING   triton: 3.9.0; on a GPU torch 2.13.0 runs 3.7.1\n"),
+        ("2.14.1", "3.8.0", True, "ok        triton: 3.8.0\n"),
+        ("2.99.0", "3.9.0", True, "ok        triton: 3.9.0; the kernels were compiled with those of torch 2.13"),
+    ],
+)
+def test_doctor_names_the_triton_that_a_gpu_runs(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, torch: str, triton: str, cuda: bool, says: str
+) -> None:
+    installed = {"torch": torch, "triton": triton}
+    monkeypatch.setattr("harness.cli.doctor.version", lambda name: installed.get(name) or version(name))
+    monkeypatch.setattr("harness.cli.doctor.devices.torch_has_cuda", lambda: cuda)
+    found = harness("doctor")
+    assert says in found.out
+    assert found.code == int(says.startswith("MISSING"))
+    assert ("pip install -c constraints.txt torch triton" in found.out) == bool(found.code)
+
+
+@pytest.mark.parametrize(("devices", "mark"), [(0, "ok"), (1, "not here")])
+def test_doctor_says_where_a_gpus_clocks_could_not_be_read(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, devices: int, mark: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr("harness.cli.doctor.devices.cuda_devices", lambda: devices)
+    monkeypatch.setattr(
+        "harness.cli.doctor.devices.describe", lambda kind: {"name": "x", "cores": 1, "memory_bytes": 0}
+    )
+    found = harness("doctor")
+    assert re.search(rf"^{mark} +nvml: ", found.out, re.MULTILINE)
+    assert ("pip install -c constraints.txt nvidia-ml-py" in found.out) == bool(devices)
+    assert found.code == 0
