@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-
-ALL = os.environ.get("FAULTS") == "all"
-TRIED = "tried"
-
-Tried = Callable[[int], None]
+from fault_cases import TRIED, Tried
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import ALL, Tried
+from fault_cases import ALL, Tried
 from safetensors.torch import save_file
 
 from harness.errors import ClipError, HarnessError, WeightsError

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ALL, Tried
+from fault_cases import ALL, Tried
 from road import FAKES, base, outcome_of, run, write
 
 from harness.runs.records import RecordFile

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ALL, Tried
+from fault_cases import ALL, Tried
 from road import FAKES, base, write
 
 UNITS = 20_000 if ALL else 800

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import studies
-from conftest import ALL, Tried
+from fault_cases import ALL, Tried
 from test_mutated_text import ODD, nodes
 
 from harness.cli.main import main

@@ -11,7 +11,7 @@ from pathlib import Path
 import page_runs
 import pytest
 import studies
-from conftest import Tried
+from fault_cases import Tried
 from road import FAKES, base, write
 from safetensors.numpy import save_file
 

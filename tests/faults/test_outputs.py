@@ -12,7 +12,7 @@ from pathlib import Path
 import page_runs
 import pytest
 import studies
-from conftest import ALL, Tried
+from fault_cases import ALL, Tried
 from road import FAKES, base, write
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ALL
+from fault_cases import ALL
 from road import FAKES, base, outcome_of, run, write
 from tiny_recipe import TINY
 
