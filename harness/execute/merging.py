@@ -138,11 +138,11 @@ class _Candidate:
         return self.entry.status == "ok"
 
     @property
-    def digest(self) -> Any:
+    def digest(self) -> object:
         """Of the clip that was made or scored."""
         return self.entry.clip.get("digest")
 
-    def result(self) -> tuple[Any, ...]:
+    def result(self) -> tuple[object, ...]:
         """What two records of one result agree in."""
         return repr(sorted(self.entry.values.items())), self.digest, self.entry.clip.get("reference")
 

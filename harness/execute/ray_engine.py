@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -342,7 +342,7 @@ class RayRun(RunningPlan):
         super().release()
 
 
-def _clip_item(arm: Arm) -> Any:
+def _clip_item(arm: Arm) -> Callable[[Sequence[Unit]], Item[ClipTask]]:
     def item(batch: Sequence[Unit]) -> Item[ClipTask]:
         weight = sum(int(str(unit.preimage["frames"])) for unit in batch)
         return Item(tuple(batch), weight, ClipTask(arm, tuple(batch)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from harness import testing
 from harness.contracts import Json, Metric, ModelCard, Probe, VideoModel, enforce, registry
@@ -43,6 +43,9 @@ STAND_IN_SIDE = 32
 """Pixels of the sides of a stand-in's frames, where no metric needs more."""
 MEASURE_S = 300.0
 """Seconds that one measurement may take."""
+
+T = TypeVar("T")
+SectionT = TypeVar("SectionT", GenerateSection, MeasureSection)
 
 Kind = Literal["device", "model", "metric", "probe", "tables"]
 
@@ -225,7 +228,7 @@ def _to_try(suite: Suite, name: str, parts: list[Part]) -> list[int]:
 def _few(prompts: PromptSet, numbers: Sequence[int]) -> PromptSet:
     """The prompts of these numbers, with what belongs to each."""
 
-    def few(values: Sequence[Any]) -> list[Any]:
+    def few(values: Sequence[T]) -> list[T]:
         return [values[number] for number in dict.fromkeys(numbers) if 0 <= number < len(values)]
 
     update: dict[str, Any] = {
@@ -289,7 +292,7 @@ def _taking_part(section: GenerateSection | MeasureSection, models: Sequence[_Ar
     return [arm for arm in models if section.models is None or arm.entry.label in section.models]
 
 
-def _taken(suite: Suite, section: Any, models: Sequence[_Arm], parts: list[Part]) -> Any:
+def _taken(suite: Suite, section: SectionT, models: Sequence[_Arm], parts: list[Part]) -> SectionT:
     """The section without the arms that refuse its short clip, each of which is noted."""
     if isinstance(section, MeasureSection) and not registry.probes.get(section.probe).needs_model:
         return section

@@ -23,7 +23,7 @@ from harness.contracts import (
     registry,
 )
 from harness.errors import ClipError, NotAvailable, RecordError, StorageError
-from harness.runs.line import Record, decode, encode
+from harness.runs.line import Record, Status, decode, encode
 from harness.runs.measured import record_notes, record_samples, record_values
 from harness.runs.plan import Unit
 from harness.suite import prefixes
@@ -56,7 +56,8 @@ def attempt(unit: Unit, setting: Setting, work: Callable[[], Result]) -> Record:
     Raises only `StorageError` and the user's interrupt, which concern the run and not the unit.
     """
     started = now()
-    status, result, error = "ok", Result(), {}
+    status: Status = "ok"
+    result, error = Result(), dict[str, Json]()
     try:
         result = work()
     except (StorageError, KeyboardInterrupt):
@@ -86,7 +87,7 @@ def describe(fault: BaseException) -> dict[str, Json]:
 def record(
     unit: Unit,
     setting: Setting,
-    status: Any,
+    status: Status,
     result: Result,
     started: str = "",
     error: Mapping[str, Json] | None = None,

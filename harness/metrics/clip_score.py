@@ -211,5 +211,5 @@ class ClipSegments(ClipScore):
     by = "segment"
 
 
-def _local(options: Any) -> Path:
+def _local(options: ClipOptions) -> Path:
     return expanded(options.checkpoint).resolve()

@@ -71,7 +71,7 @@ class Judge(Metric):
         return {"reply": shown(self._reply, 2000)}
 
 
-def rating(value: Any, name: str) -> float:
+def rating(value: object, name: str) -> float:
     """What a judge gave under `name` as a rating. Raises `PluginFault` where it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 5:
         raise PluginFault(f"the judge gives no rating from 1 to 5 for {name}: {shown(str(value), 60)!r}")

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -162,12 +162,12 @@ def _command(options: JudgeOptions, text: str, images: Sequence[bytes]) -> str:
     return said
 
 
-def _read(pipe: Any, answer: list[bytes]) -> None:
+def _read(pipe: IO[bytes], answer: list[bytes]) -> None:
     with suppress(OSError, ValueError):
         answer.append(pipe.read(LARGEST_ANSWER + 1))
 
 
-def _write(pipe: Any, question: bytes) -> None:
+def _write(pipe: IO[bytes], question: bytes) -> None:
     with suppress(OSError, ValueError), pipe:
         pipe.write(question)
 

@@ -10,7 +10,7 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_core import from_json
@@ -200,7 +200,10 @@ def questions(choices: str, ratings: str) -> list[Question]:
 # ---------------------------------------------------------------------------------------------- the order
 
 
-def shuffled(items: Sequence[Any], *seed: object) -> list[Any]:
+T = TypeVar("T")
+
+
+def shuffled(items: Sequence[T], *seed: object) -> list[T]:
     """`items` in an order that `seed` gives, on every machine and in every version."""
     keys = {number: digest(" ".join(map(str, (*seed, number)))) for number in range(len(items))}
     return [items[number] for number in sorted(keys, key=keys.__getitem__)]

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import ClipError, HarnessError, NotAvailable, PluginFault, RecordError, shown
 from harness.metrics import judge_client
@@ -92,7 +91,7 @@ def _answer(folder: Path, study: Study, item: Item, options: JudgeOptions) -> di
     }
 
 
-def _preference(value: Any, name: str) -> float:
+def _preference(value: object, name: str) -> float:
     try:
         return PREFERENCES[str(value).strip().lower()]
     except KeyError:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from harness.errors import HarnessError, RecordError, StorageError, shown
 from harness.study.design import LEFT, RIGHT, TIE, Study
@@ -51,7 +50,7 @@ class NotAgreed(Refused):
     """A vote of somebody who has not agreed to take part."""
 
 
-def check(study: Study, rater: int, task: Any, answers: Any, seconds: Any) -> Vote:
+def check(study: Study, rater: int, task: object, answers: object, seconds: object) -> Vote:
     """A vote as it came in, checked against the study. Raises `Refused`."""
     tasks = study.sequences[rater - 1]
     if not isinstance(task, int) or isinstance(task, bool) or not 0 <= task < len(tasks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -26,12 +26,12 @@ class PrefixFile(Part):
     turned: bool = False
 
 
-def nothing(value: Any) -> bool:
+def nothing(value: object) -> bool:
     """What plans leave out, so that those of suites without it are as they were before there was any."""
     return not value
 
 
-def _absent(value: Any) -> bool:
+def _absent(value: object) -> bool:
     return value is None
 
 
@@ -41,7 +41,7 @@ Dropped = Annotated[dict[str, list[int]], Field(exclude_if=nothing)]
 """Numbers of lines by the reason for which they were dropped."""
 
 
-def _several(value: Any) -> Any:
+def _several(value: object) -> list[object]:
     """One text or number as a list of texts."""
     several = value if isinstance(value, list) else [value]
     return [str(each) if isinstance(each, bool | int | float) else each for each in several]
@@ -95,9 +95,11 @@ class PromptSet(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_prefixes(cls, value: Any) -> Any:
+    def _with_prefixes(cls, value: object) -> object:
         """Texts that are written with their prefix, as two lists."""
-        texts = value.get("texts") if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return value
+        texts = value.get("texts")
         if not isinstance(texts, list) or not any(isinstance(text, dict) for text in texts):
             return value
         if any(not isinstance(text, dict) or set(text) != {"text", "prefix"} for text in texts):
@@ -143,7 +145,7 @@ class SwitchEntry(Part):
         return self
 
 
-def points(value: Any) -> Any:
+def points(value: object) -> object:
     """`{latent: [40, 80]}` as a switch at each of the points; a list as it is."""
     if not isinstance(value, dict):
         return value

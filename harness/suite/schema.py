@@ -125,7 +125,7 @@ MAX_BATCH = 4096
 """Clips of one request."""
 
 
-def _batch(value: Any) -> Any:
+def _batch(value: object) -> object:
     if value != "auto" and not (type(value) is int and 1 <= value <= MAX_BATCH):
         raise ValueError(f"must be a number of clips from 1 to {MAX_BATCH}, or auto")
     return value
@@ -315,7 +315,7 @@ class Plot(Part):
         return self
 
 
-def _positive(policy: Any) -> Any:
+def _positive(policy: str | float) -> str | float:
     if isinstance(policy, bool) or (not isinstance(policy, str) and not policy > 0):
         raise ValueError("must be continue, stop, a count (5) or a fraction (0.1)")
     if isinstance(policy, float) and policy >= 1:

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def at_most(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def late(*_: Any) -> None:
+    def late(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"no end within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, late)

@@ -100,7 +100,7 @@ def by_lengths(data: bytes) -> Iterator[bytes]:
         at = end
 
 
-def _add_unit(sha: Any, unit: bytes) -> None:
+def _add_unit(sha: hashlib._Hash, unit: bytes) -> None:
     # Its length first: the same bytes cut into other units must have another digest.
     sha.update(len(unit).to_bytes(8, "big"))
     sha.update(unit)

@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import WeightsError, nearest
 from harness.system.deadline import at_most
@@ -159,7 +158,7 @@ def read_name_map(path: Path) -> NameMap:
     return NameMap(path, entries, _patterns(entries))
 
 
-def _is_name(name: Any) -> bool:
+def _is_name(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= LONGEST and not re.search(r"\s", name)
 
 

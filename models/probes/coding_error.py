@@ -98,7 +98,7 @@ class _Cache(StreamCache):
         here = super().rebuild_behind_sink(first, count, device)
         return self._both(here, self.encoded.rebuild_behind_sink(first, count, device))
 
-    def compact(self, slots: Any) -> None:
+    def compact(self, slots: Sequence[int]) -> None:
         super().compact(slots)
         self.encoded.compact(slots)
 

@@ -73,11 +73,11 @@ class Bench:
         table = RotaryTable(options.dim // options.heads, pairs, base.rope_theta, positions)
         return StreamCache(1, policy, policy.capacity(options.chunk), Grid(*options.grid), table)
 
-    def clip(self, form: Form, window: int, clip: int) -> tuple[StreamCache, Callable[[], Any]]:
+    def clip(self, form: Form, window: int, clip: int) -> tuple[StreamCache, Callable[[], object]]:
         """Run a clip chunk by chunk, one clean pass each; returns the cache and a call that repeats the last chunk."""
         layer, cache, count = self.layer(form), self.cache(form, window, clip), self.options.chunk
 
-        def attend(first: int) -> Any:
+        def attend(first: int) -> object:
             context = cache.chunk(first, count, torch.device(self.device))
             context.clean = True
             return layer(self.x, 0, context)
@@ -103,7 +103,7 @@ class Bench:
         _, last = self.clip(form, window, clip)
         return self._timed(last), self._timed(lambda: self.clip(form, window, clip))
 
-    def _timed(self, call: Callable[[], Any]) -> tuple[float, ...]:
+    def _timed(self, call: Callable[[], object]) -> tuple[float, ...]:
         budget = self.options.measure_s
 
         def series() -> list[float]:

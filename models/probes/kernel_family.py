@@ -141,7 +141,7 @@ class LatentAttentionBench(Bench):
         return [v for v in variants.TABLE if v.arch == arch and self.dtype in v.dtypes]
 
     def _case(
-        self, form: str, work: tuple[int, int], call: Callable[[], Any], check: Callable[[], Error],
+        self, form: str, work: tuple[int, int], call: Callable[[], object], check: Callable[[], Error],
         detail: Mapping[str, Json] | None = None,
     ) -> Case:  # fmt: skip
         limit = LIMITS[self.dtype]

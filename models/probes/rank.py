@@ -249,7 +249,7 @@ class ActivationRankProbe(Probe):
         notes["outputs"] = [name for layers in names.values() for name in layers.values()]
         return Measurement(values, samples, notes)
 
-    def _passes(self, model: Any, workload: Workload) -> Iterator[Iterator[Any]]:
+    def _passes(self, model: Any, workload: Workload) -> Iterator[Iterator[object]]:
         """The workload's clips, or its first prompt behind the true latents of a file."""
         if not self.options.latents:
             yield from (model.stream(request) for request in requests(workload))

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch.nn.functional
 
 from harness.contracts import Spans
 from videomla_models.ops.step import ATTRIBUTE
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PACKAGE = "videomla_models."
 PROJECTIONS = "projections"
@@ -61,9 +64,9 @@ def named(spans: Spans) -> Iterator[None]:
         yield
 
 
-def _around(function: Callable[..., Any], stage: str, spans: Spans, running: list[str]) -> Callable[..., Any]:
+def _around(function: Callable[P, T], stage: str, spans: Spans, running: list[str]) -> Callable[P, T]:
     @wraps(function)
-    def call(*arguments: Any, **named: Any) -> Any:
+    def call(*arguments: P.args, **named: P.kwargs) -> T:
         if running[-1:] == [stage]:
             return function(*arguments, **named)
         with spans(stage):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -283,7 +283,7 @@ def load(path: Path, config: TransformerConfig) -> Weights:
     return {name: p.detach() for name, p in network.named_parameters()}
 
 
-def converted(path: Path, config: TransformerConfig, init: Any, seed: int) -> Weights:
+def converted(path: Path, config: TransformerConfig, init: Literal["svd", "random"], seed: int) -> Weights:
     """A dense checkpoint's weights with latent attention, by truncated SVD or at random maps, as float32."""
     dense = stored_config(path, config)
     convert.check_latent(config.latent, dense)

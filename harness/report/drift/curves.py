@@ -127,7 +127,7 @@ def _facts(view: View, entry: IndexEntry, card: ModelCard, prefixed: bool) -> _F
     )
 
 
-def _borders(frames: int, chunks: Any, card: ModelCard, prefixed: bool) -> Iterator[int]:
+def _borders(frames: int, chunks: object, card: ModelCard, prefixed: bool) -> Iterator[int]:
     """First frames of the chunks but the first: by the record, or by the card where the record does not say.
 
     A causal decoder makes one pixel frame of the first latent one, unless a prefix came before.

@@ -80,7 +80,9 @@ def _refuse_other(folder: Path) -> None:
             raise RecordError(f"{folder} holds something else than a page", "name an empty folder with --out DIR")
 
 
-def _render(views: Sequence[View], data: Mapping[str, Any], tables: summary.Shown, plots: Sequence[Any]) -> str:
+def _render(
+    views: Sequence[View], data: Mapping[str, Any], tables: summary.Shown, plots: Sequence[summary.Shown]
+) -> str:
     from jinja2 import Environment, StrictUndefined
 
     here = resources(__package__)

@@ -15,10 +15,11 @@ from harness.report import comparison_table, tables
 from harness.report.comparison import compare
 from harness.report.plots.chart import Picture, Spot, draw_with_spots
 from harness.report.plots.kinds import builders
-from harness.report.table import Table
+from harness.report.table import Row, Table
 from harness.report.verdicts import Side
 from harness.report.view import View, sections
 from harness.runs.line import Record, device_label
+from harness.runs.plan import Arm
 from harness.runs.records import RecordFile, Run
 from harness.suite.schema import ALL, Suite
 from harness.suite.scripts import dropped, scripts_of, words
@@ -172,7 +173,7 @@ def _listed(texts: Counter[str]) -> str:
     return "; ".join(f"{text} ({number:,} records)" for text, number in texts.most_common(20)) or "unknown"
 
 
-def _arm(arm: Any) -> tuple[str, ...]:
+def _arm(arm: Arm) -> tuple[str, ...]:
     """Label, model and version, options, card and weights of an arm, as texts."""
     card = {name: getattr(arm.card, name) for name in arm.card.__slots__ if name not in ("weight_digests", "details")}
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in card.items() if value not in (None, ""))
@@ -211,6 +212,6 @@ def _plain(options: Mapping[str, Any]) -> str:
     )
 
 
-def pieces(table: Table) -> tuple[list[Any], list[Any]]:
+def pieces(table: Table) -> tuple[list[Row], list[Row]]:
     """The measured rows of a table, and the published ones."""
     return [row for row in table.rows if not row.published], [row for row in table.rows if row.published]
