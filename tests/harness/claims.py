@@ -7,8 +7,10 @@ A paragraph that compares is followed by a comment with a line for each claim:
     -->
 
 VERDICT is that of `harness compare RUN FIRST SECOND`, CHANGE its interval as the paragraph prints it or `-`, and WORDS
-a part of the sentence that the claim stands behind. `python tests/harness/claims.py` writes verdicts and changes anew
-from the records; a sentence whose words do not fit its verdict any longer is left to its author.
+a part of the sentence that the claim stands behind. `SECTION:VALUE alone` is the verdict with `--value SECTION:VALUE`,
+not adjusted for the run's other values, which the sentence must say of it. `python tests/harness/claims.py` writes
+verdicts and changes anew from the records; a sentence whose words do not fit its verdict any longer is left to its
+author.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ FITTING = {
     "UNCLEAR": r"unclear|shows no difference",
 }
 """What a sentence must say, in any case, for each verdict behind it."""
+ALONE = " alone"
+SAID_ALONE = r"by itself|chosen beforehand"
+"""What a sentence must say of a value that was compared without the others."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,17 @@ class Claim:
 
     def found(self) -> Claim:
         """The same claim with what the records say."""
-        finding = next(each for each in findings(self.run, self.first, self.second) if each.name == self.value)
+        name, alone = self.value.removesuffix(ALONE), self.value.endswith(ALONE)
+        every = findings(self.run, self.first, self.second, (name,) if alone else ())
+        finding = next(each for each in every if each.name == name)
         return replace(self, verdict=finding.verdict, change="-" if self.change == "-" else printed(finding))
 
 
 @cache
-def findings(run: str, first: str, second: str) -> list[Finding]:
+def findings(run: str, first: str, second: str, values: tuple[str, ...] = ()) -> list[Finding]:
     loaded = load_run(ROOT / run)
     arms = {arm.label: Side(loaded, arm) for arm in loaded.arms}
-    return compare([(arms[first], arms[second])])
+    return compare([(arms[first], arms[second])], values)
 
 
 def printed(finding: Finding) -> str:

@@ -42,6 +42,8 @@ def test_sentences_say_what_their_claims_say(name: str) -> None:
         sentences = [sentence for sentence in paragraph.sentences if claim.words in sentence]
         if not sentences or not re.search(claims.FITTING[claim.verdict], sentences[0], re.IGNORECASE):
             wrong.append(f"{claim}: no sentence with these words says so ({claims.FITTING[claim.verdict]})")
+        elif claim.value.endswith(claims.ALONE) and not re.search(claims.SAID_ALONE, sentences[0]):
+            wrong.append(f"{claim}: its sentence does not say that the value stands alone ({claims.SAID_ALONE})")
         if claim.change != "-" and claim.change not in paragraph.text:
             wrong.append(f"{claim}: the paragraph does not print this change")
     assert not wrong, "\n".join(wrong)
