@@ -103,14 +103,14 @@ class DistributionMatching(Stage):
             yield name, loss(latents, text, sigmas, noise)
 
     def rollout(self, text: Tensor, seeds: list[int], last: int, shape: torch.Size, learning: bool) -> Tensor:
-        """Clips of the generator, [B, *shape[1:]], each chunk after denoising step `last`."""
+        """Clips of the generator in its weights' dtype, [B, *shape[1:]], each chunk after denoising step `last`."""
         weight = self.generator.patch_embedding.weight
         rollout = SelfRollout(self.generator, self.clips.policy, self.clips.chunk, self.sampler, self.clips.grid)
         rollout.last, rollout.learning = last, learning
         noise = SeededNoise(seeds, (shape[2], shape[3], shape[4]), weight.device, weight.dtype)
         with torch.set_grad_enabled(learning):
             prompt = self.generator.prompt(text)
-            return torch.cat(list(rollout.chunks(noise, prompt, shape[1])), dim=1)
+            return torch.cat(list(rollout.chunks(noise, prompt, shape[1])), dim=1).to(weight)
 
     def _match(self, latents: Tensor, text: Tensor, sigmas: Tensor, noise: Tensor) -> Tensor:
         """A loss whose gradient at the clip is the critic's prediction less the teacher's, over the size of its error.

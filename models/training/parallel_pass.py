@@ -173,9 +173,9 @@ def denoised(
         prompt: from `network.prompt`. prediction: as in `Clips`.
 
     Returns:
-        [B, F, C, H, W].
+        [B, F, C, H, W], of the dtype of `noisy` also where products are of another one.
     """
     levels = sigmas.repeat_interleave(noisy.shape[1] // sigmas.shape[1], dim=1)
     steps = torch.cat([levels.new_zeros(past.shape[:2]), 1000 * levels], dim=1)
-    output: Tensor = network(torch.cat([past, noisy], dim=1), steps, prompt, context)[:, past.shape[1] :]
+    output: Tensor = network(torch.cat([past, noisy], dim=1), steps, prompt, context)[:, past.shape[1] :].to(noisy)
     return output if prediction == "clean" else noisy - levels[:, :, None, None, None] * output

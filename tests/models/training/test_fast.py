@@ -38,6 +38,29 @@ def test_a_fast_training_has_the_losses_of_a_slow_one(label: str, tmp_path: Path
     assert fast != slow  # or it is not what was compiled
 
 
+STAGES = [
+    {"stage": "teacher_forcing", "steps": 3, "rate": 1e-3},
+    {"stage": "consistency", "steps": 3, "rate": 1e-4, "denoising": [1000, 500]},
+    {"stage": "distribution_matching", "steps": 4, "rate": 1e-5, "updates": 2, "denoising": [1000, 500]},
+]
+
+
+@pytest.mark.parametrize("attention", ["dense", "latent"])
+def test_every_stage_trains_in_bfloat16_as_in_float32(attention: str, tmp_path: Path) -> None:
+    sizes = {"attention": attention, "dim": 24, "heads": 2, "layers": 2, "ffn": 32}
+    latent = {"d_c": 8, "d_q": 16, "d_nope": 6, "d_rope": 6, "pairs": [1, 1, 1]}
+    data = {"clips": 2, "chunks": 2}
+    ends = {}
+    for precision in ("float32", "bfloat16"):
+        options = {"network": {**sizes, "latent": latent}, "data": data, "precision": precision, "stages": STAGES}
+        ends[precision] = train(Chain.model_validate(options), tmp_path)
+    for whole, half in zip(ends["float32"], ends["bfloat16"], strict=True):
+        assert whole.losses.keys() == half.losses.keys()
+        for learner, losses in whole.losses.items():
+            assert half.losses[learner] == pytest.approx(losses, rel=0.05)
+            assert half.losses[learner] != losses
+
+
 def test_fast_trainings_have_keys_of_their_own_and_others_keep_theirs() -> None:
     slow, fast = chain("dense"), chain("dense", "base.fast=true")
     assert slow.key(0) != fast.key(0)
