@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,15 +37,18 @@ class TrainedOptions(StreamingOptions):
         training_seeds: what `{seed}` in a checkpoint's name stands for.
         step: of the last stage, where the training kept its weights; the end of the training unless given.
         steps: denoising steps per chunk, evenly spaced; those of the training's last stage unless given, and 8
-            after teacher forcing alone.
+            after teacher forcing alone. first_steps: those of the first chunk, where others.
         guidance: classifier-free guidance scale; 1 after distillation, 2 after teacher forcing unless given.
     """
+
+    later: ClassVar[Mapping[str, object]] = {**StreamingOptions.later, "first_steps": None}
 
     dtype: Dtype = "float32"
     checkpoints: tuple[FilePath, ...] = Field(min_length=1)
     training_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     step: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1, le=1000)
+    first_steps: int | None = Field(None, ge=1, le=1000)
     guidance: float | None = Field(None, ge=1.0)
 
 
@@ -108,7 +111,8 @@ class Trained(SmallWorldModel):
         own = getattr(stage, "denoising", None)
         steps = evenly_spaced(self.options.steps or 8) if self.options.steps or own is None else own
         guidance = self.options.guidance or (2.0 if own is None else 1.0)
-        return SamplerConfig(steps=steps, shift=stage.shift, guidance=guidance, prediction="clean")
+        first = evenly_spaced(self.options.first_steps) if self.options.first_steps else ()
+        return SamplerConfig(steps, stage.shift, guidance=guidance, prediction="clean", first_steps=first)
 
     @cached_property
     def _digests(self) -> list[str]:

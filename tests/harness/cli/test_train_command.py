@@ -70,6 +70,11 @@ def test_the_model_takes_sizes_window_and_steps_from_the_file(trained: Path) -> 
     assert (one.window_frames, one.sink_frames, one.frames_per_chunk) == (5, 1, 2)
     assert one.forwards_per_chunk == 2 * (8 + 1)
     assert four.forwards_per_chunk == 4 + 1
+    assert "first_chunk_steps" not in four.details
+    more = registry.models.create(
+        "toy/trained", {"checkpoints": [str(folder / "distribution_matching.safetensors")], "first_steps": 8}
+    )
+    assert more.describe().details["first_chunk_steps"] == [1000 * (8 - step) / 8 for step in range(8)]
     assert forced.identity("cpu")["weights"] != matched.identity("cpu")["weights"]
     with pytest.raises(WeightsError, match="does not exist"):
         registry.models.create("toy/trained", {"checkpoints": [str(folder / "no.safetensors")]}).describe()
@@ -98,7 +103,7 @@ def test_a_model_of_several_training_seeds_by_pattern(trained: Path) -> None:
 
 
 def test_a_chain_goes_on_from_a_file_without_a_header(trained: Path) -> None:
-    """As the quickstart's models do, whose first training wrote weights alone."""
+    """As the toy world's models do, whose first training wrote weights alone."""
     whole = trained / "tiny" / "checkpoints" / "dense-0" / "teacher_forcing.safetensors"
     plain = trained / "plain.safetensors"
     save_file(load_file(whole), plain)
