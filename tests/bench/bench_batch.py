@@ -1,12 +1,12 @@
 """What batches and processes save: `python tests/bench/bench_batch.py --against PYTHON [--rounds 2] [--clips 192]`.
 
-PYTHON is the interpreter of an environment in which another checkout of this project is installed. Both run the
-quickstart's models on the same cores, in turns A B B A, each from its own suite file. Prints, for every round and as
-the median, this build's time over the other's: per clip of 21 frames, which is what `--clips` more of them add to
-`harness run`, for either model, and for the whole of `harness run suites/quickstart.yaml`; `--what` leaves some of
-these out. By the clock, and of the processor in all processes; `fastest` compares the least of either. Says too how
-many clips that both made have the same frames, and how busy the machine was before. Beside other work only the
-processor's time means something, and of a build whose threads wait for each other not even that.
+PYTHON is the interpreter of an environment in which another checkout of this project is installed. Both run the toy
+world's models on the same cores, in turns A B B A, each from its own suite file. Prints, for every round and as the
+median, this build's time over the other's: per clip of 21 frames, which is what `--clips` more of them add to `harness
+run`, for either model, and for the whole of `harness run suites/toy.yaml` (`quickstart.yaml` in older builds); `--what`
+leaves some of these out. By the clock, and of the processor in all processes; `fastest` compares the least of either.
+Says too how many clips that both made have the same frames, and how busy the machine was before. Beside other work only
+the processor's time means something, and of a build whose threads wait for each other not even that.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Build:
         self.python = python
         # The folder of this program would come first on the path, and hide the installed checkout.
         self.tree = Path(subprocess.check_output([python, "-P", "-c", WHERE], text=True).strip())
-        self.quickstart = self.tree / "suites" / "quickstart.yaml"
+        toy = self.tree / "suites" / "toy.yaml"
+        self.toy = toy if toy.is_file() else toy.with_name("quickstart.yaml")
 
     def seconds(self, suite: Path, out: Path) -> Times:
         """Of one `harness run`."""
@@ -64,10 +65,10 @@ class Build:
         return np.array([time.perf_counter() - start, _processor() - before])
 
     def suite(self, folder: Path, arm: str, clips: int) -> Path:
-        """The quickstart's short clips of one arm alone, so many of them, without metrics."""
-        data = yaml.safe_load(self.quickstart.read_text(encoding="utf-8"))
+        """The toy suite's short clips of one arm alone, so many of them, without metrics."""
+        data = yaml.safe_load(self.toy.read_text(encoding="utf-8"))
         section = next(section for section in data["generate"] if section["name"] == "short")
-        prompts = self.quickstart.parent / data["prompts"]["heldout"]["file"]
+        prompts = self.toy.parent / data["prompts"]["heldout"]["file"]
         section |= {"seeds": list(range(clips // FEW)), "metrics": []}
         small = {
             "suite": "clips",
@@ -87,8 +88,8 @@ class Build:
         return (many - few) / more
 
     def first_run(self, folder: Path) -> Times:
-        """Of the README's first run."""
-        return self.seconds(self.quickstart, folder / "first")
+        """Of the whole suite."""
+        return self.seconds(self.toy, folder / "first")
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Whether a batch changes a bit: `python tests/bench/bench_equal.py [--batch 2 3 4 6 12 16] [--long 6]`.
 
-Makes the quickstart's clips of both models (two seeds of each prompt with 21 frames, and `--long` prompts with 120)
+Makes the toy suite's clips of both models (two seeds of each prompt with 21 frames, and `--long` prompts with 120)
 one by one on all cores, and again in batches on one thread. Prints for each size how many clips have equal latents, in
 every bit, and equal pixels. On this rests that batches of the small models share keys on a CPU (docs/concepts.md).
 """

@@ -1,7 +1,7 @@
 """What a step of training costs at equal loss: `python tests/bench/bench_training.py --against PYTHON [--threads 1]`.
 
 PYTHON is the interpreter of an environment in which another checkout of this project is installed. Both train the
-quickstart's dense and latent network from nothing on the same clips, in turns A B B A: the other build by
+toy world's dense and latent network from nothing on the same clips, in turns A B B A: the other build by
 suites/training/small_models.yaml as it is, this one with `--set` (`fast` and bfloat16 unless given; alone, without
 options, it says what the usual path costs). Each training runs in a process of its own, and steps that compile are left
 out. Prints, for every round and as the median, seconds per step by the clock and of the processor, this over the

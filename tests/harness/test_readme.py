@@ -16,9 +16,9 @@ PAGES = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "
 COMMANDS = {name for page in PAGES for name in re.findall(r"(?:^    |`)harness ([a-z][a-z-]+)", page, re.MULTILINE)}
 
 
-@pytest.mark.parametrize("table", sorted((ROOT / "results").glob("*/tables/comparison.md")), ids=lambda p: p.parts[-3])
-def test_the_readmes_table_is_the_committed_one(table: Path) -> None:
-    rows = [line for line in table.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+def test_the_readmes_table_is_the_committed_one() -> None:
+    table = (ROOT / "results" / "quickstart" / "tables" / "comparison.md").read_text(encoding="utf-8")
+    rows = [line for line in table.splitlines() if line.startswith("|")]
     assert rows
     assert "\n".join(rows) in README
 

@@ -441,9 +441,9 @@ def test_workers_that_are_killed_at_random_moments_lose_nothing(tmp_path: Path, 
 
 @pytest.mark.slow
 def test_the_quickstart_is_begun_on_a_cluster_interrupted_and_ended_here(tmp_path: Path, cluster: Cluster) -> None:
-    overrides = ["prompts.heldout.limit=6", "prompts.few.limit=2"]
+    overrides = ["prompts.plain.limit=6", "prompts.covered.limit=2"]
     suite = load_suite(Path(__file__).parents[3] / "suites" / "quickstart.yaml", overrides)
-    plan = only(make(suite, "cpu"), ["short", "long"])
+    plan = only(make(suite, "cpu"), ["short", "covered"])
     run_plan(plan, tmp_path / "local")
     main = threading.main_thread().ident
     assert main is not None

@@ -376,8 +376,14 @@ QUICKSTART = Path(os.environ.get("VIDEOMLA_PAGE", "results/quickstart/page"), "i
 def test_the_page_of_the_quickstart(opened: Callable[..., Page]) -> None:
     shown = opened(QUICKSTART.resolve().as_uri())
     shown.clips()
-    assert shown("return data.arms.map((arm) => arm.label)") == ["dense", "videomla"]
-    assert shown("return data.sections.map((each) => each.rows.length)") == [48, 6]
+    assert shown("return data.arms.map((arm) => arm.label)") == [
+        "dense",
+        "videomla",
+        "videomla 8 bits",
+        "videomla 4 bits",
+        "videomla control",
+    ]
+    assert shown("return data.sections.map((each) => each.rows.length)") == [32, 24]
     assert shown("return document.querySelectorAll('.matrix tbody tr').length") > 5
     shown("document.getElementById('play').click()")
     shown.until("return [...live].every((video) => video.currentTime > 0.3)")

@@ -26,13 +26,13 @@ from harness.suite.load import load_suite
 from harness.suite.schema import Plot
 
 ROOT = Path(__file__).parents[3]
-QUICKSTART = ROOT / "results" / "quickstart"
+TOY = ROOT / "results" / "toy"
 QUARTERS = [f"long:quarter_{number}" for number in (1, 2, 3, 4)]
 
 
 @pytest.fixture(scope="module")
-def quickstart() -> Run:
-    return load_run(QUICKSTART)
+def toy() -> Run:
+    return load_run(TOY)
 
 
 def panel(run: Run, **plot: Any) -> Panel:
@@ -44,8 +44,8 @@ def lines(found: Panel) -> dict[str, Line]:
     return {line.label: line for line in found.lines}
 
 
-def test_the_cache_grows_until_the_window_is_full(quickstart: Run) -> None:
-    found = lines(panel(quickstart, kind="cache_by_length", longest=120))
+def test_the_cache_grows_until_the_window_is_full(toy: Run) -> None:
+    found = lines(panel(toy, kind="cache_by_length", longest=120))
     # A window of 6 latent frames of 16 tokens, 5 layers, 384 or 56 scalars of 4 bytes each.
     for label, scalars in (("dense", 384), ("videomla", 56)):
         line, whole = found[label], 6 * 16 * 5 * scalars * 4
@@ -53,10 +53,10 @@ def test_the_cache_grows_until_the_window_is_full(quickstart: Run) -> None:
         assert line.y == pytest.approx((whole / 6, whole, whole))
 
 
-def test_chunk_time_is_that_of_the_record(quickstart: Run) -> None:
-    found = panel(quickstart, kind="chunk_time", section="speed")
+def test_chunk_time_is_that_of_the_record(toy: Run) -> None:
+    found = panel(toy, kind="chunk_time", section="speed")
     rounds: dict[str, list[Any]] = {"dense": [], "videomla": []}
-    for record in RecordFile(QUICKSTART / "records.jsonl").records():
+    for record in RecordFile(TOY / "records.jsonl").records():
         if record.kind == "measure":
             rounds[str(record.context["arm"])].append(record.samples["chunk_s_by_index"])
     for label, measured in rounds.items():
@@ -66,8 +66,8 @@ def test_chunk_time_is_that_of_the_record(quickstart: Run) -> None:
     assert [rule.x for rule in found.rules] == [1.5]
 
 
-def test_quality_is_that_of_the_tables(quickstart: Run) -> None:
-    comparison, details = build([quickstart])
+def test_quality_is_that_of_the_tables(toy: Run) -> None:
+    comparison, details = build([toy])
     accuracy, cached, first, last = (
         [column.label for column in table.columns].index(label)
         for table, label in (
@@ -77,7 +77,7 @@ def test_quality_is_that_of_the_tables(quickstart: Run) -> None:
             (details, "last quarter"),
         )
     )
-    found = lines(panel(quickstart, kind="quality_by_cache", values=["short:caption_accuracy"]))
+    found = lines(panel(toy, kind="quality_by_cache", values=["short:caption_accuracy"]))
     for row in comparison.rows:
         cell, line = row.cells[accuracy], found[row.label]
         assert (line.x, line.y, line.low, line.high) == (
@@ -86,7 +86,7 @@ def test_quality_is_that_of_the_tables(quickstart: Run) -> None:
             (cell.low,),
             (cell.high,),
         )
-    found = lines(panel(quickstart, kind="quality_over_time", values=QUARTERS, labels=["1", "2", "3", "4"]))
+    found = lines(panel(toy, kind="quality_over_time", values=QUARTERS, labels=["1", "2", "3", "4"]))
     for row in details.rows:
         assert (found[row.label].y[0], found[row.label].y[3]) == (row.cells[first].value, row.cells[last].value)
 

@@ -224,6 +224,7 @@ def test_twenty_raters_of_the_quickstart_are_tallied(driver: Any, tmp_path: Path
     run = load_run(RUN) if quickstart else make_run(tmp_path / "run", suite(studies.PROMPTS))
     plan = make.Plan(
         design.questions("adherence,overall", ""),
+        pairs=("dense:videomla",) if quickstart else ("all",),
         sections=("short",),
         prompts=None if not quickstart else 12,
         raters=20,
