@@ -85,7 +85,7 @@ def _kept(folder: Path, checkpoint: Path, header: Header) -> dict[str, Any]:
 def main() -> None:
     """Command line of shipping."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="as runs/training/quickstart/checkpoints/dense-0/….safetensors")
+    parser.add_argument("checkpoint", type=Path, help="as runs/training/toy/checkpoints/dense-0/….safetensors")
     parser.add_argument("name", type=Path, help="as models/small_world/checkpoints/dense")
     parser.add_argument("--stages", type=Path, default=Path("runs/training/stages"))
     given = parser.parse_args()

@@ -14,6 +14,7 @@ from harness.contracts import registry
 from harness.runs.plan import Plan, make, to_json
 from harness.runs.records import RecordFile, load_run
 from harness.suite.load import load_suite
+from harness.suite.recipe import load_recipe, suite_of
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -28,7 +29,7 @@ OLDER = {
     "training/latent_against_dense": TRAINING,
     "training/latent_width": TRAINING,
     "training/positional_split": TRAINING,
-    "training/quickstart": TRAINING,
+    "training/toy": TRAINING,
     "training/window": TRAINING,
     "small_world/first_weights": SMALL_WORLD,
     "small_world/latent_against_dense": SMALL_WORLD,
@@ -42,16 +43,19 @@ OLDER = {
 """Runs that stay although today's plug-ins would make them again, and why."""
 PLANNED = ("efficiency_full_size", "headline")
 """Runs of which nothing has been measured: their tables say so, beside what others published."""
-MADE_HERE = [name for name in FOLDERS if name not in OLDER and name not in PLANNED]
+UNSHIPPED = ("small_world/kept", "small_world/students")
+"""Runs of checkpoints that are not committed: what they would be today cannot be planned without training them."""
+MADE_HERE = [name for name in FOLDERS if name not in OLDER and name not in PLANNED and name not in UNSHIPPED]
 
 
 def today(name: str) -> Plan:
     """The plan of the suite that the run `name` is of, on the device that it was planned for."""
     run = load_run(RESULTS / name)
-    files = {
-        yaml.safe_load(path.read_text(encoding="utf-8")).get("suite"): path for path in ROOT.glob("suites/**/*.yaml")
-    }
-    assert run.suite.suite in files, f"results/{name}: no suite is called {run.suite.suite!r}"
+    kind = "recipe" if name.startswith("training/") else "suite"
+    files = {yaml.safe_load(path.read_text(encoding="utf-8")).get(kind): path for path in ROOT.glob("suites/**/*.yaml")}
+    assert run.suite.suite in files, f"results/{name}: no {kind} is called {run.suite.suite!r}"
+    if kind == "recipe":
+        return make(suite_of(*load_recipe(files[run.suite.suite]), run.device), run.device)
     return make(load_suite(files[run.suite.suite], [f"device={run.suite.device}"]), run.device)
 
 
@@ -73,7 +77,7 @@ def outdated(name: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted({*FOLDERS, *OLDER, *PLANNED}))
+@pytest.mark.parametrize("name", sorted({*FOLDERS, *OLDER, *PLANNED, *UNSHIPPED}))
 def test_only_the_runs_named_here_are_of_older_plugins(name: str) -> None:
     assert name in FOLDERS, f"results/{name} is gone: take it off the list"
     if name in OLDER:

@@ -42,13 +42,11 @@ def test_the_key_of_a_stage_forgets_the_stages_after_it(tmp_path: Path) -> None:
 def test_a_changed_stage_changes_its_own_key_alone() -> None:
     """Those of teacher forcing and consistency are as before the third stage changed, so that trainings are found."""
     folder = RECIPES[0].parent
-    (dense, _) = recipe.load_recipe(folder / "quickstart.yaml")[1]
+    (dense, _) = recipe.load_recipe(folder / "toy.yaml")[1]
     assert [dense.options.key(stage) for stage in (0, 1)] == ["1f44ba383a36d2bbb4565b8a", "bde0687c475d668334582b19"]
     plain = recipe.load_recipe(folder / "first_weights.yaml")[1][0]
     assert plain.options.key(0) == "6ae038c92ac1c662b7f219fc"
-    old = recipe.load_recipe(folder / "quickstart.yaml", ["base.stages.2.steps=150", "base.stages.2.rate=0.00003"])[1][
-        0
-    ]
+    old = recipe.load_recipe(folder / "toy.yaml", ["base.stages.2.steps=150", "base.stages.2.rate=0.00003"])[1][0]
     assert old.options.key(2) != "285305e9935b18f5912d39bb"
     assert old.options.versions() == {"stage_versions": {"distribution_matching": 2}}
     taught = old.options.model_copy(
@@ -103,9 +101,9 @@ def test_committed_recipes_find_their_files_from_anywhere(monkeypatch: pytest.Mo
 def test_updates_of_the_generator(tmp_path: Path) -> None:
     chain = loaded(TINY, tmp_path, "base.stages.2.steps=11")[0].options
     assert chain.stages[2].generator_updates == 3
-    assert {
-        t.options.stages[-1].generator_updates for t in recipe.load_recipe(RECIPES[0].parent / "quickstart.yaml")[1]
-    } == {100}
+    assert {t.options.stages[-1].generator_updates for t in recipe.load_recipe(RECIPES[0].parent / "toy.yaml")[1]} == {
+        100
+    }
 
 
 @pytest.mark.parametrize(
@@ -155,7 +153,7 @@ def test_shipped_recipes_are_right(path: Path) -> None:
     read, trainings = recipe.load_recipe(path)
     assert read.recipe == path.stem
     shipped = (
-        "quickstart",
+        "toy",
         "small_models",
         "small_models_again",
         "marked",
@@ -163,8 +161,8 @@ def test_shipped_recipes_are_right(path: Path) -> None:
         "marked_third",
         "marked_fourth",
     )
-    # Some recipes make the models that ship; the others are experiments.
-    assert len(read.seeds) >= (1 if path.stem in shipped else 3)
+    # Some recipes make the models that ship, one is a trial; the others are experiments.
+    assert len(read.seeds) >= (1 if path.stem in (*shipped, "students") else 3)
     compared = [t for t in trainings if t.label != "teacher"]
     budgets = {tuple((s.stage, s.steps) for s in t.options.stages) for t in compared}
     assert len(budgets) == 1, "every arm gets the same budget"
