@@ -106,8 +106,9 @@ def test_every_measurement_of_an_arm_counts_its_weights(fake, tmp_path):
     assert len(records) == 12
     for record in records:
         weights = sizes[record.context["arm"]]
-        assert record.values["weight_bytes"] == pytest.approx(weights, rel=0.02)
-        assert record.values["peak_bytes"] == pytest.approx(weights + request, rel=0.02)
+        # The system may take back pages of idle libraries meanwhile, which are less than any of these sizes.
+        assert record.values["weight_bytes"] == pytest.approx(weights, abs=12 * MIB)
+        assert record.values["peak_bytes"] == pytest.approx(weights + request, abs=12 * MIB)
 
 
 def test_a_batch_size_has_the_device_to_itself(fake, tmp_path, monkeypatch):
