@@ -383,7 +383,7 @@ def test_the_page_of_the_quickstart(opened: Callable[..., Page]) -> None:
         "videomla 4 bits",
         "videomla control",
     ]
-    assert shown("return data.sections.map((each) => each.rows.length)") == [32, 24]
+    assert shown("return data.sections.map((each) => each.rows.length)") == [32, 48]
     assert shown("return document.querySelectorAll('.matrix tbody tr').length") > 5
     shown("document.getElementById('play').click()")
     shown.until("return [...live].every((video) => video.currentTime > 0.3)")
