@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -365,11 +365,17 @@ def connected(
     Raises `NotAvailable` where Ray is not installed, or where no cluster answers within `CONNECT_S`.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address != "local" and _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     ray = library()
-    if address != "local":
-        _reach(address)
+    with _token_shown() if address != "local" else nullcontext():
+        if address != "local":
+            _reach(address)
+        with _joined(ray, address, workers):
+            yield Cluster(ray, workers, patience, cores)
+
+
+@contextmanager
+def _joined(ray: Any, address: str, workers: int | None) -> Iterator[None]:
+    """This process as the driver of the cluster at `address`, or of one of its own."""
     own = {"num_cpus": max(devices.cores(), workers or 1), "include_dashboard": False} if address == "local" else {}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _handlers_kept():
@@ -378,7 +384,7 @@ def connected(
         except Exception as error:  # of its own node that does not start Ray says so by a plain one
             raise NotAvailable(f"no Ray cluster at {address}: {_cause(error)}", _WHERE) from error
     try:
-        yield Cluster(ray, workers, patience, cores)
+        yield
     finally:
         with _handlers_kept():
             ray.shutdown()
@@ -387,10 +393,21 @@ def connected(
 _WHERE = "name a head node as HOST:6379, or `auto` on a node of a cluster; without --address the run starts its own"
 
 
-def _has_token() -> bool:
-    """Whether this user has a token of Ray's: a cluster that asks for one is otherwise not shown it."""
+@contextmanager
+def _token_shown() -> Iterator[None]:
+    """Have Ray show this user's token, where there is one and nothing else is asked for.
+
+    Ray reads the variable once in a process, and every process that it starts reads it again: it is not left behind.
+    """
     told = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return told or Path("~/.ray/auth_token").expanduser().is_file()
+    if "RAY_AUTH_MODE" in os.environ or not (told or Path("~/.ray/auth_token").expanduser().is_file()):
+        yield
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_MODE"]
 
 
 def _reach(address: str) -> None:

@@ -208,9 +208,15 @@ def test_the_device_is_that_of_the_cluster(nodes: Nodes) -> None:
         ("[::1]:99999999999", "no Ray cluster"),
     ],
 )
-def test_an_address_at_which_nobody_answers_is_refused(address: str, said: str) -> None:
+def test_an_address_at_which_nobody_answers_is_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str, said: str
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(NotAvailable, match=said), ray_cluster.connected(address, None):
         pass
+    # A cluster that this process starts next would ask for the token, and this process not show it.
+    assert "RAY_AUTH_MODE" not in os.environ
 
 
 def test_somebody_else_at_the_address_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
