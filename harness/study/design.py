@@ -269,14 +269,23 @@ def load(folder: Path) -> Study:
     places = (
         all(0 <= number < len(study.clips) for item in study.items for number in item.clips),
         all(len(pair) == 2 and min(pair) >= 0 and max(pair) < len(study.arms) for pair in study.pairs),
-        all(len(task) == 3 and 0 <= task[0] < len(study.items) for tasks in study.sequences for task in tasks),
+        all(len(task) == 3 and 0 <= task[0] < len(study.items) for tasks in study.sequences for task in tasks)
+        and all(_repeats_its_own(tasks) for tasks in study.sequences),
         all(-1 <= clip.arm < len(study.arms) and 0 <= clip.prompt < len(study.prompts) for clip in study.clips),
     )
     pairs = {tuple(pair) for pair in study.pairs}
     ordinary = (item for item in study.items if item.kind == "choice" and not item.checked)
     if not all(places) or not all(_arms(study, item) in pairs for item in ordinary):
-        raise RecordError(f"{path} is damaged: it names clips, items, arms or prompts that it does not have")
+        raise RecordError(f"{path} is damaged: it names clips, items, arms, prompts or tasks that it does not have")
     return study
+
+
+def _repeats_its_own(tasks: Sequence[Sequence[int]]) -> bool:
+    """Whether each repetition is of an earlier task of the same item."""
+    return all(
+        repeats == -1 or (0 <= repeats < place and tasks[repeats][0] == item)
+        for place, (item, _, repeats) in enumerate(tasks)
+    )
 
 
 def _arms(study: Study, item: Item) -> tuple[int, ...]:

@@ -199,6 +199,8 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, folder: Pat
         ({"items": []}, "no study that this harness reads"),
         ({"secret": "short"}, "no study that this harness reads"),
         ({"pairs": [[0, 5]]}, "is damaged"),
+        ({"sequences": [[[0, 0, -1], [1, 0, 0]]]}, "is damaged"),
+        ({"sequences": [[[0, 0, 1], [0, 0, -1]]]}, "is damaged"),
     ],
 )
 def test_a_file_that_is_no_study_is_one_line(
