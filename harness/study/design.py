@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
@@ -266,18 +267,41 @@ def load(folder: Path) -> Study:
         raise RecordError(f"{path} is no study that this harness reads: {where}: {fault['msg']}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    places = (
-        all(0 <= number < len(study.clips) for item in study.items for number in item.clips),
-        all(len(pair) == 2 and min(pair) >= 0 and max(pair) < len(study.arms) for pair in study.pairs),
-        all(len(task) == 3 and 0 <= task[0] < len(study.items) for tasks in study.sequences for task in tasks)
-        and all(_repeats_its_own(tasks) for tasks in study.sequences),
-        all(-1 <= clip.arm < len(study.arms) and 0 <= clip.prompt < len(study.prompts) for clip in study.clips),
-    )
-    pairs = {tuple(pair) for pair in study.pairs}
-    ordinary = (item for item in study.items if item.kind == "choice" and not item.checked)
-    if not all(places) or not all(_arms(study, item) in pairs for item in ordinary):
+    if not (_places_exist(study) and _arms_are_compared(study)):
         raise RecordError(f"{path} is damaged: it names clips, items, arms, prompts or tasks that it does not have")
     return study
+
+
+def _places_exist(study: Study) -> bool:
+    """Whether every number of a clip, prompt, arm, item or task is of one that is there."""
+    return (
+        all(-1 <= clip.arm < len(study.arms) and 0 <= clip.prompt < len(study.prompts) for clip in study.clips)
+        and all(0 <= number < len(study.clips) for item in study.items for number in item.clips)
+        and all(len(task) == 3 and 0 <= task[0] < len(study.items) for tasks in study.sequences for task in tasks)
+        and all(_repeats_its_own(tasks) for tasks in study.sequences)
+    )
+
+
+def _arms_are_compared(study: Study) -> bool:
+    """Whether its pairs set every arm, of a name of its own, on one scale, and its items are of them."""
+    arms, pairs = range(len(study.arms)), {tuple(pair) for pair in study.pairs}
+    judged = pairs | {(arm,) for arm in arms}
+    return (
+        len(set(study.arms)) == len(study.arms)
+        and len(pairs) == len(study.pairs)
+        and pairs <= set(combinations(arms, 2))
+        and not apart(len(arms), pairs)
+        and all(_arms(study, item) in judged for item in study.items if not item.checked)
+    )
+
+
+def apart(arms: int, pairs: Collection[tuple[int, ...]]) -> list[int]:
+    """Numbers of those of so many arms that no chain of pairs leads to from the first."""
+    reached, size = {0}, 0
+    while len(reached) > size:
+        size = len(reached)
+        reached |= {other for pair in pairs if reached & set(pair) for other in pair}
+    return [number for number in range(arms) if number not in reached]
 
 
 def _repeats_its_own(tasks: Sequence[Sequence[int]]) -> bool:

@@ -34,6 +34,7 @@ from harness.study.design import (
     Question,
     Study,
     StudyClip,
+    apart,
     media_name,
     sequences,
     shuffled,
@@ -176,13 +177,9 @@ def compared(labels: Sequence[str], reference: str, wanted: Sequence[str]) -> tu
     if len(arms) > MOST_ARMS:
         raise RecordError(f"{len(arms):,} models are named, and a study compares at most {MOST_ARMS}")
     pairs = list(dict.fromkeys(tuple(sorted((arms.index(a), arms.index(b)))) for a, b in named))
-    reached, size = {0}, 0
-    while len(reached) > size:
-        size = len(reached)
-        reached |= {other for pair in pairs if reached & set(pair) for other in pair}
-    if apart := [label for number, label in enumerate(arms) if number not in reached]:
+    if alone := [arms[number] for number in apart(len(arms), pairs)]:
         raise RecordError(
-            f"no pair leads from {arms[0]} to {', '.join(apart[:5])}, so they cannot stand on one scale",
+            f"no pair leads from {arms[0]} to {', '.join(alone[:5])}, so they cannot stand on one scale",
             "add a pair that does",
         )
     return arms, [(first, second) for first, second in pairs]

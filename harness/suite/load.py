@@ -246,7 +246,7 @@ def _check_references(doc: Located, suite: Suite, origins: Mapping[str, list[str
             names.add(section.name)
             for label in section.models or []:
                 require(doc, (*loc, "models"), "model label", label, origins)
-            if section.prompts:
+            if section.prompts or isinstance(section, GenerateSection):
                 require(doc, (*loc, "prompts"), "prompt set", section.prompts, suite.prompts)
             if isinstance(section, MeasureSection):
                 _check_prefix(doc, suite, index, section)

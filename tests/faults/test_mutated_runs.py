@@ -17,7 +17,7 @@ from test_mutated_text import ODD, nodes
 
 from harness.cli.main import main
 
-CASES = int(os.environ.get("FAULTS_CASES", "1500" if ALL else "150"))
+CASES = int(os.environ.get("FAULTS_CASES", "1000" if ALL else "150"))
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 OF_RUN = [
     ["table", "run"], ["table", "run", "--long"], ["table", "run", "--json"], ["compare", "run", "a", "b"],

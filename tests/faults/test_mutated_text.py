@@ -31,7 +31,7 @@ FILES = [
     if "base" not in path.parts and path.name != "score.yaml"
 ]
 WHOLE = {path: (ROOT / path).read_text(encoding="utf-8") for path in FILES}
-CASES = int(os.environ.get("FAULTS_CASES", "10000" if ALL else "2000"))
+CASES = int(os.environ.get("FAULTS_CASES", "4000" if ALL else "2000"))
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 
 ODD: list[Any] = [

@@ -84,6 +84,7 @@ def test_a_good_suite_is_resolved(tmp_path: Path) -> None:
             13,
             "unknown prompt set 'heldut'; did you",
         ),
+        ("    prompts: heldout\n    seeds", "    prompts: ''\n    seeds", 13, "unknown prompt set ''"),
         ("short:brightness", "shrt:brightness", 25, "unknown section 'shrt'; did you mean short"),
         ("short:brightness", "short:brightnes", 25, "unknown value 'brightnes'; did you mean brightness?"),
         ("card:cached_scalars", "card:cached", 26, "unknown value 'cached'; did you mean cached_scalars"),
