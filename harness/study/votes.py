@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic_core import from_json
+
 from harness.errors import HarnessError, RecordError, StorageError, shown
 from harness.study.design import LEFT, RIGHT, TIE, Study
 from harness.system import files
@@ -118,6 +120,8 @@ class Ballots:
         try:
             yield
         except sqlite3.OperationalError as error:
+            if "no such" in str(error):
+                raise RecordError(f"{self.path} is damaged: {error}", "move it out of the folder") from error
             raise StorageError(f"{self.path} cannot be used: {error}", "make room, or make it writable") from error
         except sqlite3.DatabaseError as error:
             raise RecordError(f"{self.path} is no database of votes: {error}", "move it out of the folder") from error
@@ -206,7 +210,7 @@ def collect(folder: Path, study: Study, others: Sequence[Path] = ()) -> Counted:
         with Ballots(folder, study) as ballots:
             for rater, task, text, seconds in ballots.rows():
                 try:
-                    votes[rater, task] = check(study, rater, task, json.loads(text), seconds)
+                    votes[rater, task] = check(study, rater, task, from_json(text), seconds)
                 except (HarnessError, ValueError, IndexError) as error:
                     raise RecordError(f"{ballots.path}: the vote of rater {rater} on task {task} is damaged") from error
     for path in others:

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import IO
 
+from pydantic_core import from_json
+
 from harness.contracts import Json
 from harness.errors import HarnessError, StorageError
 from harness.system.files import cache_folder, open_regular, write_atomic
@@ -60,7 +62,7 @@ def remembered_sha256(path: Path) -> str:
 
 def _entries(memory: Path) -> dict[str, list[int | str]]:
     try:
-        body = json.loads(memory.read_text(encoding="utf-8"))
+        body = from_json(memory.read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(body, dict):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic_core import from_json
 
 from harness.contracts import PathRule
 from harness.errors import NotAvailable, WeightsError
@@ -139,7 +140,7 @@ def _pick(folder: Path, component: str) -> Path:
 def read_index(path: Path) -> dict[str, str]:
     """Tensor name to shard name of a `*.index.json`. Raises `WeightsError` when it is malformed."""
     try:
-        table = json.loads(read_limited(path, LARGEST_INDEX))["weight_map"]
+        table = from_json(read_limited(path, LARGEST_INDEX))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is no shard index: {type(error).__name__}", "copy it again") from error
     if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic_core import from_json
 from torch import Tensor
 
 from harness.contracts import Json
@@ -114,7 +115,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _finished(folder: Path) -> Done | None:
     """What `folder` says of itself, if its checkpoint is there and as recorded."""
     try:
-        content = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        content = from_json((folder / "stage.json").read_bytes())
         done = Done(**(content | {"path": folder / content["path"]}))
         whole = all((folder / name).is_file() for name in done.kept.values())
         return done if whole and file_sha256(done.path) == done.sha256 else None

@@ -117,6 +117,28 @@ def test_databases_of_others_are_refused_and_left_as_they_are(study: design.Stud
         Ballots(tmp_path, study)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE votes SET answers = 'x'", "the vote of rater 1 on task 0 is damaged"),
+        (f"UPDATE votes SET answers = '{'[' * 5000}{']' * 5000}'", "the vote of rater 1 on task 0 is damaged"),
+        ("UPDATE votes SET rater = 99", "the vote of rater 99 on task 0 is damaged"),
+        ("UPDATE votes SET task = 999", "the vote of rater 1 on task 999 is damaged"),
+        ("DROP TABLE votes", "is damaged: no such table"),
+    ],
+)
+def test_a_damaged_database_is_one_line(study: design.Study, tmp_path: Path, change: str, said: str) -> None:
+    with Ballots(tmp_path, study) as ballots:
+        ballots.consent(1)
+        ballots.keep(vote(study))
+    with sqlite3.connect(tmp_path / DATABASE) as base:
+        base.execute(change)
+    base.close()
+    with pytest.raises(RecordError, match=said) as caught:
+        collect(tmp_path, study)
+    assert caught.value.message.isprintable()
+
+
 def saved(of: design.Study, path: Path, **changes: Any) -> Path:
     """A file of votes as the page saves it."""
     body = {"task": 0, "answers": dict(vote(of).answers), "seconds": 3}

@@ -77,7 +77,9 @@ def test_an_index_names_only_its_neighbours(tmp_path: Path, shard: str) -> None:
         resolve(index)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"w": 3}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"w": 3}}', "[" * 5000 + "]" * 5000]
+)
 def test_a_malformed_index_is_refused(tmp_path: Path, text: str) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(text)
