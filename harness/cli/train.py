@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from harness.cli.arguments import Quiet, ReplacePlan, Sets, Verbose, path_named
+from harness.errors import OptionError
 
 if TYPE_CHECKING:
     from harness.runs.plan import Plan
@@ -21,7 +22,7 @@ RunFolder = Annotated[
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="As suites/training/latent_against_dense.yaml.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="As suites/training/experiments.yaml.")],
     out: RunFolder = None,
     set_: Sets = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this arm or training; may be repeated.")] = None,
@@ -58,6 +59,8 @@ def train(
     plan = shares.only(make(suite_of(checked, trainings, device), device), [one.name for one in to_do])
     folder = out or Path("runs/training") / checked.recipe
     stages = folder.parent / "stages"
+    if folder.name == stages.name:
+        raise OptionError(f"{folder} holds the stages that recipes share", "name the recipe otherwise, or give --out")
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     if "TORCHELASTIC_RUN_ID" in os.environ:

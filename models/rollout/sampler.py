@@ -35,9 +35,12 @@ class Schedule:
         return len(self.timesteps)
 
     def clean(self, noisy: Tensor, output: Tensor, sigma: float) -> Tensor:
-        """The clean latent that `output` predicts: x_t - sigma * flow, or the output itself."""
+        """The clean latent that `output` predicts, in the dtype of `noisy`: x_t - sigma * flow, or the output itself.
+
+        Where products alone are of a narrower dtype, as in training, what the noise is mixed with is not.
+        """
         if self.config.prediction == "clean":
-            return output
+            return output.to(noisy.dtype)
         return torch.sub(noisy, output, alpha=sigma)
 
     @staticmethod

@@ -47,6 +47,13 @@ def test_a_record_holds_the_digests_of_its_checkpoints(trained: Path) -> None:
         assert set(record.samples) >= {"teacher_forcing:generator", "distribution_matching:critic"}
 
 
+def test_a_recipe_does_not_lie_where_the_shared_stages_do(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in (trained / "stages").iterdir())
+    assert run(str(trained / "tiny.yaml"), "--out", str(trained / "stages")) == 2
+    assert "holds the stages that recipes share" in capsys.readouterr().err
+    assert sorted(path.name for path in (trained / "stages").iterdir()) == before
+
+
 def test_again_does_nothing_and_a_lost_checkpoint_is_made_again_alike(trained: Path) -> None:
     records = trained / "tiny" / "records.jsonl"
     before = records.read_bytes()

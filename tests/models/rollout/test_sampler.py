@@ -36,6 +36,13 @@ def test_a_network_that_predicts_the_clean_latent() -> None:
     assert torch.equal(schedule.clean(torch.zeros(2), output, 0.5), output)
 
 
+@pytest.mark.parametrize("prediction", ["clean", "flow"])
+def test_products_in_bfloat16_leave_the_latents_dtype(prediction: str) -> None:
+    schedule = Schedule(SamplerConfig(prediction=prediction))
+    clean = schedule.clean(torch.zeros(2), torch.ones(2, dtype=torch.bfloat16), 0.5)
+    assert schedule.noisy(clean, torch.zeros(2), 0.25).dtype == torch.float32
+
+
 def test_guidance() -> None:
     with_prompt, without = torch.tensor([3.0]), torch.tensor([1.0])
     assert guided(with_prompt, without, 1.0).item() == 3.0
