@@ -1,6 +1,6 @@
-"""What the READMEs and docs/ claim of results, and what `harness compare` says of it.
+"""What READMEs and docs/ claim of results, and what `harness compare` says of it.
 
-A paragraph that compares is followed by a comment with a line for each claim:
+A paragraph or a list that compares is followed by a comment with a line for each claim:
 
     <!-- claims
     RUN | FIRST | SECOND | SECTION:VALUE | VERDICT | CHANGE | WORDS
@@ -27,13 +27,17 @@ from harness.runs.records import load_run
 ROOT = Path(__file__).parents[2]
 FILES: dict[str, tuple[str, ...]] = {
     "README.md": ("Quickstart",),
+    "docs/cache-lab.md": ("On the small world",),
     "docs/figures-of-speed.md": ("What has been measured",),
+    "docs/serving.md": ("What has been measured",),
+    "results/marked/README.md": (),
+    "results/quickstart/README.md": (),
     "results/small_world/README.md": (),
 }
 """Files that are held to their claims, and the sections that are where not all of them are."""
 EXEMPT = {"f. Rank budget": "spectra of single checkpoints: there are no pairs, and `harness compare` has no verdict"}
 COMPARES = re.compile(
-    r"\b(better|worse|worst|ahead|behind|faster|slower|level|costs?|harms?|gains?|loses?|rises?|falls?|improves?"
+    r"\b(better|worse|worst|ahead|behind|faster|slower|level|costs?|harms?|gains?|loses?|rises?|falls?|improves?|lowers?|raises?"
     r"|breaks? down|not equal|equal quality|no difference|as in the paper|unclear|too few)\b",
     re.IGNORECASE,
 )
@@ -99,7 +103,7 @@ class Paragraph:
 
 
 def paragraphs(text: str) -> list[Paragraph]:
-    """Paragraphs of prose, on one line each, with the claims below them."""
+    """Paragraphs of prose and lists, on one line each, with the claims below them."""
     found: list[Paragraph] = []
     section = ""
     for block in re.split(r"\n{2,}", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
@@ -109,8 +113,8 @@ def paragraphs(text: str) -> list[Paragraph]:
             lines = block.strip().split("\n")[1:-1]
             claims = tuple(Claim(*(part.strip() for part in line.split("|", 6))) for line in lines)
             found[-1] = replace(found[-1], claims=(*found[-1].claims, *claims))
-        elif not block.startswith(("|", "    ", "- ")):
-            found.append(Paragraph(section, " ".join(block.split()), ()))
+        elif not block.startswith(("|", "    ")):
+            found.append(Paragraph(section, " ".join(re.sub("^- ", "", block, flags=re.MULTILINE).split()), ()))
     return found
 
 

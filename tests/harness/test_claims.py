@@ -1,4 +1,4 @@
-"""Sentences of the READMEs and of docs/ that compare results say what `harness compare` says of the records."""
+"""Sentences of READMEs and of docs/ that compare results say what `harness compare` says of the records."""
 
 from __future__ import annotations
 
@@ -25,6 +25,19 @@ def test_no_other_page_has_claims() -> None:
     pages = [*claims.ROOT.glob("*.md"), *claims.ROOT.glob("docs/*.md"), *claims.ROOT.glob("results/**/*.md")]
     names = {page.relative_to(claims.ROOT).as_posix() for page in pages if "<!-- claims\n" in page.read_text("utf-8")}
     assert names == set(claims.FILES)
+
+
+def test_the_design_names_the_files_that_are_held() -> None:
+    design = _text("docs/design.md")
+    assert all(name in design for name in claims.FILES if name != "README.md")
+
+
+def test_claims_below_a_list_are_those_of_its_items() -> None:
+    claim = CLAIMS[0][2]
+    text = f"# A\n\n- One is level.\n- `Two` is\n  worse.\n\n<!-- claims\n{claim}\n-->\n"
+    (listed,) = claims.paragraphs(text)
+    assert listed.sentences == ["One is level.", "`Two` is worse."]
+    assert listed.claims == (claim,)
 
 
 @pytest.mark.parametrize("name", claims.FILES)
