@@ -40,7 +40,7 @@ CLOSE_S = 5.0
 """Seconds that nodes have for deleting their folders."""
 START_FAILURES = 3
 """Workers in a row that may end before they are ready; a node is left alone after so many."""
-EXTRA = "pip install 'videomla-bench[ray]'"
+EXTRA = "pip install -c constraints.txt '.[ray]'"
 
 
 def library() -> Any:

@@ -93,7 +93,7 @@ def application(
 
 
 def _missing() -> NotAvailable:
-    return NotAvailable("Starlette or uvicorn is not installed", "pip install 'videomla-bench[study]'")
+    return NotAvailable("Starlette or uvicorn is not installed", "pip install -c constraints.txt '.[study]'")
 
 
 class _Desk:

@@ -40,7 +40,7 @@ class PackedTokenizer:
             from sentencepiece import SentencePieceProcessor
         except ImportError as error:
             raise NotAvailable(
-                f"the tokenizer in {source} needs sentencepiece", "pip install 'videomla-bench[wan]'"
+                f"the tokenizer in {source} needs sentencepiece", "pip install -c constraints.txt '.[wan]'"
             ) from error
         if model.ndim != 1 or len(model) > LARGEST:
             raise WeightsError(f"{source}: {PACKED} is no SentencePiece model", "copy the file again")

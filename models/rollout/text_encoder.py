@@ -27,7 +27,7 @@ from videomla_models.checkpoints.parts import part_names
 from videomla_models.checkpoints.tensors import TensorFile, open_tensors
 from videomla_models.rollout.packed_tokenizer import PACKED, PackedTokenizer
 
-PACKAGES = "pip install 'videomla-bench[wan]'"
+PACKAGES = "pip install -c constraints.txt '.[wan]'"
 _FORMAT = "1"  # of a cached embedding; changes with anything below that could change one
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json")
 

@@ -16,7 +16,7 @@ from videomla_models.checkpoints.parts import part_names
 from videomla_models.checkpoints.tensors import open_tensors
 from videomla_models.rollout.codecs import check_pixels, to_pixels
 
-PACKAGES = "pip install 'videomla-bench[wan]'"
+PACKAGES = "pip install -c constraints.txt '.[wan]'"
 
 
 class WanCodec:

@@ -241,7 +241,7 @@ def test_without_ray_one_line_says_what_brings_it(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(NotAvailable) as refused, ray_cluster.connected(None, 2):
         pass
     assert "not installed" in refused.value.message
-    assert "videomla-bench[ray]" in refused.value.fix
+    assert refused.value.fix == "pip install -c constraints.txt '.[ray]'"
 
 
 @pytest.mark.parametrize("option", [["--address", "auto"], ["--workers", "2"]])
