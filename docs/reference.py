@@ -59,16 +59,18 @@ def _command(command: Any, title: str, parent: Any) -> Iterator[str]:
         for name in names:
             yield from _command(command.get_command(context, name), f"{title} {name}", context)
         return
-    pieces = " ".join(
-        piece.strip("{}") if piece[0] == "{" else piece for piece in command.collect_usage_pieces(context)
-    )
-    yield f"    {title} {pieces}"
+    yield " ".join([f"    {title}", *map(_usage, command.collect_usage_pieces(context))])
     yield from _parameters(command, context)
+
+
+def _usage(piece: str) -> str:
+    """An argument of a usage line with the dots of its own name alone."""
+    return re.sub(r"^\{(.*)\}(\.{3})?$", r"\1", piece).replace("...]...", "...]")
 
 
 def _parameters(command: Any, context: Any) -> Iterator[str]:
     rows = [
-        cells(f"`{re.sub(' <.*>$', '', record[0])}`", _inert(record[1]))
+        cells(f"`{re.sub(' <[^|]*>$', '', record[0])}`", _inert(record[1]))
         for parameter in command.get_params(context)
         if parameter.name != "help" and (record := parameter.get_help_record(context))
     ]

@@ -38,6 +38,15 @@ def test_the_page_is_what_the_code_says(pages: dict[str, str], page: str) -> Non
     assert (DOCS / page).read_text(encoding="utf-8") == pages[page], "run: python docs/reference.py"
 
 
+def test_usage_and_choices_of_commands_are_those_of_help(pages: dict[str, str]) -> None:
+    lines = pages["cli.md"].splitlines()
+    usages = [line for line in lines if line.startswith("    harness ")]
+    assert "    harness table [OPTIONS] RUN..." in usages
+    assert "    harness compare [OPTIONS] RUN A B | RUN_A RUN_B" in usages
+    assert not [line for line in usages if line.count("[") != line.count("]") or set(line) & set("{}")]
+    assert "| `--init <svd\\|random>` | Truncated SVD of the dense maps, or random. [default: svd] |" in lines
+
+
 def test_a_key_shows_type_limits_default_unit_and_meaning() -> None:
     class Timing(Options):
         """Of nothing.

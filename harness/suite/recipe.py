@@ -47,7 +47,7 @@ class Recipe(Part):
     """Trainings that belong together.
 
     Attributes:
-        recipe: the name; checkpoints go to runs/training/<name>/checkpoints. title: for people.
+        recipe: the name; checkpoints go to `runs/training/<name>/checkpoints`. title: for people.
         errors: as in a suite. seeds: every arm is trained with each, on the same data as the other arms.
         base: options of all arms. As an origin, `{arm: LABEL, stage: NAME}` stands for that arm's weights at the same
             seed, after its last stage of that name. A path starts from the file that says it, with `--set` from the

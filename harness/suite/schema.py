@@ -340,7 +340,8 @@ class Suite(Part):
         errors: when to stop: never (`continue`), at the first failure (`stop`), at a count, or at a fraction of
             all planned units.
         incomplete: whether a mean over fewer clips than planned is marked and not ranked, or refused: then `table` and
-            `compare` end with exit code 3 while a result is missing.
+            `compare` end with exit code 3 while some of its results are missing. A mean whose results were all skipped
+            is never refused and reads `not available`.
         prompts: sets of prompts by name; a bare list of texts is enough. video: how clips are written.
         generate: sections that make clips and score them. measure: sections that measure.
         tables: one with every value where none is asked for. plots: pictures beside the tables.
