@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ def plan(
     from harness.runs.plan import to_json
     from harness.runs.records import load_run
 
-    if rate is not None and not 0 < rate < math.inf:
+    if rate is not None and rate <= 0:
         raise OptionError(f"--rate {rate}: expected TFLOP a second, above 0", "as in --rate 300")
     for folder in earlier or ():
         load_run(folder)  # a folder without a run is refused, as it tells nothing

@@ -8,6 +8,7 @@ point `harness.commands`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperGroup
 
-from harness.errors import RegistryError, nearest
+from harness.errors import OptionError, RegistryError, nearest
 
 ADDED = "From installed packages"
 """Heading of the commands that entry points add."""
@@ -87,4 +88,23 @@ def _load(point: EntryPoint) -> Any:
     app.rich_markup_mode = None
     command = typer.main.get_command(app)
     command.name = point.name
+    _only_finite(command)
     return command
+
+
+def _only_finite(command: Any) -> None:
+    """Let a command, and those below it, refuse `inf` and `nan` for a number: bounds let them pass."""
+    for below in getattr(command, "commands", {}).values():
+        _only_finite(below)
+    for parameter in command.params:
+        parameter.callback = _finite(parameter.callback)
+
+
+def _finite(callback: Any) -> Any:
+    def checked(ctx: Any, parameter: Any, value: Any) -> Any:
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise OptionError(f"{parameter.opts[0]} is {number}", "give a finite number")
+        return value if callback is None else callback(ctx, parameter, value)
+
+    return checked

@@ -44,10 +44,11 @@ def truth_as_number(value: object, checked: object) -> bool:
 class Options(BaseModel):
     """Base of every plug-in's options: unknown keys are refused, values are checked and frozen.
 
-    Numbers may be written as texts, but true and false are none.
+    Numbers may be written as texts, and are finite; true and false are none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    # Not finite numbers besides: JSON, and so a key, would have null for each of them.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="wrap")
     @classmethod

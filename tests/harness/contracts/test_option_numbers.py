@@ -1,7 +1,8 @@
-"""True and false are no numbers, in the options of any plug-in, in a suite or in a recipe."""
+"""True and false are no numbers, nor are infinite ones, in the options of any plug-in, in a suite or in a recipe."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,26 @@ def test_no_option_of_a_plug_in_takes_a_truth_for_a_number(kind: registry.Regist
                 tried += WANTED in str(error)
             else:
                 assert isinstance(value, bool), f"{name}, option {option}: {value!r}"
+    assert tried > 5
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, "inf", "NaN"])
+def test_numbers_are_finite(number: Any) -> None:
+    for values in ({"rate": number}, {"several": [0.5, number]}):
+        with pytest.raises(ValidationError, match="finite number"):
+            Outer.model_validate(values)
+
+
+@pytest.mark.parametrize("kind", [registry.models, registry.metrics, registry.probes], ids=lambda kind: kind.kind)
+def test_no_option_of_a_plug_in_takes_what_a_key_would_have_as_null(kind: registry.Registry[Any]) -> None:
+    tried = 0
+    for name in kind:
+        schema = kind.get(name).schema
+        for option in schema.model_fields:
+            for number in (math.inf, math.nan):
+                with pytest.raises(ValidationError) as refused:
+                    schema.model_validate({option: number})
+                tried += "finite number" in str(refused.value)
     assert tried > 5
 
 
