@@ -12,15 +12,16 @@ from harness.errors import WeightsError
 SHOWN = 10
 
 
-def check_finite(source: str, name: str, tensor: Tensor) -> None:
-    """Raise `WeightsError` naming the tensor when it holds NaN or Inf."""
+DIVERGED = "the file is damaged or training diverged; take another"
+
+
+def check_finite(source: str, name: str, tensor: Tensor, fix: str = DIVERGED) -> None:
+    """Raise `WeightsError` naming the tensor, and what mends it, when it holds NaN or Inf."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
     low, high = torch.aminmax(tensor)
     if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise WeightsError(
-            f"{source}: {name} holds NaN or Inf", "the file is damaged or training diverged; take another"
-        )
+        raise WeightsError(f"{source}: {name} holds NaN or Inf", fix)
 
 
 def listed(names: Iterable[str]) -> str:

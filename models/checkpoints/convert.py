@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from harness.errors import OptionError, WeightsError
-from videomla_models.checkpoints.checks import shown
+from videomla_models.checkpoints.checks import check_finite, shown
 from videomla_models.checkpoints.load import Checkpoint
-from videomla_models.checkpoints.spectrum import energy, layer_count, operator_of
+from videomla_models.checkpoints.spectrum import TOO_LARGE, decomposing, energy, layer_count, operator_of, solvable
 from videomla_models.checkpoints.tensors import save_tensors
 from videomla_models.ops.rope import axis_pairs
 from videomla_models.spec.config import LatentSizes, TransformerConfig
@@ -89,7 +89,7 @@ def convert_file(
         progress: called after each layer.
 
     Raises:
-        WeightsError: the source is no dense checkpoint, or lacks tensors.
+        WeightsError: the source is no dense checkpoint, lacks tensors, or holds numbers too large to be converted.
         OptionError: the recipe's widths do not fit the source's heads.
     """
     config = dense_config(checkpoint, heads)
@@ -104,8 +104,7 @@ def convert_file(
             name.removeprefix(prefix): checkpoint.read(name) for name in checkpoint.shapes if name.startswith(prefix)
         }
         latent, report = convert_layer(layer, dense, recipe, config, draw)
-        kind = dense["k.weight"].dtype
-        state |= {prefix + name: tensor.to(kind).contiguous() for name, tensor in latent.items()}
+        state |= in_dtype(prefix, latent, dense["k.weight"].dtype)
         progress(report)
     for name in checkpoint.shapes:
         if ".self_attn." not in name:
@@ -122,18 +121,31 @@ def convert_file(
 def convert_layer(
     layer: int, dense: dict[str, Tensor], recipe: Recipe, config: TransformerConfig, draw: torch.Generator
 ) -> tuple[dict[str, Tensor], LayerReport]:
-    """One layer's latent attention from its dense `q.weight`, `q.bias`, …, `norm_k.weight`; float64 throughout."""
+    """One layer's latent attention from its dense `q.weight`, `q.bias`, …, `norm_k.weight`; float64 throughout.
+
+    Raises `WeightsError` naming the layer where numbers are too large for that.
+    """
     dense = {name: tensor.double() for name, tensor in dense.items()}
     result = _random_maps(recipe.latent, config, draw) if recipe.init == "random" else {}
     report = LayerReport(layer, 0.0, 0.0)
     if recipe.init == "svd":
-        result, report = _svd_maps(layer, dense, recipe, config)
+        with decomposing(f"layer {layer}"):
+            result, report = _svd_maps(layer, dense, recipe, config)
     result["o.weight"] = dense["o.weight"]
     bias = dense["o.bias"]
     if recipe.init == "svd" and recipe.value_bias == "into_output":
         bias = bias + dense["o.weight"] @ dense["v.bias"]
     result["o.bias"] = bias
     return result, report
+
+
+def in_dtype(prefix: str, maps: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """One layer's maps, contiguous, by their whole names. Raises `WeightsError` for a number that `dtype` lacks."""
+    fix = f"{str(dtype).removeprefix('torch.')} does not hold it: give the source in a wider dtype"
+    state = {prefix + name: tensor.to(dtype).contiguous() for name, tensor in maps.items()}
+    for name, tensor in state.items():
+        check_finite("as latent attention", name, tensor, fix)
+    return state
 
 
 def _svd_maps(
@@ -166,7 +178,7 @@ def factor(matrix: Tensor, width: int) -> tuple[Tensor, Tensor, float]:
 
     Where `width` exceeds the number of singular values, the surplus rows and columns are zero.
     """
-    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    left, singular, right = torch.linalg.svd(solvable(matrix), full_matrices=False)
     kept = min(width, len(singular))
     root = singular[:kept].sqrt()
     up, down = matrix.new_zeros(matrix.shape[0], width), matrix.new_zeros(width, matrix.shape[1])
@@ -181,6 +193,9 @@ def _normed_map(dense: dict[str, Tensor], name: str, recipe: Recipe) -> Tensor:
     rms: Tensor | float = 1.0
     if recipe.qk_rms == "expected":
         rms = (weight.square().sum(1) + dense[f"{name}.bias"].square()).mean().sqrt()
+        if not torch.isfinite(rms):
+            raise WeightsError(f"float64 does not hold the squares of {name}.weight and {name}.bias", TOO_LARGE)
+        rms = rms if rms > 0 else 1.0  # of a map to nothing, which its norm keeps
     return weight * (dense[f"norm_{name}.weight"] / rms)[:, None]
 
 
@@ -245,13 +260,9 @@ def _channels(bands: list[int]) -> list[int]:
 
 def check_latent(sizes: LatentSizes, config: TransformerConfig) -> None:
     """Raise `OptionError` naming the width that a dense head cannot give."""
-    limits = axis_pairs(config.head_dim)
     if not (1 <= sizes.d_c <= WIDEST and 1 <= sizes.d_q <= WIDEST):
         raise OptionError(f"d_c is {sizes.d_c} and d_q is {sizes.d_q}", f"both must be from 1 to {WIDEST:,}")
-    if any(not 0 <= chosen <= limit for chosen, limit in zip(sizes.pairs, limits, strict=True)):
-        raise OptionError(
-            f"pairs are {sizes.pairs}", f"a head of {config.head_dim} has {limits} for time, height, width"
-        )
+    check_pairs(sizes.pairs, config.head_dim)
     if sizes.d_rope != 2 * sum(sizes.pairs):
         raise OptionError(f"d_rope is {sizes.d_rope}, pairs are {sizes.pairs}", "d_rope must be twice their sum")
     room = config.head_dim - sizes.d_rope
@@ -259,6 +270,13 @@ def check_latent(sizes: LatentSizes, config: TransformerConfig) -> None:
         raise OptionError(
             f"d_nope is {sizes.d_nope}", f"it must be even and between 2 and {room} (head width - d_rope)"
         )
+
+
+def check_pairs(pairs: tuple[int, int, int], head_dim: int) -> None:
+    """Raise `OptionError` for rotary pairs that a head of `head_dim` channels does not have."""
+    limits = axis_pairs(head_dim)
+    if any(not 0 <= chosen <= limit for chosen, limit in zip(pairs, limits, strict=True)):
+        raise OptionError(f"pairs are {pairs}", f"a head of {head_dim} has {limits} for time, height, width")
 
 
 def dense_config(checkpoint: Checkpoint, heads: int | None = None) -> TransformerConfig:
@@ -305,7 +323,8 @@ def network_config(checkpoint: Checkpoint, heads: int | None = None) -> Transfor
     check_shapes(checkpoint, {name: (0,) * (5 if name.startswith("patch") else 2) for name in outside})
     dim, channels, *patch = checkpoint.shapes["patch_embedding.weight"]
     metadata = _metadata_config(checkpoint)
-    heads = heads or metadata.get("heads") or max(1, dim // 128)
+    if heads is None:
+        heads = metadata.get("heads") or max(1, dim // 128)
     if heads < 1 or dim % heads or dim // heads % 2:
         raise OptionError(f"{heads} heads over a width of {dim}", "give --heads, which must divide it into even parts")
     return TransformerConfig(

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.errors import WeightsError
 from videomla_models.checkpoints.checks import check_finite, listed, shown
 from videomla_models.checkpoints.locate import Source
-from videomla_models.checkpoints.lora_config import lora_digests, stated_strength, trained_factor
+from videomla_models.checkpoints.lora_config import lora_digests, stated_number, stated_strength, trained_factor
 from videomla_models.checkpoints.lora_names import Update, read_names
 from videomla_models.checkpoints.tensors import open_tensors
 
@@ -31,12 +31,12 @@ class Lora:
         source: its files. alpha: of every map.
 
     Raises:
-        WeightsError: it is in no layout that can be merged, or its configuration is.
+        WeightsError: it is in no layout that can be merged, its configuration is, or `alpha` is no finite number.
     """
 
     def __init__(self, source: Source, alpha: float | None = None) -> None:
         self.source = source
-        self.alpha = alpha
+        self.alpha = stated_number(source.name, "lora_alpha", alpha)
         self._file = open_tensors(source, parts=(PART,))
         self._modules = read_names(source.name, self._file.shapes)
         self._strength = stated_strength(source)
@@ -83,16 +83,23 @@ class Lora:
                 yield f"{target} (difference {shown(have[name])}, base {shown(shapes.get(target, ()))})"
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
-        """`weight` plus its update, computed in float32, in `weight`'s dtype. Raises `WeightsError`."""
+        """`weight` plus its update, computed in float32, in `weight`'s dtype.
+
+        Raises `WeightsError` for an update that cannot be read, and for a sum that the dtype does not hold.
+        """
         if name not in self._added:
             return weight
-        module, update = self._added[name]
+        merged = self._merged(*self._added[name], weight).to(weight.dtype)
+        check_finite(f"{self.source.name} merged", name, merged, "give the base and the alpha that it was trained with")
+        return merged
+
+    def _merged(self, module: str, update: Update, weight: Tensor) -> Tensor:
         if update.diff:
-            return (weight.float() + self._read(update.diff).float()).to(weight.dtype)
+            return weight.float() + self._read(update.diff).float()
         down, up = self._read(update.down).float().flatten(1), self._read(update.up).float().flatten(1)
         flat = weight.float().flatten(1)
         merged = torch.addmm(flat, up, down, alpha=self._factor(module, update, down.shape[0]))
-        return merged.reshape(weight.shape).to(weight.dtype)
+        return merged.reshape(weight.shape)
 
     def _factor(self, module: str, update: Update, rank: int) -> float:
         stated = {}
@@ -102,7 +109,7 @@ class Lora:
             alpha = self._read(update.alpha)
             if alpha.numel() != 1:
                 raise WeightsError(f"{self.source.name}: {update.alpha} is no single number", "copy it again")
-            stated[update.alpha] = float(alpha) / rank
+            stated[update.alpha] = (stated_number(self.source.name, update.alpha, float(alpha)) or 0.0) / rank
         if self._strength is not None:
             stated[self._strength.origin] = self._strength.factor(module, rank)
         factors = list(stated.values())

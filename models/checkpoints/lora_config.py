@@ -25,6 +25,8 @@ from videomla_models.checkpoints.locate import Source
 CONFIG = "adapter_config.json"
 LARGEST_CONFIG = 1 << 20
 """Bytes; one with a pattern for every linear map of a large network has a tenth of it."""
+LARGEST = 1e9
+"""No alpha or rank is as large; the products of one that is would exceed float32."""
 
 _IN_HEADER = ("lora_adapter_metadata", "adapter_config", "peft_config", "lora_config")
 _NUMBERS = {"lora_alpha": "lora_alpha", "alpha": "lora_alpha", "use_rslora": "use_rslora"}
@@ -170,7 +172,7 @@ def _strength(origin: str, config: Any) -> Strength | None:
             f"{origin} asks for {', '.join(changing)}, which is not merged", "merge it where it was trained"
         )
     alphas, ranks = (_patterns(origin, name, config.get(name)) for name in ("alpha_pattern", "rank_pattern"))
-    alpha, rank = (_number(origin, name, config.get(name)) for name in ("lora_alpha", "r"))
+    alpha, rank = (stated_number(origin, name, config.get(name)) for name in ("lora_alpha", "r"))
     stabilised = bool(config.get("use_rslora"))
     if alpha is None:
         if stabilised or alphas:
@@ -186,13 +188,14 @@ def _patterns(origin: str, name: str, patterns: Any) -> dict[str, float]:
         raise WeightsError(
             f"{origin}: {name} is no mapping from names to numbers", "name modules, or the ends of their names"
         )
-    values = {key: _number(origin, f"{name} of {key}", value) for key, value in patterns.items()}
+    values = {key: stated_number(origin, f"{name} of {key}", value) for key, value in patterns.items()}
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _number(origin: str, name: str, value: Any) -> float | None:
+def stated_number(origin: str, name: str, value: Any) -> float | None:
+    """An alpha or a rank, None where there is none. Raises `WeightsError` for what is no number below `LARGEST`."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
-        raise WeightsError(f"{origin}: {name} is {str(value)[:40]!r}", "give a number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
+        raise WeightsError(f"{origin}: {name} is {str(value)[:40]!r}", f"give a number below {LARGEST:g}")
     return float(value)

@@ -17,13 +17,43 @@ MAPS = {"stacked": ("k", "v"), "composed": ("k_up", "v_up", "kv_down")}
 """Weights of a self-attention that make up its key and value operator."""
 
 
+TOO_LARGE = "give weights whose squares float64 holds: the file is damaged, or training diverged"
+
+
+@contextmanager
+def decomposing(name: str) -> Iterator[None]:
+    """Raise `WeightsError`, which begins with `name`, where what is decomposed inside is too large for float64."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise WeightsError(f"{name}: no singular values in float64", TOO_LARGE) from error
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error.message}", error.fix) from error
+
+
+def solvable(matrix: Tensor) -> Tensor:
+    """`matrix`, to be decomposed. Raises `WeightsError` for numbers that are not finite."""
+    if not bool(torch.isfinite(matrix).all()):
+        raise WeightsError("maps or products of them that are not finite in float64", TOO_LARGE)
+    return matrix
+
+
+def _squares(singular: Tensor) -> Tensor:
+    squares = singular.double().square()
+    if not bool(torch.isfinite(squares.sum())):
+        raise WeightsError("singular values whose squares float64 does not hold", TOO_LARGE)
+    return squares
+
+
 def energy(singular: Tensor, width: int) -> float:
     """Share of the sum of squared singular values that the `width` largest carry; 1 beyond their number.
 
     Args:
         singular: [n], in descending order.
+
+    Raises `WeightsError` where float64 does not hold the squares.
     """
-    squares = singular.double().square()
+    squares = _squares(singular)
     total = float(squares.sum())
     return float(squares[:width].sum()) / total if total else 1.0
 
@@ -33,10 +63,12 @@ def effective_rank(singular: Tensor, share: float) -> int:
 
     Args:
         singular: [n], in descending order. share: in (0, 1].
+
+    Raises `WeightsError` where float64 does not hold the squares.
     """
     if not 0.0 < share <= 1.0:
         raise OptionError(f"share is {share}", "it must be above 0 and at most 1")
-    squares = singular.double().square()
+    squares = _squares(singular)
     if not bool(squares.any()):
         return 0
     # The slack forgives the rounding of a sum that reaches the share exactly.
@@ -45,8 +77,8 @@ def effective_rank(singular: Tensor, share: float) -> int:
 
 
 def singular_values(matrix: Tensor) -> Tensor:
-    """Singular values in float64, descending."""
-    singular: Tensor = torch.linalg.svdvals(matrix.double())
+    """Singular values in float64, descending. Raises `WeightsError` for numbers that are not finite."""
+    singular: Tensor = torch.linalg.svdvals(solvable(matrix.double()))
     return singular
 
 
@@ -73,9 +105,14 @@ def operator_of(checkpoint: Checkpoint) -> str:
 
 
 def key_value_spectrum(checkpoint: Checkpoint, layer: int) -> Tensor:
-    """Singular values of one layer's key and value operator, in float64, descending; see `operator_spectrum`."""
+    """Singular values of one layer's key and value operator, in float64, descending; see `operator_spectrum`.
+
+    Raises `WeightsError` for maps that are absent, or have none in float64.
+    """
     read = f"blocks.{layer}.self_attn.{{}}.weight".format
-    return operator_spectrum({name: checkpoint.read(read(name)) for name in MAPS[operator_of(checkpoint)]})
+    maps = {name: checkpoint.read(read(name)) for name in MAPS[operator_of(checkpoint)]}
+    with decomposing(f"{checkpoint.source.name}, layer {layer}"):
+        return operator_spectrum(maps)
 
 
 def checkpoint_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -108,11 +145,16 @@ def random_spectra(shapes: Mapping[str, tuple[int, ...]], draws: int) -> list[Te
 def network_spectra(network: nn.Module) -> dict[str, Tensor]:
     """`operator_spectrum` of every block of a transformer, by layer number as two digits.
 
-    Raises `OptionError` for a network whose attention is neither dense nor latent.
+    Raises `OptionError` for a network whose attention is neither dense nor latent, and `WeightsError` for numbers that
+    float64 cannot decompose.
     """
     names = [name for name, _ in network.named_parameters()]
     layers = sum(1 for name in names if re.match(r"blocks\.\d+\.self_attn\.o\.weight$", name))
-    return {f"{layer:02}": operator_spectrum(_maps(network, layer)) for layer in range(layers)}
+    spectra = {}
+    for layer in range(layers):
+        with decomposing(f"layer {layer}"):
+            spectra[f"{layer:02}"] = operator_spectrum(_maps(network, layer))
+    return spectra
 
 
 def _maps(network: nn.Module, layer: int) -> dict[str, Tensor]:
@@ -154,14 +196,15 @@ class Gram:
     def singular_values(self, centred: bool = False) -> Tensor:
         """Singular values of X, or of X less the mean of its rows, float64, descending.
 
-        Raises `OptionError` before the first piece.
+        Raises `OptionError` before the first piece, and `WeightsError` where they are not finite or too large.
         """
         if self._sum is None or self._rows is None:
             raise OptionError("no activations were recorded", "run the model inside `recorded`")
         products = self._sum
         if centred:
             products = products - torch.outer(self._rows, self._rows) / self.tokens
-        squares: Tensor = torch.linalg.eigvalsh(products)
+        with decomposing("activations"):
+            squares: Tensor = torch.linalg.eigvalsh(solvable(products))
         return squares.flip(0).clamp_min(0.0).sqrt().cpu()
 
 

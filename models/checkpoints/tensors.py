@@ -245,10 +245,17 @@ def _culprit(message: str) -> str:
 def save_tensors(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write contiguous tensors as safetensors; the file appears whole or not at all. Makes the folder.
 
+    Tensors that share memory, as a pickle's may, are written each for itself.
+
     Raises `StorageError` when the disk refuses it.
     """
+    apart, seen = dict[str, Tensor](), set[int]()
+    for name, tensor in state.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
     with aside(path) as part:
         try:
-            save_file(dict(state), part, dict(metadata))
+            save_file(apart, part, dict(metadata))
         except SafetensorError as error:
             raise OSError(str(error)) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from harness.errors import OptionError, WeightsError, nearest
-from videomla_models.checkpoints.convert import CONFIG_KEY, RECIPE_KEY, check_shapes, network_config
+from videomla_models.checkpoints.convert import CONFIG_KEY, RECIPE_KEY, check_pairs, check_shapes, network_config
 from videomla_models.checkpoints.load import Checkpoint, check_names
 from videomla_models.checkpoints.spectrum import operator_of
 from videomla_models.checkpoints.tensors import save_tensors
@@ -60,4 +60,6 @@ def latent_config(checkpoint: Checkpoint, pairs: tuple[int, int, int]) -> Transf
             f"pairs are {pairs}, the rope key has {rows['k_rope']} channels", "give --pairs, half of them"
         )
     sizes = LatentSizes(rows["kv_down"], rows["q_down"], rows["k_up"] // heads, rows["k_rope"], pairs)
-    return replace(network_config(checkpoint, heads), attention="latent", latent=sizes)
+    config = network_config(checkpoint, heads)
+    check_pairs(pairs, config.head_dim)
+    return replace(config, attention="latent", latent=sizes)

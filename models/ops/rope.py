@@ -76,9 +76,10 @@ class RotaryTable:
     ) -> None:
         full = axis_pairs(head_dim)
         pairs = pairs or full
-        if any(k > f for k, f in zip(pairs, full, strict=True)):
+        if any(not 0 <= k <= f for k, f in zip(pairs, full, strict=True)):
             raise OptionError(
-                f"rope pairs {pairs} exceed the head's {full} (time, height, width)", "choose fewer pairs"
+                f"rope pairs {pairs} are not among the head's {full} (time, height, width)",
+                "choose at least 0 and at most so many",
             )
         self.positions, self.capacity = positions, 4
         self._latest: OrderedDict[tuple[object, ...], Rotation] = OrderedDict()

@@ -1,5 +1,6 @@
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -88,10 +89,59 @@ def test_a_block_with_a_number_of_thousands_of_digits_is_none(tmp_path: Path) ->
     assert config.layers == LAYERS
 
 
-@pytest.mark.parametrize("heads", [-2, 10**30])
+@pytest.mark.parametrize("heads", [-2, 0, 10**30])
 def test_a_number_of_heads_that_is_none_is_refused(dense: Path, heads: int) -> None:
     with pytest.raises(OptionError, match="heads over a width of 64"):
         convert_file(open_checkpoint(dense), dense.with_name("b.safetensors"), Recipe(SIZES), heads)
+
+
+def changed(folder: Path, change: Callable[[str, Tensor], Tensor]) -> Path:
+    """The dense checkpoint with other numbers in its second layer."""
+    prefix = "blocks.1.self_attn."
+    state = {n: change(n.removeprefix(prefix), t) if n.startswith(prefix) else t for n, t in dense_state().items()}
+    save_file(state, folder / "changed.safetensors")
+    return folder / "changed.safetensors"
+
+
+def test_tensors_of_a_pickle_that_share_memory_are_written_each(tmp_path: Path) -> None:
+    both = torch.randn(2, 96, DIM)
+    shared = {"blocks.0.ffn.0.weight": both[0], "blocks.1.ffn.0.weight": both[0], "blocks.1.ffn.2.weight": both[1]}
+    torch.save(dense_state() | shared, tmp_path / "dense.pt")
+    convert_file(open_checkpoint(tmp_path / "dense.pt"), tmp_path / "b.safetensors", Recipe(SIZES), HEADS)
+    written = load_file(tmp_path / "b.safetensors")
+    assert all(torch.equal(written[name], tensor) for name, tensor in shared.items())
+
+
+def test_keys_of_zero_stay_zero(tmp_path: Path) -> None:
+    silent = changed(tmp_path, lambda name, tensor: tensor * (not name.startswith("k.")))
+    found = converted(silent, Recipe(FULL))
+    value = dense_state()["blocks.1.self_attn.v.weight"].double()
+    assert not (found["k_up"] @ found["kv_down"]).abs().gt(1e-5).any()
+    assert not found["k_rope"].any()
+    assert torch.allclose(found["v_up"] @ found["kv_down"], value, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["q.weight", "k.weight", "k.bias", "v.weight"])
+@pytest.mark.parametrize("size", [1e160, 1e307])
+def test_numbers_that_float64_cannot_decompose_are_refused_by_their_layer(
+    tmp_path: Path, name: str, size: float
+) -> None:
+    out = tmp_path / "b.safetensors"
+    large = changed(tmp_path, lambda own, tensor: tensor.double() / 5 * (size if own == name else 1.0))
+    with pytest.raises(WeightsError, match="layer 1: "):
+        convert_file(open_checkpoint(large), out, Recipe(SIZES), HEADS)
+    assert not out.exists()
+
+
+def test_numbers_that_the_source_s_dtype_lacks_are_not_written(tmp_path: Path) -> None:
+    out = tmp_path / "b.safetensors"
+    # Each number is one of float16, and the product that moves into the output's bias is none.
+    large = changed(tmp_path, lambda name, tensor: (tensor * (1e4 if name in ("v.bias", "o.weight") else 1.0)).half())
+    with pytest.raises(
+        WeightsError, match=r"blocks\.1\.self_attn\.o\.bias holds NaN or Inf\n  float16 does not hold it"
+    ):
+        convert_file(open_checkpoint(large), out, Recipe(SIZES), HEADS)
+    assert not out.exists()
 
 
 def test_at_full_rank_the_maps_are_reproduced(dense: Path) -> None:

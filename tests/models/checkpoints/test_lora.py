@@ -1,6 +1,7 @@
 """Low-rank updates in every layout that is published, with the strength that their files state."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -298,6 +299,29 @@ def test_a_strength_that_is_no_number_is_refused(base: Path) -> None:
         save_file({**tensors, f"{Q}.alpha": alpha}, base.parent / "lora" / "x.safetensors")
         with pytest.raises(WeightsError, match=r"alpha (holds NaN|is no single number|is complex64)"):
             loaded(base, wan_state(), lora=base.parent / "lora")
+
+
+@pytest.mark.parametrize("alpha", [math.inf, -math.inf, math.nan, 3e38, 1e300, 1e9])
+def test_a_strength_that_float32_cannot_multiply_by_is_refused(base: Path, alpha: float) -> None:
+    with pytest.raises(WeightsError, match=r"lora_alpha is '\S+'\n  give a number below 1e\+09"):
+        loaded(base, wan_state(), lora=adapter(base.parent / "lora", {"lora_alpha": 8}), lora_alpha=alpha)
+    tensors = {f"{Q}.lora_A.weight": torch.ones(2, DIM), f"{Q}.lora_B.weight": torch.ones(DIM, 2)}
+    path = base.parent / "other" / "x.safetensors"
+    path.parent.mkdir()
+    save_file({**tensors, f"{Q}.alpha": torch.tensor(alpha, dtype=torch.float64)}, path)
+    with pytest.raises(WeightsError, match=r"alpha (is '\S+'|holds NaN or Inf)"):
+        loaded(base, wan_state(), lora=path)
+
+
+def test_a_merge_that_the_dtype_does_not_hold_is_refused_by_its_tensor(base: Path) -> None:
+    largest = torch.finfo(torch.float32).max
+    save_file(wan_state() | {"blocks.0.norm3.weight": torch.full((DIM,), largest)}, base)
+    difference = {"diffusion_model.blocks.0.norm3.diff": torch.full((DIM,), largest)}
+    product = {f"{Q}.lora_A.weight": torch.full((2, DIM), 1e30), f"{Q}.lora_B.weight": torch.full((DIM, 2), 1e30)}
+    for tensors, name in ((difference, "norm3"), (product, "self_attn.q")):
+        save_file(tensors, base.parent / "lora" / "x.safetensors")
+        with pytest.raises(WeightsError, match=rf"x\.safetensors merged: blocks\.0\.{name}\.weight holds NaN or Inf"):
+            loaded(base, wan_state(), lora=base.parent / "lora" / "x.safetensors")
 
 
 def test_the_strength_is_in_the_key(base: Path) -> None:

@@ -127,6 +127,14 @@ def test_a_mapping_gives_our_names_to_the_same_tensors(checkpoint: Path, tmp_pat
     load_into(network, open_checkpoint(out))
 
 
+@pytest.mark.parametrize("pairs", ["100,-50,-46", "4,1,-1", "5,-1,0"])
+def test_pairs_that_no_head_has_are_refused(checkpoint: Path, tmp_path: Path, pairs: str) -> None:
+    out = tmp_path / "ours.safetensors"
+    with pytest.raises(OptionError, match=r"pairs are \(.*\)\n  a head of"):
+        list(convert(str(checkpoint), out, pairs=pairs, map_=mapping_file(tmp_path, THEIRS)))
+    assert not out.exists()
+
+
 def test_dense_attention_is_renamed_and_then_converted(tmp_path: Path) -> None:
     dense = TransformerConfig(dim=32, heads=2, layers=1, ffn=24, text_width=8, text_tokens=4)
     network = VideoTransformer(dense)

@@ -36,6 +36,27 @@ def test_the_share_of_everything_is_the_rank() -> None:
             effective_rank(torch.ones(3), share)
 
 
+def test_squares_that_float64_lacks_have_no_share() -> None:
+    for singular in (torch.tensor([1e160, 1.0], dtype=torch.float64), torch.tensor([math.inf, 1.0])):
+        with pytest.raises(WeightsError, match="squares"):
+            energy(singular, 1)
+        with pytest.raises(WeightsError, match="squares"):
+            effective_rank(singular, 0.9)
+
+
+def test_maps_and_activations_without_a_decomposition_are_named(tmp_path: Path) -> None:
+    maps = {f"blocks.0.self_attn.{name}.weight": torch.full((4, 4), 1e308, dtype=torch.float64) for name in "kv"}
+    maps |= {f"blocks.0.self_attn.{n}_up.weight": torch.full((4, 4), 1e200, dtype=torch.float64) for n in "kv"}
+    maps["blocks.0.self_attn.kv_down.weight"] = torch.eye(4, dtype=torch.float64) * 1e200
+    save_file(maps, tmp_path / "large.safetensors")
+    with pytest.raises(WeightsError, match=r", layer 0: maps or products of them that are not finite"):
+        key_value_spectrum(open_checkpoint(tmp_path), 0)
+    gram = Gram()
+    gram.add(torch.full((2, 3), math.nan))
+    with pytest.raises(WeightsError, match="activations: maps or products"):
+        gram.singular_values()
+
+
 def test_a_flat_spectrum_needs_its_share_of_directions() -> None:
     assert [effective_rank(torch.ones(200), share) for share in (0.9, 0.95, 0.99)] == [180, 190, 198]
 

@@ -76,6 +76,7 @@ def test_positions_beyond_the_table_are_refused(frames: list[int]) -> None:
         RotaryTable(24)(frames, 1, 1, CPU)
 
 
-def test_more_pairs_than_the_head_has_are_refused() -> None:
-    with pytest.raises(OptionError, match="exceed"):
-        RotaryTable(24, (9, 1, 1))
+@pytest.mark.parametrize("pairs", [(9, 1, 1), (4, 4, -2)])
+def test_pairs_that_the_head_has_not_are_refused(pairs: tuple[int, int, int]) -> None:
+    with pytest.raises(OptionError, match="are not among the head's"):
+        RotaryTable(24, pairs)
