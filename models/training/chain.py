@@ -295,7 +295,7 @@ def converted(path: Path, config: TransformerConfig, init: Literal["svd", "rando
         prefix = f"blocks.{layer}.self_attn."
         own = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
         maps, _ = convert.convert_layer(layer, own, recipe, dense, draw)
-        latent |= {prefix + name: tensor.float() for name, tensor in maps.items()}
+        latent |= convert.in_dtype(prefix, maps, torch.float32)
     return latent
 
 

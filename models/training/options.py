@@ -377,8 +377,8 @@ class Chain(Options):
         pairs = network.dim // network.heads // 2
         third = pairs // 3
         room = (pairs - 2 * third, third, third)
-        if network.attention == "latent" and any(p > r for p, r in zip(latent.pairs, room, strict=True)):
-            yield ("network", "latent"), f"pairs {list(latent.pairs)} exceed the head's {list(room)}"
+        if network.attention == "latent" and any(not 0 <= p <= r for p, r in zip(latent.pairs, room, strict=True)):
+            yield ("network", "latent"), f"pairs {list(latent.pairs)} are not within the head's {list(room)}"
 
     def _others(
         self, loc: tuple[str | int, ...], origin: Origin, dense: bool = False
