@@ -56,6 +56,8 @@ def rank(
     from harness.runs.plan import make
     from harness.runs.records import RecordFile
 
+    if svg is not None and not svg.name:
+        raise OptionError(f"--svg {svg} names no file", "give one, as in --svg spectra.svg")
     weights: dict[str, Json] = {"ema": ema, "lora": lora, "lora_alpha": lora_alpha}
     if activations and any(value is not None for value in weights.values()):
         raise OptionError(

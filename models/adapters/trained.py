@@ -60,7 +60,7 @@ class Trained(SmallWorldModel):
 
     @cached_property
     def files(self) -> list[Path]:
-        """The checkpoints, one a training seed."""
+        """The checkpoints, one a training seed. Raises `WeightsError` for a path that names no file."""
         options: TrainedOptions = self.options
         names = [
             name.replace(SEED, str(seed))
@@ -68,7 +68,11 @@ class Trained(SmallWorldModel):
             for seed in (options.training_seeds if SEED in name else (0,))
         ]
         suffix = f"-{options.step}" if options.step else ""
-        return [path.with_stem(path.stem + suffix) for path in map(Path, names)]
+        paths = [Path(name) for name in names]
+        for path in paths:
+            if not path.name:
+                raise WeightsError(f"checkpoints: {path} names no file", "name one that `harness train` wrote")
+        return [path.with_stem(path.stem + suffix) for path in paths]
 
     @cached_property
     def headers(self) -> list[Header]:

@@ -22,7 +22,7 @@ from videomla_models.checkpoints.load import Checkpoint
 from videomla_models.checkpoints.spectrum import TOO_LARGE, decomposing, energy, layer_count, operator_of, solvable
 from videomla_models.checkpoints.tensors import save_tensors
 from videomla_models.ops.rope import axis_pairs
-from videomla_models.spec.config import LatentSizes, TransformerConfig
+from videomla_models.spec.config import LatentSizes, TransformerConfig, check_sizes
 
 FIXED = {
     "rope_bands": "highest_frequency",  # each head keeps the first `pairs` of each axis, with the dense exponents
@@ -140,11 +140,11 @@ def convert_layer(
 
 
 def in_dtype(prefix: str, maps: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """One layer's maps, contiguous, by their whole names. Raises `WeightsError` for a number that `dtype` lacks."""
-    fix = f"{str(dtype).removeprefix('torch.')} does not hold it: give the source in a wider dtype"
+    """`maps` by their whole names, contiguous in `dtype`. Raises `WeightsError` for a number that it does not hold."""
+    kind = str(dtype).removeprefix("torch.")
     state = {prefix + name: tensor.to(dtype).contiguous() for name, tensor in maps.items()}
     for name, tensor in state.items():
-        check_finite("as latent attention", name, tensor, fix)
+        check_finite(f"in {kind}", name, tensor, f"{kind} does not hold its numbers: take a wider dtype")
     return state
 
 
@@ -327,7 +327,7 @@ def network_config(checkpoint: Checkpoint, heads: int | None = None) -> Transfor
         heads = metadata.get("heads") or max(1, dim // 128)
     if heads < 1 or dim % heads or dim // heads % 2:
         raise OptionError(f"{heads} heads over a width of {dim}", "give --heads, which must divide it into even parts")
-    return TransformerConfig(
+    config = TransformerConfig(
         dim=dim,
         heads=heads,
         layers=layer_count(checkpoint),
@@ -338,6 +338,8 @@ def network_config(checkpoint: Checkpoint, heads: int | None = None) -> Transfor
         text_tokens=metadata.get("text_tokens") or TransformerConfig().text_tokens,
         freq_dim=checkpoint.shapes["time_embedding.0.weight"][1],
     )
+    check_sizes(config)
+    return config
 
 
 def _metadata_config(checkpoint: Checkpoint) -> dict[str, int]:

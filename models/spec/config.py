@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import asdict, dataclass, field
 
 from harness.errors import OptionError, shown
 
@@ -65,6 +66,30 @@ class TransformerConfig:
     def cached_scalars(self) -> int:
         """Numbers kept per token and layer; 0 for the linear form, whose state does not grow."""
         return {"dense": 2 * self.dim, "latent": self.latent.cached_scalars, "linear": 0}[self.attention]
+
+
+LARGEST_SIZE = 1 << 20
+"""Of any size of a network; the widest published one has 14,336."""
+
+
+def check_sizes(config: TransformerConfig) -> None:
+    """Raise `OptionError` for sizes that a file states and no network has, before memory is taken for them."""
+    numbers = asdict(config)
+    latent = numbers.pop("latent")
+    kind, eps, theta = (numbers.pop(name) for name in ("attention", "eps", "rope_theta"))
+    pairs, patch = latent.pop("pairs"), numbers.pop("patch")
+    if kind not in ("dense", "latent", "linear") or len(pairs) != 3 or len(patch) != 3:
+        raise OptionError(f"attention {kind!r:.40}, pairs {pairs!r:.40}, patch {patch!r:.40}: they are of no network")
+    counted = {**numbers, **latent, **{f"patch {axis}": size for axis, size in enumerate(patch)}}
+    counted |= {f"pairs {axis}": size + 1 if type(size) is int else size for axis, size in enumerate(pairs)}
+    for name, size in counted.items():
+        if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
+            raise OptionError(f"{name} is {size!r:.40}", f"a size is a whole number from 1 to {LARGEST_SIZE:,}")
+    for name, number in (("eps", eps), ("rope_theta", theta)):
+        if type(number) not in (int, float) or not 0 < number < math.inf:
+            raise OptionError(f"{name} is {number!r:.40}", "give a number above 0")
+    if config.dim % (2 * config.heads):
+        raise OptionError(f"{config.heads} heads over a width of {config.dim}", "they divide it into even parts")
 
 
 TRAIN_STEPS = 1000

@@ -7,14 +7,15 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import WeightsError
+from harness.errors import OptionError, WeightsError, shown
 from harness.system.files import open_regular
-from videomla_models.spec.config import LatentSizes, TransformerConfig
+from videomla_models.spec.config import LatentSizes, TransformerConfig, check_sizes
 from videomla_models.training.options import AnyStage, Chain
 
 LARGEST_HEADER = 100 << 20
 DAMAGED = (
-    ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, struct.error
+    ArithmeticError, AttributeError, LookupError, OptionError, OSError, RecursionError, TypeError, ValueError,
+    struct.error,
 )  # fmt: skip
 """What comes of a header that says anything."""
 
@@ -44,16 +45,19 @@ def read_header(path: Path) -> Header:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > LARGEST_HEADER:
                 raise ValueError("no header")
-            metadata = json.loads(file.read(length))["__metadata__"]
-        config = json.loads(metadata["config"])
-        training, latent = config.pop("training"), config.pop("latent")
+            tensors = json.loads(file.read(length))
+        said = json.loads(tensors.pop("__metadata__")["config"])
+        training, latent = said.pop("training"), said.pop("latent")
         sizes = LatentSizes(**(latent | {"pairs": tuple(latent["pairs"])}))
-        return Header(
-            TransformerConfig(**(config | {"latent": sizes, "patch": tuple(config["patch"])})),
-            Chain.model_validate(training["chain"]),
-            int(training["step"]),
-        )
+        config = TransformerConfig(**(said | {"latent": sizes, "patch": tuple(said["patch"])}))
+        check_sizes(config)
+        if config.layers > len(tensors):
+            raise ValueError(f"{config.layers} layers, and {len(tensors)} tensors")
+        return Header(config, Chain.model_validate(training["chain"]), int(training["step"]))
     except FileNotFoundError as error:
         raise WeightsError(f"{path} does not exist", "train it first: harness train RECIPE") from error
     except DAMAGED as error:
-        raise WeightsError(f"{path} is no checkpoint that `harness train` wrote", "give one of those") from error
+        reason = shown(error.message if isinstance(error, OptionError) else str(error), 120)
+        raise WeightsError(
+            f"{path} is no checkpoint that `harness train` wrote ({reason})", "give one of those"
+        ) from error

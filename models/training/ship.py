@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from harness.errors import HarnessError
 from harness.system.digests import file_sha256
 from harness.system.files import write_atomic
+from videomla_models.checkpoints.convert import in_dtype
 from videomla_models.training.chain import curve
 from videomla_models.training.data import FIRST_TRAINING_SEED
 from videomla_models.training.header import Header, read_header
@@ -34,7 +35,8 @@ def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
             all stages beside its run.
 
     Raises:
-        WeightsError: `checkpoint` is none of those. FileNotFoundError: a stage of its chain is not in `stages`.
+        WeightsError: `checkpoint` is none of those, or float16 does not hold its numbers.
+        FileNotFoundError: a stage of its chain is not in `stages`.
     """
     header = read_header(checkpoint)
     chain = header.chain
@@ -44,7 +46,7 @@ def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
     done.append(_kept(folders[-1], checkpoint, header) if stopped else _finished(folders[-1]))
     weights = load_file(checkpoint)
     path = target.with_name(f"{target.name}.safetensors")
-    save_file({name: tensor.to(torch.float16).contiguous() for name, tensor in weights.items()}, path)
+    save_file(in_dtype("", weights, torch.float16), path)
     kept = ("stage", "steps", "seconds", "sha256", "losses")
     start = chain.start.origin.file
     record = {

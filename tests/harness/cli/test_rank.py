@@ -55,6 +55,7 @@ def test_activations_of_a_rollout_are_named_with_their_centring(tmp_path: Path) 
         ({"set_": ["steps=8"]}, "belong to --activations"),
         ({"activations": True, "ema": True}, "options of the model here"),
         ({"activations": True}, "unknown model"),
+        ({"svg": Path("/")}, "names no file"),
     ],
 )
 def test_options_that_do_not_belong_together(tmp_path: Path, options: dict[str, object], words: str) -> None:

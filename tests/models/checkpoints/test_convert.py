@@ -103,6 +103,13 @@ def changed(folder: Path, change: Callable[[str, Tensor], Tensor]) -> Path:
     return folder / "changed.safetensors"
 
 
+@pytest.mark.parametrize("tokens", [-5, True, 10**30])
+def test_a_header_with_a_number_of_text_tokens_that_is_none_is_refused(tmp_path: Path, tokens: int) -> None:
+    save_file(dense_state(), tmp_path / "a.safetensors", {"config": json.dumps({"text_tokens": tokens})})
+    with pytest.raises(OptionError, match="text_tokens is"):
+        convert_file(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", Recipe(SIZES), HEADS)
+
+
 def test_tensors_of_a_pickle_that_share_memory_are_written_each(tmp_path: Path) -> None:
     both = torch.randn(2, 96, DIM)
     shared = {"blocks.0.ffn.0.weight": both[0], "blocks.1.ffn.0.weight": both[0], "blocks.1.ffn.2.weight": both[1]}
@@ -138,7 +145,7 @@ def test_numbers_that_the_source_s_dtype_lacks_are_not_written(tmp_path: Path) -
     # Each number is one of float16, and the product that moves into the output's bias is none.
     large = changed(tmp_path, lambda name, tensor: (tensor * (1e4 if name in ("v.bias", "o.weight") else 1.0)).half())
     with pytest.raises(
-        WeightsError, match=r"blocks\.1\.self_attn\.o\.bias holds NaN or Inf\n  float16 does not hold it"
+        WeightsError, match=r"blocks\.1\.self_attn\.o\.bias holds NaN or Inf\n  float16 does not hold its numbers"
     ):
         convert_file(open_checkpoint(large), out, Recipe(SIZES), HEADS)
     assert not out.exists()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from harness.errors import WeightsError
 from videomla_models.training.chain import train
@@ -41,6 +42,17 @@ def test_weights_and_record_of_every_stage(tmp_path: Path) -> None:
     assert kept.keys() == trained.keys()
     assert {tensor.dtype for tensor in kept.values()} == {torch.float16}
     assert all(torch.equal(kept[name], trained[name].half()) for name in kept)
+
+
+def test_numbers_that_float16_lacks_are_not_shipped(tmp_path: Path) -> None:
+    done = train(Chain.model_validate({**TINY, "stages": TINY["stages"][:1]}), tmp_path / "stages")  # type: ignore[index]
+    with safe_open(done[-1].path, "pt") as file:
+        header = file.metadata()
+    weights = load_file(done[-1].path)
+    save_file(weights | {"head.head.weight": weights["head.head.weight"] + 1e6}, done[-1].path, header)
+    with pytest.raises(WeightsError, match=r"in float16: head\.head\.weight holds NaN or Inf"):
+        ship(done[-1].path, tmp_path / "small", tmp_path / "stages")
+    assert not (tmp_path / "small.safetensors").exists()
 
 
 def test_a_training_that_was_stopped_ships_from_what_it_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
