@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter
 from pydantic_core import from_json
 from torch import Tensor
 
 from harness.contracts import Json
 from harness.errors import OptionError, StorageError, WeightsError
 from harness.system.digests import file_sha256
-from harness.system.files import write_atomic
+from harness.system.files import read_limited, write_atomic
 from videomla_models.checkpoints import convert
 from videomla_models.checkpoints.load import load_into, open_checkpoint
 from videomla_models.checkpoints.spectrum import operator_of
@@ -44,6 +45,8 @@ from videomla_models.training.teacher_forcing import TeacherForcing
 
 TRAINING_KEY = "training"
 SAVE_EVERY = 100
+LARGEST_RECORD = 16 << 20
+"""Bytes of a stage's record; one of many kept steps has some hundred thousand."""
 CURVE_POINTS = 100
 """Losses are recorded as means over this many equal parts of a stage."""
 
@@ -115,12 +118,20 @@ def _alone(folder: Path) -> Iterator[None]:
 def _finished(folder: Path) -> Done | None:
     """What `folder` says of itself, if its checkpoint is there and as recorded."""
     try:
-        content = from_json((folder / "stage.json").read_bytes())
-        done = Done(**(content | {"path": folder / content["path"]}))
-        whole = all((folder / name).is_file() for name in done.kept.values())
-        return done if whole and file_sha256(done.path) == done.sha256 else None
-    except (OSError, ValueError, TypeError, KeyError):
+        content = from_json(read_limited(folder / "stage.json", LARGEST_RECORD), allow_inf_nan=False)
+        done = TypeAdapter(Done).validate_python(content | {"path": _inside(folder, content["path"])})
+        whole = all(_inside(folder, name).is_file() for name in done.kept.values())
+        # Not by its digest alone: a pipe would be waited for, and a device read without end.
+        return done if whole and done.path.is_file() and file_sha256(done.path) == done.sha256 else None
+    except (OSError, ValueError, TypeError, LookupError):
         return None
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file that a stage wrote. Raises `ValueError` for a path that leads elsewhere."""
+    if Path(name).name != name:
+        raise ValueError(f"{name} is no name of a file")
+    return folder / name
 
 
 class _Run:

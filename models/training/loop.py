@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +21,15 @@ from torch import Tensor, nn
 
 from harness.contracts import Json
 from harness.errors import HarnessError, WeightsError
-from harness.system.files import write_atomic
+from harness.system.files import open_regular, write_atomic
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.training import sharding
 
+DAMAGED = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, StopIteration,
+    TypeError, ValueError, pickle.PickleError, struct.error,
+)  # fmt: skip
+"""What comes of reading, and of going on from, a state with changed bytes or of another network."""
 GENERATOR = "generator"
 """The learner whose averaged weights are the result of a stage."""
 
@@ -218,13 +225,25 @@ class Loop:
         """Go on from a saved state. Raises `WeightsError` when it belongs to another recipe or is damaged."""
         mine = sharding.own(path)
         try:
-            state = torch.load(mine, weights_only=True)
-            recipe = state["recipe"]
-        except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError) as error:
+            with open_regular(mine):
+                state = torch.load(mine, weights_only=True)
+            if state["recipe"] != self.recipe:
+                raise WeightsError(f"{mine} was made by another recipe", "delete it, or write to another folder")
+            step, seconds, losses = state["step"], state["seconds"], copy.deepcopy(state["losses"])
+            self._check(step, seconds, losses)
+            for name, learner in self.stage.learners.items():
+                learner.restore(state["learners"][name])
+        except DAMAGED as error:
             raise WeightsError(f"{mine} is damaged or no training state", "delete it to start anew") from error
-        if recipe != self.recipe:
-            raise WeightsError(f"{mine} was made by another recipe", "delete it, or write to another folder")
-        self.step, self.seconds, self.losses = state["step"], state["seconds"], copy.deepcopy(state["losses"])
-        self.resumed_at = self.step, self.seconds
-        for name, learner in self.stage.learners.items():
-            learner.restore(state["learners"][name])
+        self.step, self.seconds, self.losses = step, seconds, losses
+        self.resumed_at = step, seconds
+
+    def _check(self, step: object, seconds: object, losses: object) -> None:
+        """Raise `ValueError` for what no loop of this stage saved."""
+        counted = type(step) is int and 0 <= step <= self.rate.steps
+        timed = type(seconds) is float and 0 <= seconds < math.inf
+        named = isinstance(losses, dict) and losses.keys() == self.losses.keys()
+        if not (counted and timed and named):
+            raise ValueError(f"step {step!r:.40} after {seconds!r:.40} s")
+        if any(not isinstance(loss, float) for of in losses.values() for loss in of):  # type: ignore[attr-defined]
+            raise ValueError("losses that are no numbers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +142,48 @@ def test_states_of_another_recipe_and_damaged_ones_are_refused(tmp_path: Path) -
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="damaged"):
         Loop(Scripted([]), Rate(5), {"rate": 1}).resume(state)
+
+
+MEMBERS = ("step", "seconds", "losses", "learners")
+
+
+@pytest.mark.parametrize("lost", MEMBERS)
+def test_a_state_without_one_of_its_members_is_refused(lost: str, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    Loop(Scripted([]), Rate(5), {}).save(state)
+    torch.save({name: value for name, value in torch.load(state).items() if name != lost}, state)
+    with pytest.raises(WeightsError, match="damaged or no training state"):
+        Loop(Scripted([]), Rate(5), {}).resume(state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": -1}, {"step": 6}, {"step": True}, {"step": "1"}, {"seconds": float("nan")}, {"seconds": None},
+        {"losses": {}}, {"losses": [1.0]}, {"losses": {GENERATOR: ["x"]}}, {"losses": {GENERATOR: 3}},
+        {"learners": []}, {"learners": {GENERATOR: None}}, {"learners": {GENERATOR: {"network": {}}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_with_a_member_of_another_kind_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    state, loop = tmp_path / "state", Loop(Scripted([]), Rate(5), {})
+    loop.save(state)
+    torch.save(torch.load(state) | change, state)
+    with pytest.raises(WeightsError, match="damaged or no training state"):
+        loop.resume(state)
+    assert (loop.step, loop.seconds, loop.losses) == (0, 0.0, {GENERATOR: []})
+
+
+def test_states_that_are_pipes_or_no_pickles_are_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for content in (b"", b"PK", b"\x80\x02.", b"\x80\x02N.", b"garbage"):
+        state.write_bytes(content)
+        with pytest.raises(WeightsError, match="damaged or no training state"):
+            Loop(Scripted([]), Rate(5), {}).resume(state)
+    state.unlink()
+    os.mkfifo(state)
+    with pytest.raises(WeightsError, match="damaged or no training state"):
+        Loop(Scripted([]), Rate(5), {}).resume(state)
 
 
 def test_progress_says_step_loss_pace_and_time_left(tmp_path: Path) -> None:
