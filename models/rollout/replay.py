@@ -21,15 +21,13 @@ from videomla_models.ops.choice import Name
 from videomla_models.rollout.replay_arithmetic import RecordedOrder
 from videomla_models.rollout.rolling import RollingRollout
 from videomla_models.rollout.rollout import PromptSwitch, Rollout
-from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
+from videomla_models.spec.config import LARGEST_SIZE, LatentSizes, SamplerConfig, TransformerConfig
 from videomla_models.spec.published_models import FULL_WINDOW, PUBLISHED
 from videomla_models.spec.window import WindowPolicy
 
 TOLERANCE = 5e-5
 """Largest absolute difference of a faithful float32 replay; measured replays agree to about 5e-6."""
 
-LARGEST = 1 << 20
-"""Of a trace's sizes; the widest network has 14,336."""
 RECORDED_WEIGHTS = 4_000_000
 """Weights up to which a rollout is replayed in the recordings' order of operations, which is slow."""
 
@@ -149,7 +147,9 @@ def verify(path: Path, form: Name = "expanded") -> Replay:
     spec, tensors = read(path)
     try:
         return _replayed(path, spec, tensors, form)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise WeightsError(f"{path} cannot be replayed: {reason}", "its spec and its tensors do not fit") from error
 
@@ -235,6 +235,16 @@ def _draws(tensors: dict[str, Tensor]) -> list[Tensor]:
     return [tensors[name] for name in sorted(tensors) if name.startswith("renoise.")]
 
 
+def _check_classes(spec: dict[str, Any]) -> None:
+    """Raise `ValueError` for classes of heads that are not a letter for each head of each layer."""
+    classes = spec.get("head_classes")
+    if classes is None:
+        return
+    whole = isinstance(classes, list) and len(classes) == spec["layers"]
+    if not whole or any(not isinstance(heads, str) or len(heads) != spec["heads"] for heads in classes):
+        raise ValueError(f"head_classes are not {spec['layers']} texts of {spec['heads']} letters")
+
+
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Spec and tensors of a trace file. Raises `WeightsError` for anything else."""
     if not path.is_file():
@@ -245,12 +255,15 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         numbers = {key: spec[key] for key in ("local", "sink", "frames", "block", "dim", "heads", "layers", "ffn")}
         numbers |= {f"{key} {place}": size for key in ("hw", "text") for place, size in enumerate(spec[key])}
+        if "cache_frames" in spec:
+            numbers["cache_frames"] = spec["cache_frames"]
         for key, number in numbers.items():
             least = {"local": -1, "sink": 0}.get(key, 1)
-            if type(number) is not int or not least <= number <= LARGEST:
+            if type(number) is not int or not least <= number <= LARGEST_SIZE:
                 raise ValueError(f"{key} is {number!r:.40}")
         if numbers["layers"] > len(tensors):
             raise ValueError(f"{numbers['layers']} layers, and {len(tensors)} tensors")
+        _check_classes(spec)
         spec["family"]
         return spec, tensors
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:

@@ -133,7 +133,14 @@ def test_absolute_positions_stay_absolute_without_limit_of_the_window(tmp_path: 
         ({"steps": []}, ""),
         ({"switch": [1, 2, 3]}, "cannot be replayed"),
         ({"mla": {"d_c": "x"}}, "cannot be replayed"),
-        ({"head_classes": [1]}, ""),
+        ({"head_classes": [1]}, "head_classes are not 2 texts of 2 letters"),
+        ({"head_classes": ["sl"] * 3}, "head_classes are not 2 texts of 2 letters"),
+        ({"head_classes": ["sl", "slc"]}, "head_classes are not 2 texts of 2 letters"),
+        ({"head_classes": 7}, "head_classes are not 2 texts of 2 letters"),
+        ({"cache_frames": 10**12}, "cache_frames is 1000000000000"),
+        ({"cache_frames": "24"}, "cache_frames is '24'"),
+        ({"cache_frames": None}, "cache_frames is None"),
+        ({"head_classes": None}, ""),
         ({"family": ["x"]}, "unknown trace family"),
     ],
 )
@@ -142,6 +149,21 @@ def test_specs_that_do_not_fit(tmp_path: Path, change: dict[str, object], words:
         verify(rewritten(tmp_path, "self_forcing_la6_sink1", change))
     assert isinstance(fault.value, HarnessError)
     assert words in str(fault.value)
+
+
+@pytest.mark.parametrize("frames", [0, -3, 24.5, True, 10**6, 10**12])
+def test_a_rolling_cache_of_a_number_of_frames_that_is_none(tmp_path: Path, frames: object) -> None:
+    with pytest.raises(HarnessError, match=r"cache_frames is|window\.frames is 1000000"):
+        verify(rewritten(tmp_path, "rolling_forcing", {"cache_frames": frames}))
+
+
+def test_a_replay_that_memory_does_not_hold_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def roll(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(replay, "roll", roll)
+    with pytest.raises(WeightsError, match="cannot be replayed: MemoryError"):
+        verify(DENSE[0])
 
 
 def test_files_that_are_no_traces(tmp_path: Path) -> None:
