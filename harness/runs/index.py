@@ -5,10 +5,12 @@ A table may need a million records. So each line is cut at fixed bytes, and a pa
 
 from __future__ import annotations
 
-import re
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
 from pydantic_core import from_json
@@ -33,10 +35,13 @@ from harness.runs.line import (
 from harness.runs.plan import Kind
 from harness.system.files import open_regular
 
-_CLIP_MEMBERS = {"path": str, "digest": str, "sha256": str, "bytes": int}
-
-_INFINITE = re.compile(rb"[eE]\+?0*[3-9]\d\d|[eE]\+?0*[1-9]\d{3}")
-"""Numbers that may be too large for a float, and are then read as infinite."""
+_CLIP_MEMBERS: Mapping[str, Any] = {
+    "path": str, "digest": str, "sha256": str, "bytes": int, "encoder": dict,
+    "frames": int, "height": int, "width": int, "frame_rate": int | float,
+}  # fmt: skip
+_LEAST = {"frames": 1, "height": 1, "width": 1, "frame_rate": 0}
+"""Of the members of a clip that are counted with; its rate is 0 where its file states none."""
+LARGEST_SIZE = 2**31
 
 
 class IndexEntry:
@@ -64,7 +69,7 @@ class IndexEntry:
         """Headline numbers by name; NaN where undefined."""
         try:
             return numbers(self._decoded(VALUES, CLIP))
-        except ValueError as error:
+        except (ArithmeticError, ValueError) as error:
             raise self._damaged(error) from error
 
     @property
@@ -73,8 +78,10 @@ class IndexEntry:
         the `digest` that was scored; empty otherwise.
         """
         clip = self._decoded(CLIP, CONTEXT)
+        if self.kind == "generate" and self.status == "ok" and not clip.keys() >= _LEAST.keys():
+            raise self._damaged(ValueError(f"its clip has no {min(_LEAST.keys() - clip.keys())}"))
         for name, value in clip.items():
-            if not isinstance(value, _CLIP_MEMBERS.get(name, object)):
+            if not _fits(name, value):
                 raise self._damaged(ValueError(f"its clip's {name} is {value!r:.60}"))
         return clip
 
@@ -94,13 +101,29 @@ class IndexEntry:
             raise self._damaged(error) from error
         return member
 
-    def _damaged(self, error: ValueError) -> RecordError:
+    def _damaged(self, error: Exception) -> RecordError:
         where = f"record {self.key[:12]} at byte {self.offset}"
         if self.file is not None:
             with open_regular(self.file) as file:
                 number = file.read(self.offset).count(b"\n") + 1
             where = f"{self.file}:{number}"
         return RecordError(f"{where}: a damaged record: {error}", AGAIN)
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a member of a clip is of its type, and where it is a size, one that a clip can have."""
+    if not isinstance(value, _CLIP_MEMBERS.get(name, object)):
+        return False
+    return name not in _LEAST or (type(value) is not bool and _LEAST[name] <= value < LARGEST_SIZE)
+
+
+def _are_numbers(values_by_row: Sequence[Any]) -> bool:
+    """Whether all are mappings to finite numbers or null."""
+    try:
+        flat = list(chain.from_iterable(map(dict.values, values_by_row)))
+        return set(map(type, flat)) <= {int, float, NoneType} and all(map(math.isfinite, filter(None, flat)))
+    except (ArithmeticError, TypeError):
+        return False
 
 
 def own_entry(line: bytes, offset: int) -> IndexEntry | None:
@@ -180,7 +203,7 @@ class Index(Mapping[str, IndexEntry]):
         except ValueError:
             values_by_row = []
         # A damaged line fails the whole, or shifts the rest. Decoding one by one finds it and names it.
-        if len(values_by_row) != len(rows) or _INFINITE.search(raw):
+        if len(values_by_row) != len(rows) or not _are_numbers(values_by_row):
             return [self.at(row).values for row in rows]
         return [numbers(values) for values in values_by_row] if b"null" in raw else values_by_row
 

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import studies
 from fault_cases import ALL, Tried
+from record_lines import with_digest
 from test_mutated_text import ODD, nodes
 
 from harness.cli.main import main
+from harness.study import judges, votes
+from harness.system import files
 
 CASES = int(os.environ.get("FAULTS_CASES", "1000" if ALL else "150"))
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
@@ -31,16 +34,24 @@ FILES = {
     "run/records.jsonl": OF_RUN,
     "run/people.json": OF_STUDY,
     "study/study.json": OF_STUDY,
+    "study/judges/model.json": OF_STUDY[:1],
+    "votes.json": [["study", "tally", "study", "votes.json"]],
 }
 MADE = ("page", "a.png", "out", "other", "static", "run/by-prompt")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two models, with votes and their tally."""
+    """A run of two models, with votes, a judge and their tally."""
     folder = tmp_path_factory.mktemp("mutated")
-    study = studies.make_study(folder, "overall", "adherence", raters=2, each=4, repeats=0, obvious=1)
-    studies.vote_all(folder / "study", study, lambda *_: "a")
+    study = studies.make_study(folder, "overall", "adherence", raters=3, each=4, repeats=0, obvious=1)
+    studies.vote_all(folder / "study", study, lambda *_: "a", range(1, 3))
+    said = [{"task": task, "answers": studies.answers(study, 3, task, lambda *_: "b"), "seconds": 2} for task in (0, 1)]
+    saved = {"format": votes.FORMAT, "study": study.id, "token": study.token(3), "votes": said}
+    (folder / "votes.json").write_text(json.dumps(saved), encoding="utf-8")
+    opinions = {0: {"overall": 0.5}, 1: {"overall": -1.0}, 2: {"adherence_rating": 4.0}}
+    judged = {"schema": judges.SCHEMA, "study": study.id, "options": {}, "answers": opinions}
+    files.write_atomic(folder / "study" / judges.FOLDER / "model.json", json.dumps(judged))
     with pytest.raises(SystemExit):
         main(["study", "tally", str(folder / "study")])
     return folder
@@ -55,7 +66,7 @@ def changed(document: Any, dice: random.Random) -> Any:
         parent = parent[key]
     kind, last = dice.choice(["odd", "odd", "other", "drop", "wrap", "repeat"]), path[-1]
     if kind == "odd":
-        parent[last] = copy.deepcopy(dice.choice(ODD))
+        parent[last] = copy.deepcopy(dice.choice([*ODD, 10**400]))
     elif kind == "other":
         place = document
         for key in dice.choice(list(nodes(document))):
@@ -73,7 +84,9 @@ def changed(document: Any, dice: random.Random) -> Any:
 
 
 def mutant(name: str, content: str, dice: random.Random) -> str:
-    """The content of a file with one or two of its members changed; of records, the members of one line."""
+    """The content of a file with one or two of its members changed; of records, the members of one line, which half of
+    the time looks as if the harness had written it.
+    """
     lines = content.splitlines() if name.endswith(".jsonl") else [content]
     number = dice.randrange(len(lines))
     document = json.loads(lines[number])
@@ -81,7 +94,8 @@ def mutant(name: str, content: str, dice: random.Random) -> str:
         document.pop("line_sha256", None)
     for _ in range(dice.choice([1, 1, 2])):
         document = changed(document, dice) if isinstance(document, dict | list) and document else document
-    lines[number] = json.dumps(document)
+    forged = name.endswith(".jsonl") and isinstance(document, dict) and dice.random() < 0.5
+    lines[number] = with_digest(document).decode().rstrip("\n") if forged else json.dumps(document)
     return "\n".join(lines) + "\n"
 
 

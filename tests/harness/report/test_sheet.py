@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from page_runs import HEIGHT, WIDTH, make_run, suite
+from record_lines import edit
 from run_folders import Arm, write_run
 
 from harness.contracts import Frames
@@ -102,3 +104,21 @@ def test_a_run_without_clips_is_one_line(tmp_path: Path) -> None:
     write_run(tmp_path / "run", [Arm("dense", [])], generate=[])
     with pytest.raises(RecordError, match="has no clips to show"):
         sheet(load_run(tmp_path / "run"), Choice())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("frames", "height", "width") for value in ("x", [1], -1, 0, 1.5, True, 10**30)),
+        *(("frame_rate", value) for value in ("x", [8], -8, True, 10**30, None)),
+        *((name, ...) for name in ("frames", "height", "width", "frame_rate")),
+        ("path", 7), ("bytes", "x"), ("encoder", [1]),
+    ],
+)  # fmt: skip
+def test_a_clip_whose_record_is_damaged_is_one_line(run: Run, tmp_path: Path, name: str, value: object) -> None:
+    """The line has the digest of what it holds."""
+    shutil.copytree(run.folder, tmp_path / "run")
+    edit(tmp_path / "run" / "records.jsonl", clip={name: value})
+    with pytest.raises(RecordError, match=r"records\.jsonl:\d+: a damaged record") as caught:
+        sheet(load_run(tmp_path / "run"), Choice(prompts=["0"]))
+    assert caught.value.message.isprintable()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from record_lines import without_digest
+from record_lines import edit, with_digest, without_digest
 from road import base, run
 
 from harness.errors import RecordError, StorageError
@@ -189,3 +189,29 @@ def test_a_damaged_head_is_named_when_its_values_are_asked_for(tmp_path: Path, d
     with pytest.raises(RecordError, match=r"r\.jsonl:2: a damaged record") as caught:
         index.values_at([0, 1])
     assert "remove that line" in caught.value.fix
+
+
+def test_a_line_that_a_test_gives_a_digest_is_the_one_that_is_written() -> None:
+    assert with_digest(json.loads(encode(record()))) == encode(record())
+
+
+@pytest.mark.parametrize("value", ["high", "5", [1], {}, [], "", True, 10**310, math.inf])
+def test_a_value_that_is_no_number_is_named_whoever_asks(tmp_path: Path, value: object) -> None:
+    """Of a line whose digest is right: nothing but its values tells that it was forged."""
+    with RecordFile(tmp_path / "r.jsonl") as file:
+        file.append(record(f"{1:064x}", values={"a": 0.1, "b": 0.2}))
+    edit(tmp_path / "r.jsonl", values={"a": value})
+    index = RecordFile(tmp_path / "r.jsonl").newest()
+    for ask in (lambda: index.values_at([0]), lambda: next(iter(index.values())).values):
+        with pytest.raises(RecordError, match=r"r\.jsonl:1: a damaged record") as caught:
+            ask()
+        assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("value", [3, None, 1e308, 10**300, -0.0, 0])
+def test_a_value_that_is_a_number_is_read(tmp_path: Path, value: float | None) -> None:
+    with RecordFile(tmp_path / "r.jsonl") as file:
+        file.append(record(f"{1:064x}", values={"a": 0.1}))
+    edit(tmp_path / "r.jsonl", values={"a": value})
+    (values,) = RecordFile(tmp_path / "r.jsonl").newest().values_at([0])
+    assert values["a"] == value or (value is None and math.isnan(values["a"]))
