@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -83,13 +84,14 @@ def over_reference(
         pair = (cell.value, base.value if base else None)
         above, below = pair[::-1] if kind == "inverse" else pair
         bound = _bound_of_ratio(cell, base, kind)
+        ratio = math.nan if above is None or not below else above / below
         if cell.value is None:
             ratios[number, arm] = cell
-        elif above is None or not below or bound is None:
+        elif bound is None or not math.isfinite(ratio):
             ratios[number, arm] = replace(cell, text=UNDEFINED_TEXT, value=None, low=None, high=None, spread="")
         else:
-            text = bound + format(above / below, spec or ".3g")
-            ratios[number, arm] = replace(cell, text=text, value=above / below, low=None, high=None, spread="")
+            text = bound + numeral(ratio, ratio, spec or ".3g")
+            ratios[number, arm] = replace(cell, text=text, value=ratio, low=None, high=None, spread="")
     return ratios
 
 
@@ -127,9 +129,11 @@ CARD = {
 
 
 def number(card: ModelCard, name: str) -> int | float | None:
-    """The field `name` of `card`, or of its details, where it is a number."""
+    """The field `name` of `card`, or of its details, where it is a finite number."""
     content = getattr(card, name, card.details.get(name))
-    return content if isinstance(content, int | float) and not isinstance(content, bool) else None
+    if not isinstance(content, int | float) or isinstance(content, bool) or not abs(content) < sys.float_info.max:
+        return None
+    return content
 
 
 def card_cell(arm: Arm, name: str, spec: str) -> Cell:

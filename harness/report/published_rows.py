@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
-from harness.report.table import Cell, Row
+from harness.report.table import Cell, Row, numeral
 from harness.suite.published import RATIO, SCALES, Figure, select
 from harness.suite.schema import Column, TableSpec
 
@@ -71,7 +71,7 @@ def _text_and_number(figure: Figure, spec: str) -> tuple[str, float | None]:
     if figure.unit not in SCALES:
         return figure.value, number
     number *= SCALES[figure.unit]
-    return (format(number, spec), number) if spec else (f"{figure.value} {figure.unit}", number)
+    return (numeral(number, number, spec), number) if spec else (f"{figure.value} {figure.unit}", number)
 
 
 def _origin(source: str, table: str, figures: Sequence[Figure]) -> str:

@@ -173,7 +173,8 @@ def stacked(tables: Mapping[str, Table]) -> Table:
 def numeral(number: float, scale: float, spec: str) -> str:
     """`number` in the format `spec`, or with as many digits as suit a number of the size of `scale`."""
     if spec:
-        return format(int(number) if spec.endswith("d") else number, spec)
+        # Python takes no precision with a whole number, nor `d` with another.
+        return format(round(number) if spec.endswith("d") else float(number) if "." in spec else number, spec)
     if isinstance(number, int):
         return f"{number:,}"
     size = abs(scale)

@@ -230,7 +230,7 @@ class Column(Part):
 
     value: Annotated[str, Field(pattern=r"^[^:]+:[^:]+$")]
     label: str = ""
-    format: Annotated[str, Field(pattern=r"^[+,]?(\.\d{1,2})?[defg%]?$")] = ""
+    format: Annotated[str, Field(pattern=r"^([+,]?(\.\d{1,2})?[efg%]?|[+,]?d)$")] = ""
     metric: str = ""
     relative: bool | Literal["inverse"] = False
     joined: list[str] = []

@@ -1,17 +1,22 @@
 """Tables where a plug-in fails, is asked for less than it can, or a unit failed: marked cells with their reasons."""
 
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
 from record_lines import drop_digests
 from run_folders import Arm, Quality, write_run
 
 from harness.contracts import registry
 from harness.report.render import markdown
-from harness.report.table import FAULT, NOTES, Cell, Table
+from harness.report.table import FAULT, NOTES, Cell, Table, numeral
 from harness.report.tables import build, nothing_to_show
 from harness.runs.records import load_run
+from harness.suite.schema import Column
 
 FAULTY = [{"value": f"short:{name}"} for name in ("sharpness", "worst", "total")]
 
@@ -124,3 +129,43 @@ class AsksWrongly(Quality):
 def test_a_metric_that_cannot_say_what_is_asked_for_shows_all(tmp_path: Path) -> None:
     found = table(tmp_path, two_arms([0.5] * 4, [0.4] * 4), metric="fake/asks_wrongly", tables=[])
     assert [cell.text for cell in found.rows[0].cells] == ["0.500", "0.500", "1.000", "3,072"]
+
+
+def test_every_format_that_a_suite_may_name_writes_every_number() -> None:
+    allowed = []
+    for parts in itertools.product(("", "+", ",", "-"), ("", ".0", ".2", ".99", "."), ("", *"defgxs%")):
+        spec = "".join(parts)
+        try:
+            allowed.append(Column(value="a:b", format=spec).format)
+        except ValidationError:
+            continue
+    assert {"d", ",d", "+d", ".2", ",.0f", "+.2%", ""} <= set(allowed)
+    assert not {".2d", "+.0d", "x", "s", "-d", ".f"} & set(allowed)
+    for spec, number in itertools.product(allowed, (0, 7, -12_345_678, 10**30, 1.5, -0.25, 1e300)):
+        assert float(numeral(number, number, spec).replace(",", "").rstrip("%")) is not None
+
+
+def test_ratios_and_cards_are_written_in_the_format_of_their_column(tmp_path: Path) -> None:
+    columns = [
+        {"value": value, "format": format_, "relative": relative}
+        for format_ in ("d", ",d", ".2", "+.1%")
+        for value, relative in (("short:sharpness", True), ("card:cached_scalars", True), ("card:height", False))
+    ]
+    arms = two_arms([0.25] * 4, [0.9] * 4)
+    found = table(tmp_path, arms, tables=[{"name": "t", "columns": columns}])
+    texts = [cell.text for cell in found.rows[1].cells]
+    # 3.6 and 224 / 3072, and 8 pixels.
+    assert texts == ["4", "0", "8", "4", "0", "8", "3.6", "0.073", "8.0", "+360.0%", "+7.3%", "+800.0%"]
+
+
+@pytest.mark.parametrize("height", [10**400, -(10**400), 10**308], ids=["above", "below", "within"])
+def test_a_card_of_a_number_beyond_all_bounds_is_a_text(tmp_path: Path, height: int) -> None:
+    columns = [{"value": "card:height", "format": ".1f"}, {"value": "card:height", "relative": True, "format": "d"}]
+    write_run(tmp_path, two_arms([0.5] * 4, [0.4] * 4), tables=[{"name": "t", "columns": columns}])
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["arms"][1]["card"]["height"] = height
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    shown, ratio = build([load_run(tmp_path)])[0].rows[1].cells
+    assert (shown.value is None) == (abs(height) > 10**308)
+    assert shown.text.startswith(str(height)[:5])
+    assert len(ratio.text) < 420
