@@ -7,8 +7,10 @@ counts.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,18 @@ FORMAT = "videomla-bench votes 1"
 LARGEST_FILE = 16 << 20
 WAIT_S = 10.0
 """Longest wait for another process that writes."""
+STATEMENT_S, STEPS = 60.0, 10_000
+"""Longest time of a statement, and after how many steps of SQLite it is looked at."""
+LARGEST_ROW = 65_536
+"""Bytes of a row, several times what a rater can send."""
 LONGEST_S = 86_400.0
+TABLES = (
+    "CREATE TABLE study (id TEXT NOT NULL)",
+    "CREATE TABLE consents (rater INTEGER PRIMARY KEY, at TEXT NOT NULL)",
+    "CREATE TABLE votes (rater INTEGER NOT NULL, task INTEGER NOT NULL, answers TEXT NOT NULL, seconds REAL NOT NULL, "
+    "at TEXT NOT NULL, PRIMARY KEY (rater, task)) WITHOUT ROWID",
+)
+"""All that the database holds, by the letter, as a view or trigger in their place could run for ever."""
 
 Answers = Mapping[str, str | int]
 """By column of the question: `a`, `b`, `tie`, or 1 to 5."""
@@ -54,6 +67,8 @@ class NotAgreed(Refused):
 
 def check(study: Study, rater: int, task: object, answers: object, seconds: object) -> Vote:
     """A vote as it came in, checked against the study. Raises `Refused`."""
+    if type(rater) is not int or not 1 <= rater <= len(study.sequences):
+        raise Refused("the study has no such rater")
     tasks = study.sequences[rater - 1]
     if not isinstance(task, int) or isinstance(task, bool) or not 0 <= task < len(tasks):
         raise Refused("this rater has no such task")
@@ -78,9 +93,13 @@ class Ballots:
 
     def __init__(self, folder: Path, study: Study) -> None:
         self.path = folder / DATABASE
+        self._most = sum(map(len, study.sequences))
         self._lock = threading.Lock()
+        self._deadline = math.inf
         with self._reading():
             self._base = sqlite3.connect(self.path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
+        self._base.set_progress_handler(lambda: time.monotonic() > self._deadline, STEPS)
+        self._base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_ROW)
         try:
             with self._reading():
                 self._prepare(study)
@@ -95,28 +114,31 @@ class Ballots:
                 f"{self.path}: schema {version} of votes is newer than this harness reads ({SCHEMA})",
                 "pip install --upgrade videomla-bench",
             )
+        self._base.execute("PRAGMA trusted_schema = OFF")
+        self._check_tables(new=version == 0)
         self._base.execute("PRAGMA journal_mode = WAL")
         # A vote that was acknowledged must be on the disk, and not in a cache that a loss of power empties.
         self._base.execute("PRAGMA synchronous = FULL")
         if version == 0:
-            self._base.executescript(
-                "BEGIN IMMEDIATE;"
-                "CREATE TABLE IF NOT EXISTS study (id TEXT NOT NULL);"
-                "CREATE TABLE IF NOT EXISTS consents (rater INTEGER PRIMARY KEY, at TEXT NOT NULL);"
-                "CREATE TABLE IF NOT EXISTS votes (rater INTEGER NOT NULL, task INTEGER NOT NULL, answers TEXT NOT "
-                "NULL, seconds REAL NOT NULL, at TEXT NOT NULL, PRIMARY KEY (rater, task)) WITHOUT ROWID;"
-                f"PRAGMA user_version = {SCHEMA};"
-                "COMMIT;"
-            )
+            tables = "".join(f"{table.replace('TABLE', 'TABLE IF NOT EXISTS', 1)};" for table in TABLES)
+            self._base.executescript(f"BEGIN IMMEDIATE;{tables}PRAGMA user_version = {SCHEMA};COMMIT;")
         with self._writing():
-            ids = [row[0] for row in self._base.execute("SELECT id FROM study")]
+            ids = [row[0] for row in self._base.execute("SELECT id FROM study LIMIT 2")]
             if not ids:
                 self._base.execute("INSERT INTO study VALUES (?)", (study.id,))
         if ids not in ([], [study.id]):
             raise RecordError(f"{self.path} holds votes of another study", "move it out of the folder")
 
+    def _check_tables(self, new: bool) -> None:
+        """Raise `RecordError` where the database holds anything but its tables; `new`, it may hold nothing yet."""
+        held = {text for (text,) in self._base.execute("SELECT sql FROM sqlite_master LIMIT 10")}
+        if held != set(TABLES) and not (new and not held):
+            raise RecordError(f"{self.path} is damaged: its tables are not those of votes", "move it out of the folder")
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
+        """What SQLite refuses becomes an error of the harness. Statements inside have a deadline."""
+        self._deadline = time.monotonic() + STATEMENT_S
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -167,13 +189,20 @@ class Ballots:
         """Whether a rater has agreed to take part, and the tasks that are done."""
         with self._lock, self._reading():
             agreed = self._base.execute("SELECT 1 FROM consents WHERE rater = ?", (rater,)).fetchone()
-            done = self._base.execute("SELECT task FROM votes WHERE rater = ? ORDER BY task", (rater,)).fetchall()
+            done = self._base.execute(
+                "SELECT task FROM votes WHERE rater = ? AND typeof(task) = 'integer' ORDER BY task LIMIT ?",
+                (rater, self._most),
+            ).fetchall()
         return agreed is not None, [task for (task,) in done]
 
     def rows(self) -> list[tuple[int, int, str, float]]:
-        """Rater, task, answers as JSON and seconds of every vote."""
+        """Rater, task, answers as JSON and seconds of every vote. Raises `RecordError` where they exceed the tasks."""
+        chosen = "SELECT rater, task, answers, seconds FROM votes ORDER BY rater, task LIMIT ?"
         with self._lock, self._reading():
-            return self._base.execute("SELECT rater, task, answers, seconds FROM votes ORDER BY rater, task").fetchall()
+            rows = self._base.execute(chosen, (self._most + 1,)).fetchall()
+        if len(rows) > self._most:
+            raise RecordError(f"{self.path} holds more votes than the study has tasks", "move it out of the folder")
+        return rows
 
     def close(self) -> None:
         """Close the database."""
@@ -211,8 +240,9 @@ def collect(folder: Path, study: Study, others: Sequence[Path] = ()) -> Counted:
             for rater, task, text, seconds in ballots.rows():
                 try:
                     votes[rater, task] = check(study, rater, task, from_json(text), seconds)
-                except (HarnessError, ValueError, IndexError) as error:
-                    raise RecordError(f"{ballots.path}: the vote of rater {rater} on task {task} is damaged") from error
+                except (HarnessError, ValueError, TypeError, RecursionError) as error:
+                    place = f"rater {shown(str(rater), 40)} on task {shown(str(task), 40)}"
+                    raise RecordError(f"{ballots.path}: the vote of {place} is damaged") from error
     for path in others:
         for vote in read_file(path, study):
             first = votes.setdefault((vote.rater, vote.task), vote)

@@ -11,7 +11,7 @@ import pytest
 import studies
 
 from harness.errors import RecordError, StorageError
-from harness.study import design
+from harness.study import design, votes
 from harness.study.votes import DATABASE, FORMAT, Ballots, NotAgreed, Refused, Vote, check, collect
 
 
@@ -123,20 +123,53 @@ def test_databases_of_others_are_refused_and_left_as_they_are(study: design.Stud
         ("UPDATE votes SET answers = 'x'", "the vote of rater 1 on task 0 is damaged"),
         (f"UPDATE votes SET answers = '{'[' * 5000}{']' * 5000}'", "the vote of rater 1 on task 0 is damaged"),
         ("UPDATE votes SET rater = 99", "the vote of rater 99 on task 0 is damaged"),
+        ("UPDATE votes SET rater = 0", "the vote of rater 0 on task 0 is damaged"),
+        ("UPDATE votes SET rater = -1", "the vote of rater -1 on task 0 is damaged"),
+        ("UPDATE votes SET rater = 1.5", r"the vote of rater 1\.5 on task 0 is damaged"),
+        ("UPDATE votes SET rater = 'a' || char(10, 27)", "the vote of rater a on task 0 is damaged"),
+        ("UPDATE votes SET task = x'00ff'", "on task b'.*' is damaged"),
+        ("UPDATE votes SET answers = x'00ff'", "the vote of rater 1 on task 0 is damaged"),
+        ("UPDATE votes SET answers = zeroblob(100000)", "no database of votes: string or blob too big"),
+        ("INSERT INTO votes SELECT value, 0, '{}', 1, '' FROM json_each('[-1,-2,-3,-4,-5,-6,-7,-8,-9,-10,-11,-12,"
+         "-13,-14,-15,-16,-17,-18,-19,-20,-21,-22,-23,-24]')", "more votes than the study has tasks"),
         ("UPDATE votes SET task = 999", "the vote of rater 1 on task 999 is damaged"),
-        ("DROP TABLE votes", "is damaged: no such table"),
+        ("DROP TABLE votes", "its tables are not those of votes"),
+        ("DROP TABLE votes; CREATE VIEW votes AS SELECT 1 AS rater, 0 AS task, '{}' AS answers, 1 AS seconds UNION "
+         "SELECT 2, 0, '{}', 1", "its tables are not those of votes"),
+        ("DROP TABLE votes; CREATE TABLE votes (rater, task, answers, seconds, at)", "its tables are not those"),
+        ("CREATE TRIGGER more AFTER INSERT ON consents BEGIN DELETE FROM votes; END", "its tables are not those"),
+        ("CREATE INDEX more ON votes (at)", "its tables are not those"),
+        ("CREATE TABLE more (x)", "its tables are not those"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_database_is_one_line(study: design.Study, tmp_path: Path, change: str, said: str) -> None:
     with Ballots(tmp_path, study) as ballots:
         ballots.consent(1)
         ballots.keep(vote(study))
     with sqlite3.connect(tmp_path / DATABASE) as base:
-        base.execute(change)
+        base.executescript(change)
     base.close()
     with pytest.raises(RecordError, match=said) as caught:
         collect(tmp_path, study)
     assert caught.value.message.isprintable()
+
+
+def test_a_database_of_something_else_is_left_as_it_is(study: design.Study, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / DATABASE) as base:
+        base.execute("CREATE TABLE bookmarks (title)")
+    base.close()
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(RecordError, match="its tables are not those of votes"):
+        Ballots(tmp_path, study)
+    assert (tmp_path / DATABASE).read_bytes() == before
+
+
+def test_a_statement_has_a_deadline(study: design.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Ballots(tmp_path, study).close()
+    monkeypatch.setattr(votes, "STATEMENT_S", -1.0)
+    monkeypatch.setattr(votes, "STEPS", 1)
+    with pytest.raises(StorageError, match="interrupted"):
+        Ballots(tmp_path, study)
 
 
 def saved(of: design.Study, path: Path, **changes: Any) -> Path:
