@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
@@ -25,10 +25,13 @@ from harness.system.digests import digest
 STUDY_SCHEMA = 1
 FILE, RATERS = "study.json", "raters.csv"
 MEDIA = "clips"
-MOST_ARMS = 32
+MOST_ARMS, MOST_QUESTIONS = 32, 50
 MOST_ITEMS = 20_000
+"""Besides obvious ones, of which there are no more than of others."""
 MOST_TASKS = 1_000_000
 """Of all raters together."""
+LARGEST = 64 << 20
+"""Bytes of a study's file: so many tasks, and long prompts."""
 FAR = 5
 """Tasks that lie, where there are so many, between a pair and its repetition."""
 
@@ -125,12 +128,12 @@ class Study(Part):
     title: Short
     consent: Annotated[str, Field(min_length=1, max_length=20_000)]
     ties: bool
-    questions: Annotated[list[Question], Field(min_length=1)]
-    arms: list[str]
-    pairs: list[list[int]]
+    questions: Annotated[list[Question], Field(min_length=1, max_length=MOST_QUESTIONS)]
+    arms: Annotated[list[str], Field(max_length=MOST_ARMS)]
+    pairs: Annotated[list[list[int]], Field(max_length=MOST_ARMS * (MOST_ARMS - 1) // 2)]
     prompts: list[str]
     clips: list[StudyClip]
-    items: Annotated[list[Item], Field(min_length=1)]
+    items: Annotated[list[Item], Field(min_length=1, max_length=2 * MOST_ITEMS)]
     sequences: list[list[list[int]]]
 
     def task(self, rater: int, number: int) -> Task:
@@ -190,12 +193,19 @@ def questions(choices: str, ratings: str) -> list[Question]:
                 asked.append(Question(name=name, kind=kind, text=text))
             except ValidationError as error:
                 raise HarnessError(f"{option}: {part[:60]!r}: {explain(first(error), Question)}") from error
-    columns = [question.column for question in asked]
-    if twice := next((column for column in columns if columns.count(column) > 1), None):
+    if twice := _asked_twice(asked):
         raise HarnessError(f"the question {twice!r} is asked twice", "name each once")
     if not asked:
         raise HarnessError("a study without questions", "name some with --questions or --ratings")
+    if len(asked) > MOST_QUESTIONS:
+        raise HarnessError(f"{len(asked):,} questions, and a study asks at most {MOST_QUESTIONS}", "name fewer")
     return asked
+
+
+def _asked_twice(asked: Sequence[Question]) -> str | None:
+    """A column that several questions have, by a name or by that of a rating."""
+    counts = Counter(question.column for question in asked)
+    return next((column for column, count in counts.items() if count > 1), None)
 
 
 # ---------------------------------------------------------------------------------------------- the order
@@ -251,7 +261,7 @@ def load(folder: Path) -> Study:
     """The study in `folder`. Raises `RecordError`."""
     path = folder / FILE
     try:
-        body = from_json(files.read_regular(path))
+        body = from_json(files.read_limited(path, LARGEST))
         schema = body["schema"]
         if schema > STUDY_SCHEMA:
             raise RecordError(
@@ -267,6 +277,10 @@ def load(folder: Path) -> Study:
         raise RecordError(f"{path} is no study that this harness reads: {where}: {fault['msg']}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if sum(map(len, study.sequences)) > MOST_TASKS:
+        raise RecordError(f"{path} is damaged: it has more than {MOST_TASKS:,} tasks")
+    if twice := _asked_twice(study.questions):
+        raise RecordError(f"{path} is damaged: the question {twice!r} is asked twice")
     if not (_places_exist(study) and _arms_are_compared(study)):
         raise RecordError(f"{path} is damaged: it names clips, items, arms, prompts or tasks that it does not have")
     return study
@@ -284,13 +298,13 @@ def _places_exist(study: Study) -> bool:
 
 def _arms_are_compared(study: Study) -> bool:
     """Whether its pairs set every arm, of a name of its own, on one scale, and its items are of them."""
-    arms, pairs = range(len(study.arms)), {tuple(pair) for pair in study.pairs}
-    judged = pairs | {(arm,) for arm in arms}
+    count, pairs = len(study.arms), {tuple(pair) for pair in study.pairs}
+    judged = pairs | {(arm,) for arm in range(count)}
     return (
-        len(set(study.arms)) == len(study.arms)
+        len(set(study.arms)) == count
         and len(pairs) == len(study.pairs)
-        and pairs <= set(combinations(arms, 2))
-        and not apart(len(arms), pairs)
+        and all(len(pair) == 2 and 0 <= pair[0] < pair[1] < count for pair in study.pairs)
+        and not apart(count, pairs)
         and all(_arms(study, item) in judged for item in study.items if not item.checked)
     )
 

@@ -18,11 +18,14 @@ from harness.system import files, video
 
 FOLDER = "judges"
 SCHEMA = 1
+LARGEST_FILE = 64 << 20
 PAIR = (
     "The first {frames} pictures are frames of video A, the next {frames} of video B, evenly spread from start to end. "
     "Both were made for this description:\n\n{prompt}\n\nCompare them for each question.\n\n{questions}\n\n"
     'Answer with one JSON object that holds "A", "B" or "same" under each name, and nothing else.'
 )
+HIGHEST = 5
+"""No answer is farther from 0 than the best rating."""
 PREFERENCES = {"a": 1.0, "same": 0.0, "b": -1.0}
 
 Judges = Mapping[str, Mapping[int, Mapping[str, float]]]
@@ -103,13 +106,20 @@ def read(folder: Path, study: Study) -> Judges:
     judges = {}
     for path in sorted((folder / FOLDER).glob("*.json")):
         try:
-            body = json.loads(files.read_regular(path))
+            body = json.loads(files.read_limited(path, LARGEST_FILE))
             if body["schema"] != SCHEMA or body["study"] != study.id:
                 raise RecordError(f"{path} holds answers to another study, or of another version", "move it away")
             judges[path.stem] = {
-                int(item): {str(column): float(number) for column, number in answers.items()}
+                int(item): {str(column): _answered(number) for column, number in answers.items()}
                 for item, answers in body["answers"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecordError(f"{path} is no file of a judge", "harness study judge makes it anew") from error
     return judges
+
+
+def _answered(number: object) -> float:
+    """A number as `Judges` holds it. Raises `ValueError` for any other."""
+    if not isinstance(number, int | float) or isinstance(number, bool) or not abs(number) <= HIGHEST:
+        raise ValueError("no answer")
+    return float(number)

@@ -24,6 +24,7 @@ from harness.runs.records import Run
 from harness.study.design import (
     CONSENT,
     FILE,
+    LARGEST,
     MEDIA,
     MOST_ARMS,
     MOST_ITEMS,
@@ -93,9 +94,10 @@ def make(run: Run, folder: Path, plan: Plan) -> Made:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecordError(f"{folder} holds something already", "name an empty folder with --out DIR")
-    if plan.raters * plan.each > MOST_TASKS:
+    tasks = plan.each + plan.repeats + plan.obvious
+    if plan.raters * tasks > MOST_TASKS:
         raise RecordError(
-            f"{plan.raters:,} raters with {plan.each:,} tasks each are more than {MOST_TASKS:,} tasks",
+            f"{plan.raters:,} raters with {tasks:,} tasks each are more than {MOST_TASKS:,} tasks",
             "take fewer with --raters or --each",
         )
     arms, pairs = compared([arm.label for arm in run.arms], run.suite.reference, plan.pairs)
@@ -134,12 +136,21 @@ def make(run: Run, folder: Path, plan: Plan) -> Made:
 
 
 def write(study: Study, folder: Path) -> None:
-    """Write a study's file and the tokens of its raters, which are for who runs it alone."""
+    """Write a study's file and the tokens of its raters, which are for who runs it alone.
+
+    Raises `RecordError` for a file that nothing would read, `StorageError`.
+    """
+    body = study.model_dump_json(by_alias=True) + "\n"
+    if len(body.encode()) > LARGEST:
+        raise RecordError(
+            f"the study would have {len(body.encode()):,} bytes, and {LARGEST:,} are read",
+            "take fewer tasks with --raters or --each, or fewer with --prompts",
+        )
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(
         [("rater", "token"), *((rater, study.token(rater)) for rater in range(1, len(study.sequences) + 1))]
     )
-    for name, content in ((RATERS, table.getvalue()), (FILE, study.model_dump_json(by_alias=True) + "\n")):
+    for name, content in ((RATERS, table.getvalue()), (FILE, body)):
         files.write_atomic(folder / name, content)
         with files.storage(folder / name):
             (folder / name).chmod(0o600)

@@ -12,9 +12,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from harness.errors import RecordError
 from harness.study.design import LEFT, MEDIA, RIGHT, SCALE, TIE, Study
 from harness.study.votes import FORMAT
 from harness.system.digests import digest
+
+MOST_LETTERS = 64_000_000
+"""Of tasks that a browser is sent in one piece."""
+PER_TASK = 160
+"""Letters of a task besides its texts: the names of two clips, and what stands between."""
 
 
 def tasks(study: Study, rater: int) -> list[dict[str, Any]]:
@@ -28,6 +34,24 @@ def tasks(study: Study, rater: int) -> list[dict[str, Any]]:
     return prepared
 
 
+def _check_size(study: Study, *, served: bool) -> None:
+    """Raise `RecordError` where the tasks that go out together, of a rater or of all, are too long for a browser."""
+    by_item = [
+        PER_TASK
+        + max(len(study.prompts[study.clips[number].prompt]) for number in item.clips)
+        + sum(len(question.column) + len(question.text) for question in study.asked(item))
+        for item in study.items
+    ]
+    by_rater = [sum(by_item[task[0]] for task in tasks) for tasks in study.sequences]
+    letters = max(by_rater, default=0) if served else sum(by_rater)
+    if letters > MOST_LETTERS:
+        whose = "one rater" if served else "all raters"
+        raise RecordError(
+            f"the tasks of {whose} have {letters:,} letters, and a browser is sent at most {MOST_LETTERS:,}",
+            "ask about fewer prompts or shorter ones" if served else "harness study serve sends a rater's own alone",
+        )
+
+
 def policy(script: str, style: str, origin: str) -> str:
     """The Content-Security-Policy of the page; `origin` is where media and answers come from."""
     return (
@@ -37,9 +61,13 @@ def policy(script: str, style: str, origin: str) -> str:
 
 
 def render(study: Study, *, served: bool) -> tuple[str, str]:
-    """The page and its policy. One that is not served holds the tasks of every rater, and saves votes to a file."""
+    """The page and its policy. One that is not served holds the tasks of every rater, and saves votes to a file.
+
+    Raises `RecordError` for a study whose tasks are too long.
+    """
     from jinja2 import Environment, StrictUndefined
 
+    _check_size(study, served=served)
     here = resources(__package__)
     script, style, source = ((here / f"study.{end}").read_text(encoding="utf-8") for end in ("js", "css", "html"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -103,6 +103,30 @@ def test_files_that_are_none_are_one_line(folder: Path, tmp_path: Path, content:
     assert caught.value.message.isprintable()
 
 
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "NaN", "Infinity", "-1e999", "5.5", "true", '"4"', "[1]", "null"])
+def test_an_answer_that_is_no_number_is_one_line(folder: Path, tmp_path: Path, number: str) -> None:
+    study = design.load(folder / "study")
+    files = tmp_path / judges.FOLDER
+    files.mkdir()
+    content = '{"schema": 1, "study": "%s", "answers": {"0": {"adherence": %s}}}'
+    (files / "good.json").write_text(content % (study.id, "-0.5"))
+    assert judges.read(tmp_path, study) == {"good": {0: {"adherence": -0.5}}}
+    (files / "x.json").write_text(content % (study.id, number))
+    with pytest.raises(RecordError, match=r"x\.json is no file of a judge"):
+        judges.read(tmp_path, study)
+
+
+def test_a_judges_file_has_a_size(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = design.load(folder / "study")
+    (tmp_path / judges.FOLDER).mkdir()
+    content = json.dumps({"schema": 1, "study": study.id, "answers": {}})
+    (tmp_path / judges.FOLDER / "x.json").write_text(content)
+    assert judges.read(tmp_path, study) == {"x": {}}
+    monkeypatch.setattr(judges, "LARGEST_FILE", 20)
+    with pytest.raises(RecordError, match="no file of a judge"):
+        judges.read(tmp_path, study)
+
+
 def test_the_command_asks_a_program(folder: Path, tmp_path: Path) -> None:
     program = tmp_path / "judge.py"
     program.write_text("import json, sys\njson.load(sys.stdin)\nprint(json.dumps({'adherence': 'same'}))\n")

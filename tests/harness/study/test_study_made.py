@@ -15,7 +15,7 @@ from run_folders import Arm, write_run
 
 from harness.errors import HarnessError, RecordError
 from harness.runs.records import load_run
-from harness.study import design, make
+from harness.study import design, export, make, page
 from harness.system import video
 
 
@@ -125,6 +125,8 @@ def test_prompts_sections_and_own_questions_are_chosen(tmp_path: Path) -> None:
         ("overall,overall", "", "asked twice"),
         ("bad name=Which?", "", "bad name"),
         ("long=" + "x" * 3000, "", "--questions"),
+        ("adherence_rating=Well?", "adherence", "the question 'adherence_rating' is asked twice"),
+        (",".join(f"q{number}=Well?" for number in range(51)), "", "51 questions, and a study asks at most 50"),
     ],
 )
 def test_questions_that_cannot_be_asked(choices: str, ratings: str, said: str) -> None:
@@ -204,6 +206,23 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, folder: Pat
         ({"arms": ["a", "a"]}, "is damaged"),
         ({"pairs": [[0, 1], [0, 1]]}, "is damaged"),
         ({"pairs": [[1, 0]]}, "is damaged"),
+        ({"pairs": [[0]]}, "is damaged"),
+        ({"pairs": [[-1, 1]]}, "is damaged"),
+        ({"arms": [f"arm {number}" for number in range(4000)]}, "arms: List should have at most 32 items"),
+        ({"pairs": [[0, 1]] * 500}, "pairs: List should have at most 496 items"),
+        ({"items": [{"clips": [0, 1]}] * 40_001}, "items: List should have at most 40000 items"),
+        ({"sequences": [[[0, 0, -1]] * 101] * 10_000}, "more than 1,000,000 tasks"),
+        ({"questions": [{"name": "q", "kind": "choice", "text": "?"}] * 2}, "the question 'q' is asked twice"),
+        (
+            {
+                "questions": [
+                    {"name": name, "kind": kind, "text": "?"}
+                    for name, kind in (("q", "rating"), ("q_rating", "choice"))
+                ]
+            },
+            "the question 'q_rating' is asked twice",
+        ),
+        ({"questions": [{"name": f"q{n}", "kind": "choice", "text": "?"} for n in range(51)]}, "at most 50 items"),
         ({"sequences": [[[0, 0, -1], [1, 0, 0]]]}, "is damaged"),
         ({"sequences": [[[0, 0, 1], [0, 0, -1]]]}, "is damaged"),
     ],
@@ -233,6 +252,38 @@ def test_more_tasks_than_a_study_may_have(folder: Path, tmp_path: Path) -> None:
     plan = make.Plan(design.questions("overall", ""), raters=10_000, each=1000)
     with pytest.raises(RecordError, match="more than 1,000,000 tasks"):
         make.make(load_run(folder / "run"), tmp_path / "study", plan)
+    # Attention checks are tasks, too.
+    plan = make.Plan(design.questions("overall", ""), raters=10_000, each=100, repeats=0, obvious=1)
+    with pytest.raises(RecordError, match="10,000 raters with 101 tasks each"):
+        make.make(load_run(folder / "run"), tmp_path / "study", plan)
+
+
+def test_a_file_is_read_and_written_up_to_one_size(
+    folder: Path, study: design.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make.write(study, tmp_path / "small")
+    size = (tmp_path / "small" / design.FILE).stat().st_size
+    for module in (design, make):
+        monkeypatch.setattr(module, "LARGEST", size - 1)
+    with pytest.raises(RecordError, match=f"the study would have {size:,} bytes"):
+        make.write(study, tmp_path / "large")
+    assert not (tmp_path / "large").exists()
+    with pytest.raises(RecordError, match="larger than"):
+        design.load(tmp_path / "small")
+
+
+def test_tasks_that_no_browser_takes_are_refused_before_a_page_is_made(
+    folder: Path, study: design.Study, tmp_path: Path
+) -> None:
+    """Every task holds its prompt, so that a file of 5 MB would become a page of 86."""
+    long = study.model_copy(update={"prompts": ["x" * 900_000] * len(study.prompts)})
+    with pytest.raises(RecordError, match=r"the tasks of all raters have .* letters"):
+        export.export(folder / "study", long, tmp_path / "static")
+    assert not (tmp_path / "static").exists()
+    assert len(page.render(long, served=True)[0]) < 100_000
+    longer = study.model_copy(update={"prompts": ["x" * 9_000_000] * len(study.prompts)})
+    with pytest.raises(RecordError, match=r"the tasks of one rater have .* letters"):
+        page.render(longer, served=True)
 
 
 def test_the_command_makes_a_study_and_exports_it(folder: Path, tmp_path: Path) -> None:
