@@ -10,6 +10,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, model_validator
 
@@ -29,9 +30,14 @@ from harness.system.digests import canonical, digest, file_sha256
 from harness.system.guarded import Guarded
 
 LARGEST_ANSWER = 1 << 20
+LARGEST_KEPT = 8 * LARGEST_ANSWER
+"""Of a file that keeps an answer, whose letters JSON may write as six each."""
 ATTEMPTS, LONGEST_WAIT_S = 3, 30.0
 """Tries of an address that is busy or away, and the longest wait between two of them."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PLAIN = re.compile(r"[!-~]*")
+_KEY = re.compile(r"[ -~\xa0-\xff]+")
+"""What a line of a request and a header may hold: ASCII that is seen, and printable Latin-1."""
 
 
 class JudgeOptions(Options):
@@ -64,24 +70,39 @@ class JudgeOptions(Options):
         parts = urlsplit(self.address)
         if self.address and (parts.scheme not in ("http", "https") or not parts.hostname or parts.username):
             raise ValueError("the address must be http://HOST or https://HOST, without a name or key in it")
+        if not _PLAIN.fullmatch(parts.path) or not _PLAIN.fullmatch(_host(parts)) or parts.port == 0:
+            raise ValueError("the address has a host, port or path that no request can name")
         if self.key_variable and parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise ValueError("a key is sent by https, or to this machine alone")
         return self
 
 
+def _host(parts: SplitResult) -> str:
+    """The host as a request names it, in ASCII. Raises `ValueError` for a name that has no such form."""
+    try:
+        return (parts.hostname or "").encode("idna").decode()
+    except UnicodeError:
+        raise ValueError(f"the address has a host that is none: {shown(parts.hostname or '', 60)!r}") from None
+
+
 def available(options: JudgeOptions) -> Availability:
-    """Whether a judge is named, and its key is there."""
+    """Whether a judge is named, and its key is there and can be sent."""
     if not options.command and not options.address:
         return Availability(False, "no judge is named", "give the option command or address")
-    if options.key_variable and not os.environ.get(options.key_variable):
-        return Availability(False, f"${options.key_variable} is not set", f"export {options.key_variable}=...")
+    variable = options.key_variable
+    key = os.environ.get(variable, "") if variable else ""
+    if variable and not key:
+        return Availability(False, f"${variable} is not set", f"export {variable}=...")
+    if variable and not _KEY.fullmatch(key):
+        return Availability(False, f"${variable} holds letters that no key has", f"export {variable}=... anew")
     return Availability(True)
 
 
 def identity(options: JudgeOptions) -> dict[str, Json]:
     """SHA-256 of every file that the command names."""
-    named = (Path(argument) for argument in options.command)
-    return {path.name: file_sha256(path) for path in named if path.is_file()}
+    # An argument may be a program's text, which is too long for a name.
+    named = (Path(argument) for argument in options.command if os.path.isfile(argument))
+    return {path.name: file_sha256(path) for path in named}
 
 
 def pictures(path: Path, frames: int, options: JudgeOptions) -> list[bytes]:
@@ -106,8 +127,10 @@ def ask(options: JudgeOptions, text: str, images: Sequence[bytes]) -> str:
     }
     name = digest(canonical(body))
     kept = files.cache_folder() / "judge" / name[:2] / f"{name}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(kept.read_text(encoding="utf-8"))["reply"])
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        earlier = json.loads(files.read_limited(kept, LARGEST_KEPT))["reply"]
+        if isinstance(earlier, str):
+            return earlier
     reply = _command(options, text, images) if options.command else _service(options, text, images)
     with suppress(StorageError):
         files.write_atomic(kept, json.dumps({"reply": reply}))
@@ -134,8 +157,9 @@ def _command(options: JudgeOptions, text: str, images: Sequence[bytes]) -> str:
     name = options.command[0]
     try:
         judge = Guarded(options.command, variables=dict(os.environ), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    except OSError as error:
-        raise PluginFault(f"the judge {name!r} cannot be started: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PluginFault(f"the judge {name!r} cannot be started: {reason}") from error
     process = judge.popen
     assert process.stdin is not None
     assert process.stdout is not None
@@ -211,7 +235,7 @@ def _post(options: JudgeOptions, body: bytes) -> bytes:
     """The body of the answer. Redirections are not followed: they would lead the key elsewhere."""
     parts = urlsplit(options.address)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=options.timeout_s)
+    connection = kind(_host(parts), parts.port, timeout=options.timeout_s)
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if options.key_variable:
         headers["Authorization"] = f"Bearer {os.environ.get(options.key_variable, '')}"
@@ -239,6 +263,9 @@ def _post(options: JudgeOptions, body: bytes) -> bytes:
         raise _Busy(
             f"not within {options.timeout_s:g} s" if cut.is_set() else str(error) or type(error).__name__
         ) from (error)
+    except ValueError as error:
+        # Its text may hold the key.
+        raise PluginFault(f"the judge at {parts.netloc} cannot be asked: {type(error).__name__}") from None
     finally:
         timer.cancel()
         connection.close()

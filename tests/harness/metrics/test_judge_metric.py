@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 import threading
 import time
@@ -134,6 +135,25 @@ def test_an_answer_is_asked_for_once(service: Service, clip: Clip) -> None:
     assert len(service.seen) == 5
 
 
+def test_an_answer_that_cannot_be_read_back_is_asked_for_again(service: Service, clip: Clip, tmp_path: Path) -> None:
+    def kept() -> Path:
+        (path,) = (tmp_path / "cache" / "judge").glob("*/*.json")
+        return path
+
+    assert judge(address=service.address).score(clip) == GOOD
+    whole = kept().read_text()
+    for content in ("[" * 100_000, whole + " " * judge_client.LARGEST_KEPT, '{"reply": {"adherence": 4}}', "\0"):
+        kept().write_text(content)
+        asked = len(service.seen)
+        assert judge(address=service.address).score(clip) == GOOD
+        assert len(service.seen) == asked + 1
+        assert kept().read_text() == whole
+    path = kept()
+    path.unlink()
+    os.mkfifo(path)
+    assert judge(address=service.address).score(clip) == GOOD
+
+
 def test_the_instruction_is_part_of_the_identity() -> None:
     own, other = (judge(command=["x"], instruction=text).identity() for text in ("", "Look."))
     assert own["instruction"] == INSTRUCTION
@@ -240,8 +260,14 @@ def test_commands_that_do_not_answer(clip: Clip, code: str, said: str) -> None:
 
 
 def test_a_command_that_is_not_there(clip: Clip) -> None:
-    with pytest.raises(PluginFault, match="cannot be started"):
-        judge(command=["/nowhere/judge"]).score(clip)
+    for name in ("/nowhere/judge", "a\0b", "x" * 5000):
+        with pytest.raises(PluginFault, match="cannot be started"):
+            judge(command=[name]).score(clip)
+
+
+def test_a_program_may_be_a_long_argument(clip: Clip) -> None:
+    code = f"import json\nprint(json.dumps({GOOD}))\n# {'x' * 5000}"
+    assert judge(command=[sys.executable, "-c", code]).score(clip) == GOOD
 
 
 @pytest.mark.parametrize(
@@ -250,11 +276,36 @@ def test_a_command_that_is_not_there(clip: Clip) -> None:
         {"command": ["x"], "address": "http://localhost/v1"},
         {"address": "ftp://localhost"}, {"address": "localhost:8000"}, {"address": "http://me:key@localhost"},
         {"address": "http://example.org/v1", "key_variable": "KEY"}, {"frames": 0}, {"timeout_s": 1e9},
+        *({"address": address} for address in (
+            "http://127.0.0.1:99999/v1", "http://127.0.0.1:x/v1", "http://127.0.0.1:0/v1", "http://a..b/v1",
+            "http://[::1/v1", "http://localhost/é", "http://localhost/a b", "http://a b/v1", "http://a\0b/v1",
+            f"http://{'x' * 70}/v1", "http://\ud800/v1", "http://localhost/\ud800",
+        )),
     ],
 )  # fmt: skip
 def test_options_that_name_no_judge(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError) as caught:
         judge(**options)
+    assert "\n" not in caught.value.message
+
+
+def test_a_host_may_have_letters_of_any_script_or_be_a_number() -> None:
+    for address in ("http://bücher.example/v1", "http://[::1]:8000/v1", "https://example.org"):
+        judge(address=address)
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "ключ", "tab\t"])
+def test_a_key_that_no_request_can_hold_is_said_and_not_shown(
+    service: Service, clip: Clip, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OUR_KEY", key)
+    metric = judge(address=service.address, key_variable="OUR_KEY")
+    state = metric.available()
+    assert (state.ready, state.reason) == (False, "$OUR_KEY holds letters that no key has")
+    if "\t" not in key:
+        with pytest.raises(PluginFault, match=r"cannot be asked: .*Error$"):
+            metric.score(clip)
+    assert service.seen == []
 
 
 def test_a_key_that_is_not_set_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
