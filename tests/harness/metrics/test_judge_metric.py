@@ -142,7 +142,7 @@ def test_an_answer_that_cannot_be_read_back_is_asked_for_again(service: Service,
 
     assert judge(address=service.address).score(clip) == GOOD
     whole = kept().read_text()
-    for content in ("[" * 100_000, whole + " " * judge_client.LARGEST_KEPT, '{"reply": {"adherence": 4}}', "\0"):
+    for content in ("[" * 100_000, whole + " " * 9 * judge_client.LARGEST_ANSWER, '{"reply": {"adherence": 4}}', "\0"):
         kept().write_text(content)
         asked = len(service.seen)
         assert judge(address=service.address).score(clip) == GOOD
