@@ -42,6 +42,13 @@ def path_named(text: str | Path) -> Path:
     return Path(text)
 
 
+def file_named(text: str | Path) -> Path:
+    """The file that an option names. Raises `OptionError` for a path without a last part, as `/` or `.`."""
+    if not Path(text).name:
+        raise OptionError(f"{str(text)!r} names no file", "name one, or leave the option out")
+    return Path(text)
+
+
 class Styled(str):
     """A text with colours of our own, which a terminal shall obey; any other line reaches it as plain text."""
 

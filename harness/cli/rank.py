@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.arguments import options_of, path_named
+from harness.cli.arguments import file_named, options_of, path_named
 
 if TYPE_CHECKING:
     from harness.contracts import Json
@@ -19,6 +19,7 @@ PROMPT = "a red circle moves slowly to the left on a navy background"
 """Of the small world, and a sentence that any other model can draw."""
 
 RunFolder = Annotated[Path, typer.Option(parser=path_named, metavar="DIR", help="Run folder that keeps the record.")]
+Plot = Annotated[Path | None, typer.Option(parser=file_named, metavar="FILE", help="Draw the spectra into this file.")]
 Alpha = Annotated[float | None, typer.Option("--lora-alpha", help="Its alpha, where its files do not state it.")]
 Latents = Annotated[
     Path | None, typer.Option(metavar="FILE", help="With --activations: real latents behind which every chunk is made.")
@@ -31,7 +32,7 @@ def rank(
         typer.Argument(metavar="CHECKPOINT", help="A file, a folder or a Hub id; with --activations a model's name."),
     ],
     width: Annotated[int, typer.Option(help="Directions whose share of the energy is reported.")] = 192,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the spectra into this file.")] = None,
+    svg: Plot = None,
     out: RunFolder = Path("runs/rank"),
     ema: Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged or raw weights, of both.")] = None,
     lora: Annotated[str | None, typer.Option(help="A low-rank update to merge first.")] = None,
@@ -56,8 +57,6 @@ def rank(
     from harness.runs.plan import make
     from harness.runs.records import RecordFile
 
-    if svg is not None and not svg.name:
-        raise OptionError(f"--svg {svg} names no file", "give one, as in --svg spectra.svg")
     weights: dict[str, Json] = {"ema": ema, "lora": lora, "lora_alpha": lora_alpha}
     if activations and any(value is not None for value in weights.values()):
         raise OptionError(

@@ -4,6 +4,7 @@ import pytest
 import torch
 import typer
 from safetensors.torch import save_file
+from typed_commands import Harness
 from typer.testing import CliRunner
 
 from harness.cli.rank import rank
@@ -55,12 +56,17 @@ def test_activations_of_a_rollout_are_named_with_their_centring(tmp_path: Path) 
         ({"set_": ["steps=8"]}, "belong to --activations"),
         ({"activations": True, "ema": True}, "options of the model here"),
         ({"activations": True}, "unknown model"),
-        ({"svg": Path("/")}, "names no file"),
     ],
 )
 def test_options_that_do_not_belong_together(tmp_path: Path, options: dict[str, object], words: str) -> None:
     with pytest.raises(HarnessError, match=words):
         list(rank("m.safetensors", out=tmp_path / "run", **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("svg", ["/", ".", ""])
+def test_a_plot_that_names_no_file_is_one_line(harness: Harness, tmp_path: Path, svg: str) -> None:
+    ended = harness("rank", str(dense(tmp_path / "m.safetensors")), "--svg", svg)
+    assert (ended.code, ended.err) == (2, f"error: '{svg}' names no file\n  name one, or leave the option out\n")
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:
