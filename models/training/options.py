@@ -27,6 +27,12 @@ STAGE_VERSIONS = {"distribution_matching": 2}
 2: gradients that stay in the chunk, and noise levels that are clamped after the shift.
 """
 
+COMPILED_CONSISTENCY = 2
+"""Version of a compiled consistency stage with latent attention, or with a teacher of its own, which may have it.
+
+2: queries are rotated where no gradient is recorded, too. Before, their positional channels were not.
+"""
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -314,6 +320,11 @@ class Chain(Options):
     def versions(self) -> dict[str, dict[str, int]]:
         """`stage_versions` of its stages and of those of every chain it starts from or is taught by; empty if all 1."""
         versions = {str(s.stage): STAGE_VERSIONS[s.stage] for s in self.stages if s.stage in STAGE_VERSIONS}
+        for stage in self.stages if self.fast else ():
+            if isinstance(stage, ConsistencyOptions) and (
+                self.network.attention == "latent" or stage.teacher.chain or stage.teacher.file
+            ):
+                versions["consistency"] = COMPILED_CONSISTENCY
         for origin in (
             self.start.origin,
             *(s.teacher for s in self.stages if not isinstance(s, TeacherForcingOptions)),

@@ -60,5 +60,6 @@ def rotate_tail(query: Tensor, rotation: Rotation) -> Tensor:
     width = 2 * rotation.cos.shape[-1]
     if width == query.shape[-1]:
         return rotate_own(query, rotation)
-    rotated = rotate_own(query[..., -width:], rotation)
-    return torch.cat([query[..., :-width], rotated], -1) if torch.is_grad_enabled() else query
+    tail = query[..., -width:]
+    rotated = rotate_own(tail, rotation)
+    return query if rotated is tail else torch.cat([query[..., :-width], rotated], -1)

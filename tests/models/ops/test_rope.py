@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.errors import OptionError
+from videomla_models.network.attention.context import rotate_tail
 from videomla_models.ops import reference
 from videomla_models.ops.rope import RotaryTable, axis_pairs, rotate
 
@@ -80,3 +81,14 @@ def test_positions_beyond_the_table_are_refused(frames: list[int]) -> None:
 def test_pairs_that_the_head_has_not_are_refused(pairs: tuple[int, int, int]) -> None:
     with pytest.raises(OptionError, match="are not among the head's"):
         RotaryTable(24, pairs)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_tail_of_a_query_is_rotated_in_every_kind_of_pass(compiled: bool, learning: bool) -> None:
+    rotation = RotaryTable(8, theta=50.0)([3], 2, 2, CPU)
+    query = torch.randn(1, 4, 2, 12, generator=torch.Generator().manual_seed(0))
+    right = torch.cat([query[..., :4], rotate(query[..., 4:].clone(), rotation)], -1)
+    run = torch.compile(rotate_tail, backend="eager") if compiled else rotate_tail
+    with torch.set_grad_enabled(learning):
+        assert torch.allclose(run(query.clone(), rotation), right, atol=1e-6)

@@ -70,6 +70,16 @@ def test_fast_trainings_have_keys_of_their_own_and_others_keep_theirs() -> None:
     assert load_recipe(RECIPES / "small_models.yaml")[1][0].options.key(0) == "6b189509298390050853485e"
 
 
+def test_a_compiled_consistency_stage_with_latent_attention_has_a_version_of_its_own() -> None:
+    def versions(attention: str, fast: bool) -> object:
+        return Chain.model_validate(
+            {"network": {"attention": attention}, "fast": fast, "stages": STAGES[1:2]}
+        ).versions()
+
+    assert versions("latent", fast=True) == {"stage_versions": {"consistency": 2}}
+    assert versions("dense", fast=True) == versions("latent", fast=False) == versions("dense", fast=False) == {}
+
+
 def test_the_marked_worlds_options_are_its_own() -> None:
     toy, marked = chain("dense"), chain("dense", recipe="marked")
     assert toy.data.model_dump().keys().isdisjoint({"kinds", "gap"})
