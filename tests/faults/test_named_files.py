@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     studies.make_study(folder, "overall", raters=2, each=2, obvious=0)
     write(folder, base())
     save_file(STATE, folder / "x.safetensors")
-    shutil.copy(Path(__file__).parents[2] / "suites" / "training" / "latent_against_dense.yaml", folder / "r.yaml")
+    shutil.copy(Path(__file__).parents[2] / "suites" / "training" / "distilled.yaml", folder / "r.yaml")
     return folder
 
 

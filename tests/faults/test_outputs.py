@@ -48,7 +48,7 @@ for case in json.loads(sys.argv[1]):
     print(json.dumps([*case, code, told.read().decode("utf-8", "replace")]), flush=True)
 """
 PLUGINS = ["--plugin", str(FAKES)]
-RECIPE = "training/latent_against_dense.yaml"
+RECIPE = "training/distilled.yaml"
 COMMANDS = [
     ["--version"], ["-h"], ["list", "models"], ["describe", "suite"], ["describe", "toy/dense"],
     ["plan", "s.yaml", *PLUGINS], ["run", "s.yaml", "--dry-run", *PLUGINS], ["train", RECIPE, "--dry-run"],

@@ -44,8 +44,8 @@ def test_a_changed_stage_changes_its_own_key_alone() -> None:
     folder = RECIPES[0].parent
     (dense, _) = recipe.load_recipe(folder / "toy.yaml")[1]
     assert [dense.options.key(stage) for stage in (0, 1)] == ["1f44ba383a36d2bbb4565b8a", "bde0687c475d668334582b19"]
-    plain = recipe.load_recipe(folder / "first_weights.yaml")[1][0]
-    assert plain.options.key(0) == "6ae038c92ac1c662b7f219fc"
+    plain = recipe.load_recipe(folder / "experiments.yaml")[1][0]
+    assert plain.options.key(0) == "8cd0152f5d3d4fa12303900f"
     old = recipe.load_recipe(folder / "toy.yaml", ["base.stages.2.steps=150", "base.stages.2.rate=0.00003"])[1][0]
     assert old.options.key(2) != "285305e9935b18f5912d39bb"
     assert old.options.versions() == {"stage_versions": {"distribution_matching": 2}}

@@ -8,7 +8,7 @@ from harness.errors import OptionError
 from harness.suite.recipe import load_recipe
 from videomla_models.training.options import Chain, Origin
 
-RECIPE = Path(__file__).parents[3] / "suites" / "training" / "first_weights.yaml"
+RECIPE = Path(__file__).parents[3] / "suites" / "training" / "experiments.yaml"
 
 
 def started_from(path: Path) -> Chain:
