@@ -64,7 +64,7 @@ class FakeOptions(Options):
     fail_with: str = ""
     forwards: int = 0
     guided: bool = False
-    error: float | None = None
+    error: float | Literal["nan"] | None = None
     compared: int = 1
     reference_bytes: int = 0
 
@@ -145,7 +145,7 @@ class FakeTimed(VideoModel):
         if self.options.error is None:
             return None
         room = np.ones(self.options.reference_bytes * request.batch, dtype=np.uint8)
-        return Agreement("slow sums", self.options.error, 1e-3, self.options.compared, {"room": room.nbytes})
+        return Agreement("slow sums", float(self.options.error), 1e-3, self.options.compared, {"room": room.nbytes})
 
     def generate(self, request: Request, spans: Spans) -> Iterator[Frames]:
         o = self.options
