@@ -133,7 +133,7 @@ def test_an_interrupt_signal_ends_in_order_with_exit_code_3(tmp_path: Path) -> N
     assert (tmp_path / "run" / "records.jsonl").read_bytes().endswith(b"\n")
 
 
-KILLS = 50 if ALL else 6
+KILLS = 34 if ALL else 6
 """For each seed."""
 WORKERS_KILLED = 20 if ALL else 4
 """Runs whose workers are killed."""
