@@ -80,12 +80,12 @@ def _consent(file: Path | None) -> str:
     """The text that raters agree to. Raises `HarnessError`."""
     from harness.errors import HarnessError
     from harness.study import design
-    from harness.system.files import read_limited
+    from harness.system.files import read_limited, reason
 
     try:
         text = read_limited(file, MOST_CONSENT).decode() if file else design.CONSENT
     except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"--consent {file} cannot be read: {error}") from error
+        raise HarnessError(f"--consent {file} cannot be read: {reason(error)}") from error
     return _allowed("--consent", text, 20_000)
 
 

@@ -20,7 +20,7 @@ from harness.errors import ClipError, HarnessError, NotAvailable, WeightsError, 
 from harness.metrics import vbench_totals
 from harness.metrics.vbench_protocol import FLICKER, entries, first_static, suite
 from harness.system.digests import canonical, digest
-from harness.system.files import read_limited
+from harness.system.files import read_limited, reason
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "object_class": ("detectron2",),
@@ -337,7 +337,7 @@ def read_short(path: Path) -> dict[str, list[str]]:
     try:
         lines: Sequence[str] = read_limited(path, LARGEST_PROMPT_FILE).decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"prompt file {path} cannot be read: {error}") from error
+        raise HarnessError(f"prompt file {path} cannot be read: {reason(error)}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -111,4 +111,6 @@ def read_people(folder: Path) -> People | None:
             f"{path} is no tally of a study: {where}: {fault['msg']}", "make it again with harness study tally"
         ) from error
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path} cannot be read: {error}", "make it again with harness study tally") from error
+        raise RecordError(
+            f"{path} cannot be read: {files.reason(error)}", "make it again with harness study tally"
+        ) from error

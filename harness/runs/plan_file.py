@@ -15,7 +15,7 @@ from harness.errors import HarnessError, RecordError
 from harness.runs.plan import PLAN_SCHEMA, Arm, Group
 from harness.suite.schema import Suite
 from harness.suite.scripts import scripts_of
-from harness.system.files import read_regular
+from harness.system.files import read_regular, reason
 
 T = TypeVar("T")
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -46,10 +46,12 @@ def read_plan(path: Path) -> PlanFile:
         suite = Suite.model_validate(body["suite"])
         _check_groups(suite, {arm.label for arm in arms}, groups)
         return PlanFile(suite, str(body["device"]), arms, groups)
+    except NotADirectoryError as error:
+        raise FileNotFoundError(*error.args) from error
     except (FileNotFoundError, RecordError):
         raise
     except (OSError, ValueError, LookupError, TypeError, HarnessError) as error:
-        raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise RecordError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _made(cls: type[T], body: Mapping[str, Any]) -> T:

@@ -269,14 +269,14 @@ def load(folder: Path) -> Study:
                 "pip install --upgrade videomla-bench",
             )
         study = Study.model_validate(body)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RecordError(f"{folder} is no study: it has no {FILE}", "harness study new RUN makes one") from error
     except ValidationError as error:
         fault = first(error)
         where = ".".join(map(str, fault["loc"]))
         raise RecordError(f"{path} is no study that this harness reads: {where}: {fault['msg']}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise RecordError(f"{path} cannot be read: {files.reason(error)}") from error
     if sum(map(len, study.sequences)) > MOST_TASKS:
         raise RecordError(f"{path} is damaged: it has more than {MOST_TASKS:,} tasks")
     if twice := _asked_twice(study.questions):

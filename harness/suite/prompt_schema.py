@@ -20,9 +20,9 @@ class PrefixFile(Part):
 
     file: Annotated[str, Field(min_length=1)]
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-    frames: int = 0
-    height: int = 0
-    width: int = 0
+    frames: Annotated[int, Field(ge=0)] = 0
+    height: Annotated[int, Field(ge=0)] = 0
+    width: Annotated[int, Field(ge=0)] = 0
     turned: bool = False
 
 

@@ -55,6 +55,11 @@ def read_limited(path: Path, most: int) -> bytes:
     return content
 
 
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in one line, without its name: callers name it."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
+
+
 def read_regular(path: Path) -> bytes:
     """The content of a file in a folder that someone named. Raises `OSError` as `open_regular` does."""
     with open_regular(path) as file:

@@ -28,7 +28,11 @@ from harness.contracts import (
 from harness.errors import ClipError, NotAvailable, OptionError, nearest
 from harness.system import clip_names, source_clips, video
 from harness.system.digests import file_sha256
+from harness.system.files import read_limited, reason
 from harness.system.text import without_quote
+
+LARGEST_INDEX = 64 << 20
+"""Bytes of a list of clips."""
 
 
 class FolderOptions(Options):
@@ -217,11 +221,11 @@ class FolderModel(VideoModel):
 def _read_index(path: Path, folder: Path, where: Mapping[str, str]) -> Mapping[tuple[str, int], Path]:
     """Clips as a CSV file lists them. Raises `ClipError` with the line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipError(f"{path} cannot be read: {error}") from error
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    names = rows.fieldnames or []
+        text = read_limited(path, LARGEST_INDEX).decode("utf-8-sig")
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        names, listed = rows.fieldnames or [], [(rows.line_num, row) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ClipError(f"{path} cannot be read: {reason(error)}") from error
     file = next((name for name in ("file", "path") if name in names), None)
     number = next((name for name in ("seed", "index") if name in names), None)
     if "prompt" not in names or file is None or number is None:
@@ -230,20 +234,18 @@ def _read_index(path: Path, folder: Path, where: Mapping[str, str]) -> Mapping[t
     if absent := [name for name in where if name not in names]:
         raise ClipError(f"{path}:1: has no column {absent[0]!r}, which `where` names; it has {', '.join(names)}")
     paths: dict[tuple[str, int], Path] = {}
-    for row in rows:
+    for line, row in listed:
         if any(without_quote(row[name] or "") != value for name, value in where.items()):
             continue
         try:
             key = (without_quote(row["prompt"] or ""), int(row[number]))
         except (ValueError, TypeError) as error:
-            raise ClipError(f"{path}:{rows.line_num}: {number} is no whole number: {row[number]!r}") from error
+            raise ClipError(f"{path}:{line}: {number} is no whole number: {row[number]!r}") from error
         if key in paths:
             others = [name for name in names if name not in ("prompt", "seed", "index", "file", "path")]
             fix = f"take the rows of one of them: `where: {{{others[0]}: {row[others[0]]}}}`" if others else ""
-            raise ClipError(
-                f"{path}:{rows.line_num}: prompt {key[0][:60]!r} with {number} {key[1]} is listed twice", fix
-            )
+            raise ClipError(f"{path}:{line}: prompt {key[0][:60]!r} with {number} {key[1]} is listed twice", fix)
         if not row[file]:
-            raise ClipError(f"{path}:{rows.line_num}: {file} is empty")
+            raise ClipError(f"{path}:{line}: {file} is empty")
         paths[key] = folder / without_quote(row[file])
     return paths

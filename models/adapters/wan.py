@@ -13,7 +13,7 @@ from harness.contracts import PATH_SCHEMA, Agreement, Json, ModelCard, Request
 from harness.errors import OptionError, WeightsError, nearest
 from videomla_models.adapters.transformer_model import RANDOM, StreamingModel, StreamingOptions
 from videomla_models.checkpoints.locate import resolve, weights_path
-from videomla_models.checkpoints.lora_config import lora_digests, stated_strength
+from videomla_models.checkpoints.lora_config import check_strength, lora_digests, stated_strength
 from videomla_models.spec.config import LatentSizes, SamplerConfig, TransformerConfig
 from videomla_models.spec.published_models import PUBLISHED, Preset
 from videomla_models.spec.window import WindowPolicy
@@ -188,6 +188,7 @@ class WanModel(StreamingModel):
     def identity(self, device: str) -> Mapping[str, Json]:
         """As every model's, and the strength that a LoRA's files state; refuses weights that nobody has chosen."""
         self._check_chosen()
+        check_strength(self.options.lora, self.options.lora_alpha)
         stated = stated_strength(resolve(self.options.lora)) if self._trained() and self.options.lora else None
         return {**super().identity(device), **({"lora": stated.identity()} if stated else {})}
 

@@ -12,6 +12,7 @@ from harness.errors import WeightsError
 from videomla_models.checkpoints.checks import check_finite, listed, shown
 from videomla_models.checkpoints.locate import Source, resolve
 from videomla_models.checkpoints.lora import Lora
+from videomla_models.checkpoints.lora_config import check_strength
 from videomla_models.checkpoints.name_mapping import NameMap, unmatched
 from videomla_models.checkpoints.names import Asked, canonical
 from videomla_models.checkpoints.parts import check_averaged, is_averaged, network_names
@@ -87,6 +88,7 @@ def open_checkpoint(
     """
     resolved = source if isinstance(source, Source) else resolve(source)
     update = None
+    check_strength(lora, lora_alpha)
     if lora is not None:
         update = Lora(lora if isinstance(lora, Source) else resolve(lora), lora_alpha)
     file = open_tensors(resolved, ema)

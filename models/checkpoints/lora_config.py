@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from harness.contracts import Json
-from harness.errors import WeightsError
+from harness.errors import OptionError, WeightsError
 from harness.system.digests import file_sha256
 from harness.system.files import read_limited
 from videomla_models.checkpoints.locate import Source
@@ -190,6 +190,14 @@ def _patterns(origin: str, name: str, patterns: Any) -> dict[str, float]:
         )
     values = {key: stated_number(origin, f"{name} of {key}", value) for key, value in patterns.items()}
     return {key: value for key, value in values.items() if value is not None}
+
+
+def check_strength(lora: object, alpha: float | None) -> None:
+    """Refuse the alpha of no update, which would change nothing. Raises `OptionError`."""
+    if alpha is not None and not lora:
+        raise OptionError(
+            f"lora_alpha is {alpha:g}, and there is no lora", "name its file as lora, or leave the alpha out"
+        )
 
 
 def stated_number(origin: str, name: str, value: Any) -> float | None:

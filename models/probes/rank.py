@@ -95,8 +95,9 @@ class RankProbe(Probe):
     def identity(self) -> Mapping[str, Json]:
         """SHA-256 of the checkpoint's files, and the strength that a LoRA's state."""
         from videomla_models.checkpoints.locate import resolve
-        from videomla_models.checkpoints.lora_config import lora_digests, stated_strength
+        from videomla_models.checkpoints.lora_config import check_strength, lora_digests, stated_strength
 
+        check_strength(self.options.lora, self.options.lora_alpha)
         digests: dict[str, Json] = dict(resolve(self.options.checkpoint).digests())
         if not self.options.lora:
             return {"weights": digests}

@@ -93,8 +93,8 @@ def train(
         for number in range(len(chain.stages)):
             folder = root / chain.key(number)
             with _alone(folder):
-                finished = _finished(folder)
-                done.append(finished or _Run(chain, number, root, done, report, device).train(folder))
+                whole = finished(folder)
+                done.append(whole or _Run(chain, number, root, done, report, device).train(folder))
     return done
 
 
@@ -115,8 +115,8 @@ def _alone(folder: Path) -> Iterator[None]:
         raise StorageError(f"{folder} cannot be written: {error.strerror}", "make room, then run again") from error
 
 
-def _finished(folder: Path) -> Done | None:
-    """What `folder` says of itself, if its checkpoint is there and as recorded."""
+def finished(folder: Path) -> Done | None:
+    """What a stage's `folder` says of itself, if its checkpoint is there and as recorded."""
     try:
         content = from_json(read_limited(folder / "stage.json", LARGEST_RECORD), allow_inf_nan=False)
         done = TypeAdapter(Done).validate_python(content | {"path": _inside(folder, content["path"])})

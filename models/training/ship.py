@@ -10,17 +10,18 @@ import argparse
 import json
 import logging
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, WeightsError
 from harness.system.digests import file_sha256
 from harness.system.files import write_atomic
 from videomla_models.checkpoints.convert import in_dtype
-from videomla_models.training.chain import curve
+from videomla_models.training.chain import curve, finished
 from videomla_models.training.data import FIRST_TRAINING_SEED
 from videomla_models.training.header import Header, read_header
 
@@ -35,18 +36,18 @@ def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
             all stages beside its run.
 
     Raises:
-        WeightsError: `checkpoint` is none of those, or float16 does not hold its numbers.
-        FileNotFoundError: a stage of its chain is not in `stages`.
+        WeightsError: `checkpoint` is none of those, float16 does not hold its numbers, or a stage of its
+            chain is not in `stages`.
     """
     header = read_header(checkpoint)
     chain = header.chain
+    weights = in_dtype("", load_file(checkpoint), torch.float16)
     folders = [stages / chain.key(number) for number in range(len(chain.stages))]
-    done = [_finished(folder) for folder in folders[:-1]]
+    done = [_whole(folder) for folder in folders[:-1]]
     stopped = header.step < chain.stages[-1].steps
-    done.append(_kept(folders[-1], checkpoint, header) if stopped else _finished(folders[-1]))
-    weights = load_file(checkpoint)
+    done.append(_kept(folders[-1], checkpoint, header) if stopped else _whole(folders[-1]))
     path = target.with_name(f"{target.name}.safetensors")
-    save_file(in_dtype("", weights, torch.float16), path)
+    save_file(weights, path)
     kept = ("stage", "steps", "seconds", "sha256", "losses")
     start = chain.start.origin.file
     record = {
@@ -65,10 +66,12 @@ def ship(checkpoint: Path, target: Path, stages: Path) -> dict[str, Any]:
     return record
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    """What a stage says of itself."""
-    record: dict[str, Any] = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-    return record
+def _whole(folder: Path) -> dict[str, Any]:
+    """What a stage says of itself. Raises `WeightsError` where it is not whole."""
+    done = finished(folder)
+    if done is None:
+        raise WeightsError(f"{folder} holds no finished stage", "finish it first: harness train RECIPE")
+    return asdict(done)
 
 
 def _kept(folder: Path, checkpoint: Path, header: Header) -> dict[str, Any]:

@@ -164,6 +164,12 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, content: str | None
     assert "\n" not in caught.value.message
 
 
+def test_a_file_in_place_of_a_folder_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("mine")
+    with pytest.raises(RecordError, match=r"notes\.md is no run folder"):
+        load_run(tmp_path / "notes.md")
+
+
 def test_values_of_many_heads_are_those_of_each(tmp_path: Path) -> None:
     keys = [f"{n:064x}" for n in range(4)]
     with RecordFile(tmp_path / "r.jsonl") as file:

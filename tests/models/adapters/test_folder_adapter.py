@@ -69,6 +69,8 @@ def test_clips_are_found_by_an_index(tmp_path: Path) -> None:
         ("prompt,seed,file\np,one,x.mp4\n", r"list\.csv:2: seed is no whole number: 'one'"),
         ("prompt,seed,file\np,1,x.mp4\np,1,y.mp4\n", r"list\.csv:3: prompt 'p' with seed 1 is listed twice"),
         ("prompt,seed,file\np,1,\n", r"list\.csv:2: file is empty"),
+        (f"prompt,seed,file\n{'p' * 200_000},1,x.mp4\n", r"list\.csv cannot be read: field larger than"),
+        ('prompt,seed,file\n"p,1,x.mp4\n', r"list\.csv cannot be read: unexpected end of data"),
     ],
 )
 def test_a_wrong_index_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:

@@ -13,7 +13,7 @@ from wan_states import DIM, FFN, assert_same, diffusers_name, loaded, wan_state
 
 from harness.cli.main import app
 from harness.contracts import ProbeContext, Workload
-from harness.errors import WeightsError
+from harness.errors import OptionError, WeightsError
 from videomla_models.adapters.wan import wan_model
 from videomla_models.checkpoints.load import open_checkpoint
 from videomla_models.probes.rank import RankProbe
@@ -343,6 +343,16 @@ def test_the_strength_is_in_the_key(base: Path) -> None:
         assert len({identity[one] for identity in identities}) == 3
         assert "adapter_config.json" in identities[0][one]
         assert '"lora": {' not in identities[2][one]
+
+
+def test_a_strength_of_no_update_is_refused_before_anything_is_read(base: Path) -> None:
+    probe = RankProbe(RankProbe.schema(checkpoint=str(base), lora_alpha=8.0))  # type: ignore[call-arg]
+    model = wan_model("self-forcing")
+    for asked in (probe.identity, lambda: model(model.schema(weights=str(base), lora_alpha=8.0)).identity("cpu")):
+        with pytest.raises(OptionError, match="lora_alpha is 8, and there is no lora"):
+            asked()
+    said = CliRunner().invoke(app, ["convert", str(base), str(base.parent / "out"), "--lora-alpha", "8"])
+    assert isinstance(said.exception, OptionError), said.output
 
 
 def test_commands_take_the_strength_too(base: Path) -> None:

@@ -78,6 +78,13 @@ def test_a_training_that_was_stopped_ships_from_what_it_kept(tmp_path: Path, mon
     assert all(torch.equal(shipped[name], weight.half()) for name, weight in kept.items())
 
 
+def test_a_chain_whose_stages_are_not_whole_is_not_shipped(tmp_path: Path) -> None:
+    done = train(Chain.model_validate(TINY), tmp_path / "stages")
+    (done[0].path.parent / "stage.json").write_text("[" * 100)
+    with pytest.raises(WeightsError, match="holds no finished stage"):
+        ship(done[-1].path, tmp_path / "small", tmp_path / "stages")
+
+
 def test_other_files_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
