@@ -29,7 +29,10 @@ class Bank:
     Attributes:
         policy: its size, and what decides who is in it. tokens: of a frame. ring: the window beside it.
         filled: frames in it. chunks: finished so far. latest: first frame of the last of them; negative before.
-        pool: frames behind the ring that it is chosen from, by place.
+        count: frames of that chunk.
+        pool: frames behind the ring that it is chosen from, by place. remembered: how many ever were.
+        means: of the latents of those frames, [B, pool, channels] float32, by place. fresh: of the latest chunk's,
+            [B, count, channels]. Both where latents choose.
     """
 
     policy: WindowPolicy
@@ -38,7 +41,11 @@ class Bank:
     filled: int = 0
     chunks: int = 0
     latest: int = -1
+    count: int = 0
     pool: list[int] = field(default_factory=list)
+    remembered: int = 0
+    means: Tensor | None = None
+    fresh: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -51,29 +58,44 @@ class Bank:
         return (self.policy.bank - self.filled) * self.tokens
 
     def positions(self, kind: Literal["absolute", "relative"]) -> list[int]:
-        """Of its frames in order of rows: they stand before the window."""
-        return list(range(self.filled))
+        """Of its frames in order of rows: before the window, or all at 0."""
+        return [0] * self.filled if self.policy.bank_at == "zero" else list(range(self.filled))
 
-    def finish(self, first: int) -> None:
-        """Note that a chunk from frame `first` on is finished."""
-        self.chunks, self.latest = self.chunks + 1, first
+    def finish(self, first: int, count: int, latents: Tensor | None = None) -> None:
+        """Note that `count` frames from `first` on are finished, and what `latents`, [B, count, C, H, W], they are."""
+        self.chunks, self.latest, self.count = self.chunks + 1, first, count
+        if self.policy.bank and self.policy.bank_by == "latents":
+            if latents is None:
+                raise OptionError("a bank by latents needs those of its frames", "set window.bank_by to similarity")
+            self.fresh = latents.float().mean((-2, -1))
 
     def due(self, first: int) -> bool:
         """Whether frames may come before the chunk from frame `first` on, which a rebuild's does not."""
         return self.policy.bank > 0 and 0 <= self.latest < first
 
-    def take(self, layers: Sequence[Entries], slot: int, prompt: Sequence[Tensor] | None) -> None:
-        """Take in the first frame of the latest chunk, once the next one has its place in the ring.
+    def take(
+        self, layers: Sequence[Entries], standing: Sequence[int], prompt: Sequence[Tensor] | None, first: int
+    ) -> None:
+        """Take in the first frame of the latest chunk, once the one from frame `first` on has its place in the ring.
 
         Args:
-            layers: every layer's entries, still without that chunk. slot: where the frame stands.
+            layers: every layer's entries, still without that chunk. standing: frames by slot before it came.
             prompt: every layer's keys of the prompt, [B, text tokens, H, d].
         """
-        row = self.rows + slot * self.tokens
+        row = self.rows + standing.index(self.latest) * self.tokens
         fresh = [[part[:, row : row + self.tokens] for part in entries] for entries in layers]
         text = [None] * len(layers) if prompt is None else prompt
         if self.policy.bank_pool:
-            self._retrieve(layers, fresh, text)
+            if (self.chunks - 1) % self.policy.bank_every == 0:
+                self._remember(layers, standing)
+            left = [
+                place
+                for place, frame in enumerate(self.pool)
+                if frame not in self.ring.slots and frame < first - self.policy.bank_recent
+            ]
+            self.filled = min(self.policy.bank, len(left))
+            if left:
+                self._retrieve(layers, fresh, text, left)
             return
         added = (self.chunks - 1) // self.policy.bank_every + 1
         self.filled = min(added, self.policy.bank)
@@ -88,29 +110,57 @@ class Bank:
             for part, frame in zip(inside, frames, strict=True):
                 part[gone] = frame
 
+    @property
+    def _behind(self) -> int:
+        """The first row behind the ring."""
+        return self.rows + self.ring.capacity * self.tokens
+
+    def _remember(self, layers: Sequence[Entries], standing: Sequence[int]) -> None:
+        """Put frames of the latest chunk behind the ring, each in the place of the one that came there longest ago."""
+        size = self.policy.bank_pool
+        for at in range(self.count if self.policy.bank_of == "all" else 1):
+            if self.latest + at not in standing:  # dropped at a switch
+                continue
+            place, self.remembered = self.remembered % size, self.remembered + 1
+            self.pool[place : place + 1] = [self.latest + at]
+            source = self.rows + standing.index(self.latest + at) * self.tokens
+            row = self._behind + place * self.tokens
+            for entries in layers:
+                for part in entries:
+                    part[:, row : row + self.tokens] = part[:, source : source + self.tokens]
+            if self.fresh is not None:
+                if self.means is None:
+                    self.means = self.fresh.new_zeros(self.fresh.shape[0], size, self.fresh.shape[2])
+                self.means[:, place] = self.fresh[:, at]
+
     def _retrieve(
-        self, layers: Sequence[Entries], fresh: Sequence[Sequence[Tensor]], text: Sequence[Tensor | None]
+        self,
+        layers: Sequence[Entries],
+        fresh: Sequence[Sequence[Tensor]],
+        text: Sequence[Tensor | None],
+        gone: Sequence[int],
     ) -> None:
-        """Remember a frame when it is due, and choose the bank among those that have left the window."""
-        size, first = self.policy.bank_pool, self.rows + self.ring.capacity * self.tokens
-        if (self.chunks - 1) % self.policy.bank_every == 0:
-            place = (self.chunks - 1) // self.policy.bank_every % size
-            self.pool[place : place + 1] = [self.latest]
-            row = first + place * self.tokens
-            for entries, frames in zip(layers, fresh, strict=True):
-                for part, frame in zip(entries, frames, strict=True):
-                    part[:, row : row + self.tokens] = frame
-        gone = [place for place, frame in enumerate(self.pool) if frame not in self.ring.slots]
-        self.filled = min(self.policy.bank, len(gone))
-        if not gone:
-            return
-        candidates = torch.tensor(gone, device=layers[0][0].device)
+        """Choose the bank among the frames in the places `gone` of the pool."""
+        size, candidates = self.policy.bank_pool, torch.tensor(gone, device=layers[0][0].device)
+        shared = self._by_latents(candidates)
         for entries, frames, keys in zip(layers, fresh, text, strict=True):
-            stored = [self._frames(part, first, size).index_select(1, candidates) for part in entries]
-            best = self._scores(stored[0], frames[0], keys).topk(self.filled, 1).indices
+            stored = [self._frames(part, self._behind, size) for part in entries]
+            if shared is None:
+                among = stored[0].index_select(1, candidates)
+                best = candidates[self._scores(among, frames[0], keys).topk(self.filled, 1).indices]
+            else:
+                # With guidance entries are there twice, of the same latents.
+                best = shared.repeat(stored[0].shape[0] // shared.shape[0], 1)
+            clips = torch.arange(best.shape[0], device=best.device).unsqueeze(1)
             for part, older in zip(entries, stored, strict=True):
-                index = best.view(*best.shape, *[1] * (older.dim() - 2)).expand(-1, -1, *older.shape[2:])
-                self._frames(part, self.first_row, self.filled).copy_(older.gather(1, index))
+                self._frames(part, self.first_row, self.filled).copy_(older[clips, best])
+
+    def _by_latents(self, candidates: Tensor) -> Tensor | None:
+        """Places of the chosen frames, [B, filled], where latents choose."""
+        if self.means is None or self.fresh is None:
+            return None
+        scores = F.cosine_similarity(self.means[:, candidates], self.fresh[:, -1:], dim=-1)
+        return candidates[scores.topk(self.filled, 1).indices]
 
     def _frames(self, part: Tensor, row: int, count: int) -> Tensor:
         rows = part[:, row : row + count * self.tokens]

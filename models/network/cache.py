@@ -220,7 +220,7 @@ class StreamCache:
         placement = self.ring.place(first, count)
         if self.bank.due(first) and self.bank.latest in standing:
             text = None if prompt is None else [keys for keys, _ in prompt]
-            self.bank.take(self._plain(), standing.index(self.bank.latest), text)
+            self.bank.take(self._plain(), standing, text, first)
         self.kept.leave(placement)
         if self.anchor.marked is not None and placement.evicted:
             self.anchor.leave(self._plain(), placement.evicted, [standing[slot] for slot in placement.evicted])
@@ -250,10 +250,13 @@ class StreamCache:
         self.kept.restart()
         self.selection.restart()
 
-    def finish(self, first: int, count: int) -> None:
-        """What the policy does once the clean pass of frames `first` to `first + count - 1` is over."""
+    def finish(self, first: int, count: int, latents: Tensor | None = None) -> None:
+        """What the policy does once the clean pass of frames `first` to `first + count - 1` is over.
+
+        `latents`, [B, count, C, H, W], of these frames, are what a bank may be chosen by.
+        """
         self.kept.finish(first, count)
-        self.bank.finish(first)
+        self.bank.finish(first, count, latents)
 
     def compact(self, slots: Sequence[int]) -> None:
         """Move the entries of `slots` to slots 0, 1, … (a flush; the only time that entries move)."""
@@ -297,8 +300,8 @@ class ChunkContext:
         grid, ring, policy = cache.grid, cache.ring, cache.policy
         self.filled = len(ring.slots)
         ahead = cache.front.positions(policy.positions)
-        shift = len(ahead) if policy.positions == "relative" else 0
-        self.positions = [shift + position for position in ring.positions(policy.positions)]
+        shift = len(ahead) if policy.positions == "relative" and policy.bank_at == "before" else 0
+        self.positions = [shift + position for position in ring.positions(policy.positions, policy.span)]
         self.rows = slice(cache.front.first_row, cache.front.rows + self.filled * grid.tokens)
         position = dict(zip(ring.slots, self.positions, strict=True))
         self.own = [position.get(frame, frame) for frame in range(first, first + count)]

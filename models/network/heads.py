@@ -67,9 +67,9 @@ class HeadedCache(StreamCache):
             return _Watched(context, self.shares)
         return context
 
-    def finish(self, first: int, count: int) -> None:
+    def finish(self, first: int, count: int, latents: Tensor | None = None) -> None:
         """As every cache's; the only place where classes are read from the device."""
-        super().finish(first, count)
+        super().finish(first, count, latents)
         self.chunks += 1
         if not self.classes and self.chunks == self.policy.head_from:
             shares = torch.stack([self.shares[layer][0] for layer in range(len(self.layers))])

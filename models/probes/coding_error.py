@@ -88,10 +88,10 @@ class _Cache(StreamCache):
         here, encoded = super().chunk(first, count, device, prompt), self.encoded.chunk(first, count, device, prompt)
         return self._both(here, encoded)
 
-    def finish(self, first: int, count: int) -> None:
+    def finish(self, first: int, count: int, latents: Tensor | None = None) -> None:
         """Of both."""
-        super().finish(first, count)
-        self.encoded.finish(first, count)
+        super().finish(first, count, latents)
+        self.encoded.finish(first, count, latents)
 
     def rebuild_behind_sink(self, first: int, count: int, device: torch.device) -> ChunkContext:
         self.encoded.ring.slots = list(self.ring.slots)

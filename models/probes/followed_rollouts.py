@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from torch import Tensor
+
 from harness.contracts import Spans
 from videomla_models.probes.cache_contents import Contents, Shares
 from videomla_models.rollout.pipeline import Pipeline
@@ -39,9 +41,9 @@ def followed(model: Any, note: Callable[[Shares, float], None]) -> Iterator[list
         rollouts.append(rollout)
         contents, end = Contents(rollout.cache), rollout.cache.finish
 
-        def finish(first: int, count: int) -> None:
+        def finish(first: int, count: int, latents: Tensor | None = None) -> None:
             note(*contents.shown(first, count))
-            end(first, count)
+            end(first, count, latents)
 
         rollout.cache.finish = finish  # type: ignore[method-assign]
 

@@ -107,6 +107,8 @@ def window_policy(spec: dict[str, Any]) -> WindowPolicy:
     window, local = windows[family], int(spec["local"])
     if window.schedule == "rolling":
         return replace(window, frames=int(spec["cache_frames"]), sink=int(spec["block"]))
+    if "memory" in spec:
+        return _with_memory(window, spec)
     if "head_classes" in spec:
         window = replace(window, head_classes=tuple(spec["head_classes"]), head_current=0.0)
     return replace(
@@ -115,6 +117,12 @@ def window_policy(spec: dict[str, Any]) -> WindowPolicy:
         sink=int(spec["sink"]),
         keep_sink_on_rebuild=window.keep_sink_on_rebuild and bool(spec.get("global_sink", False)),
     )
+
+
+def _with_memory(window: WindowPolicy, spec: dict[str, Any]) -> WindowPolicy:
+    """LongLive-RAG's: of `local` frames that hold their positions `memory` make room for older ones."""
+    local, sink, memory, guard = (int(spec[key]) for key in ("local", "sink", "memory", "recent_exclude"))
+    return replace(window, frames=local - memory, sink=sink, span=local, bank=memory, bank_recent=local - sink + guard)
 
 
 def network_config(spec: dict[str, Any]) -> TransformerConfig:
@@ -255,8 +263,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         numbers = {key: spec[key] for key in ("local", "sink", "frames", "block", "dim", "heads", "layers", "ffn")}
         numbers |= {f"{key} {place}": size for key in ("hw", "text") for place, size in enumerate(spec[key])}
-        if "cache_frames" in spec:
-            numbers["cache_frames"] = spec["cache_frames"]
+        numbers |= {key: spec[key] for key in ("cache_frames", "memory", "recent_exclude") if key in spec}
         for key, number in numbers.items():
             least = {"local": -1, "sink": 0}.get(key, 1)
             if type(number) is not int or not least <= number <= LARGEST_SIZE:

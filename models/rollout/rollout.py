@@ -156,7 +156,7 @@ class Rollout:
             if not (self.pixels_alone and index == end - 1):
                 with self.spans(f"chunk[{index}].clean_pass"):
                     self._clean_pass(past, prompt, context)
-                    self.cache.finish(first, self.chunk)
+                    self.cache.finish(first, self.chunk, past)
                 self._remember(past)
             yield latents
             first += self.chunk
@@ -172,7 +172,7 @@ class Rollout:
                 part = prefix[:, first : first + self.chunk]
                 context = self.cache.chunk(first, part.shape[1], part.device, prompt)
                 self._clean_pass(part, prompt, context)
-                self.cache.finish(first, part.shape[1])
+                self.cache.finish(first, part.shape[1], part)
                 self._remember(part)
         return prefix.shape[1]
 

@@ -11,6 +11,8 @@ from videomla_models.spec.storage import EXACT, Storage
 from videomla_models.spec.window import CLASSES, CURRENT, LOCAL, SINK, WindowPolicy
 
 ELEMENT_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+MEAN_BYTES = 4
+"""Means of latents are float32."""
 
 
 def parameters(config: TransformerConfig) -> int:
@@ -100,6 +102,7 @@ def kept_bytes(
 
     `text_keys`: keys and values of the prompt in every layer. `latents`: finished frames that a rebuild runs again, or
     chunks in flight of the rolling schedule. `queries`: of the clean pass, summed, where tokens are chosen by them.
+    `means`: of latents over each frame of a pool and of the latest chunk, where a bank is chosen by them.
     Rotary angles and what is made of the timesteps alone are left out, one set for all requests of a batch, and so is
     what the decoder keeps.
     """
@@ -111,6 +114,8 @@ def kept_bytes(
     if policy.select and policy.select_at == "clean":
         width = config.dim if config.attention == "dense" else config.cached_scalars
         kept["queries"] = config.layers * width * element_bytes * (2 if sampler.guidance != 1 else 1)
+    if policy.bank and policy.bank_by == "latents":
+        kept["means"] = (policy.bank_pool + work.chunk) * config.in_channels * MEAN_BYTES
     return kept
 
 

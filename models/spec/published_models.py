@@ -67,6 +67,16 @@ def _longlive() -> WindowPolicy:
     return WindowPolicy(frames=12, sink=3, switch="rebuild", keep_sink_on_rebuild=True)
 
 
+def _longlive_rag() -> WindowPolicy:
+    """As `local_attn_size: 12`, `sink_size: 1`, `memory_size: 6` and `recent_exclude: 5` of its configurations say.
+
+    Of the twelve frames six make room for the memory. The eleven behind the sink are no candidates, nor are the five
+    that left last.
+    """
+    chosen: Any = {"bank": 6, "bank_every": 1, "bank_by": "latents", "bank_of": "all", "bank_at": "zero"}
+    return replace(_at_read(6, 1), span=12, bank_pool=120, bank_recent=16, **chosen)
+
+
 def _dummy_forcing(head_from: int) -> WindowPolicy:
     """As its configurations for Self-Forcing and LongLive say (`ar_start` 1 and 2)."""
     return WindowPolicy(frames=7, sink=1, head_current=0.5, head_from=head_from)
@@ -335,13 +345,18 @@ PUBLISHED: dict[str, Preset] = {
     "longlive-rag": Preset(
         family="longlive_rag",
         title="LongLive-RAG",
-        about="Retrieval on LongLive: sink and chunk, and six of at most 256 older frames, the likest the latest one.",
-        window=replace(_longlive(), frames=6, bank=6, bank_every=1, bank_by="similarity", bank_pool=256),
-        checkpoint="LongLive's checkpoint",
+        about="LongLive-RAG on LongLive: a sink, five frames with the chunk, and the six older ones that are likest "
+        "the last.",
+        trace="longlive_rag",
+        version="3",
+        window=_longlive_rag(),
+        checkpoint="LongLive's, Self-Forcing's or Causal Forcing's checkpoint; the method trains a retrieval network "
+        "(qixinhu11/LongLive-RAG: checkpoints/ae_latent_mem.pt)",
         licence="Apache-2.0",
-        source="arXiv 2606.02553; cedricbeta/LongLive-RAG f579f9d, `configs/object_reappear_rag.yaml`",
-        lacks="the paper's own repository was not at hand, and so neither its retrieval network nor its recency rule: "
-        "mean keys stand in",
+        source="arXiv 2606.02553; qixinhu11/LongLive-RAG 973884a, `configs/longlive_latentmem.yaml`, "
+        "`pipeline/causal_inference.py` and `wan/modules/causal_model_latentmem.py`",
+        lacks="its retrieval network: means of latents stand in, as in its code where that file is missing; it keeps "
+        "every frame in the processor's memory, and here the cache holds the latest 120, as many as its clips have",
     ),
     "deep-forcing": Preset(
         family="deep_forcing",

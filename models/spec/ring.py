@@ -77,12 +77,16 @@ class Ring:
         """Hold exactly `frames`, in slots 0, 1, …; the first `sink` of them become the sink."""
         self.slots = list(frames)
 
-    def positions(self, kind: Literal["absolute", "relative"]) -> list[int]:
-        """Temporal position of every filled slot: its frame number, or its rank in time within the window."""
+    def positions(self, kind: Literal["absolute", "relative"], span: int = 0) -> list[int]:
+        """Temporal position of every filled slot: its frame number, or its rank in time within the window.
+
+        With a `span`, frames behind the sink have the rank that they have in a window of so many.
+        """
         if kind == "absolute":
             return list(self.slots)
         rank = {frame: index for index, frame in enumerate(sorted(self.slots))}
-        return [rank[frame] for frame in self.slots]
+        gap = min(max(self.slots), span - 1) - (len(self.slots) - 1) if span and self.slots else 0
+        return [rank[frame] + (gap if slot >= self.sink else 0) for slot, frame in enumerate(self.slots)]
 
 
 def _runs(slots: Sequence[int]) -> tuple[Run, ...]:

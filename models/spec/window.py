@@ -49,7 +49,13 @@ class WindowPolicy:
             one that has least to do with the prompt (`bank_by: prompt`, MemFlow: mean score of the prompt's keys), or
             is least like the latest (`similarity`: cosine of the means of its keys). With a `bank_pool`, so many
             frames are remembered besides, one every `bank_every` chunks, and for each chunk those that have left the
-            window and are worth most are the bank (LongLive-RAG).
+            window and are worth most are the bank (LongLive-RAG). Of a pool, `latents` chooses as well: cosine of the
+            means of finished latents over a frame, to those of the last one, for all layers at once.
+        bank_of: of a pool, whether the `first` frame of a chunk comes into it or `all` of them. bank_recent: frames
+            before the chunk that are not chosen from, whether they have left the window or not.
+        bank_at: where a bank's frames stand: `before` the window, which moves up for them, or all at position `zero`.
+        span: relative positions are those in a window of so many frames, of which `frames` are seen: recent ones keep
+            their distance to a sink at 0 as if those between were there. 0: no more than are seen.
         select: frames' worth of tokens that attention sees besides the window: of those that left it, the ones whose
             keys the queries score highest. What stays or goes as one is a `chunk`, a `frame`, a `token` of all heads,
             a token of each `head` apart, or a `patch`, of which a frame has `select_patches`, each a run of its tokens
@@ -79,8 +85,12 @@ class WindowPolicy:
     average_over: Literal["tokens", "frames"] = "tokens"
     bank: int = 0
     bank_every: int = 3
-    bank_by: Literal["prompt", "similarity"] = "prompt"
+    bank_by: Literal["prompt", "similarity", "latents"] = "prompt"
     bank_pool: int = 0
+    bank_of: Literal["first", "all"] = "first"
+    bank_recent: int = 0
+    bank_at: Literal["before", "zero"] = "before"
+    span: int = 0
     anchor: int = 3
     select: int = 0
     select_by: Literal["chunk", "frame", "patch", "token", "head"] = "token"
@@ -175,7 +185,9 @@ _CHOICES = {
     "switch": ("keep", "rebuild", "flush", "anchor"),
     "schedule": ("chunk", "rolling", "restart"),
     "average_over": ("tokens", "frames"),
-    "bank_by": ("prompt", "similarity"),
+    "bank_by": ("prompt", "similarity", "latents"),
+    "bank_of": ("first", "all"),
+    "bank_at": ("before", "zero"),
     "select_by": ("chunk", "frame", "patch", "token", "head"),
     "select_at": ("first", "clean"),
     "select_score": ("query", "change"),
@@ -204,11 +216,13 @@ def check(policy: WindowPolicy, chunk: int) -> None:
     if policy.switch == "flush" and (policy.sink < 1 or policy.flush_keep < 1):
         raise OptionError("window.switch flush needs a sink and flush_keep of at least 1", "set window.sink to 1")
     sizes = ("frames", "sink", "flush_keep", "bank", "bank_every", "bank_pool", "select", "head_from", "anchor")
-    for name in sizes:
+    for name in (*sizes, "bank_recent", "span"):
         if getattr(policy, name) > MOST_FRAMES:
             raise OptionError(f"window.{name} is {getattr(policy, name)}", f"give at most {MOST_FRAMES}")
     _check_sink(policy, chunk)
     _check_bank(policy)
+    _check_pool(policy, chunk)
+    _check_span(policy, chunk)
     _check_anchor(policy, chunk)
     _check_selection(policy, chunk)
     _check_heads(policy, chunk)
@@ -244,10 +258,11 @@ def _check_sink(policy: WindowPolicy, chunk: int) -> None:
 
 
 def _check_bank(policy: WindowPolicy) -> None:
-    if policy.bank < 0 or policy.bank_every < 1:
+    if policy.bank < 0 or policy.bank_every < 1 or policy.bank_recent < 0 or policy.span < 0:
         raise OptionError(
-            f"window.bank {policy.bank}, bank_every {policy.bank_every}: out of range",
-            "bank is at least 0, bank_every at least 1",
+            f"window.bank {policy.bank}, bank_every {policy.bank_every}, bank_recent {policy.bank_recent} or span "
+            f"{policy.span}: out of range",
+            "bank_every is at least 1, the others at least 0",
         )
     if policy.bank_pool and not 0 < policy.bank <= policy.bank_pool:
         raise OptionError(
@@ -262,6 +277,45 @@ def _check_bank(policy: WindowPolicy) -> None:
         raise OptionError(
             "frames of a bank are not known by number, and keys rotated at read at absolute positions need one",
             "set window.positions to relative, or rotation to write",
+        )
+
+
+def _check_pool(policy: WindowPolicy, chunk: int) -> None:
+    used = {
+        "bank_by latents": policy.bank_by == "latents",
+        "bank_of all": policy.bank_of == "all",
+        f"bank_recent {policy.bank_recent}": policy.bank_recent,
+    }
+    kind = next((name for name, value in used.items() if value), "")
+    if kind and not policy.bank_pool:
+        raise OptionError(f"window.{kind} chooses from a pool, and there is none", "set window.bank_pool")
+    reach = policy.bank_pool * (1 if policy.bank_of == "all" else chunk * policy.bank_every)
+    if policy.bank_pool and reach <= policy.bank_recent:
+        raise OptionError(
+            f"a pool that reaches {reach} frames back has none before the latest {policy.bank_recent}",
+            "raise window.bank_pool, or lower bank_recent",
+        )
+    if policy.bank_at == "zero" and not (policy.bank and policy.positions == "relative"):
+        raise OptionError(
+            "window.bank_at zero says where a bank stands among relative positions",
+            "set window.bank, and positions to relative, or leave it out",
+        )
+
+
+def _check_span(policy: WindowPolicy, chunk: int) -> None:
+    if not policy.span:
+        return
+    if policy.span < policy.total(chunk):
+        raise OptionError(
+            f"window.span {policy.span} is less than the {policy.total(chunk)} frames that are seen",
+            f"set it to at least {policy.total(chunk)}, or to 0",
+        )
+    usual = policy.sink_kind == "kept" and policy.switch == "keep" and policy.schedule == "chunk"
+    if policy.positions == "absolute" or policy.by_head or policy.average_rates or not usual:
+        raise OptionError(
+            "window.span counts relative positions behind a kept sink: no averages, classes of heads, or other switch "
+            "or schedule",
+            "set window.positions to relative and leave the others at their defaults, or set span to 0",
         )
 
 
@@ -372,6 +426,11 @@ def check_fit(policy: WindowPolicy, config: TransformerConfig) -> None:
         raise OptionError(
             f"linear attention keeps one state over all that came before: window.{kind} means nothing there",
             "leave it out",
+        )
+    if policy.span > config.rope_positions:
+        raise OptionError(
+            f"window.span {policy.span} is more than the {config.rope_positions} positions of its rope table",
+            f"set it to at most {config.rope_positions}",
         )
     by_head = policy.by_head or (policy.select and policy.select_by == "head")
     if by_head and config.attention == "latent":

@@ -75,7 +75,6 @@ LONGEST = {
     "causal-forcing-long": 4089,
     "memflow": 4089,
     "anchor-forcing": 4089,
-    "longlive-rag": 4089,
     "dummy-forcing": 4089,
     "forcing-kv": 4089,
     "raven": 4089,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.errors import OptionError
 from videomla_models.network.attention.dense import TextKeys
-from videomla_models.network.cache import Grid
+from videomla_models.network.cache import ChunkContext, Grid
 from videomla_models.network.heads import HeadedCache, classify, stream_cache
 from videomla_models.network.transformer import VideoTransformer
 from videomla_models.ops.rope import RotaryTable
@@ -42,6 +42,8 @@ class Run:
         self.drawn = torch.Generator().manual_seed(0)
         self.keys: dict[int, Tensor] = {}
         self.queries: dict[int, Tensor] = {}
+        self.latents: dict[int, Tensor] = {}
+        self.positions: tuple[list[int], list[int]] = [], []
         self.seen: list[dict[int, list[list[int]]]] = []
 
     def chunk(self, first: int) -> dict[int, list[list[int]]]:
@@ -69,8 +71,11 @@ class Run:
                     for count, contents in shown
                     for head in range(count)
                 }
+                if isinstance(context, ChunkContext):
+                    self.positions = context.positions, self.cache.bank.positions("relative")
                 self.clips = [sorted({int(f) for f in c[:, 0, 0]}) for _, contents in shown[:1] for c in contents]
-        self.cache.finish(first, 3)
+        self.latents[first] = torch.randn(self.batch, 3, 4, 2, 3, generator=self.drawn)
+        self.cache.finish(first, 3, self.latents[first])
         self.seen.append(by_head)
         return by_head
 
@@ -153,6 +158,33 @@ def test_a_bank_is_chosen_anew_from_all_that_is_remembered(by: Literal["prompt",
 
         best = sorted(pool, key=worth)[-2:]
         assert {f for f, _ in shown[0]} == {*best, *range(first - 3, first + 3)}
+
+
+@pytest.mark.parametrize("of", ["first", "all"])
+def test_latents_choose_for_each_clip_among_frames_that_are_old_enough(of: Literal["first", "all"]) -> None:
+    """LongLive-RAG: cosine of the latents' means over a frame, to the last frame's, in float64."""
+    chosen: Any = {"bank": 2, "bank_every": 1, "bank_by": "latents", "bank_of": of, "bank_at": "zero"}
+    policy = WindowPolicy(5, 1, rotation="read", positions="relative", bank_pool=11, bank_recent=7, span=8, **chosen)
+    run = Run(policy, 2)
+    told_apart = 0
+    for first in range(0, 42, 3):
+        run.chunk(first)
+        remembered = [frame for frame in range(first) if of == "all" or frame % 3 == 0][-11:]
+        old = [frame for frame in remembered if frame and frame < first - 7]
+        means = {f: run.latents[f // 3 * 3][:, f % 3].double().mean((-2, -1)) for f in range(first)}
+        best: list[set[int]] = []
+        for clip in range(2):
+            own = {frame: mean[clip] for frame, mean in means.items()}
+            worth = {frame: float(torch.cosine_similarity(own[frame], own[first - 1], dim=0)) for frame in old}
+            best.append(set(sorted(old, key=worth.__getitem__)[-2:]))
+            assert set(run.clips[clip]) == best[clip] | {0, *range(max(0, first - 1), first + 3)}, (first, clip)
+        told_apart += best[0] != best[1]
+        # As in a window of eight frames, of which the sink and the latest four are seen.
+        ring, bank = run.positions
+        last = min(first + 2, 7)
+        assert sorted(ring) == [0, *range(max(1, last - 3), last + 1)]
+        assert bank == [0] * min(2, len(old))
+    assert told_apart > 3
 
 
 @pytest.mark.parametrize("rotation", ["write", "read"])

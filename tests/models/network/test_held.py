@@ -105,7 +105,7 @@ def roll(made: StreamingModel, network: VideoTransformer) -> Iterator[tuple[Roll
         prompt = network.prompt(random_embeddings(config.text_tokens, config.text_width)(texts))
     noise = SeededNoise((0,), (config.in_channels, height, width), CPU, torch.float32)
     # The rolling schedule ends with fewer chunks in flight, so it is left before.
-    frames = (-(-work.window // work.chunk) + len(made.sampler_config().steps)) * work.chunk
+    frames = (-(-(work.window + made.window_policy().bank_recent) // work.chunk) + 4) * work.chunk
     for chunk in rollout.run(noise, prompt, frames):
         yield rollout, prompt, chunk
 
@@ -127,7 +127,8 @@ def held(handed: Handed, rollout: Rollout, prompt: Prompt, chunk: Tensor, before
     transient = [t for t in transient if not storages([t]) & storages(cache)]
     angles = [t for thing in things if type(thing) is Rotation for t in (thing.cos, thing.sin, thing.phase)]
     angles += [t for thing in things if type(thing) is RotaryTable for t in thing.axes]
-    apart = list(rollout.cache.selection.queries.values())
+    bank = rollout.cache.bank
+    apart = [*rollout.cache.selection.queries.values(), *(t for t in (bank.means, bank.fresh) if t is not None)]
     if isinstance(rollout.cache, HeadedCache):
         apart += [heads for layer in rollout.cache.heads for heads in layer.values()]
     of_times = [t for thing in things if type(thing) is Modulations for of in (*thing.blocks, thing.head) for t in of]
@@ -196,7 +197,7 @@ def check(made: StreamingModel, monkeypatch: pytest.MonkeyPatch) -> None:
     before = storages(alive()[1])
     handed = Handed(monkeypatch, seen * work.tokens)
     stream = roll(made, network)
-    for _ in range(-(-work.window // work.chunk) + (3 if policy.bank_pool else 1)):
+    for _ in range(-(-(work.window + policy.bank_recent) // work.chunk) + (3 if policy.bank_pool else 1)):
         rollout, prompt, chunk = next(stream)
     found = held(handed, rollout, prompt, chunk, before)
     assert not found.other
@@ -216,8 +217,13 @@ def check(made: StreamingModel, monkeypatch: pytest.MonkeyPatch) -> None:
     text = copies * FLOAT * config.layers * 2 * config.text_tokens * config.dim
     assert found.text_keys == text
     width = config.dim if config.attention == "dense" else config.cached_scalars
-    queries = {"queries": FLOAT * config.layers * width} if policy.select_at == "clean" else {}
-    assert card.details["kept_beside_cache_bytes"] == {"text_keys": text, "latents": found.latents, **queries}
+    apart = {"queries": FLOAT * config.layers * width} if policy.select_at == "clean" else {}
+    if policy.bank_by == "latents":
+        bank = rollout.cache.bank
+        assert bank.means is not None
+        assert bank.fresh is not None
+        apart["means"] = storage_bytes([bank.means, bank.fresh])
+    assert card.details["kept_beside_cache_bytes"] == {"text_keys": text, "latents": found.latents, **apart}
     parts = card.details["transient"]
     assert isinstance(parts, dict)
     assert found.transient == card.transient_bytes == sum(parts.values())  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ TINY: dict[str, Json] = {
 CHOOSING: dict[str, dict[str, Json]] = {
     "bank by similarity": {"bank": 2, "bank_every": 1, "bank_by": "similarity"},
     "pool": {"bank": 2, "bank_every": 1, "bank_by": "similarity", "bank_pool": 5},
+    "latents": {"bank": 2, "bank_every": 1, "bank_by": "latents", "bank_of": "all", "bank_pool": 9, "span": 8},
     "averages": {"frames": 8, "average_rates": [0.5, 0.1]},
 }
 

@@ -34,6 +34,15 @@ def test_ring_holds_what_a_shifting_cache_holds(sink: int, spare: int, chunk: in
     assert sorted(ring.positions("relative")) == list(range(len(ring.slots)))
 
 
+@given(sink=st.integers(0, 2), seen=st.integers(0, 4), unseen=st.integers(0, 6), chunks=st.integers(1, 12))
+def test_a_span_gives_frames_their_places_in_a_larger_window(sink: int, seen: int, unseen: int, chunks: int) -> None:
+    ring, span = Ring(sink + 3 + seen, sink), sink + 3 + seen + unseen
+    for index in range(chunks):
+        ring.place(index * 3, 3)
+    larger = shifted(span, sink, chunks * 3, 3)
+    assert ring.positions("relative", span) == [larger.index(frame) for frame in ring.slots]
+
+
 def test_later_passes_of_a_chunk_keep_its_slots() -> None:
     ring = Ring(6, 1)
     for first in (0, 3, 6):
