@@ -169,13 +169,6 @@ class Storage:
         for part, (_, width) in parts(config).items():
             code: Code = getattr(self, part)
             code.check(part, width)
-        capacity = policy.capacity(chunk)
-        if self.recent and policy.sink + self.recent >= capacity:
-            raise OptionError(
-                f"cache.recent_chunks leaves nothing to encode: {self.recent} frames and a sink of {policy.sink} in a "
-                f"window of {capacity}",
-                f"set cache.recent_chunks to at most {(capacity - policy.sink - 1) // chunk}",
-            )
         if policy.front or policy.by_head:
             raise OptionError(
                 "a bank, an anchor, a choice of tokens and classes of heads work on entries as they are",
@@ -188,6 +181,32 @@ class Storage:
         if policy.sink_kind == "average" and not self.sink:
             raise OptionError(
                 "an averaged sink moves by less than a code's steps, and would stand still", "set cache.sink to exact"
+            )
+        self._check_reads(policy, chunk)
+
+    def _check_reads(self, policy: WindowPolicy, chunk: int) -> None:
+        """Raise `OptionError` where nothing is read in codes, or more is kept exact than the window holds.
+
+        The chunk at work reads the window less itself; what leaves for an averaged sink is read once more.
+        """
+        capacity = policy.capacity(chunk)
+        besides = capacity - chunk - policy.sink
+        in_codes = policy.sink - self.sink + max(0, besides - self.recent)
+        if not in_codes and policy.sink_kind != "average":
+            most, frames = (besides - 1) // chunk, policy.frames + self.recent + 1 - besides
+            frames += -frames % chunk if policy.schedule == "restart" else 0
+            ways = [f"cache.recent_chunks to at most {most}"] if self.recent and most >= 0 else []
+            ways += ["cache.sink to coded"] if self.sink and self.recent < besides + chunk else []
+            raise OptionError(
+                f"cache leaves nothing to read in codes: in a window of {capacity} frames a chunk of {chunk} reads "
+                f"{capacity - chunk}, and a sink of {self.sink} and the {self.recent} latest are kept exact",
+                f"set {', or '.join([*ways, f'policy.frames to at least {frames}'])}",
+            )
+        if self.recent and self.recent >= besides + chunk:
+            raise OptionError(
+                f"cache.recent_chunks keeps {self.recent} frames exact, all that a window of {capacity} holds behind "
+                f"its sink of {policy.sink}",
+                f"set cache.recent_chunks to at most {(besides + chunk - 1) // chunk}",
             )
 
     def layer_bytes(self, config: TransformerConfig, tokens: int, capacity: int, element_bytes: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -18,11 +20,14 @@ from videomla_models.network import storage
 from videomla_models.network.build import build, random_embeddings
 from videomla_models.network.cache import Grid
 from videomla_models.network.storage import decode, encode
+from videomla_models.network.transformer import VideoTransformer
 from videomla_models.rollout.rolling import RollingRollout
 from videomla_models.rollout.rollout import Rollout, SeededNoise
-from videomla_models.spec.config import TransformerConfig
+from videomla_models.spec import storage as storage_spec
+from videomla_models.spec.config import SamplerConfig, TransformerConfig
 from videomla_models.spec.published_models import PUBLISHED
-from videomla_models.spec.storage import BITS, Code
+from videomla_models.spec.storage import BITS, CacheOptions, Code
+from videomla_models.spec.window import WindowPolicy
 
 LEVELS = {"int8": 127, "int4": 7, "int2": 1}
 GROUPS: tuple[Any, ...] = ("channel", "token", 32)
@@ -158,6 +163,12 @@ ENCODED = [
 """Presets whose caches can be encoded, without and with recent chunks kept exact."""
 
 
+def room_for_codes(preset: Any) -> bool:
+    """Whether a chunk reads frames besides the sink and the chunk before."""
+    window, chunk = preset.window, preset.chunk
+    return bool(window.capacity(chunk) - window.sink > 2 * chunk)
+
+
 @pytest.mark.parametrize("name", ["memflow", "dummy-forcing", "triattention", "anchor-forcing", "longlive-rag"])
 def test_entries_that_are_chosen_among_are_not_encoded(name: str) -> None:
     with pytest.raises(OptionError, match="work on entries as they are"):
@@ -180,7 +191,7 @@ def test_a_code_that_loses_nothing_changes_no_pixel(name: str, recent: int) -> N
         # Of a rope key the code is taken before all of its rotation, which then rounds once and not twice.
         "key": "exact" if latent else "bf16",
         "recent_chunks": recent,
-        "sink": "exact" if preset.window.sink_kind == "average" or recent else "coded",
+        "sink": "exact" if preset.window.sink_kind == "average" or (recent and room_for_codes(preset)) else "coded",
     }
     switch = preset.window.schedule == "chunk"
     length = length_of(name)
@@ -193,7 +204,7 @@ def test_a_code_that_loses_nothing_changes_no_pixel(name: str, recent: int) -> N
 @pytest.mark.parametrize("name", ["videomla-1.3b", "dense-window-1.3b", "longlive", "rolling-forcing"])
 def test_what_a_stream_keeps_is_what_the_card_says(name: str, kind: str, recent: int) -> None:
     stored = {"content": kind, "key": kind, "sink": "exact", "recent_chunks": recent}
-    if name == "videomla-1.3b" and recent:
+    if recent and not room_for_codes(PUBLISHED[name]):
         stored |= {"sink": "coded"}
     model = registry.models.create(name, {**TINY, "dtype": "float32", "cache": stored})
     assert isinstance(model, StreamingModel)
@@ -227,6 +238,82 @@ def test_fewer_bits_lie_further_off() -> None:
     assert 4 * apart(content="int4", key="int4", residual_rounds=1) < four
 
 
+# ------------------------------------------------------------------------------------- codes that nobody reads
+
+WINDOWS = {
+    "sink": WindowPolicy(6, 1),
+    "no sink": WindowPolicy(6),
+    "the chunk alone": WindowPolicy(3),
+    "the sink and the chunk": WindowPolicy(4, 1),
+    "sink beside": WindowPolicy(6, 1, counts_sink=False),
+    "chunk beside": WindowPolicy(4, 1, counts_current=False),
+    "larger sink": WindowPolicy(9, 5),
+    "averaged sink": WindowPolicy(9, 3, sink_kind="average", rotation="read", positions="relative"),
+    "averaged sink alone": WindowPolicy(6, 3, sink_kind="average", rotation="read", positions="relative"),
+    "averages": WindowPolicy(5, 1, average_rates=(0.1,), rotation="read", positions="relative"),
+    "first frames": WindowPolicy(6, sink_kind="ping_pong", rotation="read"),
+    "rolling": WindowPolicy(12, 3, schedule="rolling"),
+}
+STORED: list[dict[str, Any]] = [
+    {"content": "int2", "key": "int2", "sink": sink, "recent_chunks": recent}
+    for sink, recent in product(("exact", "coded"), (0, 1, 2))
+]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> VideoTransformer:
+    model = registry.models.create("dense-window-1.3b", {**TINY, "dtype": "float32"})
+    assert isinstance(model, StreamingModel)
+    return build(model.network_config(), None, "float32", "cpu").eval().requires_grad_(False)
+
+
+def latents_of(network: VideoTransformer, policy: WindowPolicy, stored: storage_spec.Storage) -> Tensor:
+    made = RollingRollout if policy.schedule == "rolling" else Rollout
+    sampler = SamplerConfig(steps=(1000, 500))
+    rollout = made(network, policy, 3, sampler, Grid(2, 3), storage=stored)
+    config = network.config
+    with torch.inference_mode():
+        prompt = network.prompt(random_embeddings(config.text_tokens, config.text_width)(("a",)))
+    noise = SeededNoise((0,), (config.in_channels, 4, 6), torch.device("cpu"), torch.float32)
+    return torch.cat(list(rollout.run(noise, prompt, 18)), 1)
+
+
+def refusal(network: VideoTransformer, policy: WindowPolicy, stored: dict[str, Any]) -> OptionError | None:
+    try:
+        CacheOptions(**stored).storage(network.config, policy, 3)
+    except OptionError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_codes_are_refused_where_no_rollout_reads_them(window: str, tiny: VideoTransformer) -> None:
+    """What is refused would change nothing; what is not does change the rollout."""
+    policy, code = WINDOWS[window], Code("int2")
+    exact = latents_of(tiny, policy, storage_spec.EXACT)
+    for stored in STORED:
+        error, sink = refusal(tiny, policy, stored), policy.sink if stored["sink"] == "exact" else 0
+        if error is not None and "nothing to read in codes" not in error.message:
+            assert any(said in error.message for said in ("all that a window", "averaged sink", "for the latest ones"))
+            continue
+        encoded = storage_spec.Storage(code, code, sink, 3 * stored["recent_chunks"])
+        assert torch.equal(latents_of(tiny, policy, encoded), exact) == (error is not None), stored
+
+
+def test_every_way_out_of_codes_that_nobody_reads_is_one(tiny: VideoTransformer) -> None:
+    ways = 0
+    for policy, stored in product((*WINDOWS.values(), WindowPolicy(6, schedule="restart")), STORED):
+        error = refusal(tiny, policy, stored)
+        if error is None or not ("nothing to read" in error.message or "all that a window" in error.message):
+            continue
+        for where, name, said in re.findall(r"(cache|policy)\.(\w+) to (?:at (?:most|least) )?(\w+)", error.fix):
+            ways += 1
+            value = int(said) if said.isdigit() else said
+            mended = replace(policy, frames=value) if where == "policy" else policy
+            assert refusal(tiny, mended, {**stored, name: value} if where == "cache" else stored) is None, error
+    assert ways > 12
+
+
 # ---------------------------------------------------------------------------------------------- bad input
 
 
@@ -237,7 +324,8 @@ def test_fewer_bits_lie_further_off() -> None:
         ("toy/videomla", {"content": "fp8_e4m3", "symmetric": False}, "fp8_e4m3"),
         ("toy/videomla", {"group": 32}, "both its parts are exact"),
         ("toy/videomla", {"content": "bf16", "hadamard": True}, "kinds with scales"),
-        ("toy/videomla", {"content": "int8", "recent_chunks": 2}, "leaves nothing to encode"),
+        ("toy/videomla", {"content": "int8", "recent_chunks": 2}, "all that a window of 6 holds"),
+        ("toy/videomla", {"content": "int2", "key": "int2", "sink": "exact", "recent_chunks": 1}, "nothing to read"),
         ("toy/videomla", {"content": "int8", "rotated": "after"}, "turn again"),
         ("reward-forcing", {"content": "int8"}, "would stand still"),
         ("rolling-forcing", {"content": "int8", "rotated": "before"}, "rolling schedule"),
@@ -262,11 +350,8 @@ def test_what_nobody_can_store_is_refused_by_its_schema(stored: Any) -> None:
 
 def test_linear_attention_has_nothing_to_encode() -> None:
     code = storage.Code("int8")
-    from videomla_models.spec.storage import Storage
-    from videomla_models.spec.window import WindowPolicy
-
     with pytest.raises(OptionError, match="linear"):
-        Storage(code, code).check(TransformerConfig(attention="linear"), WindowPolicy(6, 1), 3)
+        storage_spec.Storage(code, code).check(TransformerConfig(attention="linear"), WindowPolicy(6, 1), 3)
 
 
 def test_an_exact_cache_is_in_no_key() -> None:
