@@ -17,6 +17,7 @@ from harness.errors import ModelFault, OptionError
 from videomla_models.ops.choice import Form, choose, preferred_backend
 from videomla_models.spec import cost
 from videomla_models.spec.config import SamplerConfig, TransformerConfig, check_sampler
+from videomla_models.spec.latents import check_latents
 from videomla_models.spec.storage import CacheOptions, Storage
 from videomla_models.spec.timeline import Timeline
 from videomla_models.spec.window import WindowPolicy, changed, check_fit, check_patches, check_rolling
@@ -277,6 +278,10 @@ class StreamingModel(VideoModel):
                 "choose codec: wan, or ask for fewer frames",
             )
         _check_positions(self.timeline(request), policy, config, request.frames, self.latent_size())
+
+    def check_latents(self, shape: Sequence[int]) -> None:
+        """Refuse latents of a file, [batch, channel, frame, height, width], that the model cannot be run behind."""
+        check_latents(shape, self.network_config(), self.window_policy(), self.chunk)
 
     def _check_prefixes(self, request: Request, policy: WindowPolicy) -> None:
         if not request.prefixes:

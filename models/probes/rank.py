@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -22,11 +21,12 @@ from harness.contracts import (
     Request,
     Subject,
     Value,
+    VideoModel,
     Workload,
 )
-from harness.errors import OptionError, WeightsError
-from harness.system.digests import remembered_sha256
+from harness.errors import OptionError
 from videomla_models.checkpoints.locate import weights_path
+from videomla_models.probes.true_latents import behind, check_file, keyed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -217,10 +217,11 @@ class ActivationRankProbe(Probe):
 
     def keyed_options(self, options: Mapping[str, Json]) -> Mapping[str, Json]:
         """The latents by their digest, and not at all where there are none: keys were given before there was a file."""
-        kept = {name: value for name, value in options.items() if name != "latents"}
-        if self.options.latents:
-            kept["latents"] = _latents_digest(self.options.latents)
-        return kept
+        return keyed(options, self.options.latents)
+
+    def check(self, model: VideoModel, workload: Workload) -> None:
+        """Refuse a file of latents that the model cannot be run behind."""
+        check_file(self.options.latents, model)
 
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Stream the workload's clips and record."""
@@ -255,11 +256,7 @@ class ActivationRankProbe(Probe):
         if not self.options.latents:
             yield from (model.stream(request) for request in requests(workload))
             return
-        from videomla_models.checkpoints.latents import read_latents
-
-        latents = read_latents(Path(self.options.latents))
-        batch = len(latents)
-        request = Request(workload.prompts[:1] * batch, tuple(workload.seeds[0] + i for i in range(batch)), 1)
+        latents, request = behind(self.options.latents, workload)
         yield model.pipeline.on_latents(latents, request)
 
     def _names(self, modules: Sequence[str]) -> dict[Activation, dict[str, str]]:
@@ -275,14 +272,6 @@ class ActivationRankProbe(Probe):
             outputs = " or ".join(ACTIVATIONS[kind] for kind in self.options.activations)
             raise OptionError(f"no block has {outputs}", "choose among k, v and latent, or see named_modules()")
         return complete
-
-
-def _latents_digest(name: str) -> str:
-    """SHA-256 of a file of latents. Raises `WeightsError` where there is none."""
-    path = Path(name)
-    if not path.is_file():
-        raise WeightsError(f"{path} is no file", "give a file of latents [batch, channel, frame, height, width]")
-    return remembered_sha256(path)
 
 
 def requests(workload: Workload) -> Iterator[Request]:

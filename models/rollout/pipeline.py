@@ -18,6 +18,7 @@ from videomla_models.rollout.codecs import Codec
 from videomla_models.rollout.rolling import RollingRollout
 from videomla_models.rollout.rollout import Prompt, PromptSwitch, Rollout, SeededNoise
 from videomla_models.spec.config import SamplerConfig
+from videomla_models.spec.latents import check_latents
 from videomla_models.spec.storage import EXACT, Storage
 from videomla_models.spec.timeline import Leg, Timeline
 from videomla_models.spec.window import WindowPolicy
@@ -143,20 +144,11 @@ class Pipeline:
 
         Raises `OptionError` for latents of another shape, too few frames, and the rolling schedule.
         """
-        channels, patch = self.network.config.in_channels, self.network.config.patch
-        batch, frames, own, height, width = latents.shape
-        if own != channels or batch != request.batch or height % patch[1] or width % patch[2]:
-            raise OptionError(
-                f"latents are [{batch}, {own}, {frames}, {height}, {width}] as [batch, channel, frame, height, width]",
-                f"the model takes batch {request.batch}, {channels} channels, and sides that {patch[1]} and "
-                f"{patch[2]} divide",
-            )
+        batch, frames, channels, height, width = latents.shape
+        if batch != request.batch:
+            raise OptionError(f"latents of {batch} clips for a request of {request.batch}", "give as many")
+        check_latents((batch, channels, frames, height, width), self.network.config, self.policy, self.chunk)
         whole = frames - frames % self.chunk
-        if not whole or self.policy.schedule == "rolling":
-            raise OptionError(
-                f"{frames} latent frames for a {self.policy.schedule} schedule of {self.chunk} a chunk",
-                f"give at least {self.chunk}, and a model whose schedule is not rolling",
-            )
         with torch.inference_mode():
             prompt = self._prompt(request.prompts)
         there = replace(self, latent_size=(height, width))
