@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from harness.contracts import Measurement, Probe, ProbeContext, ProbeTable, Subject, Value, VideoModel, Workload
+from harness.contracts import (
+    FilePath,
+    Json,
+    Measurement,
+    Options,
+    Probe,
+    ProbeContext,
+    ProbeTable,
+    Subject,
+    Value,
+    VideoModel,
+    Workload,
+)
 from harness.errors import OptionError
+from videomla_models.probes.true_latents import behind, check_file, keyed
 
 if TYPE_CHECKING:
     from videomla_models.probes.cache_contents import Shares
@@ -26,6 +39,18 @@ class _Windowed(Protocol):
     def window_policy(self) -> WindowPolicy: ...
 
 
+class CacheHistoryOptions(Options):
+    """Options of `cache`.
+
+    Attributes:
+        latents: a file of latents [batch, channel, frame, height, width] that stand in the cache for what the model
+            makes, so that every chunk is made behind true ones; safetensors, or a `.pt` of tensors. Its clips and
+            their length are those that are followed.
+    """
+
+    latents: FilePath = ""
+
+
 class CacheHistory(Probe):
     """Which frames each chunk sees, and the error that stored entries bring into attention.
 
@@ -41,6 +66,7 @@ class CacheHistory(Probe):
     """
 
     version = "2"
+    schema: ClassVar[type[Options]] = CacheHistoryOptions
     plots = ("cache_history",)
     has_table = True
     side_by_side = True
@@ -65,6 +91,11 @@ class CacheHistory(Probe):
             raise OptionError("linear attention keeps one state and no frames, so there are none to follow", fix)
         if (schedule := model.window_policy().schedule) != "chunk":
             raise OptionError(f"the schedule is {schedule!r}, and only one chunk by chunk is followed", fix)
+        check_file(self.options.latents, model)
+
+    def keyed_options(self, options: Mapping[str, Json]) -> Mapping[str, Json]:
+        """The latents by their digest, and not at all where there are none."""
+        return keyed(options, self.options.latents)
 
     def measure(self, subject: Subject | None, workload: Workload, context: ProbeContext) -> Measurement:
         """Stream the workload's first clips and record. Raises `OptionError` as `check` does."""
@@ -78,16 +109,19 @@ class CacheHistory(Probe):
         model: Any = subject.load()
         self.check(model, workload)
         pipeline = model.pipeline
-        request, history = workload.request(0), History()
+        latents, request, history = None, workload.request(0), History()
+        if self.options.latents:
+            latents, request = behind(self.options.latents, workload)
         with followed(model, history.note) as rollouts:
-            for _ in model.stream(request):
+            passes = model.stream(request) if latents is None else model.pipeline.on_latents(latents, request)
+            for _ in passes:
                 continue
         (rollout,) = rollouts
         storage, config = model.storage(), pipeline.network.config
         values = {**_size(rollout, request.batch, storage.coded), **history.values()}
         if storage.coded:
             context.report("attention on encoded entries")
-            errors = attention_errors(pipeline, request, model.timeline(request), storage)
+            errors = attention_errors(pipeline, request, model.timeline(request), storage, latents)
         else:
             none = torch.zeros(len(history.seen), config.layers, config.heads)
             errors = CodingErrors(none, none[0], values["effective_bits"])

@@ -20,7 +20,7 @@ models: [{{name: {model}, label: arm, options: {{{options}}}}}]
 prompts: {{few: [a red circle moves left]}}
 measure: [{{name: held, probe: {probe}, prompts: few, frames: 9, options: {{latents: {file}}}}}]
 """
-PROBES = ["activation-rank"]
+PROBES = ["activation-rank", "cache"]
 WRONG: list[tuple[Any, str]] = [
     (torch.zeros(1, 16, 6, 8, 8), "latents are [1, 16, 6, 8, 8]"),
     (torch.zeros(1, 48, 6, 7, 8), "latents are [1, 48, 6, 7, 8]"),

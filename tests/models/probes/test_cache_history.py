@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from harness.contracts import Measurement, ModelCard, ProbeContext, Subject, VideoModel, Workload, registry
+from harness.contracts import Measurement, ModelCard, ProbeContext, Request, Subject, VideoModel, Workload, registry
 from harness.errors import OptionError, SuiteError
 from harness.report.plots import history
 from harness.runs.line import Record
@@ -52,6 +55,37 @@ def seen_of(found: Measurement) -> list[dict[int, float]]:
     for chunk, frame, share in rows:
         chunks.setdefault(int(chunk), {})[int(frame)] = share
     return [chunks[number] for number in range(len(chunks))]
+
+
+@pytest.mark.parametrize("stored", [{}, {"content": "int4", "key": "int4"}])
+def test_latents_of_a_file_stand_for_what_the_model_makes(tmp_path: Path, stored: dict[str, Any]) -> None:
+    """Two clips of nine frames, three chunks, whatever the workload asks for; errors as `attention_errors` has them."""
+    latents = torch.randn(2, 48, 10, 4, 6, generator=torch.Generator().manual_seed(0))
+    found = []
+    for name, scale in (("one", 1), ("other", 4)):
+        save_file({"latents": scale * latents}, tmp_path / f"{name}.safetensors")
+        probe = registry.probes.create("cache", {"latents": str(tmp_path / f"{name}.safetensors")})
+        found.append(probe.measure(subject("toy/dense", cache=stored), WORK, HERE))
+        assert set(found[-1].samples["seen_chunk"]) == {0, 1, 2}
+        assert set(found[-1].samples["error_chunk"]) == {0, 1, 2}
+    assert found[0].values["effective_bits"] == found[1].values["effective_bits"]
+    errors = [one.values["attention_error"] for one in found]
+    if not stored:
+        assert errors == [0, 0]
+        return
+    model: Any = subject("toy/dense", cache=stored).load()
+    true, request = latents[:, :, :9].transpose(1, 2), Request((WORK.prompts[0],) * 2, (0, 1), 1)
+    by_hand = attention_errors(model.pipeline, request, model.timeline(request), model.storage(), true)
+    assert errors[0] == pytest.approx(float(by_hand.overall.square().mean().sqrt()), rel=1e-6)
+    assert errors[1] != errors[0] > 0
+
+
+def test_keys_name_latents_by_their_digest_and_not_at_all_without(tmp_path: Path) -> None:
+    save_file({"latents": torch.zeros(1, 48, 3, 4, 6)}, tmp_path / "l.safetensors")
+    digest = hashlib.sha256((tmp_path / "l.safetensors").read_bytes()).hexdigest()
+    probe = registry.probes.create("cache", {"latents": str(tmp_path / "l.safetensors")})
+    assert probe.keyed_options({"latents": "any"}) == {"latents": digest}
+    assert registry.probes.create("cache", {}).keyed_options({"latents": ""}) == {}
 
 
 TWO = "a red circle moves left on a black background", "a green square moves up on a navy background"
