@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.contracts import Json, ModelCard, VideoModel, enforce, registry
-from harness.errors import HarnessError, RegistryError, SuiteError
+from harness.errors import HarnessError, OptionError, RegistryError, SuiteError
 from harness.runs import foresight
 from harness.runs.code import CODE, code_of
 from harness.runs.keys import IDENTITY_VERSION, Template
@@ -155,6 +155,13 @@ def _plugin_files(suite: Suite) -> list[str]:
 
 @folder_kept()
 def _arm(entry: ModelEntry, model: VideoModel, device: str) -> Arm:
+    try:
+        return _described_arm(entry, model, device)
+    except OptionError as error:  # its options fit their schema and not each other
+        raise OptionError(f"model {entry.label!r}: {error.message}", error.fix) from error
+
+
+def _described_arm(entry: ModelEntry, model: VideoModel, device: str) -> Arm:
     card = enforce.card(entry.label, model)
     try:
         own_identity = dict(model.identity(device))
