@@ -56,11 +56,12 @@ class CacheHistory(Probe):
 
     All is of one request: the first prompts and seeds, `batch` of them. Of a frame whose tokens are seen in part, in
     some heads, or in a bank or by choice of some layers and clips alone, the share is recorded. Averages are counted
-    apart, since they are of no frame. Errors are those of `attention_errors`: the
-    model goes its way with an exact cache, and an encoded one beside it takes in the same entries; the value is their
-    root mean square over layers and heads. A cache that stores what the model computes has none. Effective bits are
-    those of all storage behind the cache over the numbers that stand in it: of the window, and of what a policy keeps
-    besides (bank, chosen tokens, anchor, first frames). Scales and exact copies take bits and are no numbers of it.
+    apart, since they are of no frame. Errors are of storage alone, as `attention_errors` has them: the model goes its
+    way with an exact cache, and an encoded one beside it takes in the same entries; the value is their root mean square
+    over layers and heads. A cache that stores what the model computes has none, whatever its policy evicts. Effective
+    bits are those of all storage behind the cache over the numbers that stand in it: of the window, and of what a
+    policy keeps besides (bank, chosen tokens, anchor, first frames). Scales and exact copies take bits and are no
+    numbers of it.
 
     The model must be one of this project's streaming models, chunk by chunk; prompt switches are not followed.
     """
@@ -76,8 +77,8 @@ class CacheHistory(Probe):
         Value("frames_seen", "latent frames", "none", "frames seen by the last chunk"),
         Value("oldest_frame", "latent frames", "none", "age of the oldest of them"),
         Value("stay_chunks", "chunks", "none", "chunks until a frame leaves"),
-        Value("attention_error", "", "lower", "attention error"),
-        Value("attention_error_worst", "", "lower", "attention error, worst head"),
+        Value("attention_error", "", "lower", "attention error of storage"),
+        Value("attention_error_worst", "", "lower", "attention error of storage, worst head"),
     )
 
     def check(self, model: VideoModel, workload: Workload) -> None:
