@@ -25,7 +25,7 @@ def panels(arms: Sequence[Arm]) -> list[Panel]:
     """A panel an arm for the frames, and one for the errors of all arms that lose anything."""
     drawn = [_frames(*arm) for arm in arms[:MOST_ARMS]]
     errors = [line for arm in arms if (line := _errors(*arm))]
-    return drawn + [Panel(Axis("chunk", whole=True), Axis("attention error"), tuple(errors))] * bool(errors)
+    return drawn + [Panel(Axis("chunk", whole=True), Axis("attention error of storage"), tuple(errors))] * bool(errors)
 
 
 def remarks(arms: Sequence[Arm]) -> tuple[str, ...]:
