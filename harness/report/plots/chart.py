@@ -21,6 +21,8 @@ WIDTH, HEIGHT = 6.4, 3.3
 """Inches of a picture with one panel, without title, legend and remarks."""
 TALL = 4.2
 """Inches of a tall panel."""
+CAP = 3.0
+"""Points of half a whisker's cap."""
 MOST_ABREAST = 4
 """Panels side by side at most; more stand in two rows."""
 
@@ -274,7 +276,7 @@ def _line(line: Line, axes: Axes, named: bool) -> bool:
             axes.plot(x, y, label=line.label, **look)
             return True
         ends = [[y[k] - line.low[i] for k, i in enumerate(kept)], [line.high[i] - y[k] for k, i in enumerate(kept)]]
-        axes.errorbar(x, y, yerr=ends, capsize=3, elinewidth=1.0, label=line.label, **look)
+        axes.errorbar(x, y, yerr=ends, capsize=CAP, elinewidth=1.0, label=line.label, **look)
     else:
         axes.plot(x, y, label=line.label, **look)
     for k, i in enumerate(kept if line.left else ()):
@@ -300,10 +302,14 @@ def _names_apart(panel: Panel, axes: Axes) -> None:
     extents = [text.get_window_extent() for text in texts]
     # A little wider than measured: at another resolution the same letters are not quite as wide.
     sizes = [(extent.width * scale * 1.02 + 2, extent.height * scale + 1) for extent in extents]
-    markers = [labels.Box(x - 3.5, y - 3.5, x + 3.5, y + 3.5) for x, y in anchors]
     edges = axes.get_window_extent()
     bounds = labels.Box(*(edge * scale for edge in (edges.x0, edges.y0, edges.x1, edges.y1)))
-    upright = [_between(at(line.x[-1], line.low[-1]), at(line.x[-1], line.high[-1])) for line in lines if line.low]
+    upright = [
+        box
+        for line in lines
+        if line.low
+        for box in _whisker(at(line.x[-1], line.low[-1]), at(line.x[-1], line.high[-1]))
+    ]
     level = [_between(at(line.left[-1], line.y[-1]), at(line.right[-1], line.y[-1])) for line in lines if line.left]
     guides = [
         _between(at(*a), at(*b))
@@ -311,18 +317,23 @@ def _names_apart(panel: Panel, axes: Axes) -> None:
         if line.thin
         for a, b in pairwise(zip(line.x, line.y, strict=True))
     ]
-    # A level line strikes a name out; an upright one crosses a letter.
-    boxes = labels.place(anchors, sizes, [markers, [*guides, *level], upright], bounds)
-    for text, anchor, box in zip(texts, anchors, boxes, strict=True):
-        text.set_position((box.left + 1 - anchor[0], box.bottom + 0.5 - anchor[1]))
-        if box.distance(anchor) > labels.FAR:
-            end = box.nearest(anchor)
+    names = labels.place(anchors, sizes, [*guides, *level], upright, bounds)
+    for text, anchor, name in zip(texts, anchors, names, strict=True):
+        text.set_position((name.box.left + 1 - anchor[0], name.box.bottom + 0.5 - anchor[1]))
+        if name.leader:
+            start, _ = name.leader
             axes.annotate(
                 "",
                 text.xy,
-                (end[0] - anchor[0], end[1] - anchor[1]),
+                (start[0] - anchor[0], start[1] - anchor[1]),
                 textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": style.GREY, "shrinkA": 0, "shrinkB": 3},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "linewidth": 0.5,
+                    "color": style.GREY,
+                    "shrinkA": 0,
+                    "shrinkB": labels.END,
+                },
             ).set_in_layout(False)
 
 
@@ -340,6 +351,12 @@ def _between(start: labels.XY, end: labels.XY) -> labels.Box:
     """The box around a straight line, a little wider than that."""
     (left, right), (bottom, top) = (sorted(pair) for pair in zip(start, end, strict=True))
     return labels.Box(left - 1.2, bottom - 1.2, right + 1.2, top + 1.2)
+
+
+def _whisker(low: labels.XY, high: labels.XY) -> list[labels.Box]:
+    """The boxes around an upright interval and its caps."""
+    caps = [_between((x - CAP, y), (x + CAP, y)) for x, y in (low, high)]
+    return [_between(low, high), *caps]
 
 
 def _rule(rule: Rule, axes: Axes) -> None:

@@ -16,7 +16,6 @@ from harness.report.pareto import dominators, staircase
 from harness.report.plots import chart, style
 from harness.report.plots.chart import Axis, Line, Panel, Picture
 from harness.report.plots.kinds import KINDS, pictures
-from harness.report.plots.labels import Box, place
 from harness.report.table import INCOMPLETE, Table
 from harness.report.tables import build
 from harness.runs.records import Run, load_run
@@ -182,15 +181,6 @@ def test_no_level_whisker_strikes_a_name_out() -> None:
             (left, height), (right, _) = ends
             struck = [box for box in names if box.y0 < height < box.y1 and box.x0 < right and left < box.x1]
             assert not struck, line.label
-
-
-def test_places_never_meet_even_where_there_is_no_room() -> None:
-    anchors = [(50.0, 50.0)] * 30
-    boxes = place(anchors, [(40.0, 10.0)] * 30, [[Box(45, 45, 55, 55)]], Box(0, 0, 100, 100))
-    assert not any(first.meets(second) for first, second in combinations(boxes, 2))
-    # The first stands beside its point, and covers nothing.
-    assert not boxes[0].meets(Box(45, 45, 55, 55))
-    assert boxes[0].distance((50, 50)) < 12
 
 
 SUITE: dict[str, Any] = {
