@@ -32,7 +32,8 @@ class CacheOptions(Options):
         residual_rounds: how often what is left over is stored as well, in the same kind and groups (Quant VideoGen).
         hadamard: channels are mixed by a Walsh-Hadamard matrix before, in blocks of the largest power of two that
             divides them, and unmixed after.
-        sink: `exact`, or `coded` as all others. recent_chunks: how many of the latest chunks are kept exact as well.
+        sink: `exact`, with the averages behind it, or `coded` as all others. recent_chunks: how many of the latest
+            chunks are kept exact as well.
         rotated: keys are encoded `before` or `after` rotary positions turn them; as the window keeps them unless given.
     """
 
@@ -63,7 +64,7 @@ class CacheOptions(Options):
             return EXACT
         code = Code(self.content, self.group, self.symmetric, self.residual_rounds, self.hadamard)
         key = replace(code, kind=self.key, group=self.key_group or self.group)
-        storage = Storage(code, key, policy.sink if self.sink == "exact" else 0, self.recent_chunks * chunk)
+        storage = Storage(code, key, policy.fixed if self.sink == "exact" else 0, self.recent_chunks * chunk)
         storage.check(config, policy, chunk)
         return storage
 
@@ -139,7 +140,7 @@ class Storage:
 
     Attributes:
         content: values, or content latents. key: keys, or the rope key that all heads share.
-        sink: first frames that are kept exact, in place of a code.
+        sink: first frames that are kept exact, in place of a code: the sink and the averages behind it.
         recent: latest frames that are kept exact, beside their code, so that none has to be made when they age.
         in_kernel: whether attention's kernels read content codes themselves; otherwise all are decoded before.
     """
@@ -178,21 +179,21 @@ class Storage:
             raise OptionError(
                 "averages and frames that come back would pass for the latest ones", "set cache.recent_chunks to 0"
             )
-        if policy.sink_kind == "average" and not self.sink:
+        if (policy.sink_kind == "average" or policy.average_rates) and not self.sink:
             raise OptionError(
-                "an averaged sink moves by less than a code's steps, and would stand still", "set cache.sink to exact"
+                "an average moves by less than a code's steps, and would stand still", "set cache.sink to exact"
             )
         self._check_reads(policy, chunk)
 
     def _check_reads(self, policy: WindowPolicy, chunk: int) -> None:
         """Raise `OptionError` where nothing is read in codes, or more is kept exact than the window holds.
 
-        The chunk at work reads the window less itself; what leaves for an averaged sink is read once more.
+        The chunk at work reads the window less itself; what leaves for an average is read once more.
         """
         capacity = policy.capacity(chunk)
-        besides = capacity - chunk - policy.sink
-        in_codes = policy.sink - self.sink + max(0, besides - self.recent)
-        if not in_codes and policy.sink_kind != "average":
+        besides = capacity - chunk - policy.fixed
+        in_codes = policy.fixed - self.sink + max(0, besides - self.recent)
+        if not in_codes and not (policy.sink_kind == "average" or policy.average_rates):
             most, frames = (besides - 1) // chunk, policy.frames + self.recent + 1 - besides
             frames += -frames % chunk if policy.schedule == "restart" else 0
             ways = [f"cache.recent_chunks to at most {most}"] if self.recent and most >= 0 else []
