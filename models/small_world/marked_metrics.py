@@ -19,9 +19,10 @@ class MarkedWorld(Metric):
 
     A foreign mark is right by chance in 1/16 of the frames, a foreign background in 1/2 of the squares. A model that
     draws the same of all clips keeps it without a cache: `mark_light` and `pattern_light` are 1/2 where it does not.
+    One that draws no mark can keep none, whatever its cache: `mark_drawn` is 7/8 of true renders.
     """
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     values: ClassVar[tuple[Value, ...]] = (
         Value("kept", label="frames that keep all", share=True),
         Value("mark_kept", label="mark kept", share=True),
@@ -32,6 +33,9 @@ class MarkedWorld(Metric):
         Value("frame_accuracy", label="frame accuracy", share=True),
         *(Value(f"{part}_frames", label=f"{part}, share of frames", share=True) for part in PARTS),
         Value("step_error", unit="px", direction="lower", label="error of a step", low=0.0),
+        Value("mark_drawn", label="mark of two colours drawn", share=True),
+        Value("mark_kept_drawn", label="mark kept where drawn", share=True),
+        Value("kept_after_occlusion_drawn", label="mark kept after the lid where drawn", share=True),
         Value("mark_light", direction="none", label="light squares of the mark", share=True),
         Value("pattern_light", direction="none", label="light squares of the background", share=True),
     )
@@ -57,7 +61,9 @@ class MarkedWorld(Metric):
 
         `mark_kept` is the share of the frames whose shape lies open that have the whole mark, `background_kept` the
         share of the squares, `kept` the share of the frames that have both whole and show all of their caption, with
-        the step that leads to them. `kept_after_occlusion` is NaN where the caption has no lid.
+        the step that leads to them. `kept_after_occlusion` is NaN where the caption has no lid. `mark_kept_drawn` and
+        `kept_after_occlusion_drawn` are the same where the first chunk shows a mark of two colours, else NaN: what the
+        cache loses, apart from what was never drawn.
 
         Raises:
             ClipError: the prompt is no caption or switches, the clip is not 32x32, or it is too short.
@@ -75,17 +81,21 @@ class MarkedWorld(Metric):
             "background_kept_by_frame": verdict.pattern.tolist(),
             "frame_accuracy_by_frame": verdict.correct.astype(float).tolist(),
         }
+        after = verdict.after_occlusion() if caption.kind == "covered" else float("nan")
         late = max(FIRST, 3 * len(verdict.mark) // 4)
         return {
             "kept": float(verdict.kept[FIRST:].mean()),
             "mark_kept": _mean(verdict.mark[FIRST:]),
             "background_kept": _mean(verdict.pattern[FIRST:]),
-            "kept_after_occlusion": verdict.after_occlusion() if caption.kind == "covered" else float("nan"),
+            "kept_after_occlusion": after,
             "mark_kept_late": _mean(verdict.mark[late:]),
             "background_kept_late": _mean(verdict.pattern[late:]),
             "frame_accuracy": float(verdict.correct.mean()),
             **{f"{part}_frames": float(shown.mean()) for part, shown in verdict.parts.items()},
             "step_error": _mean(verdict.step_error),
+            "mark_drawn": float(verdict.drawn),
+            "mark_kept_drawn": _mean(verdict.mark[FIRST:]) if verdict.drawn else float("nan"),
+            "kept_after_occlusion_drawn": after if verdict.drawn else float("nan"),
             "mark_light": verdict.light[0],
             "pattern_light": verdict.light[1],
         }

@@ -72,5 +72,6 @@ def test_a_trace_that_names_an_entry_is_replayed(tmp_path: Path) -> None:
 
 def test_versions_are_those_of_existing_keys() -> None:
     assert {name: registry.models.get(name).version for name in PUBLISHED} == dict.fromkeys(PUBLISHED, "2") | {
-        "causvid": "3"
+        "causvid": "3",
+        "longlive-rag": "3",
     }

@@ -72,6 +72,8 @@ def test_true_renders_keep_everything(kind: marked.Kind, way: str):
         assert mean(scores, name) == 1.0, name
     if kind == "covered":
         assert mean(scores, "kept_after_occlusion") == 1.0
+        drawn = [bool(s["mark_drawn"]) for s in scores]
+        assert [not np.isnan(s["kept_after_occlusion_drawn"]) for s in scores] == drawn
     else:
         assert all(np.isnan(s["kept_after_occlusion"]) for s in scores)
 
@@ -91,6 +93,22 @@ def test_the_diagnostics_of_true_renders():
     assert mean(scores, "step_error") < 0.1
     assert mean(scores, "mark_light") == pytest.approx(0.5, abs=0.07)
     assert mean(scores, "pattern_light") == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_mark_counts_as_drawn_where_the_first_chunk_shows_two_colours():
+    for seed, caption in enumerate(spread("plain", 48)):
+        clip, bits = marked.render(caption, seed, 12), marked.mark(seed)
+        of_two, scores = len(set(bits)) == 2, score(clip, caption)
+        assert scores["mark_drawn"] == of_two
+        assert np.isnan(scores["mark_kept_drawn"]) if not of_two else scores["mark_kept_drawn"] == 1.0
+        other = foreign(caption, seed, mark=lambda _, bits=bits: tuple(1 - bit for bit in bits))[:12]
+        scores = score(other, caption)
+        assert np.isnan(scores["kept_after_occlusion_drawn"])
+        assert (scores["mark_kept"], scores["mark_drawn"]) == (0.0, of_two)
+        assert np.isnan(scores["mark_kept_drawn"]) if not of_two else scores["mark_kept_drawn"] == 0.0
+        clip[1] = np.roll(clip[1], 1, axis=2) ^ 255  # the frames of the first chunk do not agree on any mark
+        assert score(clip, caption)["mark_drawn"] == 0.0
+    assert {len(set(marked.mark(seed))) for seed in range(48)} == {1, 2}
 
 
 def foreign(caption: Caption, seed: int, **parts: object) -> np.ndarray:
